@@ -1,0 +1,2 @@
+//! The `overweave` command.
+fn main() {}
