@@ -1,1 +1,47 @@
-//! net.
+//! What are the words of this house?
+//!
+//! Addresses, headers, packets and batches: the vocabulary that every other crate speaks. This crate is pure: it
+//! holds no clock, socket, thread, lock or file; time is an argument ([`Now`]).
+//!
+//! # Map
+//! - addresses and numbers: [`mac`], [`vlan`], [`vni`], [`prefix`], [`port_range`], [`mtu`], [`ids`], [`time`]
+//! - bytes: [`packet`] (one frame with headroom), [`pool`] (the only allocator of packets), [`batch`]
+//! - meaning: [`headers`] (the one parser), [`flow_key`], [`probe`] (to read a field is to un-wildcard it)
+//! - change: [`rewrite`], [`checksum`]
+//! - ends: [`verdict`] (the closed lists of how a packet begins and ends)
+
+pub mod batch;
+pub mod checksum;
+pub mod flow_key;
+pub mod headers;
+pub mod ids;
+pub mod mac;
+pub mod mtu;
+pub mod packet;
+pub mod pool;
+pub mod port_range;
+pub mod prefix;
+pub mod probe;
+pub mod rewrite;
+#[cfg(feature = "testkit")]
+pub mod testkit;
+pub mod time;
+pub mod verdict;
+pub mod vlan;
+pub mod vni;
+
+pub use batch::Batch;
+pub use flow_key::{FiveTuple, FlowKey, Fragment, Origin};
+pub use headers::{Headers, L3, L4, Malformed};
+pub use ids::{ChainId, GroupId, Id, NetworkId, PortId, VtepId, Zone};
+pub use mac::{Mac, UnicastMac};
+pub use mtu::Mtu;
+pub use packet::{Checksum, Gso, Offload, Packet};
+pub use pool::PacketPool;
+pub use port_range::PortRange;
+pub use prefix::Prefix;
+pub use probe::{FlowMask, Probe};
+pub use time::Now;
+pub use verdict::{Consumed, Copied, DropReason, Originated};
+pub use vlan::Vlan;
+pub use vni::Vni;

@@ -1,0 +1,327 @@
+//! What is one frame, on its way through the switch?
+//!
+//! A [`Packet`] owns a buffer with headroom, so that an encapsulation moves a pointer and never the payload. It carries
+//! where it came from, what its parser found, and which offloads are still open.
+//!
+//! # Cost
+//! A packet is one pointer wide; moving it through batches and rings moves 8 bytes.
+
+use std::fmt;
+
+use crate::{FlowKey, Headers, Malformed, flow_key::Origin};
+
+/// Bytes before the frame: room for the deepest encapsulation (Ethernet, IPv6, UDP, VXLAN-GPE and NSH with context).
+pub const HEADROOM: usize = START as usize;
+const START: u32 = 256;
+
+/// Bytes of frame that a small buffer holds.
+pub const SMALL: usize = 2048 - HEADROOM;
+
+/// Bytes of frame that a large buffer holds: the largest IP packet, its Ethernet header and a VLAN tag.
+pub const LARGE: usize = 65_535 + 18;
+
+/// What is known of the transport checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checksum {
+    /// Nothing: it stands in the frame, and whoever must know verifies it.
+    #[default]
+    Unverified,
+    /// Verified by who handed the frame over.
+    Verified,
+    /// Still to be made: the field at `start + offset` holds the pseudo-header sum (virtio 1.2 §5.1.6.2).
+    Partial {
+        /// Where summing starts, from the frame's first byte.
+        start: u16,
+        /// Where the field is, from `start`.
+        offset: u16,
+    },
+}
+
+/// How a super-frame is to be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Gso {
+    /// It is one segment.
+    #[default]
+    None,
+    /// TCP, cut at `size` bytes of payload.
+    Tcp {
+        /// Payload bytes a segment.
+        size: u16,
+        /// The sender asked for ECN: CWR stays on the first segment only (RFC 3168 §6.1.2).
+        ecn: bool,
+    },
+    /// UDP (USO), cut at `size` bytes of payload.
+    Udp {
+        /// Payload bytes a datagram.
+        size: u16,
+    },
+}
+
+/// The offloads that are still open on a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offload {
+    /// The transport checksum.
+    pub checksum: Checksum,
+    /// The segmentation.
+    pub gso: Gso,
+}
+
+/// One frame: buffer, origin, parse result, offloads. Made by [`crate::PacketPool`] alone.
+pub struct Packet(Box<Inner>);
+
+struct Inner {
+    start: u32,
+    len: u32,
+    origin: Origin,
+    hops: u8,
+    tag: u32,
+    offload: Offload,
+    headers: Headers,
+    key: FlowKey,
+    storage: Box<[u8]>,
+}
+
+/// A frame does not fit its buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("frame does not fit its buffer of {room} bytes: {len}")]
+pub struct TooLarge {
+    /// The bytes asked for.
+    pub len: usize,
+    /// The bytes that there are.
+    pub room: usize,
+}
+
+impl Packet {
+    pub(crate) fn allocate(room: usize) -> Self {
+        Self(Box::new(Inner {
+            start: START,
+            len: 0,
+            origin: Origin::Switch,
+            hops: 0,
+            tag: 0,
+            offload: Offload::default(),
+            headers: Headers::default(),
+            key: FlowKey::default(),
+            storage: vec![0; HEADROOM + room].into_boxed_slice(),
+        }))
+    }
+
+    /// Empties it, restores the headroom and forgets what was known.
+    pub(crate) fn reset(&mut self) {
+        let p = &mut *self.0;
+        p.start = START;
+        p.len = 0;
+        p.origin = Origin::Switch;
+        p.hops = 0;
+        p.tag = 0;
+        p.offload = Offload::default();
+    }
+
+    /// Does it have one of the pool's large buffers?
+    pub fn is_large(&self) -> bool {
+        self.0.storage.len() > HEADROOM + SMALL
+    }
+
+    /// The frame.
+    pub fn bytes(&self) -> &[u8] {
+        let start = self.0.start as usize;
+        self.0
+            .storage
+            .get(start..start + self.0.len as usize)
+            .unwrap_or_default()
+    }
+
+    /// The frame, to change.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let (start, len) = (self.0.start as usize, self.0.len as usize);
+        self.0
+            .storage
+            .get_mut(start..start + len)
+            .unwrap_or_default()
+    }
+
+    /// Length of the frame in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len as usize
+    }
+
+    /// Is there no frame in it?
+    pub fn is_empty(&self) -> bool {
+        self.0.len == 0
+    }
+
+    /// All the room behind the headroom, to read a frame into; then say [`Packet::set_len`].
+    pub fn room_mut(&mut self) -> &mut [u8] {
+        let start = self.0.start as usize;
+        self.0.storage.get_mut(start..).unwrap_or_default()
+    }
+
+    /// Says how many bytes of the room are the frame.
+    ///
+    /// # Errors
+    /// When the room is smaller.
+    pub fn set_len(&mut self, len: usize) -> Result<(), TooLarge> {
+        let room = self.0.storage.len() - self.0.start as usize;
+        if len > room {
+            return Err(TooLarge { len, room });
+        }
+        self.0.len = u32::try_from(len).unwrap_or(u32::MAX);
+        Ok(())
+    }
+
+    /// Replaces the frame by `bytes`.
+    ///
+    /// # Errors
+    /// When they do not fit.
+    pub fn fill(&mut self, bytes: &[u8]) -> Result<(), TooLarge> {
+        self.set_len(bytes.len())?;
+        self.bytes_mut().copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Grows the frame by `n` bytes at its front and returns them; `None` when the headroom is used up.
+    pub fn push_front(&mut self, n: usize) -> Option<&mut [u8]> {
+        let start = (self.0.start as usize).checked_sub(n)?;
+        self.0.start = u32::try_from(start).ok()?;
+        self.0.len += u32::try_from(n).ok()?;
+        self.0.storage.get_mut(start..start + n)
+    }
+
+    /// Takes `n` bytes off the front; `false` when the frame is shorter.
+    #[must_use]
+    pub fn pull_front(&mut self, n: usize) -> bool {
+        let Ok(n) = u32::try_from(n) else {
+            return false;
+        };
+        if n > self.0.len {
+            return false;
+        }
+        self.0.start += n;
+        self.0.len -= n;
+        true
+    }
+
+    /// Where it entered.
+    pub fn origin(&self) -> Origin {
+        self.0.origin
+    }
+
+    /// Says where it entered.
+    pub fn set_origin(&mut self, origin: Origin) {
+        self.0.origin = origin;
+    }
+
+    /// How often it went through the switch.
+    pub fn hops(&self) -> u8 {
+        self.0.hops
+    }
+
+    /// Counts one more pass, and says how many there were.
+    pub fn add_hop(&mut self) -> u8 {
+        self.0.hops = self.0.hops.saturating_add(1);
+        self.0.hops
+    }
+
+    /// A number for whoever holds the packet now (a queue's index, a program's handle); no stage reads another's.
+    pub fn tag(&self) -> u32 {
+        self.0.tag
+    }
+
+    /// Sets the holder's number.
+    pub fn set_tag(&mut self, tag: u32) {
+        self.0.tag = tag;
+    }
+
+    /// The offloads that are still open.
+    pub fn offload(&self) -> Offload {
+        self.0.offload
+    }
+
+    /// Says which offloads are open.
+    pub fn set_offload(&mut self, offload: Offload) {
+        self.0.offload = offload;
+    }
+
+    /// What the last [`Packet::parse`] found.
+    pub fn headers(&self) -> &Headers {
+        &self.0.headers
+    }
+
+    /// The flow key of the last [`Packet::parse`].
+    pub fn key(&self) -> &FlowKey {
+        &self.0.key
+    }
+
+    /// The flow key, for the fragment table, which lends a later fragment its first one's ports.
+    pub fn key_mut(&mut self) -> &mut FlowKey {
+        &mut self.0.key
+    }
+
+    /// Parses the frame; headers and key hold what was found.
+    ///
+    /// # Errors
+    /// When the frame contradicts itself.
+    pub fn parse(&mut self) -> Result<(), Malformed> {
+        let origin = self.0.origin;
+        let (headers, mut key) = Headers::parse(self.bytes())?;
+        key.set_origin(origin);
+        self.0.headers = headers;
+        self.0.key = key;
+        Ok(())
+    }
+
+    /// Both at once: the frame to change, and the headers of the last parse.
+    pub fn parts_mut(&mut self) -> (&mut [u8], &Headers, &mut FlowKey, &mut Offload) {
+        let p = &mut *self.0;
+        let (start, len) = (p.start as usize, p.len as usize);
+        (
+            p.storage.get_mut(start..start + len).unwrap_or_default(),
+            &p.headers,
+            &mut p.key,
+            &mut p.offload,
+        )
+    }
+
+    /// How many segments the frame counts: what its receiver will see after cutting. At least 1.
+    pub fn segments(&self) -> u32 {
+        let size = match self.0.offload.gso {
+            Gso::None => return 1,
+            Gso::Tcp { size, .. } | Gso::Udp { size } => usize::from(size).max(1),
+        };
+        let payload = self
+            .len()
+            .saturating_sub(usize::from(self.0.headers.payload_at));
+        u32::try_from(payload.div_ceil(size).max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes on an Ethernet link after cutting: each segment with its own headers, without preamble and FCS.
+    pub fn wire_bytes(&self) -> u64 {
+        let headers = u64::from(self.0.headers.payload_at);
+        self.len() as u64 + u64::from(self.segments() - 1) * headers
+    }
+
+    /// Makes this packet a copy of `other`, offloads, origin and parse result with it.
+    ///
+    /// # Errors
+    /// When this buffer is too small.
+    pub fn copy_from(&mut self, other: &Self) -> Result<(), TooLarge> {
+        self.fill(other.bytes())?;
+        let (to, from) = (&mut *self.0, &*other.0);
+        to.origin = from.origin;
+        to.hops = from.hops;
+        to.offload = from.offload;
+        to.headers = from.headers;
+        to.key = from.key;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packet")
+            .field("origin", &self.0.origin)
+            .field("len", &self.0.len)
+            .field("offload", &self.0.offload)
+            .finish_non_exhaustive()
+    }
+}

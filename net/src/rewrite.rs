@@ -1,0 +1,1 @@
+//! How is a field changed without breaking its checksums?

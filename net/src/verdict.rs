@@ -1,0 +1,206 @@
+//! How does a packet begin, and how does it end?
+//!
+//! Closed lists. Every packet that enters a host ends delivered (tx), dropped for one [`DropReason`], or [`Consumed`]; what
+//! the switch makes itself is [`Originated`], what it multiplies is [`Copied`].
+//!
+//! # Invariants
+//! Conservation, in segments, on every host: rx + originated + copies = tx + dropped + consumed + held.
+
+macro_rules! closed_list {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident => $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// Every member, in order; a member's place is its index.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// How many members there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in metrics and dumps.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// Its place in [`Self::ALL`].
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+closed_list! {
+    /// Why a packet was dropped. Closed: whoever adds one documents it here.
+    DropReason {
+        /// The frame ends inside its Ethernet header, or is larger than any buffer.
+        MalformedEthernet => "malformed_ethernet",
+        /// An IPv4 header that contradicts itself or the frame (RFC 791 §3.1).
+        MalformedIpv4 => "malformed_ipv4",
+        /// An IPv6 header or extension chain that contradicts itself, the frame, or is too long (RFC 8200 §4).
+        MalformedIpv6 => "malformed_ipv6",
+        /// A TCP, UDP, ICMP, ICMPv6 or SCTP header that ends early or contradicts itself.
+        MalformedL4 => "malformed_l4",
+        /// An ARP message of a wrong shape (RFC 826).
+        MalformedArp => "malformed_arp",
+        /// A Neighbor Discovery message of a wrong shape or hop limit (RFC 4861 §7.1).
+        MalformedNd => "malformed_nd",
+        /// A DHCP message that no server could answer (RFC 2131 §2).
+        MalformedDhcp => "malformed_dhcp",
+        /// A VXLAN header without the I flag, or an outer packet that ends early (RFC 7348 §5).
+        MalformedVxlan => "malformed_vxlan",
+        /// A virtio-net header that contradicts its frame.
+        MalformedOffload => "malformed_offload",
+        /// A checksum that was to be verified and did not hold.
+        BadChecksum => "bad_checksum",
+        /// A later fragment whose first fragment was not seen.
+        FragmentUnmatched => "fragment_unmatched",
+        /// The table of fragments in flight is full.
+        FragmentTableFull => "fragment_table_full",
+        /// A tagged frame on a port that carries no VLANs.
+        VlanNotAllowed => "vlan_not_allowed",
+        /// Link-local control (STP, LLDP, pause), never forwarded (IEEE 802.1Q §8.6.3).
+        LinkLocalControl => "link_local_control",
+        /// The port is administratively down, or its network is.
+        AdminDown => "admin_down",
+        /// The port or network went away while the packet was under way.
+        PortGone => "port_gone",
+        /// A source MAC that is not the port's.
+        PortSecurityMac => "port_security_mac",
+        /// A source IP that is not the port's.
+        PortSecurityIp => "port_security_ip",
+        /// An ARP sender that is not the port's.
+        PortSecurityArp => "port_security_arp",
+        /// A Neighbor Advertisement or Solicitation for what is not the port's.
+        PortSecurityNd => "port_security_nd",
+        /// A DHCP server's message from a workload.
+        PortSecurityDhcpServer => "port_security_dhcp_server",
+        /// A Router Advertisement or Redirect from a workload.
+        PortSecurityRa => "port_security_ra",
+        /// An EtherType that port security does not pass (neither IP nor ARP).
+        PortSecurityEthertype => "port_security_ethertype",
+        /// No egress rule of the sender's security groups allows it.
+        SecurityGroupEgress => "security_group_egress",
+        /// No ingress rule of the receiver's security groups allows it.
+        SecurityGroupIngress => "security_group_ingress",
+        /// It belongs to no connection and can't begin one (RFC 9293 §3.10).
+        ConntrackInvalid => "conntrack_invalid",
+        /// The port is at its limit of connections, and none could be evicted.
+        ConntrackPortFull => "conntrack_port_full",
+        /// The project is at its limit of connections, and none could be evicted.
+        ConntrackProjectFull => "conntrack_project_full",
+        /// The host's connection table is full.
+        ConntrackFull => "conntrack_full",
+        /// A firewall of a chain denies it.
+        FirewallDenied => "firewall_denied",
+        /// The load balancer has no member to send it to.
+        NoHealthyMember => "no_healthy_member",
+        /// A virtual address receives what no listener asked for.
+        NoListener => "no_listener",
+        /// The shaper's queue is full.
+        ShaperQueueFull => "shaper_queue_full",
+        /// A network function failed; native ones fail closed.
+        FunctionFault => "function_fault",
+        /// The destination MAC is known nowhere on the network.
+        UnknownUnicast => "unknown_unicast",
+        /// It would go back to where it came from.
+        SplitHorizon => "split_horizon",
+        /// It went through the switch too often.
+        HopLimit => "hop_limit",
+        /// There is nobody to flood it to.
+        NoReceiver => "no_receiver",
+        /// It is larger than the receiving link, and must not be cut.
+        MtuExceeded => "mtu_exceeded",
+        /// VXLAN from an address that is not a known VTEP.
+        UnknownVtep => "unknown_vtep",
+        /// A VNI that this host does not serve.
+        UnknownVni => "unknown_vni",
+        /// An inner frame whose source MAC lives on this very host: a forgery, or a loop.
+        TunnelSpoof => "tunnel_spoof",
+        /// The underlay refused the datagram.
+        UnderlaySend => "underlay_send",
+        /// The receiving port's device refused the frame (down, or out of memory).
+        PortSend => "port_send",
+        /// The receiving port's queue stayed full.
+        PortQueueFull => "port_queue_full",
+        /// No packet buffer was free.
+        PoolExhausted => "pool_exhausted",
+        /// The ring to the worker that owns the connection is full.
+        HandOverFull => "hand_over_full",
+        /// The limit of packets that the switch originates for this port was reached.
+        OriginateLimit => "originate_limit",
+        /// The switch is shutting down.
+        Shutdown => "shutdown",
+    }
+}
+
+closed_list! {
+    /// What the switch makes itself.
+    Originated {
+        /// An ARP reply in the name of another port.
+        ArpReply => "arp_reply",
+        /// A Neighbor Advertisement in the name of another port.
+        NeighborAdvertisement => "neighbor_advertisement",
+        /// A DHCPv4 answer.
+        Dhcp => "dhcp",
+        /// A DHCPv6 answer.
+        Dhcp6 => "dhcp6",
+        /// A Router Advertisement.
+        RouterAdvertisement => "router_advertisement",
+        /// An ICMP error or echo reply.
+        Icmp => "icmp",
+        /// A TCP reset.
+        TcpReset => "tcp_reset",
+        /// A health probe.
+        Probe => "probe",
+    }
+}
+
+closed_list! {
+    /// What the switch multiplies.
+    Copied {
+        /// A copy for one more receiver of a broadcast, unknown or multicast frame.
+        Flood => "flood",
+        /// A copy for a mirror.
+        Mirror => "mirror",
+    }
+}
+
+closed_list! {
+    /// What ends in the switch because it was meant for it.
+    Consumed {
+        /// An ARP request that was answered.
+        Arp => "arp",
+        /// A Neighbor or Router Solicitation that was answered.
+        NeighborDiscovery => "neighbor_discovery",
+        /// A DHCP message that was answered, or needs no answer.
+        Dhcp => "dhcp",
+        /// An ICMP echo to an address of the switch.
+        Icmp => "icmp",
+        /// An answer to a probe.
+        Probe => "probe",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_indices_are_places() {
+        let names: std::collections::HashSet<_> =
+            DropReason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), DropReason::COUNT);
+        for (i, r) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(r.index(), i);
+        }
+    }
+}
