@@ -1,1 +1,2 @@
-//! controller.
+//! What does the operator want, and who must hear of it?
+pub mod store;

@@ -1,0 +1,519 @@
+//! What is on the disk, and in which form?
+//!
+//! One redb file with two tables: `objects` (key to an envelope: schema version, revision, JSON) and
+//! `meta` (incarnation, last revision). [`MemoryDisk`] is the same without a file, for simulated
+//! regions and tests.
+//!
+//! # Invariants
+//! - A record of a newer schema is never read: the binary refuses to start and says so.
+//! - A backup is a header line, one line a record and a checksum; nothing of it is used unless the
+//!   checksum holds.
+
+use super::{Entry, KeyChange, OrderedMap, Record, Revision};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use sha2::{Digest, Sha256};
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use uuid::Uuid;
+
+/// The schema that this binary writes.
+pub const SCHEMA: u16 = 1;
+
+const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const ENVELOPE: usize = 10;
+
+/// Turns stored bytes back into a typed record, by key.
+pub type Decode = fn(key: &str, json: &[u8]) -> Result<Arc<dyn Record>, serde_json::Error>;
+
+/// All that a disk held when it was opened.
+#[derive(Debug)]
+pub struct Loaded {
+    pub(super) map: OrderedMap<Entry>,
+    pub(super) revision: Revision,
+    pub(super) incarnation: Uuid,
+}
+
+/// Where commits become durable.
+pub trait Disk: Send + Sync + std::fmt::Debug + 'static {
+    /// Everything that is there.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a newer binary wrote it.
+    fn load(&self) -> Result<Loaded, DiskError>;
+
+    /// Writes a batch and waits until it is on stable storage.
+    ///
+    /// # Errors
+    /// When it is not certain that all of it is there.
+    fn commit(&self, changes: &[KeyChange], revision: Revision) -> Result<(), DiskError>;
+}
+
+/// Why the disk did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// redb failed to open, read or write.
+    #[error("store file {path} failed")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What redb said.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// The operating system refused.
+    #[error("cannot access {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+    /// A newer binary wrote this record.
+    #[error(
+        "record {key} has schema {found}, this binary knows up to {SCHEMA}: start a newer overweave"
+    )]
+    Newer {
+        /// The record.
+        key: String,
+        /// Its schema.
+        found: u16,
+    },
+    /// A record cannot be read.
+    #[error("record {key} cannot be read: restore a backup")]
+    Record {
+        /// The record.
+        key: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A record or header is too short, or the backup's checksum is wrong.
+    #[error("{what} is damaged: {path}")]
+    Damaged {
+        /// Which part.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A restore would overwrite a store.
+    #[error("a store is there already, move it away first: {0}")]
+    Occupied(PathBuf),
+    /// A fault that a test asked for.
+    #[error("the disk failed as it was told to")]
+    Injected,
+}
+
+/// The file inside a data dir.
+fn store_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("store.redb")
+}
+
+/// The embedded store's file.
+#[derive(Debug)]
+pub struct RedbDisk {
+    database: Database,
+    path: PathBuf,
+    decode: Decode,
+}
+
+impl RedbDisk {
+    /// Opens or makes the store of a data dir.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or another process has the file open.
+    pub fn open(data_dir: &Path, decode: Decode) -> Result<Self, DiskError> {
+        fs::create_dir_all(data_dir).map_err(|source| DiskError::File {
+            path: data_dir.to_owned(),
+            source,
+        })?;
+        let path = store_file(data_dir);
+        if !path.exists() {
+            // The store holds password hashes: nobody else reads it.
+            fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(|source| DiskError::File {
+                    path: path.clone(),
+                    source,
+                })?;
+        }
+        let database = Database::create(&path).map_err(|source| failed(&path, source))?;
+        Ok(Self {
+            database,
+            path,
+            decode,
+        })
+    }
+
+    fn fail(&self, source: impl Into<redb::Error>) -> DiskError {
+        failed(&self.path, source)
+    }
+
+    #[cfg(test)]
+    pub(super) fn commit_raw(&self, key: &str, envelope: &[u8]) {
+        let write = self.database.begin_write().unwrap();
+        write
+            .open_table(OBJECTS)
+            .unwrap()
+            .insert(key, envelope)
+            .unwrap();
+        write.commit().unwrap();
+    }
+
+    fn make_meta(&self) -> Result<Uuid, DiskError> {
+        let incarnation = Uuid::new_v4();
+        let write = self.database.begin_write().map_err(|e| self.fail(e))?;
+        {
+            let mut meta = write.open_table(META).map_err(|e| self.fail(e))?;
+            meta.insert("incarnation", incarnation.as_bytes().as_slice())
+                .map_err(|e| self.fail(e))?;
+            write.open_table(OBJECTS).map_err(|e| self.fail(e))?;
+        }
+        write.commit().map_err(|e| self.fail(e))?;
+        Ok(incarnation)
+    }
+}
+
+fn failed(path: &Path, source: impl Into<redb::Error>) -> DiskError {
+    DiskError::Database {
+        path: path.to_owned(),
+        source: Box::new(source.into()),
+    }
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_be_bytes)
+}
+
+impl Disk for RedbDisk {
+    fn load(&self) -> Result<Loaded, DiskError> {
+        let damaged = |what| DiskError::Damaged {
+            what,
+            path: self.path.clone(),
+        };
+        let read = self.database.begin_read().map_err(|e| self.fail(e))?;
+        let meta = match read.open_table(META) {
+            Ok(meta) => meta,
+            Err(redb::TableError::TableDoesNotExist(_)) => {
+                let incarnation = self.make_meta()?;
+                let map = OrderedMap::default();
+                return Ok(Loaded {
+                    map,
+                    revision: Revision::default(),
+                    incarnation,
+                });
+            }
+            Err(error) => return Err(self.fail(error)),
+        };
+        let field = |name: &str| -> Result<Option<Vec<u8>>, DiskError> {
+            Ok(meta
+                .get(name)
+                .map_err(|e| self.fail(e))?
+                .map(|value| value.value().to_vec()))
+        };
+        let incarnation = field("incarnation")?
+            .and_then(|bytes| Uuid::from_slice(&bytes).ok())
+            .ok_or_else(|| damaged("the incarnation"))?;
+        let revision = match field("revision")? {
+            Some(bytes) => Revision(number(&bytes).ok_or_else(|| damaged("the revision"))?),
+            None => Revision::default(),
+        };
+        let mut map = OrderedMap::default();
+        let objects = read.open_table(OBJECTS).map_err(|e| self.fail(e))?;
+        for item in objects.iter().map_err(|e| self.fail(e))? {
+            let (key, value) = item.map_err(|e| self.fail(e))?;
+            let entry = open_envelope(key.value(), value.value(), self.decode, &self.path)?;
+            map.insert(Arc::from(key.value()), entry);
+        }
+        Ok(Loaded {
+            map,
+            revision,
+            incarnation,
+        })
+    }
+
+    fn commit(&self, changes: &[KeyChange], revision: Revision) -> Result<(), DiskError> {
+        let write = self.database.begin_write().map_err(|e| self.fail(e))?;
+        {
+            let mut objects = write.open_table(OBJECTS).map_err(|e| self.fail(e))?;
+            for change in changes {
+                match &change.after {
+                    Some(entry) => {
+                        let sealed = seal_envelope(&change.key, entry)?;
+                        objects
+                            .insert(change.key.as_ref(), sealed.as_slice())
+                            .map_err(|e| self.fail(e))?;
+                    }
+                    None => {
+                        objects
+                            .remove(change.key.as_ref())
+                            .map_err(|e| self.fail(e))?;
+                    }
+                }
+            }
+            let mut meta = write.open_table(META).map_err(|e| self.fail(e))?;
+            meta.insert("revision", revision.0.to_be_bytes().as_slice())
+                .map_err(|e| self.fail(e))?;
+        }
+        write.commit().map_err(|e| self.fail(e))
+    }
+}
+
+fn seal_envelope(key: &str, entry: &Entry) -> Result<Vec<u8>, DiskError> {
+    let json = entry.record.encode().map_err(|source| DiskError::Record {
+        key: key.to_owned(),
+        source,
+    })?;
+    let mut sealed = Vec::with_capacity(ENVELOPE + json.len());
+    sealed.extend_from_slice(&SCHEMA.to_be_bytes());
+    sealed.extend_from_slice(&entry.revision.0.to_be_bytes());
+    sealed.extend_from_slice(&json);
+    Ok(sealed)
+}
+
+fn open_envelope(
+    key: &str,
+    sealed: &[u8],
+    decode: Decode,
+    path: &Path,
+) -> Result<Entry, DiskError> {
+    let damaged = || DiskError::Damaged {
+        what: "a record",
+        path: path.to_owned(),
+    };
+    let (schema, rest) = sealed.split_first_chunk::<2>().ok_or_else(damaged)?;
+    let (revision, json) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+    let found = u16::from_be_bytes(*schema);
+    if found > SCHEMA {
+        return Err(DiskError::Newer {
+            key: key.to_owned(),
+            found,
+        });
+    }
+    let record = decode(key, json).map_err(|source| DiskError::Record {
+        key: key.to_owned(),
+        source,
+    })?;
+    Ok(Entry {
+        revision: Revision(u64::from_be_bytes(*revision)),
+        record,
+    })
+}
+
+/// A disk without a file: what it was told is gone with the process.
+#[derive(Debug)]
+pub struct MemoryDisk {
+    incarnation: Uuid,
+    fault: Option<fn(Revision) -> bool>,
+}
+
+impl MemoryDisk {
+    /// An empty one.
+    pub const fn new(incarnation: Uuid) -> Self {
+        Self {
+            incarnation,
+            fault: None,
+        }
+    }
+
+    /// One whose commits fail when `fault` says so.
+    #[must_use]
+    pub const fn failing(mut self, fault: fn(Revision) -> bool) -> Self {
+        self.fault = Some(fault);
+        self
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn load(&self) -> Result<Loaded, DiskError> {
+        Ok(Loaded {
+            map: OrderedMap::default(),
+            revision: Revision::default(),
+            incarnation: self.incarnation,
+        })
+    }
+
+    fn commit(&self, changes: &[KeyChange], revision: Revision) -> Result<(), DiskError> {
+        if self.fault.is_some_and(|fault| fault(revision)) {
+            return Err(DiskError::Injected);
+        }
+        for change in changes {
+            if let Some(entry) = &change.after {
+                seal_envelope(&change.key, entry)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A whole store as one checksummed text file.
+#[derive(Debug, Clone, Copy)]
+pub struct Backup;
+
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    format: String,
+    schema: u16,
+    revision: u64,
+    incarnation: Uuid,
+    records: u64,
+}
+
+const FORMAT: &str = "overweave-backup-1";
+
+impl Backup {
+    /// Writes a snapshot to `file` (mode 0600), by way of a temporary name so that a half-written
+    /// file never has the final one.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(snapshot: &super::Snapshot, file: &Path) -> Result<(), DiskError> {
+        let failed = |source| DiskError::File {
+            path: file.to_owned(),
+            source,
+        };
+        let mut partial = file.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let out = fs::OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&partial)
+            .map_err(failed)?;
+        let mut out = io::BufWriter::new(out);
+        let mut digest = Sha256::new();
+        let header = Header {
+            format: FORMAT.to_owned(),
+            schema: SCHEMA,
+            revision: snapshot.revision.0,
+            incarnation: snapshot.incarnation,
+            records: u64::try_from(snapshot.map.len()).unwrap_or(u64::MAX),
+        };
+        let mut line = |value: serde_json::Result<String>| -> io::Result<()> {
+            let mut text = value?;
+            text.push('\n');
+            digest.update(text.as_bytes());
+            out.write_all(text.as_bytes())
+        };
+        line(serde_json::to_string(&header)).map_err(failed)?;
+        for (key, entry) in snapshot.map.range("") {
+            let json = entry.record.encode().map_err(|source| DiskError::Record {
+                key: key.to_string(),
+                source,
+            })?;
+            let value: Box<serde_json::value::RawValue> =
+                serde_json::from_slice(&json).map_err(|source| DiskError::Record {
+                    key: key.to_string(),
+                    source,
+                })?;
+            line(serde_json::to_string(&(
+                key.as_ref(),
+                entry.revision.0,
+                value,
+            )))
+            .map_err(failed)?;
+        }
+        let sum = format!("{:x}\n", digest.finalize());
+        out.write_all(sum.as_bytes()).map_err(failed)?;
+        let out = out
+            .into_inner()
+            .map_err(|error| failed(error.into_error()))?;
+        out.sync_all().map_err(failed)?;
+        fs::rename(&partial, file).map_err(failed)
+    }
+
+    /// Makes a store in an empty data dir from a backup, as a new incarnation.
+    ///
+    /// # Errors
+    /// When the backup is damaged or newer, or a store is there already.
+    pub fn restore(file: &Path, data_dir: &Path, decode: Decode) -> Result<u64, DiskError> {
+        let target = store_file(data_dir);
+        if target.exists() {
+            return Err(DiskError::Occupied(target));
+        }
+        let (header, lines) = Self::read(file)?;
+        if header.schema > SCHEMA {
+            return Err(DiskError::Newer {
+                key: "backup".to_owned(),
+                found: header.schema,
+            });
+        }
+        let mut changes = Vec::with_capacity(lines.len());
+        for line in &lines {
+            let parsed: Result<(String, u64, &serde_json::value::RawValue), _> =
+                serde_json::from_str(line);
+            let (key, revision, json) = parsed.map_err(|source| DiskError::Record {
+                key: "backup".to_owned(),
+                source,
+            })?;
+            let record =
+                decode(&key, json.get().as_bytes()).map_err(|source| DiskError::Record {
+                    key: key.clone(),
+                    source,
+                })?;
+            let after = Some(Entry {
+                revision: Revision(revision),
+                record,
+            });
+            changes.push(KeyChange {
+                key: Arc::from(key),
+                before: None,
+                after,
+            });
+        }
+        let disk = RedbDisk::open(data_dir, decode)?;
+        disk.load()?; // makes the tables and the new incarnation
+        disk.commit(&changes, Revision(header.revision))?;
+        Ok(header.records)
+    }
+
+    fn read(file: &Path) -> Result<(Header, Vec<String>), DiskError> {
+        let failed = |source| DiskError::File {
+            path: file.to_owned(),
+            source,
+        };
+        let damaged = |what| DiskError::Damaged {
+            what,
+            path: file.to_owned(),
+        };
+        let reader = BufReader::new(fs::File::open(file).map_err(failed)?);
+        let mut lines = reader
+            .lines()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed)?;
+        let sum = lines.pop().ok_or_else(|| damaged("the backup"))?;
+        let mut digest = Sha256::new();
+        for line in &lines {
+            digest.update(line.as_bytes());
+            digest.update(b"\n");
+        }
+        if format!("{:x}", digest.finalize()) != sum {
+            return Err(damaged("the backup's checksum"));
+        }
+        if lines.is_empty() {
+            return Err(damaged("the backup's header"));
+        }
+        let header: Header =
+            serde_json::from_str(&lines.remove(0)).map_err(|source| DiskError::Record {
+                key: "header".to_owned(),
+                source,
+            })?;
+        let expected = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        if header.format != FORMAT || header.records != expected {
+            return Err(damaged("the backup's header"));
+        }
+        Ok((header, lines))
+    }
+}

@@ -1,0 +1,232 @@
+use super::*;
+use std::path::PathBuf;
+
+fn text(value: &str) -> Arc<dyn Record> {
+    Arc::new(value.to_owned())
+}
+
+fn decode(_: &str, json: &[u8]) -> Result<Arc<dyn Record>, serde_json::Error> {
+    serde_json::from_slice::<String>(json).map(|text| Arc::new(text) as Arc<dyn Record>)
+}
+
+fn memory() -> Embedded {
+    let (store, writer) = Embedded::open(Arc::new(MemoryDisk::new(Uuid::nil()))).unwrap();
+    tokio::spawn(writer);
+    store
+}
+
+/// A directory of this test's own, gone when it ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ow-store-{name}-{}", Uuid::new_v4()));
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+async fn put(store: &dyn Store, key: &'static str, value: &'static str) -> Revision {
+    transact::<_, ()>(store, move |view| {
+        view.put(key, text(value));
+        Ok(())
+    })
+    .await
+    .unwrap()
+    .revision
+}
+
+#[tokio::test]
+async fn a_commit_is_seen_by_readers_and_watchers_in_order() {
+    let store = memory();
+    let (before, mut watcher) = store.watch();
+    let first = put(&store, "a/1", "one").await;
+    let second = put(&store, "a/2", "two").await;
+    assert!(second > first);
+    assert!(before.entry("a/1").is_none(), "a snapshot does not change");
+    let after = store.snapshot();
+    assert_eq!(
+        after.get::<String>("a/2").as_deref().map(String::as_str),
+        Some("two")
+    );
+    assert_eq!(after.entry("a/1").unwrap().revision(), first);
+    assert_eq!(after.scan("a/").count(), 2);
+    for revision in [first, second] {
+        match watcher.next().await.unwrap() {
+            Event::Commit(commit) => {
+                assert_eq!(commit.revision, revision);
+                assert_eq!(commit.changes.len(), 1);
+            }
+            Event::Resync(_) => panic!("nothing was missed"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_transaction_leaves_nothing() {
+    let store = memory();
+    put(&store, "a", "one").await;
+    let refused = transact::<(), &str>(&store, |view| {
+        view.put("a", text("two"));
+        view.put("b", text("new"));
+        view.delete("a");
+        assert!(view.entry("b").is_some() && view.entry("a").is_none());
+        Err("no")
+    })
+    .await;
+    assert!(matches!(refused, Err(TransactError::Refused("no"))));
+    let snapshot = store.snapshot();
+    assert_eq!(
+        snapshot.get::<String>("a").as_deref().map(String::as_str),
+        Some("one")
+    );
+    assert!(snapshot.entry("b").is_none());
+}
+
+#[tokio::test]
+async fn a_view_records_what_it_read() {
+    let store = memory();
+    put(&store, "a/1", "one").await;
+    let view = View::of(&store.snapshot());
+    assert!(view.entry("b").is_none());
+    assert_eq!(view.scan("a/").count(), 1);
+    assert_eq!(
+        view.reads(),
+        [
+            ReadRange::Key("b".to_owned()),
+            ReadRange::Prefix("a/".to_owned(), String::new())
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_failed_sync_fails_all_that_stood_on_it_and_the_store_goes_on() {
+    let disk = MemoryDisk::new(Uuid::nil()).failing(|revision| revision.get() == 2);
+    let (store, writer) = Embedded::open(Arc::new(disk)).unwrap();
+    tokio::spawn(writer);
+    put(&store, "a", "one").await;
+    let failed = transact::<_, ()>(&store, |view| {
+        view.put("a", text("lost"));
+        Ok(())
+    })
+    .await;
+    assert!(matches!(failed, Err(TransactError::Unavailable(_))));
+    assert_eq!(
+        store
+            .snapshot()
+            .get::<String>("a")
+            .as_deref()
+            .map(String::as_str),
+        Some("one")
+    );
+    let revision = put(&store, "b", "after").await;
+    assert!(revision.get() > 2);
+    assert_eq!(store.snapshot().scan("").count(), 2);
+}
+
+#[tokio::test]
+async fn concurrent_counters_lose_no_update() {
+    let store = Arc::new(memory());
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let store = Arc::clone(&store);
+        tasks.spawn(async move {
+            transact::<_, ()>(store.as_ref(), |view| {
+                let now = view.get::<u64>("n").map_or(0, |n| *n);
+                view.put("n", Arc::new(now + 1));
+                Ok(now)
+            })
+            .await
+            .unwrap()
+            .value
+        });
+    }
+    let mut seen: Vec<u64> = tasks.join_all().await;
+    seen.sort_unstable();
+    assert_eq!(seen, (0..200).collect::<Vec<_>>());
+    assert_eq!(store.snapshot().get::<u64>("n").as_deref(), Some(&200));
+}
+
+#[tokio::test]
+async fn a_slow_watcher_is_told_to_resync() {
+    let store = memory();
+    let (_, mut watcher) = store.watch();
+    for _ in 0..1100 {
+        put(&store, "k", "v").await;
+    }
+    match watcher.next().await.unwrap() {
+        Event::Resync(snapshot) => assert_eq!(snapshot.revision(), store.snapshot().revision()),
+        Event::Commit(_) => panic!("more than the channel holds"),
+    }
+    let revision = put(&store, "k", "w").await;
+    match watcher.next().await.unwrap() {
+        Event::Commit(commit) => assert_eq!(commit.revision, revision),
+        Event::Resync(_) => panic!("it has caught up"),
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart() {
+    let dir = Scratch::new("restart");
+    let mut incarnation = None;
+    for round in 0..3_usize {
+        let disk = RedbDisk::open(&dir.0, decode).unwrap();
+        let (store, writer) = Embedded::open(Arc::new(disk)).unwrap();
+        let writer = tokio::spawn(writer);
+        let snapshot = store.snapshot();
+        assert_eq!(
+            *incarnation.get_or_insert(snapshot.incarnation()),
+            snapshot.incarnation()
+        );
+        assert_eq!(snapshot.scan("r/").count(), round);
+        transact::<_, ()>(&store, move |view| {
+            view.put(format!("r/{round}"), text("x"));
+            Ok(())
+        })
+        .await
+        .unwrap();
+        drop(store);
+        writer.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_backup_restores_as_a_new_incarnation_and_a_damaged_one_is_refused() {
+    let store = memory();
+    put(&store, "a", "one").await;
+    put(&store, "b", "two").await;
+    let dir = Scratch::new("backup");
+    std::fs::create_dir_all(&dir.0).unwrap();
+    let file = dir.0.join("backup.json");
+    Backup::write(&store.snapshot(), &file).unwrap();
+    let target = dir.0.join("restored");
+    assert_eq!(Backup::restore(&file, &target, decode).unwrap(), 2);
+    let again = Backup::restore(&file, &target, decode);
+    assert!(matches!(again, Err(DiskError::Occupied(_))));
+    let loaded = RedbDisk::open(&target, decode).unwrap().load().unwrap();
+    assert_ne!(loaded.incarnation, store.snapshot().incarnation());
+    assert_eq!(loaded.revision, store.snapshot().revision());
+    assert_eq!(loaded.map.len(), 2);
+    let text = std::fs::read_to_string(&file)
+        .unwrap()
+        .replace("two", "owt");
+    std::fs::write(&file, text).unwrap();
+    let damaged = Backup::restore(&file, &dir.0.join("other"), decode);
+    assert!(matches!(damaged, Err(DiskError::Damaged { .. })));
+}
+
+#[test]
+fn a_record_of_a_newer_schema_is_refused_with_the_reason() {
+    let dir = Scratch::new("newer");
+    let disk = RedbDisk::open(&dir.0, decode).unwrap();
+    disk.load().unwrap();
+    disk.commit_raw("k", &[0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, b'"', b'"']);
+    let error = disk.load().unwrap_err();
+    assert!(matches!(error, DiskError::Newer { found: 0xffff, .. }));
+    assert!(error.to_string().contains("newer overweave"));
+}
