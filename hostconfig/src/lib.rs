@@ -1,1 +1,42 @@
-//! hostconfig.
+//! What should one host be, and what does it answer?
+//!
+//! All that controller and switch share. A [`HostConfig`] is a map of keyed, hashed [`Section`]s at a [`Generation`]: the
+//! controller compiles each section once for every host that needs it, the host diffs, applies and acknowledges. Both ends
+//! prove by [`HostConfig::digest`] that they hold the same.
+//!
+//! This crate is pure: no clock, socket, thread, lock or file. The gRPC messages are in [`wire`]; the stubs are generated
+//! in `controller` (server) and `vswitch` (client), so that no async runtime comes in here.
+//!
+//! # Map
+//! - [`section`]: keys, bodies, hashes
+//! - what sections say: [`network`], [`port`], [`group`], [`chain`], [`vtep`]
+//! - [`config`]: the whole, its digest, [`check`]s and [`diff`]
+
+pub mod chain;
+pub mod check;
+pub mod config;
+pub mod diff;
+pub mod generation;
+pub mod group;
+pub mod network;
+pub mod port;
+pub mod section;
+pub mod vtep;
+
+/// The gRPC messages of `proto/overweave.proto`.
+#[expect(
+    missing_docs,
+    reason = "generated; the .proto file documents each field"
+)]
+pub mod wire {
+    include!(concat!(env!("OUT_DIR"), "/overweave.v1.rs"));
+}
+
+pub use chain::{Chain, Classifier, Firewall, Function, FunctionKind, LoadBalancer, Shaper};
+pub use config::{Digest, HostConfig};
+pub use generation::Generation;
+pub use group::{AddressSet, SecurityGroup, SecurityGroupRule};
+pub use network::{Network, Subnet};
+pub use port::{Endpoint, Location, Port};
+pub use section::{Keyed, Section, SectionHash, SectionKey};
+pub use vtep::Vteps;

@@ -160,24 +160,7 @@ impl Headers {
         if [h0, h1, p0, p1, hlen, plen] != [0, 1, 8, 0, 6, 4] || o0 != 0 {
             return Err(Malformed::Arp);
         }
-        let [
-            a0,
-            a1,
-            a2,
-            a3,
-            a4,
-            a5,
-            s0,
-            s1,
-            s2,
-            s3,
-            t @ ..,
-            d0,
-            d1,
-            d2,
-            d3,
-        ] = rest;
-        let _target_hardware: [u8; 6] = t;
+        let [a0, a1, a2, a3, a4, a5, s0, s1, s2, s3, .., d0, d1, d2, d3] = rest;
         self.l3 = L3::Arp;
         key.ip_proto = o1;
         key.link_addr = [a0, a1, a2, a3, a4, a5];

@@ -1,1 +1,3 @@
-//! nfv.
+//! Which functions does a connection pass, and what do they decide?
+
+pub mod function;

@@ -1,1 +1,3 @@
-//! vswitch.
+//! The user-space switch of one host, and its agent.
+
+pub mod io;

@@ -1,0 +1,189 @@
+//! Which functions does a connection pass, and which connections pass them?
+
+use std::net::IpAddr;
+
+use net::{Id, PortRange, Prefix, UnicastMac, ids::kind};
+use serde::{Deserialize, Serialize};
+
+use crate::group::Family;
+
+/// A port chain: functions in order, and the classifiers that lead into it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chain {
+    /// Its id in the API.
+    pub id: Id<kind::PortChain>,
+    /// Its name, for people.
+    pub name: String,
+    /// Whose it is.
+    pub project: Id<kind::Project>,
+    /// Do replies count on its hops and visit its per-packet functions?
+    pub symmetric: bool,
+    /// What leads into it.
+    pub classifiers: Vec<Classifier>,
+    /// Its functions, first to last.
+    pub functions: Vec<Function>,
+}
+
+/// A flow classifier, on the first packet of a connection in the forward direction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Classifier {
+    /// Its id in the API.
+    pub id: Id<kind::FlowClassifier>,
+    /// Its name, for people.
+    pub name: String,
+    /// The source side; matched on the sender's host.
+    pub source: Option<Side>,
+    /// The destination side; matched on the receiver's host if no source is named.
+    pub destination: Option<Side>,
+    /// Which family; `None`: both.
+    pub family: Option<Family>,
+    /// The IP protocol number; `None`: any.
+    pub protocol: Option<u8>,
+    /// Source ports.
+    pub source_ports: Option<PortRange>,
+    /// Destination ports.
+    pub destination_ports: Option<PortRange>,
+    /// Source addresses.
+    pub source_prefix: Option<Prefix>,
+    /// Destination addresses.
+    pub destination_prefix: Option<Prefix>,
+}
+
+/// Whose ports a classifier's side means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// One port.
+    Port(Id<kind::Port>),
+    /// Every port of a network.
+    Network(Id<kind::Network>),
+    /// Every port of a project.
+    Project(Id<kind::Project>),
+}
+
+/// One hop of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Function {
+    /// Its id in the API (the port pair group's).
+    pub id: Id<kind::Function>,
+    /// Its name, for people.
+    pub name: String,
+    /// What it does.
+    pub kind: FunctionKind,
+}
+
+/// What a function does: the catalogue's kinds with their configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FunctionKind {
+    /// Ordered, stateful rules.
+    Firewall(Firewall),
+    /// A virtual address over members.
+    LoadBalancer(LoadBalancer),
+    /// An exact rate with a bounded queue.
+    Shaper(Shaper),
+}
+
+/// Allow or deny.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// It passes.
+    Allow,
+    /// It is dropped.
+    Deny,
+}
+
+/// A firewall: the first rule that matches decides, in the direction of the connection's first packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Firewall {
+    /// In order.
+    pub rules: Vec<FirewallRule>,
+    /// When no rule matches.
+    pub default: Action,
+}
+
+/// A rule of a firewall; an absent field matches anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirewallRule {
+    /// Its id, stable while its place and content are.
+    pub id: Id<kind::Rule>,
+    /// What then.
+    pub action: Action,
+    /// Which family.
+    pub family: Option<Family>,
+    /// The IP protocol number.
+    pub protocol: Option<u8>,
+    /// Source addresses.
+    pub source: Option<Prefix>,
+    /// Destination addresses.
+    pub destination: Option<Prefix>,
+    /// Source ports.
+    pub source_ports: Option<PortRange>,
+    /// Destination ports.
+    pub destination_ports: Option<PortRange>,
+}
+
+/// A load balancer: connections to `vip:port` go to one of the members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadBalancer {
+    /// The virtual address.
+    pub vip: IpAddr,
+    /// The port of the API that holds the address.
+    pub vip_port: Id<kind::Port>,
+    /// Its network.
+    pub network: Id<kind::Network>,
+    /// The MAC address that the VIP is answered with.
+    pub mac: UnicastMac,
+    /// TCP (6) or UDP (17).
+    pub protocol: u8,
+    /// The listener's port.
+    pub port: u16,
+    /// How a member is chosen.
+    pub algorithm: Algorithm,
+    /// In the order of their ids.
+    pub members: Vec<Member>,
+}
+
+/// How a load balancer chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// Maglev over addresses and ports (`SOURCE_IP_PORT` of Octavia).
+    Maglev,
+    /// Maglev over the source address alone (`SOURCE_IP`).
+    SourceIp,
+}
+
+/// A member of a load balancer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// What it is hashed by: stable whatever joins or leaves. The member's port, where it is one.
+    pub id: Id<kind::Port>,
+    /// Its address.
+    pub addr: IpAddr,
+    /// The port that it listens on.
+    pub port: u16,
+    /// Its share, 0..=256; 0 takes no new connection.
+    pub weight: u16,
+}
+
+/// A shaper: what exceeds the rate waits, what exceeds the queue is dropped. Counts inner Ethernet bytes, each segment of a
+/// super-frame with its own headers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shaper {
+    /// Bits a second, 8,000 to 10¹².
+    pub rate_bps: u64,
+    /// Bytes that may go at once after a pause.
+    pub burst_bytes: u64,
+    /// Bytes that may wait; what exceeds them is dropped.
+    pub queue_bytes: u64,
+}

@@ -1,0 +1,68 @@
+//! What is one overlay network?
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use net::{Id, Mac, Mtu, Prefix, Vni, ids::kind};
+use serde::{Deserialize, Serialize};
+
+/// A network that has a port, or is needed by one, on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Its id in the API.
+    pub id: Id<kind::Network>,
+    /// Its name, for people.
+    pub name: String,
+    /// Whose it is.
+    pub project: Id<kind::Project>,
+    /// Its VNI on the underlay.
+    pub vni: Vni,
+    /// The largest IP packet.
+    pub mtu: Mtu,
+    /// Forwarding on or off.
+    pub admin_up: bool,
+    /// Its subnets, by id.
+    pub subnets: Vec<Subnet>,
+}
+
+/// A subnet of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subnet {
+    /// Its id in the API.
+    pub id: Id<kind::Subnet>,
+    /// Its addresses.
+    pub cidr: Prefix,
+    /// Its default router's address.
+    pub gateway: Option<IpAddr>,
+    /// What the switch's DHCP server says; `None`: DHCP is off.
+    pub dhcp: Option<Dhcp>,
+}
+
+/// What the switch's DHCPv4 server says on a subnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dhcp {
+    /// The server identifier and source address (RFC 2131 §4.1).
+    pub server: Ipv4Addr,
+    /// The MAC address that the server answers from.
+    pub server_mac: Mac,
+    /// The lease time in seconds.
+    pub lease_seconds: u32,
+    /// Name servers (option 6).
+    pub dns: Vec<Ipv4Addr>,
+    /// The domain (option 15); empty: none.
+    pub domain: String,
+    /// Classless static routes (option 121, RFC 3442), without the default one.
+    pub routes: Vec<Route>,
+}
+
+/// A route told to workloads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Where to.
+    pub destination: Prefix,
+    /// By whom.
+    pub nexthop: IpAddr,
+}

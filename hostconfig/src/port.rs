@@ -1,0 +1,80 @@
+//! What is on a network: here, elsewhere, or nowhere at all?
+
+use std::net::IpAddr;
+
+use net::{Id, Prefix, UnicastMac, ids::kind};
+use serde::{Deserialize, Serialize};
+
+/// A port that is bound to this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Its id in the API.
+    pub id: Id<kind::Port>,
+    /// Its name, for people.
+    pub name: String,
+    /// Its network.
+    pub network: Id<kind::Network>,
+    /// Whose it is: limits are counted by project too.
+    pub project: Id<kind::Project>,
+    /// Its MAC address.
+    pub mac: UnicastMac,
+    /// Its addresses.
+    pub fixed_ips: Vec<FixedIp>,
+    /// Forwarding on or off.
+    pub admin_up: bool,
+    /// Anti-spoofing and security groups on or off.
+    pub port_security: bool,
+    /// What it may send from, besides its own.
+    pub allowed_address_pairs: Vec<AddressPair>,
+    /// Its groups; their rules are united.
+    pub security_groups: Vec<Id<kind::SecurityGroup>>,
+    /// The most connections that it may have tracked.
+    pub max_connections: u32,
+}
+
+/// An address of a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FixedIp {
+    /// The address.
+    pub addr: IpAddr,
+    /// The subnet that it is from.
+    pub subnet: Id<kind::Subnet>,
+}
+
+/// An allowed address pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressPair {
+    /// The MAC address.
+    pub mac: UnicastMac,
+    /// The addresses with it.
+    pub prefix: Prefix,
+}
+
+/// A port of a network of this host that is not bound to this host: what the FDB and the ARP and ND responders know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// The port's id in the API.
+    pub id: Id<kind::Port>,
+    /// Its network.
+    pub network: Id<kind::Network>,
+    /// Its MAC address.
+    pub mac: UnicastMac,
+    /// Its addresses.
+    pub addrs: Vec<IpAddr>,
+    /// Allowed address pairs with a single address: reachable, but answered by the workload itself.
+    pub at: Location,
+}
+
+/// Where an endpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Location {
+    /// Behind this VTEP.
+    Vtep(IpAddr),
+    /// In every switch: a virtual address, which the client's own switch answers (a load balancer's VIP).
+    Virtual,
+}

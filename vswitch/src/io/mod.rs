@@ -1,0 +1,82 @@
+//! How do frames come in and go out?
+//!
+//! The edge: the only part of the datapath that makes system calls. A port kind implements [`PortIo`]; the underlay has its
+//! own shape, [`Underlay`], since one socket serves every remote VTEP.
+//!
+//! # Invariants
+//! Nothing is lost silently: a frame that a device refuses comes back in the [`Refused`] list with its reason.
+
+use std::net::IpAddr;
+
+use net::{Batch, DropReason, Packet, PacketPool, Vni};
+
+/// What became of a call for more frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rx {
+    /// The device may have more.
+    More,
+    /// The device is drained: wait for it.
+    Drained,
+    /// The pool is out of packets; the device still has frames.
+    Starved,
+    /// The device is gone, or broken for good.
+    Gone,
+}
+
+/// Frames that did not go out, each with its reason; the caller counts them and gives them back to the pool.
+pub type Refused = Vec<(Packet, DropReason)>;
+
+/// A workload's port: batches in, batches out. One queue of it, owned by one worker.
+pub trait PortIo: Send + std::fmt::Debug {
+    /// Reads frames into packets of `pool` until the batch is full or the device is drained. Offloads are set on each packet from
+    /// the device's own header (virtio-net); origin is the caller's to set. A frame whose header contradicts it is returned in
+    /// `refused` with `MalformedOffload`.
+    fn rx(&mut self, pool: &mut PacketPool, batch: &mut Batch, refused: &mut Refused) -> Rx;
+
+    /// Writes all frames of the batch, in order, and gives them back to the pool; super-frames whole where the device takes them,
+    /// segmented in software where it does not. What it can't write goes to `refused`. Returns the segments sent.
+    fn tx(&mut self, pool: &mut PacketPool, batch: &mut Batch, refused: &mut Refused) -> u64;
+
+    /// The descriptor to wait on for reading; `None` for ports in memory.
+    fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
+        None
+    }
+}
+
+/// A frame that came out of the tunnel, or is to go into it: the packet holds the inner frame alone.
+#[derive(Debug)]
+pub struct Tunnelled {
+    /// The inner frame (a super-frame when a train of one flow was coalesced).
+    pub packet: Packet,
+    /// The network.
+    pub vni: Vni,
+    /// The VTEP at the other end.
+    pub vtep: IpAddr,
+}
+
+/// The underlay: VXLAN over UDP, every remote VTEP. One queue of it, owned by one worker.
+pub trait Underlay: Send + std::fmt::Debug {
+    /// Receives datagrams, strips VXLAN, coalesces trains of one inner flow. `admit` says whether an outer source address is a
+    /// known VTEP. What is malformed or not admitted goes to `refused` (its packet then holds what there was).
+    fn rx(
+        &mut self,
+        pool: &mut PacketPool,
+        admit: &dyn Fn(IpAddr) -> bool,
+        out: &mut Vec<Tunnelled>,
+        refused: &mut Refused,
+    ) -> Rx;
+
+    /// Encapsulates and sends all, in order per flow, and gives the packets back to the pool. Super-frames are cut here (one UDP GSO
+    /// send each where the kernel can), checksums finished. Returns the inner segments sent; what could not be sent is in `refused`.
+    fn tx(
+        &mut self,
+        pool: &mut PacketPool,
+        frames: &mut Vec<Tunnelled>,
+        refused: &mut Refused,
+    ) -> u64;
+
+    /// The descriptor to wait on for reading; `None` in memory.
+    fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
+        None
+    }
+}
