@@ -13,6 +13,7 @@ mod regression;
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::Once;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -139,24 +140,33 @@ fn drive(target: Target, saved: &[Vec<u8>], seed: u64, runs: u64) -> Result<(), 
 }
 
 thread_local! {
-    /// What the last caught panic on this thread said.
-    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Whether panics of this thread are noted here instead of printed, and what the last one said.
+    static NOTED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Runs `function` on `input`; the panic's text if it panicked.
 fn attempt(function: fn(&[u8]), input: &[u8]) -> Result<(), String> {
     panic::catch_unwind(AssertUnwindSafe(|| function(input)))
-        .map_err(|_payload| LAST_PANIC.with_borrow(String::clone))
+        .map_err(|_payload| NOTED.with_borrow(|noted| noted.clone().unwrap_or_default()))
 }
 
-/// Does `work` with panics noted instead of printed: a reduction panics a thousand times.
+/// Does `work` with this thread's panics noted, not printed: a reduction panics a thousand times.
+/// The hook is of the process, so it is set once, and looks at the thread that panics.
 fn quiet_panics<T>(work: impl FnOnce() -> T) -> T {
-    let before = panic::take_hook();
-    panic::set_hook(Box::new(|info| {
-        LAST_PANIC.with_borrow_mut(|last| *last = info.to_string().replace('\n', " "));
-    }));
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let text = info.to_string().replace('\n', " ");
+            let noted = NOTED.with_borrow_mut(|noted| noted.as_mut().map(|last| *last = text));
+            if noted.is_none() {
+                before(info);
+            }
+        }));
+    });
+    NOTED.set(Some(String::new()));
     let done = work();
-    panic::set_hook(before);
+    NOTED.set(None);
     done
 }
 

@@ -6,11 +6,13 @@
 
 mod arrows;
 mod headers;
+mod links;
 mod machine;
 mod parsers;
 mod purity;
 mod size;
 mod source;
+mod stubs;
 mod unsafety;
 mod words;
 
@@ -63,6 +65,7 @@ const REFUSING: &[fn(&Source) -> Vec<Finding>] = &[
     headers::reasons,
     parsers::doors,
     unsafety::rooms,
+    stubs::left_for_later,
 ];
 
 /// Rules over one Rust source file that only tell.
@@ -99,19 +102,20 @@ fn judge(files: &[File]) -> Result<(Vec<Finding>, Vec<Finding>)> {
     refused.extend(purity::bans(files)?);
     refused.extend(files.iter().flat_map(machine::places));
     let mut told = Vec::new();
-    for file in files.iter().filter(|file| is_rust(&file.path)) {
+    for file in files.iter().filter(|file| has_extension(&file.path, "rs")) {
         let source = Source::read(&file.path, &file.text);
         refused.extend(REFUSING.iter().flat_map(|rule| rule(&source)));
         told.extend(TELLING.iter().flat_map(|rule| rule(&source)));
     }
     refused.extend(unsafety::forbidden(files));
+    refused.extend(links::dead(files));
     Ok((refused, told))
 }
 
-fn is_rust(path: &str) -> bool {
+fn has_extension(path: &str, extension: &str) -> bool {
     Path::new(path)
         .extension()
-        .is_some_and(|extension| extension == "rs")
+        .is_some_and(|found| found == extension)
 }
 
 #[cfg(test)]
