@@ -29,3 +29,80 @@ pub fn fold(mut acc: u64) -> u16 {
     acc = (acc & 0xffff) + (acc >> 16);
     acc as u16
 }
+
+/// The pseudo-header's unfolded sum for a transport of `len` bytes (RFC 9293 §3.1, RFC 8200 §8.1).
+pub fn pseudo(src: std::net::IpAddr, dst: std::net::IpAddr, proto: u8, len: usize) -> u64 {
+    let address = |acc, a| match a {
+        std::net::IpAddr::V4(a) => add(acc, &a.octets()),
+        std::net::IpAddr::V6(a) => add(acc, &a.octets()),
+    };
+    address(address(0, src), dst) + u64::from(proto) + len as u64
+}
+
+/// The Internet checksum of a transport message whose own field is zero or stands in `bytes` as it is: 0 when it holds.
+pub fn transport(src: std::net::IpAddr, dst: std::net::IpAddr, proto: u8, bytes: &[u8]) -> u16 {
+    !fold(add(pseudo(src, dst, proto, bytes.len()), bytes))
+}
+
+/// The Castagnoli CRC, as SCTP uses it (RFC 9260 appendix A).
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for &byte in bytes {
+        let at = (crc ^ u32::from(byte)) & 0xff;
+        crc = (crc >> 8) ^ CRC32C.get(at as usize).copied().unwrap_or_default();
+    }
+    !crc
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated at compile time: out of range would not compile"
+)]
+const CRC32C: [u32; 256] = {
+    let mut table = [0u32; 256];
+    let mut n = 0u32;
+    while n < 256 {
+        let mut crc = n;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 1 == 1 {
+                (crc >> 1) ^ 0x82f6_3b78
+            } else {
+                crc >> 1
+            };
+            bit += 1;
+        }
+        table[n as usize] = crc;
+        n += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc1071_example() {
+        assert_eq!(
+            sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]),
+            0xddf2
+        );
+    }
+
+    #[test]
+    fn an_odd_tail_counts_as_the_high_byte() {
+        for len in 0..9 {
+            let bytes: Vec<u8> = (1..=len).collect();
+            let naive = bytes.chunks(2).fold(0u64, |acc, c| {
+                acc + (u64::from(c[0]) << 8) + u64::from(c.get(1).copied().unwrap_or(0))
+            });
+            assert_eq!(sum(&bytes), fold(naive), "{len}");
+        }
+    }
+
+    #[test]
+    fn crc32c_check_value() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
+}

@@ -1,1 +1,0 @@
-//! How is a field changed without breaking its checksums?

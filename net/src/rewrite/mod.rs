@@ -1,0 +1,332 @@
+//! How is a field changed without breaking its checksums?
+//!
+//! Setters over a parsed [`Packet`]: each mends the IPv4 header checksum and the transport's incrementally (RFC 1624 eqn. 3),
+//! so that a change costs the same for 64 bytes and for a super-frame. A checksum that is still to be made
+//! ([`Checksum::Partial`]) holds the pseudo-header's sum, which only addresses change.
+//!
+//! # Invariants
+//! - A packet whose checksums held before holds them after; one whose did not, does not (nothing is repaired silently).
+//! - The packet's key says what its bytes say.
+//!
+//! # References
+//! RFC 1624; RFC 768 (a UDP checksum of zero means none in IPv4; a sum of zero is sent as 0xffff); RFC 5508 §4 (quoted
+//! packets of ICMP errors are translated too).
+
+use std::net::IpAddr;
+
+use crate::{
+    Checksum, L3, L4, Mac, Packet,
+    flow_key::{Fragment, addr_bytes},
+    headers::Quoted,
+};
+
+/// Why a packet could not be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unwritable {
+    /// The packet is not IP.
+    #[error("packet is not ip")]
+    NotIp,
+    /// The address is of the other family.
+    #[error("address is of another family than the packet: {0}")]
+    Family(IpAddr),
+    /// The headers do not lie within the frame: it changed after it was parsed.
+    #[error("headers do not lie within the frame")]
+    Stale,
+    /// The TTL or hop limit is used up.
+    #[error("ttl is used up")]
+    TtlExceeded,
+}
+
+/// One end of a connection, to be written into a packet.
+pub type End = (IpAddr, u16);
+
+/// Sets the Ethernet source.
+pub fn set_eth_src(packet: &mut Packet, mac: Mac) {
+    let (bytes, _, key, _) = packet.parts_mut();
+    if let Some(field) = bytes.get_mut(6..12) {
+        field.copy_from_slice(&mac.octets());
+        key.eth_src = mac.octets();
+    }
+}
+
+/// Sets the Ethernet destination.
+pub fn set_eth_dst(packet: &mut Packet, mac: Mac) {
+    let (bytes, _, key, _) = packet.parts_mut();
+    if let Some(field) = bytes.get_mut(..6) {
+        field.copy_from_slice(&mac.octets());
+        key.eth_dst = mac.octets();
+    }
+}
+
+/// Sets source and destination, each address and port, where given. Of protocols without ports, and of later fragments, the
+/// addresses alone; of ICMP queries the port is their identifier.
+///
+/// # Errors
+/// When the packet is not IP or not of that family; nothing is changed then.
+pub fn translate(
+    packet: &mut Packet,
+    src: Option<End>,
+    dst: Option<End>,
+) -> Result<(), Unwritable> {
+    let (bytes, headers, key, offload) = packet.parts_mut();
+    let later = key.ip_frag == Fragment::Later as u8;
+    let layout = Layout {
+        l3: headers.l3,
+        l4: if later { L4::Other } else { headers.l4 },
+        l3_at: usize::from(headers.l3_at),
+        l4_at: usize::from(headers.l4_at),
+        partial: matches!(offload.checksum, Checksum::Partial { .. }),
+    };
+    layout.translate(bytes, src, dst)?;
+    let ports = matches!(layout.l4, L4::Tcp | L4::Udp | L4::Sctp) || later;
+    if let Some((addr, port)) = src {
+        key.ip_src = addr_bytes(addr);
+        if ports {
+            key.l4_src = port;
+        } else if is_query(bytes, layout.l4, layout.l4_at) {
+            key.icmp_id = port;
+        }
+    }
+    if let Some((addr, port)) = dst {
+        key.ip_dst = addr_bytes(addr);
+        if ports {
+            key.l4_dst = port;
+        }
+    }
+    Ok(())
+}
+
+/// Sets source and destination of the packet that an ICMP error quotes, and mends the error's own checksum.
+///
+/// # Errors
+/// When the quote does not lie within the frame, or is of another family.
+pub fn translate_quoted(
+    packet: &mut Packet,
+    quoted: &Quoted,
+    src: Option<End>,
+    dst: Option<End>,
+) -> Result<(), Unwritable> {
+    let (bytes, headers, _, offload) = packet.parts_mut();
+    let icmp_at = usize::from(headers.l4_at);
+    let end = usize::try_from(headers.end).or(Err(Unwritable::Stale))?;
+    let l4 = match quoted.tuple.proto {
+        crate::flow_key::proto::TCP => L4::Tcp,
+        crate::flow_key::proto::UDP => L4::Udp,
+        crate::flow_key::proto::SCTP => L4::Sctp,
+        crate::flow_key::proto::ICMP => L4::Icmp,
+        crate::flow_key::proto::ICMP6 => L4::Icmp6,
+        _ => L4::Other,
+    };
+    let before = crate::checksum::sum(bytes.get(quoted.l3_at..end).ok_or(Unwritable::Stale)?);
+    let layout = Layout {
+        l3: headers.l3,
+        l4,
+        l3_at: quoted.l3_at,
+        l4_at: quoted.l4_at,
+        partial: false,
+    };
+    // A quote is often cut before its transport checksum; only what is there is mended.
+    let quote = bytes.get_mut(..end).ok_or(Unwritable::Stale)?;
+    layout.translate(quote, src, dst)?;
+    let after = crate::checksum::sum(bytes.get(quoted.l3_at..end).ok_or(Unwritable::Stale)?);
+    if !matches!(offload.checksum, Checksum::Partial { .. }) {
+        mend(bytes, icmp_at + 2, before, after);
+    }
+    Ok(())
+}
+
+/// Takes one off the TTL or hop limit.
+///
+/// # Errors
+/// When it is 1 or less (the caller answers with an ICMP error), or the packet is not IP.
+pub fn decrement_ttl(packet: &mut Packet) -> Result<(), Unwritable> {
+    let (bytes, headers, key, _) = packet.parts_mut();
+    let l3_at = usize::from(headers.l3_at);
+    let at = match headers.l3 {
+        L3::Ipv4 => l3_at + 8,
+        L3::Ipv6 => l3_at + 7,
+        L3::Other | L3::Arp => return Err(Unwritable::NotIp),
+    };
+    let ttl = bytes.get_mut(at).ok_or(Unwritable::Stale)?;
+    if *ttl <= 1 {
+        return Err(Unwritable::TtlExceeded);
+    }
+    *ttl -= 1;
+    key.ip_ttl = *ttl;
+    if headers.l3 == L3::Ipv4 {
+        // TTL is the high byte of its word.
+        mend(bytes, l3_at + 10, 0x0100, 0);
+    }
+    Ok(())
+}
+
+/// Where the headers to change are.
+#[derive(Clone, Copy)]
+struct Layout {
+    l3: L3,
+    l4: L4,
+    l3_at: usize,
+    l4_at: usize,
+    partial: bool,
+}
+
+impl Layout {
+    fn translate(
+        self,
+        bytes: &mut [u8],
+        src: Option<End>,
+        dst: Option<End>,
+    ) -> Result<(), Unwritable> {
+        for (addr, _) in [src, dst].into_iter().flatten() {
+            let fits = match self.l3 {
+                L3::Ipv4 => addr.is_ipv4(),
+                L3::Ipv6 => addr.is_ipv6(),
+                L3::Other | L3::Arp => return Err(Unwritable::NotIp),
+            };
+            if !fits {
+                return Err(Unwritable::Family(addr));
+            }
+        }
+        let addresses = if self.l3 == L3::Ipv4 { 20 } else { 40 };
+        if bytes.len() < self.l3_at + addresses || bytes.len() < self.l4_at {
+            return Err(Unwritable::Stale);
+        }
+        if let Some((addr, port)) = src {
+            self.address(bytes, addr, if self.l3 == L3::Ipv4 { 12 } else { 8 });
+            self.port(bytes, port, 0);
+        }
+        if let Some((addr, port)) = dst {
+            self.address(bytes, addr, if self.l3 == L3::Ipv4 { 16 } else { 24 });
+            self.port(bytes, port, 2);
+        }
+        Ok(())
+    }
+
+    fn address(self, bytes: &mut [u8], addr: IpAddr, offset: usize) {
+        let mut octets = [0u8; 16];
+        let len = match addr {
+            IpAddr::V4(a) => {
+                octets[..4].copy_from_slice(&a.octets());
+                4
+            }
+            IpAddr::V6(a) => {
+                octets = a.octets();
+                16
+            }
+        };
+        let at = self.l3_at + offset;
+        let (Some(field), Some(new)) = (bytes.get_mut(at..at + len), octets.get(..len)) else {
+            return;
+        };
+        let before = crate::checksum::sum(field);
+        field.copy_from_slice(new);
+        let after = crate::checksum::sum(new);
+        if self.l3 == L3::Ipv4 {
+            mend(bytes, self.l3_at + 10, before, after);
+        }
+        // ICMP sums no pseudo-header, SCTP has a CRC over its own bytes; ICMPv6 sums one (RFC 4443 §2.3).
+        let at = match self.l4 {
+            L4::Tcp => self.l4_at + 16,
+            L4::Udp => self.l4_at + 6,
+            L4::Icmp6 => self.l4_at + 2,
+            L4::Icmp | L4::Sctp | L4::Other => return,
+        };
+        if self.partial {
+            mend_partial(bytes, at, before, after);
+        } else {
+            self.mend_l4(bytes, at, before, after);
+        }
+    }
+
+    fn port(self, bytes: &mut [u8], port: u16, offset: usize) {
+        let (field_at, sum_at) = match self.l4 {
+            L4::Tcp => (self.l4_at + offset, Some(self.l4_at + 16)),
+            L4::Udp => (self.l4_at + offset, Some(self.l4_at + 6)),
+            L4::Sctp => (self.l4_at + offset, None),
+            // An ICMP query has one identifier: it goes with the source.
+            L4::Icmp | L4::Icmp6 if offset == 0 && is_query(bytes, self.l4, self.l4_at) => {
+                (self.l4_at + 4, Some(self.l4_at + 2))
+            }
+            L4::Icmp | L4::Icmp6 | L4::Other => return,
+        };
+        let Some(field) = bytes
+            .get_mut(field_at..field_at + 2)
+            .and_then(|f| f.first_chunk_mut::<2>())
+        else {
+            return;
+        };
+        let before = u16::from_be_bytes(*field);
+        *field = port.to_be_bytes();
+        if let (Some(at), false) = (sum_at, self.partial) {
+            self.mend_l4(bytes, at, before, port);
+        }
+        if self.l4 == L4::Sctp && before != port {
+            sctp_checksum(bytes, self.l4_at);
+        }
+    }
+
+    fn mend_l4(self, bytes: &mut [u8], at: usize, before: u16, after: u16) {
+        if self.l4 != L4::Udp {
+            return mend(bytes, at, before, after);
+        }
+        let read = |b: &[u8]| {
+            b.get(at..at + 2)
+                .and_then(|f| f.first_chunk::<2>())
+                .map(|f| u16::from_be_bytes(*f))
+        };
+        match read(bytes) {
+            None | Some(0) => return,
+            Some(_) => mend(bytes, at, before, after),
+        }
+        if read(bytes) == Some(0)
+            && let Some(field) = bytes.get_mut(at..at + 2)
+        {
+            field.fill(0xff);
+        }
+    }
+}
+
+fn is_query(bytes: &[u8], l4: L4, l4_at: usize) -> bool {
+    match (l4, bytes.get(l4_at)) {
+        (L4::Icmp, Some(kind)) => matches!(kind, 0 | 8 | 13..=18),
+        (L4::Icmp6, Some(kind)) => matches!(kind, 128 | 129),
+        _ => false,
+    }
+}
+
+/// The checksum of SCTP covers its ports (RFC 9260 §6.8): it is made anew, which costs a pass over the packet.
+fn sctp_checksum(bytes: &mut [u8], l4_at: usize) {
+    let Some(packet) = bytes.get_mut(l4_at..).filter(|p| p.len() >= 12) else {
+        return;
+    };
+    if let Some(field) = packet.get_mut(8..12) {
+        field.fill(0);
+    }
+    let crc = crate::checksum::crc32c(packet);
+    if let Some(field) = packet.get_mut(8..12) {
+        field.copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// RFC 1624 equation 3: HC' = ~(~HC + ~m + m').
+fn mend(bytes: &mut [u8], at: usize, before: u16, after: u16) {
+    if let Some(field) = bytes.get_mut(at..).and_then(|f| f.first_chunk_mut::<2>()) {
+        let sum = crate::checksum::fold(
+            u64::from(!u16::from_be_bytes(*field)) + u64::from(!before) + u64::from(after),
+        );
+        *field = (!sum).to_be_bytes();
+    }
+}
+
+/// The same for a field that holds a sum, not its complement.
+fn mend_partial(bytes: &mut [u8], at: usize, before: u16, after: u16) {
+    if let Some(field) = bytes.get_mut(at..).and_then(|f| f.first_chunk_mut::<2>()) {
+        let sum = crate::checksum::fold(
+            u64::from(u16::from_be_bytes(*field)) + u64::from(!before) + u64::from(after),
+        );
+        *field = sum.to_be_bytes();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    Headers, Offload, PacketPool,
+    testkit::{FrameBuilder, any_frame},
+};
+
+fn packet(bytes: &[u8]) -> Packet {
+    let mut pool = PacketPool::new(1, 1);
+    let mut p = pool.take(bytes.len()).unwrap();
+    p.fill(bytes).unwrap();
+    p.parse().unwrap();
+    p
+}
+
+fn checksums_hold(p: &Packet) -> bool {
+    crate::testkit::checksums_hold(p.bytes())
+}
+
+fn ends(v6: bool) -> (End, End) {
+    if v6 {
+        (
+            ("fd00::77".parse().unwrap(), 1234),
+            ("fd00::88".parse().unwrap(), 4321),
+        )
+    } else {
+        (
+            ("10.9.8.7".parse().unwrap(), 1234),
+            ("10.1.1.1".parse().unwrap(), 4321),
+        )
+    }
+}
+
+proptest! {
+    #[test]
+    fn translation_keeps_checksums_and_key(frame in any_frame()) {
+        let mut p = packet(&frame);
+        prop_assume!(p.key().is_ip());
+        let (src, dst) = ends(p.headers().l3 == L3::Ipv6);
+        translate(&mut p, Some(src), Some(dst)).unwrap();
+        prop_assert!(checksums_hold(&p));
+        let (headers, mut key) = Headers::parse(p.bytes()).unwrap();
+        key.set_origin(p.origin());
+        prop_assert_eq!(headers, *p.headers());
+        prop_assert_eq!(key, *p.key());
+    }
+
+    #[test]
+    fn translating_there_and_back_gives_the_same_bytes(frame in any_frame()) {
+        let mut p = packet(&frame);
+        prop_assume!(p.key().is_ip());
+        let tuple = p.key().five_tuple().unwrap();
+        let (src, dst) = ends(p.headers().l3 == L3::Ipv6);
+        translate(&mut p, Some(src), Some(dst)).unwrap();
+        translate(&mut p, Some((tuple.src_addr(), tuple.src_port)), Some((tuple.dst_addr(), tuple.dst_port))).unwrap();
+        prop_assert_eq!(p.bytes(), &frame[..]);
+    }
+
+    #[test]
+    fn quoted_packets_are_translated_with_the_errors_checksum(v6: bool, udp: bool) {
+        let quoted = if udp { FrameBuilder::udp(v6, 53, 5353) } else { FrameBuilder::tcp(v6, 80, 40000) };
+        let mut p = packet(&FrameBuilder::icmp_error(&quoted.payload(b"payload").build()));
+        let q = p.headers().quoted(p.bytes()).unwrap();
+        let (src, dst) = ends(v6);
+        translate_quoted(&mut p, &q, Some(src), Some(dst)).unwrap();
+        prop_assert!(checksums_hold(&p));
+        let again = p.headers().quoted(p.bytes()).unwrap().tuple;
+        prop_assert_eq!((again.src_addr(), again.src_port), src);
+        prop_assert_eq!((again.dst_addr(), again.dst_port), dst);
+    }
+}
+
+#[test]
+fn a_partial_checksum_changes_with_addresses_only() {
+    for v6 in [false, true] {
+        let frame = FrameBuilder::tcp(v6, 1000, 80).payload(b"hello").build();
+        let mut whole = packet(&frame);
+        let mut partial = packet(&frame);
+        let l4_at = usize::from(partial.headers().l4_at);
+        let t = partial.key().five_tuple().unwrap();
+        let len = partial.len() - l4_at;
+        let pseudo =
+            crate::checksum::fold(crate::checksum::pseudo(t.src_addr(), t.dst_addr(), 6, len));
+        partial.bytes_mut()[l4_at + 16..l4_at + 18].copy_from_slice(&pseudo.to_be_bytes());
+        let start = u16::try_from(l4_at).unwrap();
+        partial.set_offload(Offload {
+            checksum: Checksum::Partial { start, offset: 16 },
+            ..Offload::default()
+        });
+        let (src, dst) = ends(v6);
+        translate(&mut whole, Some(src), Some(dst)).unwrap();
+        translate(&mut partial, Some(src), Some(dst)).unwrap();
+        // Finishing the partial sum gives what mending the finished one gave.
+        let sum = !crate::checksum::sum(&partial.bytes()[l4_at..]);
+        partial.bytes_mut()[l4_at + 16..l4_at + 18].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(partial.bytes(), whole.bytes());
+    }
+}
+
+#[test]
+fn ttl_runs_out() {
+    for v6 in [false, true] {
+        let mut p = packet(&FrameBuilder::udp(v6, 1, 2).ttl(2).build());
+        decrement_ttl(&mut p).unwrap();
+        assert!(checksums_hold(&p));
+        assert_eq!(p.key().ip_ttl, 1);
+        assert_eq!(decrement_ttl(&mut p), Err(Unwritable::TtlExceeded));
+    }
+}
+
+#[test]
+fn the_other_family_is_refused_and_changes_nothing() {
+    let mut p = packet(&FrameBuilder::udp(false, 1, 2).build());
+    let before = p.bytes().to_vec();
+    let (src, _) = ends(true);
+    assert_eq!(
+        translate(&mut p, Some(src), None),
+        Err(Unwritable::Family(src.0))
+    );
+    assert_eq!(p.bytes(), before);
+}
+
+#[test]
+fn udp_without_checksum_stays_without() {
+    let mut p = packet(&FrameBuilder::udp(false, 1, 2).build());
+    let at = usize::from(p.headers().l4_at) + 6;
+    p.bytes_mut()[at..at + 2].fill(0);
+    let (src, dst) = ends(false);
+    translate(&mut p, Some(src), Some(dst)).unwrap();
+    assert_eq!(p.bytes()[at..at + 2], [0, 0]);
+}
