@@ -9,17 +9,24 @@
 
 mod frames;
 mod headers;
+mod southbound;
 
 /// A fuzz target: its name, and the function that must survive any input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every parser of bytes from a network.
-pub const TARGETS: &[Target] = &[("headers", headers::parse)];
+pub const TARGETS: &[Target] = &[
+    ("headers", headers::parse),
+    ("messages", southbound::messages),
+    ("section", southbound::section),
+];
 
 /// Well-formed inputs of a target, from which a mutator starts; none for an unknown name.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "headers" => frames::all(),
+        "messages" => southbound::message_seeds(),
+        "section" => southbound::section_seeds(),
         _ => Vec::new(),
     }
 }
