@@ -12,6 +12,8 @@
 //! - what sections say: [`network`], [`port`], [`group`], [`chain`], [`vtep`]
 //! - [`config`]: the whole, its digest, [`check`]s and [`diff`]
 
+#![forbid(unsafe_code)]
+
 pub mod chain;
 pub mod check;
 pub mod config;

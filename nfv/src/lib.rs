@@ -1,3 +1,5 @@
 //! Which functions does a connection pass, and what do they decide?
 
+#![forbid(unsafe_code)]
+
 pub mod function;

@@ -1,1 +1,3 @@
 //! overlay.
+
+#![forbid(unsafe_code)]

@@ -66,7 +66,7 @@ impl<V: Clone> OrderedMap<V> {
         loop {
             match node {
                 Node::Branch(children) => {
-                    node = children.get(child_index(children, key))?.1.as_ref()
+                    node = children.get(child_index(children, key))?.1.as_ref();
                 }
                 Node::Leaf(items) => {
                     let at = items

@@ -3,8 +3,12 @@
 use super::Finding;
 use super::source::Source;
 
-/// The first line of every Rust file is the first sentence of its module header.
+/// The first line of every Rust file is the first sentence of its module header; a `tests.rs` is the
+/// foot of the file whose header speaks for it.
 pub(super) fn module_header(source: &Source) -> Vec<Finding> {
+    if source.path.ends_with("/tests.rs") {
+        return Vec::new();
+    }
     let first = source
         .text
         .lines()
@@ -93,6 +97,13 @@ mod tests {
             lines(module_header, "\n//! Where does a MAC address live?\n"),
             NONE
         );
+    }
+
+    #[test]
+    fn the_unit_tests_of_a_file_need_no_header_of_their_own() {
+        let without = |path| module_header(&Source::read(path, "use super::*;\n")).len();
+        assert_eq!(without("net/src/headers/tests.rs"), 0);
+        assert_eq!(without("tests/tests/netns.rs"), 1);
     }
 
     #[test]
