@@ -557,3 +557,6 @@ fn offset(at: usize) -> Result<u32, Malformed> {
 fn offset16(at: usize) -> Result<u16, Malformed> {
     u16::try_from(at).or(Err(Malformed::Ethernet))
 }
+
+#[cfg(test)]
+mod tests;
