@@ -48,14 +48,20 @@ pub(super) fn reasons(source: &Source) -> Vec<Finding> {
 /// True if what follows `before` stands inside `#[…]` or `#![…]`.
 fn is_attribute(before: &str) -> bool {
     let opened = before.rfind("#[").max(before.rfind("#!["));
-    opened.and_then(|at| before.get(at..)).is_some_and(|tail| {
-        // Only the attribute's own bracket may be open: `#[x] y.expect(` is a call.
-        let depth = tail
-            .matches('[')
-            .count()
-            .checked_sub(tail.matches(']').count());
-        depth.is_some_and(|open| open > 0)
-    })
+    let Some(tail) = opened.and_then(|at| before.get(at..)) else {
+        return false;
+    };
+    // Once the attribute's own bracket has closed, `#[x] [y.expect(` is a call.
+    let mut depth = 0_usize;
+    for letter in tail.chars() {
+        match letter {
+            '[' => depth += 1,
+            ']' if depth == 1 => return false,
+            ']' => depth -= 1,
+            _ => {}
+        }
+    }
+    depth > 0
 }
 
 /// `arguments` up to the parenthesis that closes them.
@@ -125,7 +131,10 @@ mod tests {
         );
         assert_eq!(lines(reasons, "// #[allow(dead_code)]"), NONE);
         assert_eq!(
-            lines(reasons, "#[test]\nfn a() { b.expect(\"c\"); allow(1); }"),
+            lines(
+                reasons,
+                "#[test]\nfn a() { [b.expect(\"c\")]; vec![allow(1)]; }"
+            ),
             NONE
         );
     }
