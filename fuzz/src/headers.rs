@@ -52,7 +52,7 @@ fn judge(frame: &[u8]) {
 }
 
 /// A copy of an IPv4 frame with the checksum that its header should have.
-fn with_header_checksum(frame: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn with_header_checksum(frame: &[u8]) -> Option<Vec<u8>> {
     let at = match frame.get(12..14)? {
         [0x08, 0x00] => 14,
         [0x81, 0x00] if frame.get(16..18)? == [0x08, 0x00] => 18,

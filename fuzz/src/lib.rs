@@ -9,7 +9,9 @@
 
 mod frames;
 mod headers;
+mod rewrite;
 mod southbound;
+mod vxlan;
 
 /// A fuzz target: its name, and the function that must survive any input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -17,6 +19,8 @@ pub type Target = (&'static str, fn(&[u8]));
 /// Every parser of bytes from a network.
 pub const TARGETS: &[Target] = &[
     ("headers", headers::parse),
+    ("rewrite", rewrite::translate),
+    ("vxlan", vxlan::decap),
     ("messages", southbound::messages),
     ("section", southbound::section),
 ];
@@ -24,7 +28,8 @@ pub const TARGETS: &[Target] = &[
 /// Well-formed inputs of a target, from which a mutator starts; none for an unknown name.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
-        "headers" => frames::all(),
+        "headers" | "rewrite" => frames::all(),
+        "vxlan" => vxlan::seeds(),
         "messages" => southbound::message_seeds(),
         "section" => southbound::section_seeds(),
         _ => Vec::new(),
