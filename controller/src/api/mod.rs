@@ -1,0 +1,3 @@
+//! How does a request walk?
+mod scene;
+pub use scene::Scene;

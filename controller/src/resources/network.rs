@@ -1,0 +1,344 @@
+//! What is a network?
+//!
+//! One broadcast domain of a project, carried as one VXLAN segment. Its VNI is a claimed key
+//! (`vni/N`), its ports' addresses come from its subnets.
+
+use crate::{
+    api::Scene,
+    refusal::Refusal,
+    resource::{
+        ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
+        field,
+    },
+    resources::{FlowClassifier, Port, Subnet},
+    rules::{Caller, Change, Rule, Write, join},
+    store::{Read, View},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// What the fabric puts around an inner IP packet at most: IPv6 (40), UDP (8), VXLAN-GPE (8), NSH
+/// with context (24), inner Ethernet (14).
+const OVERHEAD: u16 = 94;
+/// The default where nobody said what the underlay carries: Ethernet's 1500 less IPv4's 50.
+const DEFAULT_MTU: u16 = 1450;
+/// The most that is taken on trust: what jumbo frames carry.
+const LARGEST_MTU: u16 = 9000;
+const LAST_VNI: u32 = 0x00ff_ffff;
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// What every object has.
+    #[serde(flatten)]
+    pub meta: Meta,
+    /// Does it forward?
+    pub admin_state_up: bool,
+    /// The largest IP packet; 0 in a request stands for the default.
+    #[serde(default)]
+    pub mtu: u16,
+    /// May every project put ports on it?
+    pub shared: bool,
+    /// What new ports get.
+    pub port_security_enabled: bool,
+    /// `vxlan`.
+    #[serde(rename = "provider:network_type", default = "vxlan")]
+    pub network_type: String,
+    /// The VXLAN network identifier; 0 in a request stands for a free one.
+    #[serde(rename = "provider:segmentation_id", default)]
+    pub vni: u32,
+}
+
+fn vxlan() -> String {
+    "vxlan".to_owned()
+}
+
+static OPS: Ops<Network> = Ops::new();
+
+impl Resource for Network {
+    const SPEC: &'static Spec = &Spec {
+        singular: "network",
+        plural: "networks",
+        path: "networks",
+        storage: "network",
+        title: "Network",
+        doc: "A broadcast domain of a project.",
+        verbs: ALL,
+        policy: Policy::Anyone,
+        quota: Some(("network", 100)),
+        tags: true,
+        bare: false,
+        fields: &[
+            field("admin_state_up", Kind::Bool, "Does it forward?").writable(Absent::Bool(true)),
+            field(
+                "mtu",
+                Kind::Int(0, 65_535),
+                "The largest IP packet that it carries.",
+            )
+            .writable(Absent::Int(0)),
+            field("status", Kind::Text(16), "ACTIVE.").computed(),
+            field("subnets", Kind::Uuids, "Its subnets.")
+                .computed()
+                .unfiltered(),
+            field("shared", Kind::Bool, "May every project put ports on it?")
+                .writable(Absent::Bool(false))
+                .set_by(Policy::Admin),
+            field("port_security_enabled", Kind::Bool, "What new ports get.")
+                .writable(Absent::Bool(true)),
+            field(
+                "router:external",
+                Kind::Bool,
+                "Does it lead outside? Not yet: always false.",
+            )
+            .computed(),
+            field(
+                "l2_adjacency",
+                Kind::Bool,
+                "One broadcast domain: always true.",
+            )
+            .computed(),
+            field(
+                "provider:network_type",
+                Kind::Text(32),
+                "How it is carried: vxlan.",
+            )
+            .writable(Absent::Computed)
+            .set_by(Policy::Admin)
+            .read_by(Policy::Admin),
+            field(
+                "provider:physical_network",
+                Kind::Text(64),
+                "None: it is an overlay.",
+            )
+            .create_only(Absent::Computed)
+            .or_null()
+            .set_by(Policy::Admin)
+            .read_by(Policy::Admin)
+            .computed(),
+            field(
+                "provider:segmentation_id",
+                Kind::Int(0, 0x7fff_ffff),
+                "Its VNI.",
+            )
+            .writable(Absent::Computed)
+            .set_by(Policy::Admin)
+            .read_by(Policy::Admin),
+        ],
+        ops: &OPS as &dyn Operations,
+    };
+    const RULES: &'static [Rule<Self>] = &[provider, size, sharing, removal];
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
+    }
+
+    fn shared(&self, _: &dyn Lookup) -> bool {
+        self.shared
+    }
+
+    fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
+        match field {
+            "status" => json!("ACTIVE"),
+            "subnets" => {
+                let mut subnets = scene.snapshot.related::<Subnet>("network_id", self.meta.id);
+                subnets.sort_by_key(|subnet| (subnet.meta.created_at, subnet.meta.id));
+                subnets.iter().map(|subnet| json!(subnet.meta.id)).collect()
+            }
+            "router:external" => json!(false),
+            "l2_adjacency" => json!(true),
+            _ => Value::Null,
+        }
+    }
+}
+
+/// The network of this id, if the caller may use it.
+///
+/// # Errors
+/// When there is none, or none that the caller sees.
+pub fn visible(view: &View, id: Uuid, caller: &Caller) -> Result<Arc<Network>, Refusal> {
+    view.object::<Network>(id)
+        .filter(|network| network.shared || caller.owns(&network.meta.project_id))
+        .ok_or_else(|| Refusal::missing("Network", id))
+}
+
+/// The key of a VNI; they sort by number.
+fn vni_key(vni: u32) -> String {
+    format!("vni/{vni:06x}")
+}
+
+const VNI_FLOOR: &str = "free/vni";
+
+fn provider(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
+    let mut writes = Vec::new();
+    let release = |writes: &mut Vec<Write>, vni: u32| {
+        writes.push(Write::Release(vni_key(vni)));
+        if view.get::<u32>(VNI_FLOOR).is_some_and(|floor| vni < *floor) {
+            writes.push(Write::Record(VNI_FLOOR.to_owned(), Arc::new(vni)));
+        }
+    };
+    let Some(after) = change.after else {
+        if let Some(before) = change.before {
+            release(&mut writes, before.vni);
+        }
+        return Ok(writes);
+    };
+    let named_id = change.names("provider:segmentation_id") && after.vni != 0;
+    if change.verb == Verb::Create && named_id && !change.names("provider:network_type") {
+        return Err(Refusal::input("network_type required"));
+    }
+    if after.network_type != "vxlan" {
+        if change.verb == Verb::Update {
+            return Err(Refusal::input(
+                "the network type of a network cannot be changed",
+            ));
+        }
+        return Err(Refusal::input(format_args!(
+            "network_type value '{}' not supported",
+            after.network_type
+        )));
+    }
+    if change.names("provider:physical_network") {
+        return Err(Refusal::input(
+            "provider:physical_network specified for vxlan network",
+        ));
+    }
+    if change.before.is_some_and(|before| before.vni == after.vni) {
+        return Ok(writes);
+    }
+    let mut chosen = after.clone();
+    if chosen.vni == 0 {
+        let (vni, floor) = lowest_vni(view)?;
+        chosen.vni = vni;
+        writes.push(Write::Record(VNI_FLOOR.to_owned(), Arc::new(floor)));
+    } else if chosen.vni > LAST_VNI {
+        return Err(Refusal::input(format_args!(
+            "segmentation_id out of range (1 through {LAST_VNI})"
+        )));
+    } else if view.entry(&vni_key(chosen.vni)).is_some() {
+        return Err(Refusal::conflict(
+            "TunnelIdInUse",
+            format!(
+                "Unable to create the network. The tunnel ID {} is in use.",
+                chosen.vni
+            ),
+        ));
+    }
+    if let Some(before) = change.before {
+        release(&mut writes, before.vni);
+    }
+    writes.push(Write::Claim(vni_key(chosen.vni), chosen.meta.id));
+    writes.push(Write::amend(chosen));
+    Ok(writes)
+}
+
+/// The lowest free VNI, and the floor below which none is free.
+fn lowest_vni(view: &View) -> Result<(u32, u32), Refusal> {
+    let mut candidate = view
+        .get::<u32>(VNI_FLOOR)
+        .map_or(1, |floor| (*floor).max(1));
+    let from = format!("{candidate:06x}");
+    for (key, _) in view.scan_from("vni/", &from) {
+        let held = key
+            .get(4..)
+            .and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        if held != Some(candidate) {
+            break;
+        }
+        candidate += 1;
+    }
+    if candidate > LAST_VNI {
+        return Err(Refusal::conflict(
+            "NoNetworkAvailable",
+            "Unable to create the network. No tenant network is available for allocation.",
+        ));
+    }
+    Ok((candidate, candidate + 1))
+}
+
+fn size(_: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
+    let Some(after) = change.after else {
+        return Ok(Vec::new());
+    };
+    let underlay = change.moment.facts.underlay_mtu;
+    let (default, largest) = match underlay {
+        Some(carried) => {
+            let left = carried.saturating_sub(OVERHEAD);
+            (left, left)
+        }
+        None => (DEFAULT_MTU, LARGEST_MTU),
+    };
+    if after.mtu == 0 {
+        return Ok(vec![Write::amend(Network {
+            mtu: default,
+            ..after.clone()
+        })]);
+    }
+    let unchanged = change.before.is_some_and(|before| before.mtu == after.mtu);
+    if after.mtu > largest && !unchanged {
+        return Err(Refusal::input(format_args!(
+            "Requested MTU is too big, maximum is {largest}"
+        )));
+    }
+    Ok(Vec::new())
+}
+
+fn sharing(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
+    let (Some(before), Some(after)) = (change.before, change.after) else {
+        return Ok(Vec::new());
+    };
+    if before.shared && !after.shared {
+        let foreign = view
+            .related::<Port>("network_id", after.meta.id)
+            .iter()
+            .any(|port| port.meta.project_id != after.meta.project_id);
+        if foreign {
+            return Err(Refusal::conflict(
+                "InvalidSharedSetting",
+                format!(
+                    "Unable to reconfigure sharing settings for network {}. Multiple projects are using it.",
+                    after.meta.name
+                ),
+            ));
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn removal(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
+    let (Verb::Delete, Some(before)) = (change.verb, change.before) else {
+        return Ok(Vec::new());
+    };
+    let id = before.meta.id;
+    let ports = view.related::<Port>("network_id", id);
+    if !ports.is_empty() {
+        let named = join(ports.iter().take(10).map(|port| port.meta.id));
+        return Err(Refusal::conflict(
+            "NetworkInUse",
+            format!(
+                "Unable to complete operation on network {id}. There are one or more ports still in use on the network, id for these ports is: {named}."
+            ),
+        ));
+    }
+    for side in ["logical_source_network", "logical_destination_network"] {
+        if let Some(classifier) = view.related::<FlowClassifier>(side, id).first() {
+            return Err(Refusal::conflict(
+                "NetworkInUse",
+                format!(
+                    "Unable to complete operation on network {id}. Flow classifier {} names it.",
+                    classifier.meta.id
+                ),
+            ));
+        }
+    }
+    let subnets = view.related::<Subnet>("network_id", id);
+    Ok(subnets
+        .iter()
+        .map(|subnet| Write::Remove(Subnet::SPEC, subnet.meta.id))
+        .collect())
+}

@@ -1,0 +1,564 @@
+//! What does a group allow?
+//!
+//! One rule: a direction, a family, a protocol with ports or ICMP type and code, and the other end.
+
+use crate::{
+    api::Scene,
+    refusal::Refusal,
+    resource::{
+        ALL, Absent, Claim, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
+        field,
+    },
+    resources::{SecurityGroup, subnet::loose_prefix},
+    rules::{Caller, Change, Rule, Write},
+    store::{Read, View},
+};
+use net::Prefix;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::{collections::HashSet, fmt};
+use uuid::Uuid;
+
+/// Seen from the instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Towards it.
+    Ingress,
+    /// From it.
+    Egress,
+}
+
+/// The family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Ethertype {
+    /// IPv4.
+    #[serde(rename = "IPv4")]
+    V4,
+    /// IPv6.
+    #[serde(rename = "IPv6")]
+    V6,
+}
+
+impl Ethertype {
+    /// The family of a word in any case.
+    pub fn of(word: &str) -> Option<Self> {
+        match word.to_ascii_lowercase().as_str() {
+            "ipv4" => Some(Self::V4),
+            "ipv6" => Some(Self::V6),
+            _ => None,
+        }
+    }
+
+    /// Is the prefix of this family?
+    pub const fn holds(self, prefix: Prefix) -> bool {
+        matches!(self, Self::V4) == prefix.is_ipv4()
+    }
+}
+
+impl fmt::Display for Ethertype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// A rule of a security group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecurityGroupRule {
+    /// What every object has.
+    #[serde(flatten)]
+    pub meta: Meta,
+    /// Whose rule it is.
+    pub security_group_id: Uuid,
+    /// Which way.
+    pub direction: Direction,
+    /// Which family.
+    pub ethertype: Ethertype,
+    /// The protocol as it was given: a name or a number; none for any.
+    pub protocol: Option<String>,
+    /// The first port, or the ICMP type.
+    pub port_range_min: Option<i64>,
+    /// The last port, or the ICMP code.
+    pub port_range_max: Option<i64>,
+    /// The other end as it was given, host bits and all.
+    pub remote_ip_prefix: Option<String>,
+    /// The other end without host bits.
+    #[serde(default)]
+    pub normalized_cidr: Option<Prefix>,
+    /// The other end: the members of a group.
+    pub remote_group_id: Option<Uuid>,
+}
+
+/// Names that stand for protocol numbers, as Neutron knows them.
+const PROTOCOLS: &[(&str, u8)] = &[
+    ("ah", 51),
+    ("dccp", 33),
+    ("egp", 8),
+    ("esp", 50),
+    ("gre", 47),
+    ("hopopt", 0),
+    ("icmp", 1),
+    ("igmp", 2),
+    ("ip", 0),
+    ("ipip", 4),
+    ("ipv6-encap", 41),
+    ("ipv6-frag", 44),
+    ("ipv6-icmp", 58),
+    ("ipv6-nonxt", 59),
+    ("ipv6-opts", 60),
+    ("ipv6-route", 43),
+    ("ospf", 89),
+    ("pgm", 113),
+    ("rsvp", 46),
+    ("sctp", 132),
+    ("tcp", 6),
+    ("udp", 17),
+    ("udplite", 136),
+    ("vrrp", 112),
+];
+
+/// Protocols whose rules may name ports.
+const WITH_PORTS: &[u8] = &[6, 17, 33, 132, 136];
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// The number of a protocol by name or number.
+pub fn protocol_number(protocol: &str) -> Option<u8> {
+    let named = PROTOCOLS
+        .iter()
+        .find(|(name, _)| *name == protocol)
+        .map(|(_, number)| *number);
+    named.or_else(|| protocol.parse().ok())
+}
+
+impl SecurityGroupRule {
+    /// A rule that asks for nothing but direction and family.
+    pub const fn allow_all(
+        meta: Meta,
+        security_group_id: Uuid,
+        direction: Direction,
+        ethertype: Ethertype,
+    ) -> Self {
+        Self {
+            meta,
+            security_group_id,
+            direction,
+            ethertype,
+            protocol: None,
+            port_range_min: None,
+            port_range_max: None,
+            remote_ip_prefix: None,
+            normalized_cidr: None,
+            remote_group_id: None,
+        }
+    }
+
+    /// The number of its protocol; `None` for any. `icmp` in an IPv6 rule means ICMPv6.
+    pub fn protocol_number(&self) -> Option<u8> {
+        match self.protocol.as_deref().and_then(protocol_number) {
+            Some(ICMP) if self.ethertype == Ethertype::V6 => Some(ICMPV6),
+            other => other,
+        }
+    }
+
+    /// Is its protocol ICMP or ICMPv6?
+    pub fn is_icmp(&self) -> bool {
+        matches!(self.protocol_number(), Some(ICMP | ICMPV6))
+    }
+
+    /// What no other rule of the group may say again.
+    fn claim_key(&self) -> String {
+        let text = |value: Option<String>| value.unwrap_or_default();
+        // Everything is the same as nothing here: 0.0.0.0/0 asks for no more than no prefix. It is
+        // kept apart, though, as Neutron does.
+        let said = format!(
+            "{}/{}/{}/{}/{}/{}/{}",
+            json!(self.direction),
+            self.ethertype,
+            text(self.protocol_number().map(|n| n.to_string())),
+            text(self.port_range_min.map(|n| n.to_string())),
+            text(self.port_range_max.map(|n| n.to_string())),
+            text(self.normalized_cidr.map(|prefix| prefix.to_string())),
+            text(self.remote_group_id.map(|id| id.to_string())),
+        );
+        let name = Uuid::new_v5(&self.security_group_id, said.as_bytes());
+        format!(
+            "unique/security_group_rule/{}/{name}",
+            self.security_group_id
+        )
+    }
+}
+
+static OPS: Ops<SecurityGroupRule> = Ops::new();
+
+impl Resource for SecurityGroupRule {
+    const SPEC: &'static Spec = &Spec {
+        singular: "security_group_rule",
+        plural: "security_group_rules",
+        path: "security-group-rules",
+        storage: "security_group_rule",
+        title: "SecurityGroupRule",
+        doc: "One thing that a group allows.",
+        verbs: ALL,
+        policy: Policy::Anyone,
+        quota: Some(("security_group_rule", 500)),
+        tags: true,
+        bare: true,
+        fields: &[
+            field("id", Kind::Uuid, "Identity."),
+            field("project_id", Kind::Text(255), "The project that owns it.")
+                .create_only(Absent::Computed),
+            field(
+                "tenant_id",
+                Kind::Text(255),
+                "The project, by its old name.",
+            )
+            .computed(),
+            field("security_group_id", Kind::Uuid, "Whose rule it is.")
+                .create_only(Absent::Required),
+            field(
+                "direction",
+                Kind::OneOf(&["ingress", "egress"]),
+                "Towards the instance or from it.",
+            )
+            .create_only(Absent::Required),
+            field("ethertype", Kind::Shape(word_shape), "IPv4 or IPv6.")
+                .create_only(Absent::Text("IPv4"))
+                .or_null(),
+            field(
+                "protocol",
+                Kind::Shape(word_shape),
+                "A name or number; null for any.",
+            )
+            .create_only(Absent::Null)
+            .or_null(),
+            field(
+                "port_range_min",
+                Kind::Int(i64::MIN, i64::MAX),
+                "First port, or ICMP type.",
+            )
+            .create_only(Absent::Null)
+            .or_null(),
+            field(
+                "port_range_max",
+                Kind::Int(i64::MIN, i64::MAX),
+                "Last port, or ICMP code.",
+            )
+            .create_only(Absent::Null)
+            .or_null(),
+            field(
+                "remote_ip_prefix",
+                Kind::Shape(word_shape),
+                "The other end.",
+            )
+            .create_only(Absent::Null)
+            .or_null(),
+            field(
+                "remote_group_id",
+                Kind::Uuid,
+                "The other end: a group's members.",
+            )
+            .create_only(Absent::Null)
+            .or_null(),
+            field(
+                "remote_address_group_id",
+                Kind::Uuid,
+                "Always null: no address groups yet.",
+            )
+            .computed(),
+            field(
+                "normalized_cidr",
+                Kind::Text(64),
+                "The prefix without host bits.",
+            ),
+            field(
+                "belongs_to_default_sg",
+                Kind::Bool,
+                "Is its group a default one?",
+            )
+            .computed(),
+            field("description", Kind::Text(255), "Human note.").writable(Absent::Text("")),
+            field(
+                "revision_number",
+                Kind::Int(0, i64::MAX),
+                "Grows with each change.",
+            ),
+            field("created_at", Kind::Text(32), "When it was made.").computed(),
+            field("updated_at", Kind::Text(32), "When it was last changed.").computed(),
+        ],
+        ops: &OPS as &dyn Operations,
+    };
+    const RULES: &'static [Rule<Self>] = &[group, remote, transport, once];
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
+    }
+
+    fn index(&self) -> Vec<(&'static str, String)> {
+        let mut index = vec![("security_group_id", self.security_group_id.to_string())];
+        if let Some(remote) = self.remote_group_id {
+            index.push(("remote_group_id", remote.to_string()));
+        }
+        index
+    }
+
+    fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
+        match field {
+            "belongs_to_default_sg" => scene
+                .snapshot
+                .object::<SecurityGroup>(self.security_group_id)
+                .map_or(Value::Null, |group| json!(group.is_default)),
+            _ => Value::Null,
+        }
+    }
+
+    fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {
+        let word = |fields: &Map<String, Value>, name: &str| {
+            fields.get(name).and_then(Value::as_str).map(str::to_owned)
+        };
+        if let Some(given) = word(fields, "ethertype") {
+            let Some(ethertype) = Ethertype::of(&given) else {
+                return Err(Refusal::invalid(
+                    "SecurityGroupRuleInvalidEtherType",
+                    format!(
+                        "Security group rule for ethertype '{given}' not supported. Allowed values are ['IPv4', 'IPv6']."
+                    ),
+                ));
+            };
+            fields.insert("ethertype".to_owned(), json!(ethertype));
+        } else {
+            fields.insert("ethertype".to_owned(), json!(Ethertype::V4));
+        }
+        if let Some(given) = word(fields, "protocol") {
+            let protocol = match given.to_ascii_lowercase().as_str() {
+                "any" | "" => Value::Null,
+                "icmpv6" => json!("ipv6-icmp"),
+                lower if protocol_number(lower).is_some() => json!(lower),
+                _ => {
+                    let names: Vec<&str> = PROTOCOLS.iter().map(|(name, _)| *name).collect();
+                    return Err(Refusal::invalid(
+                        "SecurityGroupRuleInvalidProtocol",
+                        format!(
+                            "Security group rule protocol {given} not supported. Only protocol values (None, 'any', '{}') and integer representations [0 to 255] are supported.",
+                            names.join("', '")
+                        ),
+                    ));
+                }
+            };
+            fields.insert("protocol".to_owned(), protocol);
+        }
+        if let Some(given) = word(fields, "remote_ip_prefix") {
+            let Some(prefix) = loose_prefix(&given) else {
+                return Err(Refusal::invalid(
+                    "InvalidCIDR",
+                    format!("Invalid CIDR {given} given as IP prefix."),
+                ));
+            };
+            fields.insert("normalized_cidr".to_owned(), json!(prefix));
+            if !given.contains('/') {
+                fields.insert("remote_ip_prefix".to_owned(), json!(prefix));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_bulk(bodies: &[Map<String, Value>]) -> Result<(), Refusal> {
+        let groups: HashSet<_> = bodies
+            .iter()
+            .map(|body| body.get("security_group_id").map(Value::to_string))
+            .collect();
+        if groups.len() > 1 {
+            return Err(Refusal::invalid(
+                "SecurityGroupNotSingleGroupRules",
+                "Only allowed to update rules for one security profile at a time",
+            ));
+        }
+        let mut said = HashSet::new();
+        for body in bodies {
+            let mut body = body.clone();
+            body.shift_remove("description");
+            body.sort_keys();
+            if !said.insert(Value::Object(body).to_string()) {
+                return Err(Refusal::conflict(
+                    "DuplicateSecurityGroupRuleInPost",
+                    "Duplicate Security Group Rule in POST.",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Text or a number, as text.
+fn word_shape(value: &Value) -> Result<Value, String> {
+    match value {
+        Value::String(text) if text.len() <= 64 => Ok(value.clone()),
+        Value::Number(number) => Ok(Value::String(number.to_string())),
+        Value::Null | Value::Bool(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            Err(format!("'{value}' is not a valid string"))
+        }
+    }
+}
+
+type Judged = Result<Vec<Write>, Refusal>;
+
+fn group(view: &View, change: &Change<'_, SecurityGroupRule>, caller: &Caller) -> Judged {
+    let Some(subject) = change.subject() else {
+        return Ok(Vec::new());
+    };
+    let id = subject.security_group_id;
+    if change.verb == Verb::Create {
+        let Some(group) = view.object::<SecurityGroup>(id) else {
+            return Err(Refusal::missing("SecurityGroup", id));
+        };
+        if change.is_asked() && !caller.owns(&group.meta.project_id) {
+            return Err(Refusal::denied("rule:create_security_group_rule"));
+        }
+    }
+    Ok(vec![Write::Touch(SecurityGroup::SPEC, id)])
+}
+
+fn remote(view: &View, change: &Change<'_, SecurityGroupRule>, caller: &Caller) -> Judged {
+    let (Verb::Create, Some(rule)) = (change.verb, change.after) else {
+        return Ok(Vec::new());
+    };
+    if rule.remote_group_id.is_some() && rule.remote_ip_prefix.is_some() {
+        return Err(Refusal::invalid(
+            "SecurityGroupMultipleRemoteEntites",
+            "Only one of remote_ip_prefix or remote_group_id or remote_address_group_id may be provided.",
+        ));
+    }
+    if let Some(remote) = rule.remote_group_id {
+        let group = view.object::<SecurityGroup>(remote);
+        let known =
+            group.is_some_and(|group| !change.is_asked() || caller.owns(&group.meta.project_id));
+        if !known {
+            return Err(Refusal::missing("SecurityGroup", remote));
+        }
+    }
+    if let Some(prefix) = rule.normalized_cidr
+        && !rule.ethertype.holds(prefix)
+    {
+        return Err(Refusal::invalid(
+            "SecurityGroupRuleParameterConflict",
+            format!(
+                "Conflicting value ethertype {} for CIDR {prefix}",
+                rule.ethertype
+            ),
+        ));
+    }
+    Ok(Vec::new())
+}
+
+fn transport(_: &View, change: &Change<'_, SecurityGroupRule>, _: &Caller) -> Judged {
+    let (Verb::Create, Some(rule)) = (change.verb, change.after) else {
+        return Ok(Vec::new());
+    };
+    let (min, max) = (rule.port_range_min, rule.port_range_max);
+    let Some(protocol) = rule.protocol_number() else {
+        if min.is_some() || max.is_some() {
+            return Err(Refusal::invalid(
+                "SecurityGroupProtocolRequiredWithPorts",
+                "Must also specify protocol if port range is given.",
+            ));
+        }
+        return Ok(Vec::new());
+    };
+    if rule.ethertype == Ethertype::V4 && protocol == ICMPV6 {
+        return Err(Refusal::invalid(
+            "SecurityGroupEthertypeConflictWithProtocol",
+            format!(
+                "Invalid ethertype {} for protocol {}.",
+                rule.ethertype,
+                rule.protocol.as_deref().unwrap_or_default()
+            ),
+        ));
+    }
+    if rule.is_icmp() {
+        return icmp(min, max);
+    }
+    if WITH_PORTS.contains(&protocol) {
+        return ports(min, max);
+    }
+    if min.is_some() || max.is_some() {
+        return Err(Refusal::invalid(
+            "SecurityGroupInvalidProtocolForPort",
+            format!(
+                "Ports cannot be specified for protocol {protocol}. Ports are only supported for DCCP, SCTP, TCP, UDP, UDPLITE."
+            ),
+        ));
+    }
+    Ok(Vec::new())
+}
+
+fn icmp(kind: Option<i64>, code: Option<i64>) -> Judged {
+    for (value, word) in [
+        (kind, "type (port_range_min)"),
+        (code, "code (port_range_max)"),
+    ] {
+        if let Some(value) = value
+            && !(0..=255).contains(&value)
+        {
+            return Err(Refusal::invalid(
+                "SecurityGroupInvalidIcmpValue",
+                format!("Invalid value for ICMP {word} {value}. It must be 0 to 255."),
+            ));
+        }
+    }
+    if let (None, Some(code)) = (kind, code) {
+        return Err(Refusal::invalid(
+            "SecurityGroupMissingIcmpType",
+            format!(
+                "ICMP code (port-range-max) {code} is provided but ICMP type (port-range-min) is missing."
+            ),
+        ));
+    }
+    Ok(Vec::new())
+}
+
+fn ports(min: Option<i64>, max: Option<i64>) -> Judged {
+    for port in [min, max].into_iter().flatten() {
+        if !(1..=65_535).contains(&port) {
+            return Err(Refusal::invalid(
+                "SecurityGroupInvalidPortValue",
+                format!("Invalid value for port {port}"),
+            ));
+        }
+    }
+    match (min, max) {
+        (None, None) => Ok(Vec::new()),
+        (Some(min), Some(max)) if min <= max => Ok(Vec::new()),
+        _ => Err(Refusal::invalid(
+            "SecurityGroupInvalidPortRange",
+            "For TCP/UDP protocols, port_range_min must be <= port_range_max",
+        )),
+    }
+}
+
+/// The same thing is allowed once.
+fn once(view: &View, change: &Change<'_, SecurityGroupRule>, _: &Caller) -> Judged {
+    match (change.verb, change.before, change.after) {
+        (Verb::Create, _, Some(rule)) => {
+            let key = rule.claim_key();
+            if let Some(claim) = view.get::<Claim>(&key) {
+                return Err(Refusal::conflict(
+                    "SecurityGroupRuleExists",
+                    format!(
+                        "Security group rule already exists. Rule id is {}.",
+                        claim.holder
+                    ),
+                ));
+            }
+            Ok(vec![Write::Claim(key, rule.meta.id)])
+        }
+        (Verb::Delete, Some(rule), _) => Ok(vec![Write::Release(rule.claim_key())]),
+        _ => Ok(Vec::new()),
+    }
+}

@@ -1,0 +1,624 @@
+//! What is a subnet?
+//!
+//! A block of addresses on a network, with the pools from which ports get theirs.
+
+use crate::{
+    refusal::Refusal,
+    resource::{
+        ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
+        field,
+    },
+    resources::{Network, Port, port::FixedIp},
+    rules::{
+        Caller, Change, Rule, Write,
+        addresses::{address, floor_key, is_automatic, number, slaac},
+    },
+    store::{Read, View},
+};
+use net::Prefix;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
+use uuid::Uuid;
+
+/// How many name servers a subnet may have (Neutron's default).
+const NAME_SERVERS: usize = 5;
+/// How many host routes a subnet may have (Neutron's default).
+const ROUTES: usize = 20;
+/// How many pools: each allocation walks them.
+const POOLS: usize = 64;
+/// How many subnets on a network: each allocation walks them.
+const SUBNETS: usize = 256;
+
+/// A run of addresses, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// The first.
+    pub start: IpAddr,
+    /// The last.
+    pub end: IpAddr,
+}
+
+/// A route that DHCP tells the hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostRoute {
+    /// Where to.
+    pub destination: Prefix,
+    /// Through whom.
+    pub nexthop: IpAddr,
+}
+
+/// How hosts get IPv6 addresses, or routers advertise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ipv6Mode {
+    /// Router advertisements, addresses by EUI-64.
+    #[serde(rename = "slaac")]
+    Slaac,
+    /// Addresses from DHCPv6.
+    #[serde(rename = "dhcpv6-stateful")]
+    DhcpStateful,
+    /// Addresses by EUI-64, the rest from DHCPv6.
+    #[serde(rename = "dhcpv6-stateless")]
+    DhcpStateless,
+}
+
+impl Ipv6Mode {
+    const WORDS: &'static [&'static str] = &["slaac", "dhcpv6-stateful", "dhcpv6-stateless"];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Slaac => "slaac",
+            Self::DhcpStateful => "dhcpv6-stateful",
+            Self::DhcpStateless => "dhcpv6-stateless",
+        }
+    }
+}
+
+/// A subnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// What every object has.
+    #[serde(flatten)]
+    pub meta: Meta,
+    /// Where it is.
+    pub network_id: Uuid,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// The block.
+    pub cidr: Prefix,
+    /// The way out, if there is one.
+    #[serde(default)]
+    pub gateway_ip: Option<IpAddr>,
+    /// Are addresses handed out by DHCP (v4, v6) or advertised (v6)?
+    pub enable_dhcp: bool,
+    /// Where automatic addresses come from.
+    #[serde(default)]
+    pub allocation_pools: Vec<Pool>,
+    /// What DHCP says.
+    pub dns_nameservers: Vec<IpAddr>,
+    /// What DHCP says.
+    pub host_routes: Vec<HostRoute>,
+    /// How routers advertise.
+    pub ipv6_ra_mode: Option<Ipv6Mode>,
+    /// How hosts get addresses.
+    pub ipv6_address_mode: Option<Ipv6Mode>,
+}
+
+static OPS: Ops<Subnet> = Ops::new();
+
+impl Resource for Subnet {
+    const SPEC: &'static Spec = &Spec {
+        singular: "subnet",
+        plural: "subnets",
+        path: "subnets",
+        storage: "subnet",
+        title: "Subnet",
+        doc: "A block of addresses on a network.",
+        verbs: ALL,
+        policy: Policy::Anyone,
+        quota: Some(("subnet", 100)),
+        tags: true,
+        bare: false,
+        fields: &[
+            field("network_id", Kind::Uuid, "Where it is.").create_only(Absent::Required),
+            field("ip_version", Kind::Int(4, 6), "4 or 6.").create_only(Absent::Required),
+            field("cidr", Kind::Text(64), "The block.").create_only(Absent::Computed),
+            field("gateway_ip", Kind::Address, "The way out; null for none.")
+                .writable(Absent::Computed)
+                .or_null(),
+            field("enable_dhcp", Kind::Bool, "Are addresses handed out?")
+                .writable(Absent::Bool(true)),
+            field(
+                "allocation_pools",
+                Kind::Shape(pools_shape),
+                "Whence automatic addresses come.",
+            )
+            .writable(Absent::Computed)
+            .unfiltered(),
+            field(
+                "dns_nameservers",
+                Kind::Shape(servers_shape),
+                "Name servers for DHCP.",
+            )
+            .writable(Absent::List)
+            .unfiltered(),
+            field("host_routes", Kind::Shape(routes_shape), "Routes for DHCP.")
+                .writable(Absent::List)
+                .unfiltered(),
+            field(
+                "ipv6_ra_mode",
+                Kind::OneOf(Ipv6Mode::WORDS),
+                "How routers advertise.",
+            )
+            .create_only(Absent::Null)
+            .or_null(),
+            field(
+                "ipv6_address_mode",
+                Kind::OneOf(Ipv6Mode::WORDS),
+                "How hosts get addresses.",
+            )
+            .create_only(Absent::Null)
+            .or_null(),
+            field(
+                "subnetpool_id",
+                Kind::Uuid,
+                "Always null: there are no pools of subnets yet.",
+            )
+            .computed(),
+        ],
+        ops: &OPS as &dyn Operations,
+    };
+    const RULES: &'static [Rule<Self>] = &[
+        place,
+        block,
+        modes,
+        gateway_and_pools,
+        options,
+        automatic,
+        removal,
+    ];
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
+    }
+
+    fn shared(&self, read: &dyn Lookup) -> bool {
+        read.object::<Network>(self.network_id)
+            .is_some_and(|network| network.shared)
+    }
+
+    fn index(&self) -> Vec<(&'static str, String)> {
+        vec![("network_id", self.network_id.to_string())]
+    }
+
+    fn intake(fields: &mut serde_json::Map<String, Value>) -> Result<(), Refusal> {
+        let Some(Value::String(text)) = fields.get("cidr") else {
+            return Err(Refusal::invalid(
+                "BadRequest",
+                "Bad subnets request: a subnetpool must be specified in the absence of a cidr.",
+            ));
+        };
+        let cidr = loose_prefix(text)
+            .ok_or_else(|| Refusal::input(format_args!("{text} is not in a CIDR format")))?;
+        fields.insert("cidr".to_owned(), Value::String(cidr.to_string()));
+        Ok(())
+    }
+}
+
+/// An address or prefix; host bits are cut off.
+pub(crate) fn loose_prefix(text: &str) -> Option<Prefix> {
+    match text.split_once('/') {
+        Some((address, bits)) => {
+            let bits = bits
+                .parse()
+                .ok()
+                .filter(|_| bits.bytes().all(|b| b.is_ascii_digit()))?;
+            Prefix::containing(address.parse().ok()?, bits).ok()
+        }
+        None => text.parse().ok().map(Prefix::host),
+    }
+}
+
+fn list<'a>(value: &'a Value, what: &str) -> Result<&'a Vec<Value>, String> {
+    value
+        .as_array()
+        .ok_or_else(|| format!("Invalid data format for {what}: '{value}'"))
+}
+
+fn pools_shape(value: &Value) -> Result<Value, String> {
+    for pool in list(value, "IP pool")? {
+        let ends = pool
+            .as_object()
+            .ok_or_else(|| format!("Invalid data format for IP pool: '{pool}'"))?;
+        if ends.len() != 2 {
+            return Err(format!("Invalid data format for IP pool: '{pool}'"));
+        }
+        for end in ["start", "end"] {
+            let text = ends.get(end).and_then(Value::as_str);
+            let text = text.ok_or_else(|| format!("Invalid data format for IP pool: '{pool}'"))?;
+            let address = text.parse::<IpAddr>().ok();
+            address.ok_or_else(|| format!("'{text}' is not a valid IP address"))?;
+        }
+    }
+    Ok(value.clone())
+}
+
+fn servers_shape(value: &Value) -> Result<Value, String> {
+    let mut seen = HashSet::new();
+    for server in list(value, "nameserver")? {
+        let text = server.as_str().unwrap_or_default();
+        let address: IpAddr = text.parse().ok().ok_or_else(|| {
+            format!("'{text}' is not a valid nameserver. '{text}' is not a valid IP address")
+        })?;
+        if !seen.insert(address) {
+            return Err(format!("Duplicate nameserver '{text}'"));
+        }
+    }
+    Ok(value.clone())
+}
+
+fn routes_shape(value: &Value) -> Result<Value, String> {
+    let mut routes = Vec::new();
+    for route in list(value, "hostroute")? {
+        let text = |name: &str| route.get(name).and_then(Value::as_str).unwrap_or_default();
+        if route.as_object().is_none_or(|keys| keys.len() != 2) {
+            return Err(format!("Invalid data format for hostroute: '{route}'"));
+        }
+        let (to, via) = (text("destination"), text("nexthop"));
+        let destination = to
+            .contains('/')
+            .then(|| loose_prefix(to))
+            .flatten()
+            .ok_or_else(|| format!("'{to}' is not a valid CIDR"))?;
+        let nexthop = via.parse().ok();
+        let nexthop = nexthop.ok_or_else(|| format!("'{via}' is not a valid IP address"))?;
+        let route = HostRoute {
+            destination,
+            nexthop,
+        };
+        if routes.contains(&route) {
+            return Err(format!("Duplicate hostroute '{to}'"));
+        }
+        routes.push(route);
+    }
+    serde_json::to_value(routes).map_err(|error| error.to_string())
+}
+
+fn place(view: &View, change: &Change<'_, Subnet>, caller: &Caller) -> Result<Vec<Write>, Refusal> {
+    let (Verb::Create, Some(after)) = (change.verb, change.after) else {
+        // A subnet that came, changed or went is a new revision of its network.
+        let network = change.subject().map(|subnet| subnet.network_id);
+        return Ok(network
+            .map(|id| Write::Touch(Network::SPEC, id))
+            .into_iter()
+            .collect());
+    };
+    let Some(network) = view.object::<Network>(after.network_id) else {
+        return Err(Refusal::missing("Network", after.network_id));
+    };
+    if change.is_asked() && !caller.owns(&network.meta.project_id) {
+        return Err(Refusal::denied("rule:create_subnet"));
+    }
+    Ok(vec![Write::Touch(Network::SPEC, network.meta.id)])
+}
+
+fn block(view: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec<Write>, Refusal> {
+    let Some(after) = change.after else {
+        return Ok(Vec::new());
+    };
+    let (cidr, v4) = (after.cidr, after.cidr.is_ipv4());
+    if after.ip_version == 5 {
+        return Err(Refusal::attribute("ip_version", "5 is not in valid_values"));
+    }
+    if v4 != (after.ip_version == 4) {
+        return Err(Refusal::input(format_args!(
+            "cidr '{cidr}' does not match the ip_version '{}'",
+            after.ip_version
+        )));
+    }
+    if after.enable_dhcp {
+        if cidr.addr().is_unspecified() {
+            return Err(Refusal::input(format_args!(
+                "First IP '{}' of network is not supported if enable_dhcp is True.",
+                cidr.addr()
+            )));
+        }
+        if (v4 && cidr.bits() > 30) || (!v4 && cidr.bits() > 126) {
+            return Err(Refusal::input(
+                "Subnet has a prefix length that is incompatible with DHCP service enabled",
+            ));
+        }
+    }
+    if cidr.addr().is_multicast() {
+        return Err(Refusal::input(format_args!("cidr '{cidr}' is multicast")));
+    }
+    if change.verb == Verb::Create {
+        let siblings = view.related::<Subnet>("network_id", after.network_id);
+        if siblings.len() >= SUBNETS {
+            return Err(Refusal::input(format_args!(
+                "a network has at most {SUBNETS} subnets"
+            )));
+        }
+        if siblings.iter().any(|sibling| sibling.cidr.overlaps(cidr)) {
+            return Err(Refusal::input(format_args!(
+                "Requested subnet with cidr: {cidr} for network: {} overlaps with another subnet",
+                after.network_id
+            )));
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn modes(_: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec<Write>, Refusal> {
+    let Some(after) = change.after else {
+        return Ok(Vec::new());
+    };
+    let (ra, address) = (after.ipv6_ra_mode, after.ipv6_address_mode);
+    if ra.is_none() && address.is_none() {
+        return Ok(Vec::new());
+    }
+    if after.ip_version == 4 {
+        let name = if ra.is_some() {
+            "ipv6_ra_mode"
+        } else {
+            "ipv6_address_mode"
+        };
+        return Err(Refusal::input(format_args!(
+            "{name} is not valid when ip_version is 4"
+        )));
+    }
+    if !after.enable_dhcp {
+        return Err(Refusal::input(
+            "ipv6_ra_mode or ipv6_address_mode cannot be set when enable_dhcp is set to False",
+        ));
+    }
+    if let (Some(ra), Some(address)) = (ra, address)
+        && ra != address
+    {
+        return Err(Refusal::input(format_args!(
+            "ipv6_ra_mode set to '{}' with ipv6_address_mode set to '{}' is not valid. If both attributes are set, they must be the same value",
+            ra.word(),
+            address.word()
+        )));
+    }
+    let eui64 = |mode| matches!(mode, Some(Ipv6Mode::Slaac | Ipv6Mode::DhcpStateless));
+    if (eui64(ra) || eui64(address)) && after.cidr.bits() != 64 {
+        return Err(Refusal::input(format_args!(
+            "Invalid CIDR {} for IPv6 address mode. OpenStack uses the EUI-64 address format, which requires the prefix to be /64",
+            after.cidr
+        )));
+    }
+    Ok(Vec::new())
+}
+
+/// The addresses that hosts may have: for IPv4 without the network's and the broadcast address, for
+/// IPv6 without the router anycast address.
+fn usable(cidr: Prefix) -> (u128, u128) {
+    let (first, last) = (number(cidr.addr()), number(cidr.last()));
+    match (cidr.is_ipv4(), cidr.bits()) {
+        (true, ..=30) => (first + 1, last - 1),
+        (false, ..=126) => (first + 1, last),
+        _ => (first, last),
+    }
+}
+
+fn default_pools(cidr: Prefix, gateway: Option<IpAddr>) -> Vec<Pool> {
+    let (first, last) = usable(cidr);
+    let like = cidr.addr();
+    let pool = |start: u128, end: u128| Pool {
+        start: address(start, like),
+        end: address(end, like),
+    };
+    let Some(gateway) = gateway
+        .filter(|gateway| cidr.contains(*gateway))
+        .map(number)
+    else {
+        return vec![pool(first, last)];
+    };
+    let mut pools = Vec::new();
+    if gateway > first {
+        pools.push(pool(first, (gateway - 1).min(last)));
+    }
+    if gateway < last {
+        pools.push(pool((gateway + 1).max(first), last));
+    }
+    pools
+}
+
+fn gateway_and_pools(
+    _: &View,
+    change: &Change<'_, Subnet>,
+    _: &Caller,
+) -> Result<Vec<Write>, Refusal> {
+    let Some(after) = change.after else {
+        return Ok(Vec::new());
+    };
+    let mut subnet = after.clone();
+    let cidr = subnet.cidr;
+    if change.verb == Verb::Create {
+        if !change.names("gateway_ip") {
+            let first = number(cidr.addr());
+            // IPv6 has the subnet router's anycast address for it (RFC 4291 §2.6.1).
+            let gateway = if cidr.is_ipv4() && cidr.bits() < 31 {
+                first + 1
+            } else {
+                first
+            };
+            subnet.gateway_ip = Some(address(gateway, cidr.addr()));
+        }
+        if !change.names("allocation_pools") {
+            subnet.allocation_pools = default_pools(cidr, subnet.gateway_ip);
+        }
+    }
+    if let Some(gateway) = subnet.gateway_ip {
+        let inside = cidr.contains(gateway);
+        let edge = cidr.is_ipv4()
+            && cidr.bits() < 31
+            && (gateway == cidr.addr() || gateway == cidr.last());
+        if gateway.is_ipv4() != cidr.is_ipv4() || (inside && edge) {
+            return Err(Refusal::input("Gateway is not valid on subnet"));
+        }
+    }
+    check_pools(&subnet)?;
+    Ok(vec![Write::amend(subnet)])
+}
+
+fn check_pools(subnet: &Subnet) -> Result<(), Refusal> {
+    let cidr = subnet.cidr;
+    if subnet.allocation_pools.len() > POOLS {
+        return Err(Refusal::input(format_args!(
+            "a subnet has at most {POOLS} allocation pools"
+        )));
+    }
+    let mut pools = subnet.allocation_pools.clone();
+    pools.sort_by_key(|pool| number(pool.start));
+    let (first, last) = usable(cidr);
+    for Pool { start, end } in &pools {
+        if start.is_ipv4() != end.is_ipv4() || number(*start) > number(*end) {
+            return Err(Refusal::invalid(
+                "InvalidAllocationPool",
+                format!("The allocation pool {{'start': '{start}', 'end': '{end}'}} is not valid."),
+            ));
+        }
+        if start.is_ipv4() != cidr.is_ipv4() || number(*start) < first || number(*end) > last {
+            return Err(Refusal::invalid(
+                "OutOfBoundsAllocationPool",
+                format!("The allocation pool {start}-{end} spans beyond the subnet cidr {cidr}."),
+            ));
+        }
+    }
+    for (one, next) in pools.iter().zip(pools.iter().skip(1)) {
+        if number(next.start) <= number(one.end) {
+            return Err(Refusal::conflict(
+                "OverlappingAllocationPools",
+                format!(
+                    "Found overlapping allocation pools: {}-{} {}-{} for subnet {cidr}.",
+                    one.start, one.end, next.start, next.end
+                ),
+            ));
+        }
+    }
+    if let Some(gateway) = subnet.gateway_ip {
+        let at = number(gateway);
+        let holds = |pool: &&Pool| (number(pool.start)..=number(pool.end)).contains(&at);
+        if let Some(pool) = pools.iter().find(holds) {
+            return Err(Refusal::conflict(
+                "GatewayConflictWithAllocationPools",
+                format!(
+                    "Gateway ip {gateway} conflicts with allocation pool {}-{}.",
+                    pool.start, pool.end
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn options(_: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec<Write>, Refusal> {
+    let Some(after) = change.after else {
+        return Ok(Vec::new());
+    };
+    let family = |address: &IpAddr| address.is_ipv4() == after.cidr.is_ipv4();
+    if after.dns_nameservers.len() > NAME_SERVERS {
+        return Err(Refusal::invalid(
+            "DNSNameServersExhausted",
+            format!(
+                "Unable to complete operation for {}. The number of DNS nameservers exceeds the limit {NAME_SERVERS}.",
+                if change.verb == Verb::Create {
+                    "new subnet".to_owned()
+                } else {
+                    after.meta.id.to_string()
+                }
+            ),
+        ));
+    }
+    if after.host_routes.len() > ROUTES {
+        return Err(Refusal::invalid(
+            "HostRoutesExhausted",
+            format!(
+                "Unable to complete operation for {}. The number of host routes exceeds the limit {ROUTES}.",
+                after.meta.id
+            ),
+        ));
+    }
+    if let Some(server) = after.dns_nameservers.iter().find(|server| !family(server)) {
+        return Err(Refusal::input(format_args!(
+            "dns_nameserver '{server}' does not match the ip_version '{}'",
+            after.ip_version
+        )));
+    }
+    for route in &after.host_routes {
+        if !family(&route.nexthop) || !family(&route.destination.addr()) {
+            return Err(Refusal::input(format_args!(
+                "host_routes '{}' does not match the ip_version '{}'",
+                route.destination, after.ip_version
+            )));
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// A subnet with automatic addresses gives one to every port that is there already.
+#[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
+fn automatic(view: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec<Write>, Refusal> {
+    let (Verb::Create, Some(after)) = (change.verb, change.after) else {
+        let mut writes = Vec::new();
+        if let (Some(before), Some(after)) = (change.before, change.after)
+            && before.allocation_pools != after.allocation_pools
+        {
+            writes.push(Write::Release(floor_key(after.meta.id)));
+        }
+        return Ok(writes);
+    };
+    if !is_automatic(after) {
+        return Ok(Vec::new());
+    }
+    let ports = view.related::<Port>("network_id", after.network_id);
+    let with_address = |port: &Arc<Port>| {
+        let mut port = Port::clone(port);
+        let ip_address = slaac(after, port.mac_address);
+        port.fixed_ips.push(FixedIp {
+            subnet_id: after.meta.id,
+            ip_address,
+        });
+        Write::put(port)
+    };
+    Ok(ports.iter().map(with_address).collect())
+}
+
+fn removal(view: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec<Write>, Refusal> {
+    let (Verb::Delete, Some(before)) = (change.verb, change.before) else {
+        return Ok(Vec::new());
+    };
+    let id = before.meta.id;
+    let in_use = || {
+        Refusal::conflict(
+            "SubnetInUse",
+            format!(
+                "Unable to complete operation on subnet {id}: One or more ports have an IP allocation from this subnet."
+            ),
+        )
+    };
+    let mut writes = vec![Write::Release(floor_key(id))];
+    let holders: Vec<Uuid> = view
+        .scan(&format!("ip/{id}/"))
+        .filter_map(|(_, entry)| entry.peek::<crate::resource::Claim>())
+        .map(|claim| claim.holder)
+        .collect();
+    if !holders.is_empty() && !is_automatic(before) {
+        return Err(in_use());
+    }
+    for holder in holders {
+        let port = view.object::<Port>(holder).ok_or_else(in_use)?;
+        let mut port = Port::clone(&port);
+        port.fixed_ips.retain(|fixed| fixed.subnet_id != id);
+        writes.push(Write::put(port));
+    }
+    Ok(writes)
+}

@@ -1,0 +1,453 @@
+//! What must hold between resources, and what follows from a change?
+//!
+//! A rule is a pure function of view, change and caller. It refuses, or returns further writes of the
+//! same transaction; those are changes that are judged in their turn, up to [`LIMIT`]. Ids, times and
+//! random MACs come in the change's [`Moment`].
+//!
+//! # Invariants
+//! - All writes of a request commit together, or none.
+//! - A claim is made only where none is: two holders of one thing cannot be.
+//! - `quota/PROJECT/KIND` counts exactly the objects of that kind.
+
+pub mod addresses;
+pub mod quotas;
+
+use crate::{
+    refusal::Refusal,
+    resource::{Claim, Object, Resource, Spec, Verb, index_prefix},
+    store::{Read, Record, View},
+    time::Seconds,
+};
+use net::Mac;
+use sha2::{Digest, Sha256};
+use std::{cell::Cell, collections::BTreeSet, collections::VecDeque, fmt, sync::Arc};
+use uuid::Uuid;
+
+/// Objects that one request may change: a bulk create of a few hundred ports, or a network with all
+/// that hangs on it.
+pub const LIMIT: usize = 20_000;
+
+/// What the controller knows besides the store, fixed at its start.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The pin of the hosts' CA, the middle part of a join token.
+    pub ca_pin: String,
+    /// What the underlay carries, if the operator said so.
+    pub underlay_mtu: Option<u16>,
+}
+
+/// The randomness of one request: the same again when the transaction runs again.
+#[derive(Debug)]
+pub struct Dice {
+    seed: [u8; 32],
+    rolled: Cell<u64>,
+}
+
+impl Dice {
+    /// Dice that roll the same for the same seed.
+    pub const fn new(seed: [u8; 32]) -> Self {
+        Self {
+            seed,
+            rolled: Cell::new(0),
+        }
+    }
+
+    fn roll(&self) -> [u8; 32] {
+        let rolled = self.rolled.get();
+        self.rolled.set(rolled + 1);
+        let mut digest = Sha256::new();
+        digest.update(self.seed);
+        digest.update(rolled.to_be_bytes());
+        digest.finalize().into()
+    }
+
+    /// A fresh id.
+    pub fn uuid(&self) -> Uuid {
+        let rolled = self.roll();
+        let Some(bytes) = rolled.first_chunk::<16>() else {
+            unreachable!("a digest has 32 bytes");
+        };
+        uuid::Builder::from_random_bytes(*bytes).into_uuid()
+    }
+
+    /// A fresh MAC address with the prefix that OpenStack uses.
+    pub fn mac(&self) -> Mac {
+        let [a, b, c, ..] = self.roll();
+        Mac::new([0xfa, 0x16, 0x3e, a, b, c])
+    }
+
+    /// The secret of this name: the same however often it is asked for.
+    pub fn named(&self, name: &str) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        digest.update(self.seed);
+        digest.update([0xff; 8]);
+        digest.update(name);
+        digest.finalize().into()
+    }
+}
+
+/// When and with what luck a request happens.
+#[derive(Debug)]
+pub struct Moment {
+    /// The time.
+    pub now: Seconds,
+    /// Ids and MACs.
+    pub dice: Dice,
+    /// What the controller knows.
+    pub facts: Arc<Facts>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The user's id.
+    pub user_id: String,
+    /// The user's name, for the audit.
+    pub user_name: String,
+    /// The project that the token is for; empty without one.
+    pub project_id: String,
+    /// Role names.
+    pub roles: Vec<String>,
+    /// May do everything.
+    pub admin: bool,
+    /// Acts for another service (Nova).
+    pub service: bool,
+    /// May change what its project owns.
+    pub member: bool,
+}
+
+impl Caller {
+    /// The caller that rules act as when nobody asked.
+    pub fn system() -> Self {
+        Self {
+            user_name: "system".to_owned(),
+            admin: true,
+            member: true,
+            ..Self::default()
+        }
+    }
+
+    /// Does the object belong to the caller's project, or may the caller see all?
+    pub fn owns(&self, project_id: &str) -> bool {
+        self.admin || (!project_id.is_empty() && self.project_id == project_id)
+    }
+}
+
+/// Which attributes the request named.
+pub type Given = BTreeSet<String>;
+
+/// One change, before it is stored.
+#[derive(Debug)]
+pub struct Change<'a, T: ?Sized> {
+    /// What is done.
+    pub verb: Verb,
+    /// The object that is there; `None` for a create.
+    pub before: Option<&'a T>,
+    /// The object that will be there; `None` for a delete.
+    pub after: Option<&'a T>,
+    /// The attributes that the caller named; `None` if a rule made this change.
+    pub given: Option<&'a Given>,
+    /// When and with what luck.
+    pub moment: &'a Moment,
+}
+
+impl<T: ?Sized> Change<'_, T> {
+    /// Did the caller name this attribute?
+    pub fn names(&self, attribute: &str) -> bool {
+        self.given.is_some_and(|given| given.contains(attribute))
+    }
+
+    /// Was it asked for by the caller, not by a rule?
+    pub const fn is_asked(&self) -> bool {
+        self.given.is_some()
+    }
+
+    /// The object that is there or will be.
+    pub fn subject(&self) -> Option<&T> {
+        self.after.or(self.before)
+    }
+}
+
+/// What a rule wants besides.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// The object that is judged, completed.
+    Amend(Arc<dyn Object>),
+    /// Another object, made or changed; its own rules judge it.
+    Put(Arc<dyn Object>),
+    /// Another object's revision grows.
+    Touch(&'static Spec, Uuid),
+    /// Another object goes; its own rules judge that.
+    Remove(&'static Spec, Uuid),
+    /// An exclusive thing gets a holder; refused if it has one.
+    Claim(String, Uuid),
+    /// An exclusive thing is free again.
+    Release(String),
+    /// A record of the rules' own.
+    Record(String, Arc<dyn Record>),
+}
+
+impl Write {
+    /// [`Write::Amend`] of a typed object.
+    pub fn amend<T: Resource>(object: T) -> Self {
+        Self::Amend(Arc::new(object))
+    }
+
+    /// [`Write::Put`] of a typed object.
+    pub fn put<T: Resource>(object: T) -> Self {
+        Self::Put(Arc::new(object))
+    }
+}
+
+/// A rule of a resource.
+pub type Rule<T> = fn(&View, &Change<'_, T>, &Caller) -> Result<Vec<Write>, Refusal>;
+
+/// What a request asks for.
+#[derive(Debug, Clone)]
+pub enum Order {
+    /// Make it.
+    Create(Arc<dyn Object>, Given),
+    /// Replace the first by the second.
+    Update(Arc<dyn Object>, Arc<dyn Object>, Given),
+    /// Delete it.
+    Delete(Arc<dyn Object>),
+}
+
+/// What became of the object that the request was about.
+#[derive(Debug)]
+pub struct Enacted {
+    /// The object as stored; `None` after a delete.
+    pub object: Option<Arc<dyn Object>>,
+    /// What the answer shows once.
+    pub once: Option<(&'static str, serde_json::Value)>,
+}
+
+struct Step {
+    spec: &'static Spec,
+    verb: Verb,
+    before: Option<Arc<dyn Object>>,
+    after: Option<Arc<dyn Object>>,
+    given: Option<Given>,
+}
+
+/// Enacts an order and all that follows from it, to a fixed point.
+///
+/// # Errors
+/// The first refusal of any rule on the way; the view is then to be thrown away.
+pub fn enact(
+    view: &mut View,
+    order: Order,
+    caller: &Caller,
+    moment: &Moment,
+) -> Result<Enacted, Refusal> {
+    let mut queue = VecDeque::from([first_step(order)]);
+    let mut asked = None;
+    let mut steps = 0_usize;
+    while let Some(step) = queue.pop_front() {
+        steps += 1;
+        if steps > LIMIT {
+            return Err(Refusal::TooLarge { limit: LIMIT });
+        }
+        let (enacted, writes) = take(view, &step, caller, moment)?;
+        asked.get_or_insert(enacted);
+        for write in writes {
+            if let Some(step) = follow(view, write)? {
+                queue.push_back(step);
+            }
+        }
+    }
+    match asked {
+        Some(enacted) => Ok(enacted),
+        None => unreachable!("the first step is always taken"),
+    }
+}
+
+fn first_step(order: Order) -> Step {
+    match order {
+        Order::Create(after, given) => Step {
+            spec: after.spec(),
+            verb: Verb::Create,
+            before: None,
+            after: Some(after),
+            given: Some(given),
+        },
+        Order::Update(before, after, given) => Step {
+            spec: after.spec(),
+            verb: Verb::Update,
+            before: Some(before),
+            after: Some(after),
+            given: Some(given),
+        },
+        Order::Delete(before) => Step {
+            spec: before.spec(),
+            verb: Verb::Delete,
+            before: Some(before),
+            after: None,
+            given: Some(Given::new()),
+        },
+    }
+}
+
+fn take(
+    view: &mut View,
+    step: &Step,
+    caller: &Caller,
+    moment: &Moment,
+) -> Result<(Enacted, Vec<Write>), Refusal> {
+    let change = Change {
+        verb: step.verb,
+        before: step.before.as_deref(),
+        after: step.after.as_deref(),
+        given: step.given.as_ref(),
+        moment,
+    };
+    let (after, writes) = step.spec.ops.judge(view, &change, caller)?;
+    quotas::count(
+        view,
+        step.spec,
+        step.verb,
+        step.before.as_deref().or(after.as_deref()),
+    )?;
+    let object = persist(view, step.before.as_ref(), after, moment.now);
+    let once = if step.verb == Verb::Create {
+        let change = Change {
+            verb: step.verb,
+            before: None,
+            after: object.as_deref(),
+            given: step.given.as_ref(),
+            moment,
+        };
+        step.spec.ops.once(&change)
+    } else {
+        None
+    };
+    Ok((Enacted { object, once }, writes))
+}
+
+/// Writes, replaces or deletes the object and its index entries.
+fn persist(
+    view: &mut View,
+    before: Option<&Arc<dyn Object>>,
+    after: Option<Arc<dyn Object>>,
+    now: Seconds,
+) -> Option<Arc<dyn Object>> {
+    let after = match (before, after) {
+        (Some(before), Some(after)) if before.same(after.as_ref()) => return Some(after),
+        (Some(before), Some(after)) => {
+            let meta = before.meta();
+            Some(after.stamped(meta.revision_number + 1, meta.created_at, now))
+        }
+        (None, Some(after)) => Some(after.stamped(1, now, now)),
+        (_, None) => None,
+    };
+    let keys = |object: &Arc<dyn Object>| -> BTreeSet<String> { index_keys(view, object.as_ref()) };
+    let old = before.map(keys).unwrap_or_default();
+    let new = after.as_ref().map(keys).unwrap_or_default();
+    for key in old.difference(&new) {
+        view.delete(key);
+    }
+    for key in new.difference(&old) {
+        view.put(key.as_str(), Arc::new(()));
+    }
+    match (&after, before) {
+        (Some(after), _) => {
+            let key = after.spec().key(after.meta().id);
+            view.put(key, Arc::clone(after).into_record());
+        }
+        (None, Some(before)) => {
+            view.delete(&before.spec().key(before.meta().id));
+        }
+        (None, None) => {}
+    }
+    after
+}
+
+fn index_keys(view: &View, object: &dyn Object) -> BTreeSet<String> {
+    let (storage, meta) = (object.spec().storage, object.meta());
+    let mut keys: BTreeSet<String> = object
+        .index()
+        .into_iter()
+        .map(|(field, value)| format!("{}{}", index_prefix(storage, field, value), meta.id))
+        .collect();
+    keys.insert(format!(
+        "{}{}",
+        index_prefix(storage, "project_id", &meta.project_id),
+        meta.id
+    ));
+    if object.shared(view) {
+        keys.insert(format!(
+            "{}{}",
+            index_prefix(storage, "shared", "true"),
+            meta.id
+        ));
+    }
+    keys
+}
+
+/// Does the simple writes; those that are changes of objects come back as steps.
+fn follow(view: &mut View, write: Write) -> Result<Option<Step>, Refusal> {
+    match write {
+        Write::Amend(_) => unreachable!("taken out where the rule was called"),
+        Write::Put(object) => {
+            let spec = object.spec();
+            let before = stored(view, spec, object.meta().id);
+            let verb = if before.is_some() {
+                Verb::Update
+            } else {
+                Verb::Create
+            };
+            Ok(Some(Step {
+                spec,
+                verb,
+                before,
+                after: Some(object),
+                given: None,
+            }))
+        }
+        Write::Remove(spec, id) => Ok(stored(view, spec, id).map(|before| Step {
+            spec,
+            verb: Verb::Delete,
+            before: Some(before),
+            after: None,
+            given: None,
+        })),
+        Write::Touch(spec, id) => {
+            if let Some(object) = stored(view, spec, id) {
+                let meta = object.meta();
+                let touched =
+                    object.stamped(meta.revision_number + 1, meta.created_at, meta.updated_at);
+                view.put(spec.key(id), touched.into_record());
+            }
+            Ok(None)
+        }
+        Write::Claim(key, holder) => {
+            if view
+                .get::<Claim>(&key)
+                .is_some_and(|claim| claim.holder != holder)
+            {
+                return Err(Refusal::conflict("Conflict", format!("{key} is taken")));
+            }
+            view.put(key, Arc::new(Claim { holder }));
+            Ok(None)
+        }
+        Write::Release(key) => {
+            view.delete(&key);
+            Ok(None)
+        }
+        Write::Record(key, record) => {
+            view.put(key, record);
+            Ok(None)
+        }
+    }
+}
+
+/// The stored object of this table and id.
+pub fn stored(read: &impl Read, spec: &Spec, id: Uuid) -> Option<Arc<dyn Object>> {
+    spec.ops.object(read.entry(&spec.key(id))?)
+}
+
+/// `{thing}` joined by commas, for messages.
+pub(crate) fn join(things: impl IntoIterator<Item = impl fmt::Display>) -> String {
+    let texts: Vec<String> = things.into_iter().map(|thing| thing.to_string()).collect();
+    texts.join(",")
+}

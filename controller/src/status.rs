@@ -1,0 +1,119 @@
+//! What is known of the hosts that is not intent?
+//!
+//! The board between `hosts/`, which writes what hosts prove, and the API, which shows it. Nothing of
+//! it is stored: after a restart it is empty until the hosts say it again, so that the API never
+//! claims what nobody proved.
+//!
+//! # Threads
+//! Sharded maps; no guard leaves a function.
+
+use crate::time::Seconds;
+use dashmap::DashMap;
+use std::sync::Arc;
+use uuid::Uuid;
+
+#[derive(Debug, Clone, Copy)]
+struct HostState {
+    alive: bool,
+    seen: Seconds,
+}
+
+/// The board.
+#[derive(Debug, Default)]
+pub struct StatusBoard {
+    hosts: DashMap<Uuid, HostState>,
+    /// Port to the host that proved it.
+    ports: DashMap<Uuid, Uuid>,
+    /// Networks that some host concerned has not realised.
+    unrealised: DashMap<Uuid, ()>,
+    complaints: DashMap<Uuid, Arc<str>>,
+}
+
+impl StatusBoard {
+    /// Notes that a host is connected or not, and when that was seen.
+    pub fn set_host(&self, host: Uuid, alive: bool, seen: Seconds) {
+        self.hosts.insert(host, HostState { alive, seen });
+    }
+
+    /// Forgets a host and what it proved.
+    pub fn forget_host(&self, host: Uuid) {
+        self.hosts.remove(&host);
+        self.complaints.remove(&host);
+        self.ports.retain(|_, prover| *prover != host);
+    }
+
+    /// Is the host connected?
+    pub fn is_host_alive(&self, host: Uuid) -> bool {
+        self.hosts.get(&host).is_some_and(|state| state.alive)
+    }
+
+    /// When the host was last heard of.
+    pub fn last_seen(&self, host: Uuid) -> Option<Seconds> {
+        self.hosts.get(&host).map(|state| state.seen)
+    }
+
+    /// Notes that a host proved a port, or that it no longer does.
+    pub fn set_port(&self, port: Uuid, host: Uuid, realised: bool) {
+        if realised {
+            self.ports.insert(port, host);
+        } else {
+            self.ports.remove_if(&port, |_, prover| *prover == host);
+        }
+    }
+
+    /// Did this host prove this port?
+    pub fn is_port_realised(&self, port: Uuid, host: Uuid) -> bool {
+        self.ports.get(&port).is_some_and(|prover| *prover == host)
+    }
+
+    /// Notes that every host with a port on the network has realised it, or not.
+    pub fn set_network(&self, network: Uuid, realised: bool) {
+        if realised {
+            self.unrealised.remove(&network);
+        } else {
+            self.unrealised.insert(network, ());
+        }
+    }
+
+    /// Has every host with a port on the network realised it? So it is if there are none.
+    pub fn is_network_realised(&self, network: Uuid) -> bool {
+        !self.unrealised.contains_key(&network)
+    }
+
+    /// Notes what could not be realised of an object (host, port, chain …), or that all could.
+    pub fn set_complaint(&self, object: Uuid, complaint: Option<&str>) {
+        match complaint {
+            Some(complaint) => {
+                self.complaints.insert(object, Arc::from(complaint));
+            }
+            None => {
+                self.complaints.remove(&object);
+            }
+        }
+    }
+
+    /// What could not be realised of an object.
+    pub fn complaint(&self, object: Uuid) -> Option<Arc<str>> {
+        self.complaints
+            .get(&object)
+            .map(|complaint| Arc::clone(&complaint))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_realised_only_by_the_host_that_proved_it() {
+        let board = StatusBoard::default();
+        let (port, old, new) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+        board.set_port(port, old, true);
+        assert!(board.is_port_realised(port, old) && !board.is_port_realised(port, new));
+        board.set_port(port, new, true);
+        board.set_port(port, old, false);
+        assert!(board.is_port_realised(port, new));
+        board.forget_host(new);
+        assert!(!board.is_port_realised(port, new));
+    }
+}
