@@ -222,6 +222,8 @@ impl Writer {
                     Err(Arc::from(format!("{error}{cause}")))
                 }
             };
+            // Let go first: who has heard the answer may end the writer and open the file again.
+            drop(disk);
             // The writer is gone only when the process ends; nobody is left to hear it.
             drop(finished.send(result));
         });
