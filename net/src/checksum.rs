@@ -44,10 +44,10 @@ pub fn transport(src: std::net::IpAddr, dst: std::net::IpAddr, proto: u8, bytes:
     !fold(add(pseudo(src, dst, proto, bytes.len()), bytes))
 }
 
-/// The Castagnoli CRC, as SCTP uses it (RFC 9260 appendix A).
-pub fn crc32c(bytes: &[u8]) -> u32 {
+/// The Castagnoli CRC over the parts together, as SCTP uses it (RFC 9260 appendix A).
+pub fn crc32c(parts: &[&[u8]]) -> u32 {
     let mut crc = u32::MAX;
-    for &byte in bytes {
+    for &byte in parts.iter().copied().flatten() {
         let at = (crc ^ u32::from(byte)) & 0xff;
         crc = (crc >> 8) ^ CRC32C.get(at as usize).copied().unwrap_or_default();
     }
@@ -103,6 +103,6 @@ mod tests {
 
     #[test]
     fn crc32c_check_value() {
-        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(&[b"1234", b"56789"]), 0xe306_9283);
     }
 }

@@ -75,6 +75,7 @@ pub fn translate(
         l4: if later { L4::Other } else { headers.l4 },
         l3_at: usize::from(headers.l3_at),
         l4_at: usize::from(headers.l4_at),
+        end: usize::try_from(headers.end).or(Err(Unwritable::Stale))?,
         partial: matches!(offload.checksum, Checksum::Partial { .. }),
     };
     layout.translate(bytes, src, dst)?;
@@ -123,6 +124,7 @@ pub fn translate_quoted(
         l4,
         l3_at: quoted.l3_at,
         l4_at: quoted.l4_at,
+        end,
         partial: false,
     };
     // A quote is often cut before its transport checksum; only what is there is mended.
@@ -167,6 +169,8 @@ struct Layout {
     l4: L4,
     l3_at: usize,
     l4_at: usize,
+    /// Where the IP packet ends; padding may follow.
+    end: usize,
     partial: bool,
 }
 
@@ -191,6 +195,8 @@ impl Layout {
         if bytes.len() < self.l3_at + addresses || bytes.len() < self.l4_at {
             return Err(Unwritable::Stale);
         }
+        // Only a checksum that held is made anew: a wrong one stays wrong, for its receiver to refuse.
+        let sctp = self.l4 == L4::Sctp && sctp_holds(bytes, self.l4_at, self.end);
         if let Some((addr, port)) = src {
             self.address(bytes, addr, if self.l3 == L3::Ipv4 { 12 } else { 8 });
             self.port(bytes, port, 0);
@@ -198,6 +204,9 @@ impl Layout {
         if let Some((addr, port)) = dst {
             self.address(bytes, addr, if self.l3 == L3::Ipv4 { 16 } else { 24 });
             self.port(bytes, port, 2);
+        }
+        if sctp {
+            sctp_finish(bytes, self.l4_at, self.end);
         }
         Ok(())
     }
@@ -260,9 +269,6 @@ impl Layout {
         if let (Some(at), false) = (sum_at, self.partial) {
             self.mend_l4(bytes, at, before, port);
         }
-        if self.l4 == L4::Sctp && before != port {
-            sctp_checksum(bytes, self.l4_at);
-        }
     }
 
     fn mend_l4(self, bytes: &mut [u8], at: usize, before: u16, after: u16) {
@@ -294,18 +300,28 @@ fn is_query(bytes: &[u8], l4: L4, l4_at: usize) -> bool {
     }
 }
 
-/// The checksum of SCTP covers its ports (RFC 9260 §6.8): it is made anew, which costs a pass over the packet.
-fn sctp_checksum(bytes: &mut [u8], l4_at: usize) {
-    let Some(packet) = bytes.get_mut(l4_at..).filter(|p| p.len() >= 12) else {
-        return;
-    };
-    if let Some(field) = packet.get_mut(8..12) {
-        field.fill(0);
+/// Does the checksum of SCTP hold (RFC 9260 §6.8)?
+fn sctp_holds(bytes: &[u8], l4_at: usize, end: usize) -> bool {
+    sctp_sum(bytes, l4_at, end).is_some_and(|(is, should)| is == should)
+}
+
+/// The checksum of SCTP covers its ports, and has no incremental form worth its code: a pass over the packet.
+fn sctp_finish(bytes: &mut [u8], l4_at: usize, end: usize) {
+    if let Some((_, should)) = sctp_sum(bytes, l4_at, end)
+        && let Some(field) = bytes.get_mut(l4_at + 8..l4_at + 12)
+    {
+        field.copy_from_slice(&should);
     }
-    let crc = crate::checksum::crc32c(packet);
-    if let Some(field) = packet.get_mut(8..12) {
-        field.copy_from_slice(&crc.to_le_bytes());
-    }
+}
+
+fn sctp_sum(bytes: &[u8], l4_at: usize, end: usize) -> Option<([u8; 4], [u8; 4])> {
+    let packet = bytes.get(l4_at..end)?;
+    let (ports, rest) = packet.split_at_checked(8)?;
+    let (is, rest) = rest.split_first_chunk::<4>()?;
+    Some((
+        *is,
+        crate::checksum::crc32c(&[ports, &[0; 4], rest]).to_le_bytes(),
+    ))
 }
 
 /// RFC 1624 equation 3: HC' = ~(~HC + ~m + m').

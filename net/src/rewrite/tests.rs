@@ -130,3 +130,20 @@ fn udp_without_checksum_stays_without() {
     translate(&mut p, Some(src), Some(dst)).unwrap();
     assert_eq!(p.bytes()[at..at + 2], [0, 0]);
 }
+
+#[test]
+fn sctp_padding_is_not_summed_and_a_wrong_sum_stays_wrong() {
+    for v6 in [false, true] {
+        let mut frame = FrameBuilder::sctp(v6, 1, 2).payload(b"chunk").build();
+        frame.extend([0xaa; 6]);
+        let (src, dst) = ends(v6);
+        let mut p = packet(&frame);
+        translate(&mut p, Some(src), Some(dst)).unwrap();
+        assert!(checksums_hold(&p));
+        let at = usize::from(p.headers().l4_at) + 8;
+        frame[at] ^= 1;
+        let mut p = packet(&frame);
+        translate(&mut p, Some(src), Some(dst)).unwrap();
+        assert!(!checksums_hold(&p));
+    }
+}

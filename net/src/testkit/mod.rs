@@ -32,6 +32,7 @@ enum Transport {
         window: u16,
     },
     Udp,
+    Sctp,
     Icmp {
         kind: u8,
         code: u8,
@@ -110,6 +111,11 @@ impl FrameBuilder {
     /// A UDP datagram.
     pub fn udp(v6: bool, src_port: u16, dst_port: u16) -> Self {
         Self::new(v6, Transport::Udp, src_port, dst_port)
+    }
+
+    /// An SCTP packet.
+    pub fn sctp(v6: bool, src_port: u16, dst_port: u16) -> Self {
+        Self::new(v6, Transport::Sctp, src_port, dst_port)
     }
 
     /// An echo request with this identifier.
@@ -237,12 +243,21 @@ impl FrameBuilder {
                 let b = vec![kind, code, 0, 0, s[0], s[1], 0, 1];
                 (if v6 { proto::ICMP6 } else { proto::ICMP }, b, Some(2))
             }
+            Transport::Sctp => (
+                proto::SCTP,
+                [s, d, [0; 2], [1; 2], [0; 2], [0; 2]].concat(),
+                None,
+            ),
             Transport::Other(p) => (p, vec![], None),
         };
         if self.fragment.is_some_and(|(_, offset, _)| offset != 0) {
             return (protocol, self.payload.clone());
         }
         bytes.extend(&self.payload);
+        if protocol == proto::SCTP && matches!(self.transport, Transport::Sctp) {
+            let crc = checksum::crc32c(&[&bytes]).to_le_bytes();
+            bytes[8..12].copy_from_slice(&crc);
+        }
         if let Some(at) = sum_at {
             let sum = if protocol == proto::ICMP {
                 !checksum::sum(&bytes)
@@ -429,7 +444,7 @@ pub fn checksums_hold(frame: &[u8]) -> bool {
         L4::Sctp => {
             let mut copy = l4.to_vec();
             copy[8..12].fill(0);
-            checksum::crc32c(&copy).to_le_bytes() == l4[8..12]
+            checksum::crc32c(&[&copy]).to_le_bytes() == l4[8..12]
         }
         L4::Other => true,
     }
@@ -446,9 +461,9 @@ pub fn packet(pool: &mut PacketPool, bytes: &[u8], origin: Origin) -> Packet {
     p
 }
 
-/// Every kind of legal frame: both families; TCP, UDP, echo, other protocols; tagged or not; any ports, TTL and payload.
+/// Every kind of legal frame: both families; TCP, UDP, SCTP, echo, other protocols; tagged or not; any ports, TTL and payload.
 pub fn any_frame() -> impl Strategy<Value = Vec<u8>> {
-    let kind = prop_oneof![Just(0u8), Just(1), Just(2), Just(3)];
+    let kind = prop_oneof![Just(0u8), Just(1), Just(2), Just(3), Just(4)];
     let payload = prop::collection::vec(any::<u8>(), 0..200);
     (
         any::<bool>(),
@@ -463,7 +478,8 @@ pub fn any_frame() -> impl Strategy<Value = Vec<u8>> {
             let frame = match kind {
                 0 => FrameBuilder::tcp(v6, src, dst).flags(flags),
                 1 => FrameBuilder::udp(v6, src, dst),
-                2 => FrameBuilder::echo(v6, src.max(1)),
+                2 => FrameBuilder::echo(v6, src),
+                3 => FrameBuilder::sctp(v6, src, dst),
                 _ => FrameBuilder::other(v6, 47),
             };
             let frame = frame.ttl(ttl).payload(&payload);
