@@ -1,0 +1,271 @@
+//! What is a lab, once its file has been judged?
+//!
+//! The valid form: every name resolves, every address lies in its subnet, nothing is said that this build does not
+//! do. [`check`](super::check) is its only maker.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use net::{Mac, Prefix};
+
+use super::file::{Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, Reach};
+use crate::units::{Percent, Rate, RateRange, Size, Span};
+
+/// A lab that can be built.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    pub(crate) name: String,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) underlay: Underlay,
+    pub(crate) networks: Vec<Network>,
+    pub(crate) workloads: Vec<Workload>,
+    pub(crate) groups: BTreeMap<String, Vec<Rule>>,
+    pub(crate) chains: Vec<Chain>,
+    pub(crate) serve: Vec<Serve>,
+    pub(crate) expect: Vec<Expect>,
+}
+
+impl Lab {
+    pub(crate) fn workload(&self, name: &str) -> Option<&Workload> {
+        self.workloads.iter().find(|w| w.name == name)
+    }
+
+    pub(crate) fn network(&self, name: &str) -> Option<&Network> {
+        self.networks.iter().find(|n| n.name == name)
+    }
+
+    pub(crate) fn host(&self, name: &str) -> Option<&Host> {
+        self.hosts.iter().find(|h| h.name == name)
+    }
+
+    /// The project of a workload: its network's.
+    pub(crate) fn project_of(&self, workload: &Workload) -> Option<&str> {
+        self.network(&workload.network)
+            .and_then(|n| n.project.as_deref())
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    pub(crate) name: String,
+    pub(crate) kernel_vtep: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Underlay {
+    pub(crate) mtu: u16,
+    pub(crate) routed: bool,
+    pub(crate) impairment: Impairment,
+}
+
+/// What is wrong with the wire, each way out of a host.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Impairment {
+    pub(crate) loss: Option<Percent>,
+    pub(crate) delay: Option<Span>,
+    pub(crate) reorder: Option<Percent>,
+    pub(crate) rate: Option<Rate>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    pub(crate) name: String,
+    pub(crate) project: Option<String>,
+    pub(crate) cidr: Option<Prefix>,
+    pub(crate) cidr6: Option<Prefix>,
+    pub(crate) mtu: Option<u16>,
+    pub(crate) port_security: Option<bool>,
+}
+
+impl Network {
+    pub(crate) fn subnet_of(&self, address: IpAddr) -> Option<Prefix> {
+        [self.cidr, self.cidr6]
+            .into_iter()
+            .flatten()
+            .find(|cidr| cidr.contains(address))
+    }
+
+    pub(crate) fn families(&self) -> Vec<Family> {
+        let v4 = self.cidr.map(|_| Family::Ipv4);
+        v4.into_iter()
+            .chain(self.cidr6.map(|_| Family::Ipv6))
+            .collect()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Workload {
+    pub(crate) name: String,
+    pub(crate) host: String,
+    pub(crate) network: String,
+    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) mac: Option<Mac>,
+    /// `None` leaves the project's default group.
+    pub(crate) groups: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Rule {
+    pub(crate) direction: Direction,
+    pub(crate) protocol: Protocol,
+    pub(crate) ports: Option<Ports>,
+    pub(crate) remote: Remote,
+    /// The families that it is made for.
+    pub(crate) families: Vec<Family>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Remote {
+    Any,
+    Group(String),
+    Cidr(Prefix),
+}
+
+#[derive(Debug)]
+pub(crate) struct Chain {
+    pub(crate) name: String,
+    pub(crate) project: Option<String>,
+    pub(crate) symmetric: bool,
+    pub(crate) classifiers: Vec<Classifier>,
+    pub(crate) functions: Vec<Function>,
+}
+
+/// One flow classifier of the API: one family.
+#[derive(Debug, Clone)]
+pub(crate) struct Classifier {
+    pub(crate) network: Option<String>,
+    pub(crate) source_workload: Option<String>,
+    pub(crate) destination_workload: Option<String>,
+    pub(crate) family: Family,
+    pub(crate) protocol: Protocol,
+    pub(crate) source: Option<Prefix>,
+    pub(crate) destination: Option<Prefix>,
+    pub(crate) source_port: Option<Ports>,
+    pub(crate) destination_port: Option<Ports>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Function {
+    Firewall {
+        rules: Vec<FirewallRule>,
+        default: Action,
+    },
+    LoadBalancer {
+        vip: IpAddr,
+        port: u16,
+        protocol: LbProtocol,
+        algorithm: Algorithm,
+        members: Vec<Member>,
+    },
+    Shaper {
+        rate: Rate,
+        burst: Option<Size>,
+    },
+}
+
+impl Function {
+    /// Its name in the catalogue.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Firewall { .. } => "firewall",
+            Self::LoadBalancer { .. } => "load_balancer",
+            Self::Shaper { .. } => "shaper",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct FirewallRule {
+    pub(crate) action: Action,
+    pub(crate) source: Option<Prefix>,
+    pub(crate) destination: Option<Prefix>,
+    pub(crate) protocol: Protocol,
+    pub(crate) source_port: Option<Ports>,
+    pub(crate) destination_port: Option<Ports>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) workload: String,
+    pub(crate) weight: Option<u16>,
+    pub(crate) port: Option<u16>,
+}
+
+/// A small server in a workload's namespace.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Serve {
+    pub(crate) workload: String,
+    pub(crate) kind: ServeKind,
+    pub(crate) port: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ServeKind {
+    Http,
+    Tcp,
+    Udp,
+}
+
+/// Something that must be seen.
+#[derive(Debug, Clone)]
+pub(crate) struct Expect {
+    pub(crate) what: What,
+    /// Turns it round.
+    pub(crate) not: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum What {
+    Ping {
+        from: Vec<String>,
+        to: Vec<Target>,
+        family: Family,
+    },
+    AllPairs {
+        family: Family,
+    },
+    Http {
+        from: Vec<String>,
+        url: Url,
+        spread_over: Vec<String>,
+        throughput: Option<RateRange>,
+    },
+    Connect {
+        from: Vec<String>,
+        transport: LbProtocol,
+        to: Target,
+        port: u16,
+        is: Reach,
+    },
+    Throughput {
+        from: Vec<String>,
+        to: Vec<String>,
+        range: RateRange,
+    },
+}
+
+/// Who is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    Workload(String),
+    Address(IpAddr),
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Workload(name) => f.write_str(name),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+/// An `http://` address of the lab.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Url {
+    pub(crate) host: Target,
+    pub(crate) port: u16,
+    pub(crate) path: String,
+    pub(crate) text: String,
+}

@@ -1,0 +1,604 @@
+//! Which API calls make a lab's intent?
+//!
+//! Networks, subnets, groups, rules, ports and chains, each kind in one bulk call, by the public API alone. What the
+//! API chose (ids, addresses, MACs) comes back as the [`Inventory`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::file::{Algorithm, Family, Ports, Protocol};
+use super::plan::{Chain, Classifier, FirewallRule, Function, Lab, Member, Remote, Rule, Workload};
+use super::underlay::namespace;
+use crate::api::{Api, text};
+
+/// What the API made of a lab.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Inventory {
+    pub(crate) networks: BTreeMap<String, MadeNetwork>,
+    pub(crate) workloads: BTreeMap<String, Placed>,
+}
+
+/// A network as the API made it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct MadeNetwork {
+    pub(crate) id: String,
+    pub(crate) project: String,
+    pub(crate) mtu: u32,
+    /// The VNI, which only an admin sees.
+    pub(crate) vni: Option<u32>,
+    pub(crate) subnets: BTreeMap<String, String>,
+}
+
+/// A workload's port.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Placed {
+    pub(crate) host: String,
+    pub(crate) network: String,
+    pub(crate) namespace: String,
+    pub(crate) port: String,
+    pub(crate) mac: String,
+    pub(crate) addresses: Vec<Address>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Address {
+    pub(crate) ip: IpAddr,
+    pub(crate) bits: u8,
+}
+
+impl Placed {
+    /// The first address of a family.
+    pub(crate) fn address(&self, v6: bool) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .map(|a| a.ip)
+            .find(|ip| ip.is_ipv6() == v6)
+    }
+}
+
+/// Ids of security groups by (project id, name).
+type Groups = BTreeMap<(String, String), String>;
+
+/// Makes it all.
+///
+/// # Errors
+/// What the API refuses, with the call.
+pub(crate) fn provision(lab: &Lab, api: &Api) -> anyhow::Result<Inventory> {
+    let projects = projects(lab, api)?;
+    let mut inventory = Inventory {
+        networks: networks(lab, api, &projects)?,
+        ..Inventory::default()
+    };
+    let groups = groups(lab, api, &projects)?;
+    inventory.workloads = ports(lab, api, &inventory.networks, &groups)?;
+    for chain in &lab.chains {
+        make_chain(api, &projects, &inventory, chain)
+            .with_context(|| format!("chain {}", chain.name))?;
+    }
+    Ok(inventory)
+}
+
+/// Project ids by the lab's names; `None` is the admin's own.
+type Projects = BTreeMap<Option<String>, String>;
+
+fn projects(lab: &Lab, api: &Api) -> anyhow::Result<Projects> {
+    let mut projects = Projects::from([(None, api.project.clone())]);
+    for network in &lab.networks {
+        let Some(name) = &network.project else {
+            continue;
+        };
+        if !projects.contains_key(&network.project) {
+            let made = api
+                .post_identity(
+                    "/projects",
+                    &json!({"project": {"name": name, "domain_id": "default"}}),
+                )
+                .with_context(|| format!("make project {name}"))?;
+            projects.insert(network.project.clone(), id(&made, "project")?);
+        }
+    }
+    Ok(projects)
+}
+
+fn project_id(projects: &Projects, name: Option<&str>) -> anyhow::Result<String> {
+    projects
+        .get(&name.map(str::to_owned))
+        .cloned()
+        .context("find the project's id")
+}
+
+fn id(answer: &Value, kind: &str) -> anyhow::Result<String> {
+    match answer.get(kind).map(|object| text(object, "id")) {
+        Some(id) if !id.is_empty() => Ok(id.to_owned()),
+        _ => bail!("the API's answer has no {kind} id"),
+    }
+}
+
+/// Creates many of a kind in one call; the answers are in the order of the requests.
+fn bulk(api: &Api, path: &str, plural: &str, items: Vec<Value>) -> anyhow::Result<Vec<Value>> {
+    if items.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted = items.len();
+    let mut body = Map::new();
+    body.insert(plural.to_owned(), Value::Array(items));
+    let mut answer = api.post(path, &Value::Object(body))?;
+    match answer.get_mut(plural).map(Value::take) {
+        Some(Value::Array(made)) if made.len() == wanted => Ok(made),
+        _ => bail!(
+            "the answer to POST {path} does not hold the {wanted} {plural} that were asked for"
+        ),
+    }
+}
+
+fn networks(
+    lab: &Lab,
+    api: &Api,
+    projects: &Projects,
+) -> anyhow::Result<BTreeMap<String, MadeNetwork>> {
+    let mut wanted = Vec::new();
+    for network in &lab.networks {
+        let mut body = json!({
+            "name": network.name,
+            "project_id": project_id(projects, network.project.as_deref())?,
+        });
+        set(&mut body, "mtu", network.mtu);
+        set(&mut body, "port_security_enabled", network.port_security);
+        wanted.push(body);
+    }
+    let answers = bulk(api, "/v2.0/networks", "networks", wanted)?;
+    let mut made = BTreeMap::new();
+    let mut subnets = Vec::new();
+    for (network, answer) in lab.networks.iter().zip(&answers) {
+        let project = project_id(projects, network.project.as_deref())?;
+        let one = MadeNetwork {
+            id: text(answer, "id").to_owned(),
+            project: project.clone(),
+            mtu: number(answer, "mtu").unwrap_or(1450),
+            vni: number(answer, "provider:segmentation_id"),
+            subnets: BTreeMap::new(),
+        };
+        for (version, cidr) in [(4, network.cidr), (6, network.cidr6)] {
+            let Some(cidr) = cidr else { continue };
+            subnets.push((
+                network.name.clone(),
+                json!({
+                    "name": format!("{}-v{version}", network.name),
+                    "network_id": one.id,
+                    "project_id": project,
+                    "ip_version": version,
+                    "cidr": cidr.to_string(),
+                    // A lab has no routers yet: a gateway that nobody answers for would only hide that.
+                    "gateway_ip": null,
+                }),
+            ));
+        }
+        made.insert(network.name.clone(), one);
+    }
+    let (owners, bodies): (Vec<String>, Vec<Value>) = subnets.into_iter().unzip();
+    for (owner, answer) in owners
+        .iter()
+        .zip(bulk(api, "/v2.0/subnets", "subnets", bodies)?)
+    {
+        if let Some(network) = made.get_mut(owner) {
+            network.subnets.insert(
+                text(&answer, "cidr").to_owned(),
+                text(&answer, "id").to_owned(),
+            );
+        }
+    }
+    Ok(made)
+}
+
+fn number(value: &Value, key: &str) -> Option<u32> {
+    value
+        .get(key)
+        .and_then(Value::as_u64)
+        .and_then(|n| u32::try_from(n).ok())
+}
+
+/// Sets a key if there is a value.
+fn set(body: &mut Value, key: &str, value: Option<impl Serialize>) {
+    if let (Some(value), Some(body)) = (value, body.as_object_mut()) {
+        body.insert(key.to_owned(), json!(value));
+    }
+}
+
+/// Which groups which projects need: those of their workloads and what their rules refer to.
+fn needed_groups(lab: &Lab) -> BTreeSet<(Option<String>, String)> {
+    let mut needed = BTreeSet::new();
+    let mut open: Vec<(Option<String>, String)> = lab
+        .workloads
+        .iter()
+        .flat_map(|w| {
+            let project = lab.project_of(w).map(str::to_owned);
+            w.groups
+                .iter()
+                .flatten()
+                .map(move |group| (project.clone(), group.clone()))
+        })
+        .filter(|(_, group)| group != "default")
+        .collect();
+    while let Some((project, group)) = open.pop() {
+        if !needed.insert((project.clone(), group.clone())) {
+            continue;
+        }
+        for rule in lab.groups.get(&group).into_iter().flatten() {
+            if let Remote::Group(other) = &rule.remote {
+                open.push((project.clone(), other.clone()));
+            }
+        }
+    }
+    needed
+}
+
+fn groups(lab: &Lab, api: &Api, projects: &Projects) -> anyhow::Result<Groups> {
+    let needed: Vec<(String, String)> = needed_groups(lab)
+        .into_iter()
+        .map(|(project, group)| Ok((project_id(projects, project.as_deref())?, group)))
+        .collect::<anyhow::Result<_>>()?;
+    let bodies = needed
+        .iter()
+        .map(|(project, group)| json!({"name": group, "project_id": project}))
+        .collect();
+    let answers = bulk(api, "/v2.0/security-groups", "security_groups", bodies)?;
+    let groups: Groups = needed
+        .iter()
+        .cloned()
+        .zip(answers.iter().map(|a| text(a, "id").to_owned()))
+        .collect();
+    let mut rules = Vec::new();
+    for ((project, group), answer) in needed.iter().zip(&answers) {
+        let wanted = lab.groups.get(group).map(Vec::as_slice).unwrap_or_default();
+        if wanted
+            .iter()
+            .any(|rule| rule.direction == super::file::Direction::Egress)
+        {
+            // A group that lists what may leave means just that, not the API's default of all.
+            drop_default_egress(api, answer)?;
+        }
+        for rule in wanted {
+            rules.extend(rule_bodies(rule, project, text(answer, "id"), &groups)?);
+        }
+    }
+    bulk(
+        api,
+        "/v2.0/security-group-rules",
+        "security_group_rules",
+        rules,
+    )?;
+    Ok(groups)
+}
+
+fn drop_default_egress(api: &Api, group: &Value) -> anyhow::Result<()> {
+    let rules = group
+        .get("security_group_rules")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    for rule in rules
+        .iter()
+        .filter(|rule| text(rule, "direction") == "egress")
+    {
+        api.delete(&format!("/v2.0/security-group-rules/{}", text(rule, "id")))?;
+    }
+    Ok(())
+}
+
+fn rule_bodies(
+    rule: &Rule,
+    project: &str,
+    group: &str,
+    groups: &Groups,
+) -> anyhow::Result<Vec<Value>> {
+    let mut bodies = Vec::new();
+    for family in &rule.families {
+        let protocol = match (rule.protocol, family) {
+            (Protocol::Icmp, Family::Ipv6) => Protocol::Icmpv6,
+            (protocol, _) => protocol,
+        };
+        let mut body = json!({
+            "security_group_id": group,
+            "project_id": project,
+            "direction": rule.direction.name(),
+            "ethertype": family.ethertype(),
+        });
+        set(&mut body, "protocol", protocol.name());
+        set(
+            &mut body,
+            "port_range_min",
+            rule.ports.map(|Ports(range)| range.min()),
+        );
+        set(
+            &mut body,
+            "port_range_max",
+            rule.ports.map(|Ports(range)| range.max()),
+        );
+        match &rule.remote {
+            Remote::Any => {}
+            Remote::Cidr(cidr) => set(&mut body, "remote_ip_prefix", Some(cidr.to_string())),
+            Remote::Group(name) => {
+                let id = groups
+                    .get(&(project.to_owned(), name.clone()))
+                    .context("find the remote group's id")?;
+                set(&mut body, "remote_group_id", Some(id));
+            }
+        }
+        bodies.push(body);
+    }
+    Ok(bodies)
+}
+
+fn ports(
+    lab: &Lab,
+    api: &Api,
+    networks: &BTreeMap<String, MadeNetwork>,
+    groups: &Groups,
+) -> anyhow::Result<BTreeMap<String, Placed>> {
+    // Chosen addresses first, so that no automatic one takes them.
+    let mut order: Vec<&Workload> = lab.workloads.iter().collect();
+    order.sort_by_key(|w| w.ips.is_empty());
+    let mut bodies = Vec::new();
+    for workload in &order {
+        bodies.push(
+            port_body(lab, workload, networks, groups)
+                .with_context(|| format!("workload {}", workload.name))?,
+        );
+    }
+    let answers = bulk(api, "/v2.0/ports", "ports", bodies)?;
+    let mut placed = BTreeMap::new();
+    for (workload, answer) in order.iter().zip(&answers) {
+        let network = lab
+            .network(&workload.network)
+            .context("find the workload's network")?;
+        let addresses = answer
+            .get("fixed_ips")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .map(|fixed| {
+                let ip: IpAddr = text(fixed, "ip_address")
+                    .parse()
+                    .context("read the port's address")?;
+                let bits = network
+                    .subnet_of(ip)
+                    .map_or(if ip.is_ipv4() { 32 } else { 128 }, net::Prefix::bits);
+                Ok(Address { ip, bits })
+            })
+            .collect::<anyhow::Result<_>>()?;
+        placed.insert(
+            workload.name.clone(),
+            Placed {
+                host: workload.host.clone(),
+                network: workload.network.clone(),
+                namespace: namespace(&lab.name, &workload.name),
+                port: text(answer, "id").to_owned(),
+                mac: text(answer, "mac_address").to_owned(),
+                addresses,
+            },
+        );
+    }
+    Ok(placed)
+}
+
+fn port_body(
+    lab: &Lab,
+    workload: &Workload,
+    networks: &BTreeMap<String, MadeNetwork>,
+    groups: &Groups,
+) -> anyhow::Result<Value> {
+    let network = lab.network(&workload.network).context("find its network")?;
+    let made = networks
+        .get(&workload.network)
+        .context("find its network's id")?;
+    let mut fixed_ips = Vec::new();
+    for cidr in [network.cidr, network.cidr6].into_iter().flatten() {
+        let mut fixed = json!({"subnet_id": made.subnets.get(&cidr.to_string()).context("find its subnet's id")?});
+        set(
+            &mut fixed,
+            "ip_address",
+            workload.ips.iter().find(|ip| cidr.contains(**ip)),
+        );
+        fixed_ips.push(fixed);
+    }
+    let mut body = json!({
+        "name": workload.name,
+        "network_id": made.id,
+        "project_id": made.project,
+        "binding:host_id": workload.host,
+        "fixed_ips": fixed_ips,
+    });
+    set(
+        &mut body,
+        "mac_address",
+        workload.mac.map(|mac| mac.to_string()),
+    );
+    if let Some(names) = &workload.groups
+        && !names.iter().any(|name| name == "default")
+    {
+        let ids = names
+            .iter()
+            .map(|name| {
+                groups
+                    .get(&(made.project.clone(), name.clone()))
+                    .context("find its group's id")
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        set(&mut body, "security_groups", Some(ids));
+    }
+    Ok(body)
+}
+
+fn make_chain(
+    api: &Api,
+    projects: &Projects,
+    inventory: &Inventory,
+    chain: &Chain,
+) -> anyhow::Result<()> {
+    let project = project_id(projects, chain.project.as_deref())?;
+    let mut classifiers = Vec::new();
+    for (i, classifier) in chain.classifiers.iter().enumerate() {
+        let name = format!("{}-{i}", chain.name);
+        let body = classifier_body(inventory, classifier, &name, &project);
+        let made = api.post(
+            "/v2.0/sfc/flow_classifiers",
+            &json!({"flow_classifier": body}),
+        )?;
+        classifiers.push(id(&made, "flow_classifier")?);
+    }
+    let mut groups = Vec::new();
+    for (i, function) in chain.functions.iter().enumerate() {
+        let body = json!({
+            "name": format!("{}-{i}-{}", chain.name, function.kind()),
+            "project_id": project,
+            "port_pairs": [],
+            "network_function": function_body(inventory, function)?,
+        });
+        let made = api.post(
+            "/v2.0/sfc/port_pair_groups",
+            &json!({"port_pair_group": body}),
+        )?;
+        groups.push(id(&made, "port_pair_group")?);
+    }
+    let body = json!({
+        "name": chain.name,
+        "project_id": project,
+        "flow_classifiers": classifiers,
+        "port_pair_groups": groups,
+        "chain_parameters": {"symmetric": chain.symmetric},
+    });
+    api.post("/v2.0/sfc/port_chains", &json!({"port_chain": body}))?;
+    Ok(())
+}
+
+fn classifier_body(
+    inventory: &Inventory,
+    classifier: &Classifier,
+    name: &str,
+    project: &str,
+) -> Value {
+    let mut body = json!({
+        "name": name,
+        "project_id": project,
+        "ethertype": classifier.family.ethertype(),
+    });
+    let port = |name: &Option<String>| {
+        name.as_ref()
+            .and_then(|name| inventory.workloads.get(name))
+            .map(|placed| placed.port.clone())
+    };
+    let network = classifier
+        .network
+        .as_ref()
+        .and_then(|name| inventory.networks.get(name))
+        .map(|n| n.id.clone());
+    set(&mut body, "protocol", classifier.protocol.name());
+    set(&mut body, "logical_source_network", network);
+    set(
+        &mut body,
+        "logical_source_port",
+        port(&classifier.source_workload),
+    );
+    set(
+        &mut body,
+        "logical_destination_port",
+        port(&classifier.destination_workload),
+    );
+    set(
+        &mut body,
+        "source_ip_prefix",
+        classifier.source.map(|p| p.to_string()),
+    );
+    set(
+        &mut body,
+        "destination_ip_prefix",
+        classifier.destination.map(|p| p.to_string()),
+    );
+    for (side, ports) in [
+        ("source", classifier.source_port),
+        ("destination", classifier.destination_port),
+    ] {
+        set(
+            &mut body,
+            &format!("{side}_port_range_min"),
+            ports.map(|Ports(range)| range.min()),
+        );
+        set(
+            &mut body,
+            &format!("{side}_port_range_max"),
+            ports.map(|Ports(range)| range.max()),
+        );
+    }
+    body
+}
+
+/// The API's `network_function`: the lab file's own schema, with workloads replaced by their ports.
+fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<Value> {
+    Ok(match function {
+        Function::Firewall { rules, default } => json!({"firewall": {
+            "rules": rules.iter().map(firewall_rule).collect::<Vec<_>>(),
+            "default": default.name(),
+        }}),
+        Function::LoadBalancer {
+            vip,
+            port,
+            protocol,
+            algorithm: Algorithm::Maglev,
+            members,
+        } => {
+            let members = members
+                .iter()
+                .map(|m| member(inventory, m))
+                .collect::<anyhow::Result<Vec<_>>>()?;
+            json!({"load_balancer": {
+                "vip": vip,
+                "port": port,
+                "protocol": protocol.name(),
+                "algorithm": "maglev",
+                "members": members,
+            }})
+        }
+        Function::Shaper { rate, burst } => {
+            let mut body = json!({"rate": rate.to_string()});
+            set(&mut body, "burst", burst.map(|b| b.to_string()));
+            json!({"shaper": body})
+        }
+    })
+}
+
+fn firewall_rule(rule: &FirewallRule) -> Value {
+    let mut body = json!({"action": rule.action.name()});
+    set(&mut body, "protocol", rule.protocol.name());
+    set(&mut body, "source", rule.source.map(|p| p.to_string()));
+    set(
+        &mut body,
+        "destination",
+        rule.destination.map(|p| p.to_string()),
+    );
+    set(
+        &mut body,
+        "source_port",
+        rule.source_port.map(|Ports(range)| range.to_string()),
+    );
+    set(
+        &mut body,
+        "destination_port",
+        rule.destination_port.map(|Ports(range)| range.to_string()),
+    );
+    body
+}
+
+fn member(inventory: &Inventory, member: &Member) -> anyhow::Result<Value> {
+    let placed = inventory
+        .workloads
+        .get(&member.workload)
+        .context("find a member's port")?;
+    let mut body = json!({"port_id": placed.port});
+    set(&mut body, "weight", member.weight);
+    set(&mut body, "port", member.port);
+    Ok(body)
+}
