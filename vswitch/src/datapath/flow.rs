@@ -1,0 +1,450 @@
+//! What was decided for a flow?
+//!
+//! A [`CompiledFlow`] is the one answer of a walk: what it read (mask and dependencies), what is to be done (actions as plain
+//! data), which hops count, and how it ends. The caches hold it, `execute` applies it, `flows` prints it, `explain` shows it.
+//! What belongs to one connection (its state, its translation) is in its record, so many flows share one program.
+//!
+//! # Invariants
+//! - A [`ProgramId`] names one program for ever: a place that is used again has a new id, and the old one finds nothing. So
+//!   nobody counts references; whoever finds nothing walks again.
+//! - `len() <= capacity`; at the limit the programs that were not used lately go (clock).
+
+use std::{fmt, hash::BuildHasher, net::Ipv4Addr};
+
+use hashbrown::HashTable;
+use net::{Consumed, DropReason, FlowMask, Id, Mac, NetworkId, Origin, PortId, VtepId, ids::kind};
+use smallvec::SmallVec;
+
+use super::tables::{Dependency, HopId, Tables};
+
+/// Which room judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Reading from a device or the underlay.
+    Io,
+    /// Parsing, fragments, admission.
+    Ingress,
+    /// Anti-spoofing.
+    PortSecurity,
+    /// ARP, ND, DHCP, ping: what the switch answers.
+    Service,
+    /// Security groups.
+    SecurityGroup,
+    /// Chains.
+    Chain,
+    /// Forwarding by MAC address.
+    L2,
+    /// The tunnel.
+    Tunnel,
+    /// The connection table.
+    Conntrack,
+    /// The way out.
+    Egress,
+}
+
+impl Stage {
+    /// Every stage, in walking order.
+    pub const ALL: &'static [Self] = &[
+        Self::Io,
+        Self::Ingress,
+        Self::PortSecurity,
+        Self::Service,
+        Self::SecurityGroup,
+        Self::Chain,
+        Self::L2,
+        Self::Tunnel,
+        Self::Conntrack,
+        Self::Egress,
+    ];
+
+    /// The name in metrics and dumps.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Io => "io",
+            Self::Ingress => "ingress",
+            Self::PortSecurity => "port_security",
+            Self::Service => "service",
+            Self::SecurityGroup => "security_group",
+            Self::Chain => "chain",
+            Self::L2 => "l2",
+            Self::Tunnel => "tunnel",
+            Self::Conntrack => "conntrack",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A drop with its name: why, where, by which rule, for which port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Refusal {
+    /// Why.
+    pub reason: DropReason,
+    /// Where.
+    pub stage: Stage,
+    /// The API's rule that said so, where one did. A security group refuses by having none.
+    pub rule: Option<Id<kind::Rule>>,
+    /// The local port that it concerns: the sender in the source half, the receiver in the destination half.
+    pub port: Option<PortId>,
+    /// The function that dropped it.
+    pub hop: Option<HopId>,
+}
+
+impl Refusal {
+    /// One without rule, port and hop.
+    pub const fn new(reason: DropReason, stage: Stage) -> Self {
+        Self {
+            reason,
+            stage,
+            rule: None,
+            port: None,
+            hop: None,
+        }
+    }
+
+    /// The same, about this port.
+    #[must_use]
+    pub const fn at(self, port: PortId) -> Self {
+        Self {
+            port: Some(port),
+            ..self
+        }
+    }
+}
+
+/// How a flow ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Its packets go where the actions say.
+    Deliver,
+    /// The switch itself is meant.
+    Consume(Consumed),
+    /// Its packets are dropped.
+    Drop(Refusal),
+}
+
+/// One thing to do with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Addresses and ports become those of the record's other side, reversed.
+    Translate,
+    /// Ethernet addresses become these.
+    SetEth {
+        /// The new source.
+        src: Option<Mac>,
+        /// The new destination.
+        dst: Option<Mac>,
+    },
+    /// It waits in this function's queue, then goes on behind this action.
+    Queue(HopId),
+    /// It goes to a local port.
+    Output(PortId),
+    /// It goes to a VTEP.
+    Tunnel {
+        /// The network that it is on.
+        network: NetworkId,
+        /// The VTEP.
+        vtep: VtepId,
+    },
+    /// A copy for this receiver would go, but is refused.
+    Refuse(Refusal),
+    /// The switch answers the ARP request in the name of this address.
+    AnswerArp(Mac),
+    /// The switch answers the Neighbor Solicitation in the name of this address.
+    AnswerNd(Mac),
+    /// The switch answers the ping.
+    AnswerPing,
+    /// The switch answers the DHCPv4 client at this address, from this subnet of its network.
+    AnswerDhcp {
+        /// The network.
+        network: NetworkId,
+        /// The subnet's place among the network's.
+        subnet: u8,
+        /// The client's address.
+        addr: Ipv4Addr,
+    },
+}
+
+/// The answer of one walk: an immutable program that many flows share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CompiledFlow {
+    /// Where its packets enter.
+    pub origin: Origin,
+    /// What was read of the packet.
+    pub mask: FlowMask,
+    /// What to do, in order.
+    pub actions: SmallVec<[Action; 4]>,
+    /// The functions that it passes, first to last as its packets meet them.
+    pub hops: SmallVec<[HopId; 4]>,
+    /// What was read of the tables.
+    pub depends: SmallVec<[Dependency; 6]>,
+    /// How it ends.
+    pub verdict: Verdict,
+    /// Does a record of the connection belong to it?
+    pub tracked: bool,
+}
+
+impl CompiledFlow {
+    /// Has nothing changed that its walk read?
+    pub fn is_current(&self, tables: &Tables) -> bool {
+        self.depends.iter().all(|d| tables.is_current(*d))
+    }
+
+    /// Adds a dependency, once.
+    pub fn depend(&mut self, on: Dependency) {
+        if !self.depends.contains(&on) {
+            self.depends.push(on);
+        }
+    }
+
+    /// How many receivers its packets have.
+    pub fn receivers(&self) -> usize {
+        self.actions
+            .iter()
+            .filter(|a| {
+                matches!(
+                    a,
+                    Action::Output(_) | Action::Tunnel { .. } | Action::Refuse(_)
+                )
+            })
+            .count()
+    }
+}
+
+/// Names a program of one worker. Zero names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ProgramId(u32);
+
+const PLACE_BITS: u32 = 17;
+
+impl ProgramId {
+    /// No program.
+    pub const NONE: Self = Self(0);
+
+    /// As a number, for the record of a connection.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// From the number of [`ProgramId::number`].
+    pub const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
+    const fn place(self) -> usize {
+        (self.0 & ((1 << PLACE_BITS) - 1)) as usize
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    id: ProgramId,
+    hash: u64,
+    /// The tables' version at which it was last found current.
+    checked: u64,
+    /// Used since the clock's hand last passed.
+    used: bool,
+    /// Packets that wait in a queue in the middle of it.
+    held: u32,
+    flow: CompiledFlow,
+}
+
+/// The interned programs of one worker.
+#[derive(Debug)]
+pub struct Programs {
+    slots: Vec<Slot>,
+    index: HashTable<u32>,
+    hasher: foldhash::fast::FixedState,
+    hand: usize,
+    capacity: usize,
+}
+
+/// What a look-up of a program found.
+#[derive(Debug, Clone, Copy)]
+pub enum Found<'a> {
+    /// It stands.
+    Current(&'a CompiledFlow),
+    /// Something that its walk read has changed.
+    Stale,
+    /// It is gone.
+    Gone,
+}
+
+impl Programs {
+    /// None yet, at most `capacity` (up to 131,071).
+    pub fn new(capacity: usize, seed: u64) -> Self {
+        Self {
+            slots: Vec::new(),
+            index: HashTable::new(),
+            hasher: foldhash::fast::FixedState::with_seed(seed),
+            hand: 0,
+            capacity: capacity.clamp(1, (1 << PLACE_BITS) - 1),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The program, whatever changed since.
+    #[inline]
+    pub fn get(&self, id: ProgramId) -> Option<&CompiledFlow> {
+        self.slots
+            .get(id.place())
+            .filter(|s| s.id == id)
+            .map(|s| &s.flow)
+    }
+
+    /// The program, if nothing changed that it read. Dependencies are compared once a program and version of the tables.
+    #[inline]
+    pub fn find(&mut self, id: ProgramId, tables: &Tables) -> Found<'_> {
+        let Some(slot) = self.slots.get_mut(id.place()).filter(|s| s.id == id) else {
+            return Found::Gone;
+        };
+        if slot.checked != tables.version() {
+            if !slot.flow.is_current(tables) {
+                return Found::Stale;
+            }
+            slot.checked = tables.version();
+        }
+        slot.used = true;
+        Found::Current(&slot.flow)
+    }
+
+    /// Takes a program in, or finds the one that is equal.
+    pub fn intern(&mut self, flow: CompiledFlow, tables: &Tables) -> ProgramId {
+        let hash = self.hasher.hash_one(&flow);
+        let same = self.index.find(hash, |&at| {
+            self.slots
+                .get(at as usize)
+                .is_some_and(|s| s.hash == hash && s.flow == flow)
+        });
+        if let Some(&at) = same
+            && let Some(slot) = self.slots.get_mut(at as usize)
+        {
+            slot.checked = tables.version();
+            slot.used = true;
+            return slot.id;
+        }
+        let at = self.place();
+        let number = u32::try_from(at).unwrap_or(u32::MAX);
+        let previous = self.slots.get(at).map_or(0, |s| s.id.0 >> PLACE_BITS);
+        // Fifteen bits of generation; zero is left out, so that no id is zero.
+        let generation = (previous + 1) % (1 << (32 - PLACE_BITS));
+        let id = ProgramId(generation.max(1) << PLACE_BITS | number);
+        let slot = Slot {
+            id,
+            hash,
+            checked: tables.version(),
+            used: true,
+            held: 0,
+            flow,
+        };
+        match self.slots.get_mut(at) {
+            Some(there) => *there = slot,
+            None => self.slots.push(slot),
+        }
+        let slots = &self.slots;
+        self.index.insert_unique(hash, number, |&at| {
+            slots.get(at as usize).map_or(0, |s| s.hash)
+        });
+        id
+    }
+
+    /// A free place: a new one, or that of a program not used since the hand last passed.
+    fn place(&mut self) -> usize {
+        if self.slots.len() < self.capacity {
+            return self.slots.len();
+        }
+        let mut at = self.hand;
+        for _ in 0..self.slots.len() * 2 {
+            at = (self.hand + 1) % self.slots.len();
+            self.hand = at;
+            if let Some(slot) = self.slots.get_mut(at) {
+                if !slot.used && slot.held == 0 {
+                    break;
+                }
+                slot.used = false;
+            }
+        }
+        if let Some(hash) = self.slots.get(at).map(|s| s.hash)
+            && let Ok(entry) = self.index.find_entry(hash, |&there| there as usize == at)
+        {
+            entry.remove();
+        }
+        at
+    }
+
+    /// Keeps a program while a packet waits in the middle of it.
+    pub fn hold(&mut self, id: ProgramId) {
+        if let Some(slot) = self.slots.get_mut(id.place()).filter(|s| s.id == id) {
+            slot.held += 1;
+        }
+    }
+
+    /// The packet goes on.
+    pub fn release(&mut self, id: ProgramId) {
+        if let Some(slot) = self.slots.get_mut(id.place()).filter(|s| s.id == id) {
+            slot.held = slot.held.saturating_sub(1);
+        }
+    }
+
+    /// All of them, for dumps.
+    pub fn iter(&self) -> impl Iterator<Item = (ProgramId, &CompiledFlow)> + '_ {
+        self.slots.iter().map(|s| (s.id, &s.flow))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(port: u32) -> CompiledFlow {
+        CompiledFlow {
+            origin: Origin::Port(PortId(port)),
+            mask: FlowMask::default(),
+            actions: [Action::Output(PortId(port))].into_iter().collect(),
+            hops: SmallVec::new(),
+            depends: SmallVec::new(),
+            verdict: Verdict::Deliver,
+            tracked: false,
+        }
+    }
+
+    #[test]
+    fn equal_programs_are_one_and_an_evicted_ones_id_finds_nothing() {
+        let tables = Tables::empty(1);
+        let mut programs = Programs::new(4, 1);
+        let ids: Vec<_> = (0..4).map(|n| programs.intern(flow(n), &tables)).collect();
+        assert_eq!(programs.intern(flow(2), &tables), ids[2]);
+        assert_eq!(programs.len(), 4);
+        programs.hold(ids[0]);
+        let mut seen = std::collections::HashSet::new();
+        for n in 4..100 {
+            let id = programs.intern(flow(n), &tables);
+            assert!(seen.insert(id), "an id was used twice");
+            assert!(matches!(programs.find(id, &tables), Found::Current(f) if *f == flow(n)));
+        }
+        assert_eq!(programs.len(), 4);
+        assert!(
+            matches!(programs.find(ids[0], &tables), Found::Current(_)),
+            "held"
+        );
+        assert!(matches!(programs.find(ids[1], &tables), Found::Gone));
+        assert!(matches!(
+            programs.find(ProgramId::NONE, &tables),
+            Found::Gone
+        ));
+    }
+}

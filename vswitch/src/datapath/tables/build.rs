@@ -1,0 +1,409 @@
+//! How do the next tables come from the last ones and a config?
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasher, Hash},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use hostconfig::{HostConfig, Location, Section};
+use net::{Id, NetworkId, PortId, Prefix, VtepId, ids::kind};
+use overlay::{Fdb, FdbEntry, FloodList, Neighbour, Neighbours, Place};
+
+use super::{
+    Epochs, Network, Port, SectionIndex, Source, Tables, Vtep, ZoneMap, address_set::PrefixSet,
+    dense::Dense, security_group::GroupSet,
+};
+
+/// A network may have as many addresses as its subnets let the controller give out; this is where memory says stop.
+const FDB_CAPACITY: usize = 1 << 20;
+
+pub(super) fn empty(seed: u64) -> Tables {
+    let mut tables = Tables {
+        version: 0,
+        generation: hostconfig::Generation::default(),
+        seed,
+        epochs: Epochs::default(),
+        ports: Dense::default(),
+        networks: Dense::default(),
+        vteps: Dense::default(),
+        groups: Dense::default(),
+        address_sets: BTreeMap::new(),
+        group_names: BTreeMap::new(),
+        hops: Dense::default(),
+        chains_section: SectionIndex(0),
+        by_vni: HashMap::default(),
+    };
+    tables.chains_section = tables.epochs.note(&Source::Chains, 0, 0).0;
+    tables
+}
+
+impl Epochs {
+    /// Notes what a source holds now; a change moves its epoch to `version`. Returns its place, and whether it changed.
+    fn note(&mut self, source: &Source, hash: u128, version: u64) -> (SectionIndex, bool) {
+        let same = self
+            .sources
+            .by_key(source)
+            .is_some_and(|(_, h)| *h == hash);
+        let at = self.sources.put(source, hash);
+        let index = at as usize;
+        if index >= self.epochs.len() {
+            self.epochs.resize(index + 1, version);
+        }
+        if !same && let Some(epoch) = self.epochs.get_mut(index) {
+            *epoch = version;
+        }
+        (SectionIndex(at), !same)
+    }
+
+    fn retain(&mut self, version: u64, keep: &BTreeSet<Source>) {
+        for gone in self.sources.retain(|s| keep.contains(s)) {
+            if let Some(epoch) = self.epochs.get_mut(gone as usize) {
+                *epoch = version;
+            }
+        }
+    }
+}
+
+/// Two seeded 64-bit hashes side by side: content is compared once a section and swap, by 128 bits.
+fn digest(content: impl Hash) -> u128 {
+    let half = |seed| foldhash::quality::FixedState::with_seed(seed).hash_one(&content);
+    u128::from(half(0x6f76)) << 64 | u128::from(half(0x6572))
+}
+
+/// The bodies of a config by kind, with their places and whether they changed.
+#[derive(Default)]
+struct Sorted<'a> {
+    networks: Vec<(&'a hostconfig::Network, SectionIndex, bool)>,
+    groups: BTreeMap<Id<kind::SecurityGroup>, (&'a hostconfig::SecurityGroup, u128)>,
+    sets: BTreeMap<Id<kind::AddressSet>, (&'a hostconfig::AddressSet, u128, bool)>,
+    chains: Vec<(&'a hostconfig::Chain, SectionIndex, bool)>,
+    ports: Vec<(&'a hostconfig::Port, SectionIndex, bool)>,
+    endpoints: BTreeMap<Id<kind::Network>, Vec<(&'a hostconfig::Endpoint, SectionIndex)>>,
+    vteps: Option<&'a hostconfig::Vteps>,
+    alive: BTreeSet<Source>,
+}
+
+impl<'a> Sorted<'a> {
+    fn new(config: &'a HostConfig, epochs: &mut Epochs, version: u64) -> Self {
+        let mut sorted = Self::default();
+        for (key, keyed) in &config.sections {
+            let hash = u128::from_be_bytes(keyed.hash().0);
+            let source = Source::Section(*key);
+            let (at, changed) = epochs.note(&source, hash, version);
+            sorted.alive.insert(source);
+            match keyed.body() {
+                Section::Vteps(v) => sorted.vteps = Some(v),
+                Section::Network(n) => sorted.networks.push((n, at, changed)),
+                Section::AddressSet(s) => {
+                    sorted.sets.insert(s.id, (s, hash, changed));
+                }
+                Section::Group(g) => {
+                    sorted.groups.insert(g.id, (g, hash));
+                }
+                Section::Chain(c) => sorted.chains.push((c, at, changed)),
+                Section::Port(p) => sorted.ports.push((p, at, changed)),
+                Section::Endpoint(e) => {
+                    sorted.endpoints.entry(e.network).or_default().push((e, at));
+                }
+            }
+        }
+        sorted
+    }
+}
+
+impl Tables {
+    /// The tables of this config: ids and epochs go on from `previous`, and what did not change is shared with it. A port without a
+    /// zone is left out: it can't be told apart from others.
+    #[must_use]
+    pub fn build(previous: Option<&Self>, config: &HostConfig, zones: &ZoneMap, seed: u64) -> Self {
+        let mut next = previous.cloned().unwrap_or_else(|| empty(seed));
+        next.version += 1;
+        next.generation = config.generation;
+        let mut sorted = Sorted::new(config, &mut next.epochs, next.version);
+        next.put_vteps(&sorted);
+        next.put_address_sets(&sorted);
+        let ports = next.put_ports(&mut sorted, zones);
+        next.put_networks(&mut sorted, &ports);
+        next.epochs.retain(next.version, &sorted.alive);
+        next
+    }
+
+    fn put_vteps(&mut self, sorted: &Sorted<'_>) {
+        let mut vteps: BTreeMap<IpAddr, Vtep> = BTreeMap::new();
+        for (addr, v) in sorted.vteps.iter().flat_map(|v| &v.vteps) {
+            let addr = addr.to_canonical();
+            let vtep = Vtep {
+                addr,
+                host: v.host.clone(),
+                foreign: v.foreign,
+                known: true,
+            };
+            vteps.insert(addr, vtep);
+        }
+        for (endpoint, _) in sorted.endpoints.values().flatten() {
+            if let Location::Vtep(addr) = endpoint.at {
+                let addr = addr.to_canonical();
+                vteps.entry(addr).or_insert_with(|| Vtep {
+                    addr,
+                    host: String::new(),
+                    foreign: false,
+                    known: false,
+                });
+            }
+        }
+        self.vteps.retain(|addr| vteps.contains_key(addr));
+        for (addr, vtep) in vteps {
+            if self.vteps.by_key(&addr).is_none_or(|(_, v)| **v != vtep) {
+                self.vteps.put(&addr, Arc::new(vtep));
+            }
+        }
+    }
+
+    fn put_address_sets(&mut self, sorted: &Sorted<'_>) {
+        let seed = self.seed;
+        self.address_sets
+            .retain(|id, _| sorted.sets.contains_key(id));
+        for (id, (set, _, changed)) in &sorted.sets {
+            if *changed || !self.address_sets.contains_key(id) {
+                let members = set.members.iter().map(|p| (*p, ()));
+                self.address_sets
+                    .insert(*id, Arc::new(PrefixSet::new(seed, members)));
+            }
+        }
+        self.group_names = sorted
+            .groups
+            .values()
+            .map(|(g, _)| (g.id, g.name.clone()))
+            .collect();
+    }
+
+    /// Compiles the united rules of a set of groups, if one of them or an address set of theirs changed.
+    fn put_group_set(&mut self, sorted: &mut Sorted<'_>, ids: &BTreeSet<Id<kind::SecurityGroup>>) {
+        let source = Source::GroupSet(ids.clone());
+        if !sorted.alive.insert(source.clone()) {
+            return;
+        }
+        let groups: Vec<_> = ids.iter().filter_map(|id| sorted.groups.get(id)).collect();
+        let sets: BTreeSet<_> = groups.iter().flat_map(|(g, _)| security_sets(g)).collect();
+        let content: Vec<u128> = groups
+            .iter()
+            .map(|(_, hash)| *hash)
+            .chain(sets.iter().filter_map(|s| Some(sorted.sets.get(s)?.1)))
+            .collect();
+        let (at, changed) = self.epochs.note(&source, digest(content), self.version);
+        if changed || self.groups.by_key(ids).is_none() {
+            let bodies: Vec<_> = groups.iter().map(|(g, _)| *g).collect();
+            let set = GroupSet::new(&bodies, &self.address_sets, at, self.seed);
+            self.groups.put(ids, Arc::new(set));
+        }
+    }
+
+    fn put_ports(
+        &mut self,
+        sorted: &mut Sorted<'_>,
+        zones: &ZoneMap,
+    ) -> BTreeMap<Id<kind::Network>, Vec<Arc<Port>>> {
+        let listed = std::mem::take(&mut sorted.ports);
+        let networks: BTreeSet<_> = sorted.networks.iter().map(|(n, _, _)| n.id).collect();
+        let mut sets = BTreeSet::new();
+        let mut by_network: BTreeMap<_, Vec<Arc<Port>>> = BTreeMap::new();
+        let mut alive = BTreeSet::new();
+        for (port, section, changed) in listed {
+            let Some(&zone) = zones
+                .get(&port.id)
+                .filter(|_| networks.contains(&port.network))
+            else {
+                continue;
+            };
+            alive.insert(port.id);
+            let group = port.port_security.then(|| {
+                let ids: BTreeSet<_> = port.security_groups.iter().copied().collect();
+                self.put_group_set(sorted, &ids);
+                let dense = net::GroupId(self.groups.reserve(&ids));
+                sets.insert(ids);
+                dense
+            });
+            let network = NetworkId(self.networks.reserve(&port.network));
+            let dense = PortId(self.ports.reserve(&port.id));
+            let kept = self
+                .ports
+                .get(dense.0)
+                .filter(|p| !changed && p.zone == zone && p.group == group && p.network == network);
+            let entry = kept.map_or_else(
+                || Arc::new(local_port(port, dense, network, zone, group, section)),
+                Arc::clone,
+            );
+            by_network
+                .entry(port.network)
+                .or_default()
+                .push(Arc::clone(&entry));
+            self.ports.put(&port.id, entry);
+        }
+        self.ports.retain(|id| alive.contains(id));
+        self.groups.retain(|ids| sets.contains(ids));
+        by_network
+    }
+
+    fn put_networks(
+        &mut self,
+        sorted: &mut Sorted<'_>,
+        ports: &BTreeMap<Id<kind::Network>, Vec<Arc<Port>>>,
+    ) {
+        let mut alive = BTreeSet::new();
+        self.by_vni = HashMap::with_capacity_and_hasher(
+            sorted.networks.len(),
+            foldhash::fast::FixedState::with_seed(self.seed),
+        );
+        for (network, section, changed) in std::mem::take(&mut sorted.networks) {
+            alive.insert(network.id);
+            let local = ports.get(&network.id).map_or(&[][..], Vec::as_slice);
+            let remote = sorted
+                .endpoints
+                .get(&network.id)
+                .map_or(&[][..], Vec::as_slice);
+            let content = digest((
+                local
+                    .iter()
+                    .map(|p| (p.id, p.dense, &p.macs, &p.addrs))
+                    .collect::<Vec<_>>(),
+                remote
+                    .iter()
+                    .map(|(e, at)| (e.id, e.mac, &e.addrs, self.place(e.at), *at))
+                    .collect::<Vec<_>>(),
+            ));
+            let source = Source::Members(network.id);
+            let (members, moved) = self.epochs.note(&source, content, self.version);
+            sorted.alive.insert(source);
+            let dense = NetworkId(self.networks.reserve(&network.id));
+            self.by_vni.insert(network.vni, dense);
+            if changed || moved || self.networks.get(dense.0).is_none() {
+                let mut entry = Network {
+                    id: network.id,
+                    name: network.name.clone(),
+                    dense,
+                    project: network.project,
+                    vni: network.vni,
+                    mtu: network.mtu,
+                    admin_up: network.admin_up,
+                    subnets: network.subnets.clone(),
+                    fdb: Fdb::new(FDB_CAPACITY, self.seed),
+                    neighbours: Neighbours::new(self.seed),
+                    flood: FloodList::default(),
+                    endpoints: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(
+                        self.seed,
+                    )),
+                    section,
+                    members,
+                };
+                self.populate(&mut entry, local, remote);
+                self.networks.put(&network.id, Arc::new(entry));
+            }
+        }
+        self.networks.retain(|id| alive.contains(id));
+    }
+
+    fn place(&self, at: Location) -> Place {
+        match at {
+            Location::Virtual => Place::Virtual,
+            Location::Vtep(addr) => {
+                let known = self.vteps.by_key(&addr.to_canonical());
+                Place::Vtep(VtepId(known.map_or(u32::MAX, |(id, _)| id)))
+            }
+        }
+    }
+
+    /// Own addresses go before allowed pairs: nobody takes another's address by an allowed pair. What the FDB refuses (a MAC twice,
+    /// which the controller refuses before) stays with the first.
+    fn populate(
+        &self,
+        network: &mut Network,
+        local: &[Arc<Port>],
+        remote: &[(&hostconfig::Endpoint, SectionIndex)],
+    ) {
+        let pin = |network: &mut Network, mac, place, port| {
+            let taken = network.fdb.pin(mac, FdbEntry { place, port });
+            taken.is_ok()
+        };
+        for port in local {
+            pin(network, port.mac, Place::Local(port.dense), port.id);
+            for &addr in &port.addrs {
+                let neighbour = Neighbour {
+                    mac: port.mac,
+                    port: port.id,
+                };
+                network.neighbours.claim(addr, neighbour);
+            }
+        }
+        for (endpoint, section) in remote {
+            let mac = endpoint.mac.get();
+            pin(network, mac, self.place(endpoint.at), endpoint.id);
+            network.endpoints.insert(endpoint.id, *section);
+            for &addr in &endpoint.addrs {
+                let port = endpoint.id;
+                network.neighbours.claim(addr, Neighbour { mac, port });
+            }
+        }
+        for port in local {
+            for &mac in port.macs.iter().filter(|m| **m != port.mac) {
+                pin(network, mac, Place::Local(port.dense), port.id);
+            }
+        }
+        let vteps = remote.iter().filter_map(|(e, _)| match self.place(e.at) {
+            Place::Vtep(id) => Some(id),
+            Place::Local(_) | Place::Virtual => None,
+        });
+        network.flood = FloodList::new(local.iter().map(|p| p.dense), vteps);
+    }
+}
+
+fn security_sets(
+    group: &hostconfig::SecurityGroup,
+) -> impl Iterator<Item = Id<kind::AddressSet>> + '_ {
+    group.rules.iter().filter_map(|r| match r.remote {
+        hostconfig::group::Remote::Set(id) => Some(id),
+        hostconfig::group::Remote::Any | hostconfig::group::Remote::Prefix(_) => None,
+    })
+}
+
+fn local_port(
+    port: &hostconfig::Port,
+    dense: PortId,
+    network: NetworkId,
+    zone: net::Zone,
+    group: Option<net::GroupId>,
+    section: SectionIndex,
+) -> Port {
+    let mac = port.mac.get();
+    let own = port.fixed_ips.iter().map(|ip| (mac, Prefix::host(ip.addr)));
+    let pairs = port
+        .allowed_address_pairs
+        .iter()
+        .map(|pair| (pair.mac.get(), pair.prefix));
+    let allowed: Vec<_> = own.chain(pairs).collect();
+    let mut macs = vec![mac];
+    for (m, _) in &allowed {
+        if !macs.contains(m) {
+            macs.push(*m);
+        }
+    }
+    Port {
+        id: port.id,
+        name: port.name.clone(),
+        dense,
+        network,
+        network_id: port.network,
+        project: port.project,
+        mac,
+        addrs: port.fixed_ips.iter().map(|ip| ip.addr).collect(),
+        allowed,
+        macs,
+        admin_up: port.admin_up,
+        port_security: port.port_security,
+        group,
+        zone,
+        max_connections: port.max_connections,
+        section,
+    }
+}

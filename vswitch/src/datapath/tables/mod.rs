@@ -1,0 +1,307 @@
+//! What does the switch know while it decides?
+//!
+//! [`Tables`] is one immutable snapshot of all policy: built by the agent from a [`HostConfig`], swapped in behind a pointer, read
+//! by every worker once a batch. API ids become dense ids here; those of objects that stay do not change from snapshot to
+//! snapshot, and what did not change is shared with the last one.
+//!
+//! # Epochs
+//! Each section, and each set derived from sections (who is on a network; the rules of a set of groups), has a [`SectionIndex`]
+//! and an epoch: the version of the tables at which it last changed. A flow remembers those that its walk read ([`Dependency`]);
+//! while they stand still, so does its answer.
+//!
+//! # Invariants
+//! - Epochs and versions only grow; the place of a section that went is reused only at a later epoch.
+//! - Total: a config that refers to what is not there gives tables that refuse, never a panic.
+
+pub mod address_set;
+mod build;
+pub mod dense;
+pub mod l2;
+pub mod port_security;
+pub mod security_group;
+pub mod service;
+pub mod tunnel;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use hostconfig::SectionKey;
+use net::{GroupId, Id, Mac, Mtu, NetworkId, PortId, Prefix, Vni, VtepId, Zone, ids::kind};
+use overlay::{Fdb, FloodList, Neighbours};
+
+use self::{address_set::PrefixSet, dense::Dense, security_group::GroupSet};
+
+/// Which zone each port of this host has; the agent keeps it in the state dir.
+pub type ZoneMap = HashMap<Id<kind::Port>, Zone>;
+
+/// The place of a section, or of a set derived from sections, among the epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SectionIndex(pub u32);
+
+/// What a flow's walk read: it is current while the section is at this epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dependency {
+    /// What was read.
+    pub section: SectionIndex,
+    /// At which epoch.
+    pub epoch: u64,
+}
+
+/// What has an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Source {
+    Section(SectionKey),
+    /// Who is on a network: members, addresses, places.
+    Members(Id<kind::Network>),
+    /// The united rules of a set of groups, with the address sets that they name.
+    GroupSet(BTreeSet<Id<kind::SecurityGroup>>),
+    /// Which chains there are at all.
+    Chains,
+}
+
+/// A local port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Its id in the API.
+    pub id: Id<kind::Port>,
+    /// Its name, for people.
+    pub name: String,
+    /// Its dense id.
+    pub dense: PortId,
+    /// Its network.
+    pub network: NetworkId,
+    /// The network's id in the API.
+    pub network_id: Id<kind::Network>,
+    /// Whose it is.
+    pub project: Id<kind::Project>,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its addresses.
+    pub addrs: Vec<IpAddr>,
+    /// What it may send from: its own addresses first, then its allowed pairs.
+    pub allowed: Vec<(Mac, Prefix)>,
+    /// The MAC addresses that it may send from.
+    pub macs: Vec<Mac>,
+    /// Forwarding on or off.
+    pub admin_up: bool,
+    /// Anti-spoofing and security groups on or off.
+    pub port_security: bool,
+    /// Its rules; `None` when port security is off.
+    pub group: Option<GroupId>,
+    /// The scope of its connections.
+    pub zone: Zone,
+    /// The most connections that it may have tracked.
+    pub max_connections: u32,
+    /// Its section.
+    pub section: SectionIndex,
+}
+
+/// A network with all that is on it.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// Its id in the API.
+    pub id: Id<kind::Network>,
+    /// Its name, for people.
+    pub name: String,
+    /// Its dense id.
+    pub dense: NetworkId,
+    /// Whose it is.
+    pub project: Id<kind::Project>,
+    /// Its VNI.
+    pub vni: Vni,
+    /// Its MTU.
+    pub mtu: Mtu,
+    /// Forwarding on or off.
+    pub admin_up: bool,
+    /// Its subnets.
+    pub subnets: Vec<hostconfig::Subnet>,
+    /// Where MAC addresses are.
+    pub fdb: Fdb,
+    /// Whose the addresses are.
+    pub neighbours: Neighbours,
+    /// Who gets copies.
+    pub flood: FloodList,
+    /// The sections of its ports elsewhere, so that a flow depends on the one that it met.
+    pub endpoints: HashMap<Id<kind::Port>, SectionIndex, foldhash::fast::FixedState>,
+    /// Its section.
+    pub section: SectionIndex,
+    /// Who is on it: read by what was not found, and by floods.
+    pub members: SectionIndex,
+}
+
+/// A remote VTEP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vtep {
+    /// Its address.
+    pub addr: IpAddr,
+    /// The host's name; empty when only endpoints name it.
+    pub host: String,
+    /// Has it no overweave agent?
+    pub foreign: bool,
+    /// May VXLAN come from it?
+    pub known: bool,
+}
+
+/// A function of a chain on this host: the index of its counters. Kept while the pair stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HopId(pub u32);
+
+/// Whose counters those of a hop are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hop {
+    /// The chain.
+    pub chain: Id<kind::PortChain>,
+    /// The function in it.
+    pub function: Id<kind::Function>,
+    /// The function's name, for people.
+    pub name: String,
+}
+
+/// A snapshot of all policy.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    version: u64,
+    generation: hostconfig::Generation,
+    seed: u64,
+    epochs: Epochs,
+    ports: Dense<Id<kind::Port>, Arc<Port>>,
+    networks: Dense<Id<kind::Network>, Arc<Network>>,
+    vteps: Dense<IpAddr, Arc<Vtep>>,
+    groups: Dense<BTreeSet<Id<kind::SecurityGroup>>, Arc<GroupSet>>,
+    address_sets: BTreeMap<Id<kind::AddressSet>, Arc<PrefixSet>>,
+    group_names: BTreeMap<Id<kind::SecurityGroup>, String>,
+    hops: Dense<(Id<kind::PortChain>, Id<kind::Function>), Arc<Hop>>,
+    chains_section: SectionIndex,
+    by_vni: HashMap<Vni, NetworkId, foldhash::fast::FixedState>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Epochs {
+    sources: Dense<Source, u128>,
+    epochs: Vec<u64>,
+}
+
+impl Tables {
+    /// The tables of a host that was told nothing: they refuse everything.
+    pub fn empty(seed: u64) -> Self {
+        build::empty(seed)
+    }
+
+    /// Grows by one with each snapshot.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The generation of the config that it was built from.
+    pub fn generation(&self) -> hostconfig::Generation {
+        self.generation
+    }
+
+    /// Mixed into choices that outsiders must not foresee.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// What reading this section now makes a flow depend on.
+    pub fn depend(&self, section: SectionIndex) -> Dependency {
+        Dependency {
+            section,
+            epoch: self.epoch(section),
+        }
+    }
+
+    /// Does what was read still stand?
+    pub fn is_current(&self, dependency: Dependency) -> bool {
+        self.epoch(dependency.section) == dependency.epoch
+    }
+
+    fn epoch(&self, section: SectionIndex) -> u64 {
+        let at = section.0 as usize;
+        self.epochs.epochs.get(at).copied().unwrap_or_default()
+    }
+
+    /// A local port.
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.0).map(|p| &**p)
+    }
+
+    /// A local port by its id in the API.
+    pub fn port_by_id(&self, id: Id<kind::Port>) -> Option<&Port> {
+        self.ports.by_key(&id).map(|(_, p)| &**p)
+    }
+
+    /// All local ports.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> + '_ {
+        self.ports.iter().map(|(_, _, p)| &**p)
+    }
+
+    /// One past the largest [`PortId`].
+    pub fn port_bound(&self) -> usize {
+        self.ports.bound()
+    }
+
+    /// A network.
+    pub fn network(&self, id: NetworkId) -> Option<&Network> {
+        self.networks.get(id.0).map(|n| &**n)
+    }
+
+    /// A network by its id in the API.
+    pub fn network_by_id(&self, id: Id<kind::Network>) -> Option<&Network> {
+        self.networks.by_key(&id).map(|(_, n)| &**n)
+    }
+
+    /// All networks.
+    pub fn networks(&self) -> impl Iterator<Item = &Network> + '_ {
+        self.networks.iter().map(|(_, _, n)| &**n)
+    }
+
+    /// The network of a VNI.
+    pub fn network_of(&self, vni: Vni) -> Option<&Network> {
+        self.network(*self.by_vni.get(&vni)?)
+    }
+
+    /// A remote VTEP.
+    pub fn vtep(&self, id: VtepId) -> Option<&Vtep> {
+        self.vteps.get(id.0).map(|v| &**v)
+    }
+
+    /// All remote VTEPs.
+    pub fn vteps(&self) -> impl Iterator<Item = (VtepId, &Vtep)> + '_ {
+        self.vteps.iter().map(|(i, _, v)| (VtepId(i), &**v))
+    }
+
+    /// May VXLAN come from this address?
+    pub fn admits(&self, outer_source: IpAddr) -> bool {
+        self.vteps
+            .by_key(&outer_source.to_canonical())
+            .is_some_and(|(_, v)| v.known)
+    }
+
+    /// The united rules of a set of groups.
+    pub fn group(&self, id: GroupId) -> Option<&GroupSet> {
+        self.groups.get(id.0).map(|g| &**g)
+    }
+
+    /// The name of a security group, for people.
+    pub fn group_name(&self, id: Id<kind::SecurityGroup>) -> Option<&str> {
+        self.group_names.get(&id).map(String::as_str)
+    }
+
+    /// Which chains there are at all.
+    pub fn chains_section(&self) -> SectionIndex {
+        self.chains_section
+    }
+
+    /// Whose a hop's counters are.
+    pub fn hop(&self, id: HopId) -> Option<&Hop> {
+        self.hops.get(id.0).map(|h| &**h)
+    }
+
+    /// One past the largest [`HopId`].
+    pub fn hop_bound(&self) -> usize {
+        self.hops.bound()
+    }
+}

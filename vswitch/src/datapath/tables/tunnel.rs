@@ -1,0 +1,22 @@
+//! May this frame come out of a tunnel?
+//!
+//! The outer source was checked against the known VTEPs when the datagram was read. Here the inner frame is judged: its
+//! network must be served, and its source must not be one of this very host's.
+
+use net::{DropReason, Probe};
+use overlay::Place;
+
+use super::Network;
+
+/// Judges an inner frame.
+///
+/// # Errors
+/// The reason why it can't come from there.
+pub fn judge(network: &Network, probe: &mut Probe) -> Result<(), DropReason> {
+    let source = network.fdb.get(probe.eth_src());
+    match source.map(|e| e.place) {
+        Some(Place::Local(_)) => Err(DropReason::TunnelSpoof),
+        // Unknown sources pass: a foreign VTEP's bridge may know more than the controller, and its receivers' groups judge it.
+        Some(Place::Vtep(_) | Place::Virtual) | None => Ok(()),
+    }
+}
