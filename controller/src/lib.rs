@@ -1,6 +1,7 @@
 //! What does the operator want, and who must hear of it?
 
 pub mod api;
+pub mod compile;
 pub mod identity;
 pub mod refusal;
 pub mod resource;

@@ -1,0 +1,540 @@
+//! What has been decided, as the compiler reads it?
+//!
+//! Plain objects with their references, and the indexes by which a change finds what depends on it.
+//! Where the API's form and the datapath's are the same, an object holds the section's own type.
+//!
+//! # Cost
+//! A change costs a few searches in ordered maps, whatever the size of the region.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use hostconfig::{
+    Classifier, Firewall, SecurityGroupRule, Shaper,
+    chain::{Algorithm, Side},
+    group::Remote,
+    network::Route,
+};
+use net::{Id, Prefix, ids::kind};
+
+/// The name of a host, as in a port's `binding:host_id`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostName(Arc<str>);
+
+impl HostName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for HostName {
+    fn from(name: &str) -> Self {
+        Self(Arc::from(name))
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A host of the fabric.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Its id.
+    pub id: Id<kind::Host>,
+    /// Its name.
+    pub name: HostName,
+    /// Its VTEP's address, once known.
+    pub vtep: Option<IpAddr>,
+    /// Has it no agent of ours?
+    pub foreign: bool,
+}
+
+/// A subnet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subnet {
+    /// Its id.
+    pub id: Id<kind::Subnet>,
+    /// Its network.
+    pub network: Id<kind::Network>,
+    /// Its addresses.
+    pub cidr: Prefix,
+    /// Its default router's address.
+    pub gateway: Option<IpAddr>,
+    /// Does the switch answer DHCP on it?
+    pub dhcp: bool,
+    /// Name servers told by DHCP.
+    pub dns: Vec<Ipv4Addr>,
+    /// Routes told by DHCP.
+    pub routes: Vec<Route>,
+}
+
+/// A port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// What its host is told; groups that do not exist are left out of it.
+    pub section: hostconfig::Port,
+    /// The host that it is bound to.
+    pub host: Option<HostName>,
+}
+
+/// A security group, without its rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its id.
+    pub id: Id<kind::SecurityGroup>,
+    /// Its name.
+    pub name: String,
+    /// Does it track connections?
+    pub stateful: bool,
+}
+
+/// A rule of a security group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Its group.
+    pub group: Id<kind::SecurityGroup>,
+    /// What the group's section says.
+    pub section: SecurityGroupRule,
+}
+
+/// A network function that a chain can name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// Its id: that of the port pair group.
+    pub id: Id<kind::Function>,
+    /// Its name.
+    pub name: String,
+    /// What it does; `None` when the group holds no native function.
+    pub work: Option<Work>,
+}
+
+/// What a function does, members and virtual address still by the ports that hold them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Ordered, stateful rules.
+    Firewall(Firewall),
+    /// A virtual address over members.
+    LoadBalancer(Balancer),
+    /// An exact rate.
+    Shaper(Shaper),
+}
+
+/// A load balancer by ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balancer {
+    /// The port that holds the virtual address.
+    pub vip_port: Id<kind::Port>,
+    /// Which of its addresses; `None`: the first.
+    pub vip: Option<IpAddr>,
+    /// TCP (6) or UDP (17).
+    pub protocol: u8,
+    /// The listener's port.
+    pub port: u16,
+    /// How a member is chosen.
+    pub algorithm: Algorithm,
+    /// Who serves.
+    pub members: Vec<BalancerMember>,
+}
+
+/// A member of a load balancer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalancerMember {
+    /// The workload's port.
+    pub id: Id<kind::Port>,
+    /// The transport port that it listens on.
+    pub port: u16,
+    /// Its share.
+    pub weight: u16,
+}
+
+/// A port chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Its id.
+    pub id: Id<kind::PortChain>,
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub project: Id<kind::Project>,
+    /// Do replies count on its hops?
+    pub symmetric: bool,
+    /// What leads into it.
+    pub classifiers: Vec<Id<kind::FlowClassifier>>,
+    /// Its functions, first to last.
+    pub functions: Vec<Id<kind::Function>>,
+}
+
+/// Any of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    /// A host.
+    Host(Arc<Host>),
+    /// A network; its section's subnets are empty here.
+    Network(Arc<hostconfig::Network>),
+    /// A subnet.
+    Subnet(Arc<Subnet>),
+    /// A port.
+    Port(Arc<Port>),
+    /// A security group.
+    Group(Arc<Group>),
+    /// A rule of one.
+    Rule(Arc<Rule>),
+    /// A flow classifier.
+    Classifier(Arc<Classifier>),
+    /// A network function.
+    Function(Arc<Function>),
+    /// A port chain.
+    Chain(Arc<Chain>),
+}
+
+/// The id of any of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectId {
+    /// A host.
+    Host(Id<kind::Host>),
+    /// A network.
+    Network(Id<kind::Network>),
+    /// A subnet.
+    Subnet(Id<kind::Subnet>),
+    /// A port.
+    Port(Id<kind::Port>),
+    /// A security group.
+    Group(Id<kind::SecurityGroup>),
+    /// A rule of one.
+    Rule(Id<kind::Rule>),
+    /// A flow classifier.
+    Classifier(Id<kind::FlowClassifier>),
+    /// A network function.
+    Function(Id<kind::Function>),
+    /// A port chain.
+    Chain(Id<kind::PortChain>),
+}
+
+impl Object {
+    /// Its id.
+    pub fn id(&self) -> ObjectId {
+        match self {
+            Self::Host(o) => ObjectId::Host(o.id),
+            Self::Network(o) => ObjectId::Network(o.id),
+            Self::Subnet(o) => ObjectId::Subnet(o.id),
+            Self::Port(o) => ObjectId::Port(o.section.id),
+            Self::Group(o) => ObjectId::Group(o.id),
+            Self::Rule(o) => ObjectId::Rule(o.section.id),
+            Self::Classifier(o) => ObjectId::Classifier(o.id),
+            Self::Function(o) => ObjectId::Function(o.id),
+            Self::Chain(o) => ObjectId::Chain(o.id),
+        }
+    }
+}
+
+/// One thing that changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It is there, as follows.
+    Put(Object),
+    /// It is gone.
+    Gone(ObjectId),
+}
+
+/// Which things go with a key; a key without things is not kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Index<K, V>(BTreeMap<K, BTreeSet<V>>);
+
+impl<K, V> Default for Index<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
+    pub(crate) fn insert(&mut self, key: K, value: V) {
+        self.0.entry(key).or_default().insert(value);
+    }
+
+    pub(crate) fn remove(&mut self, key: &K, value: &V) {
+        if let Some(values) = self.0.get_mut(key) {
+            values.remove(value);
+            if values.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    /// The things of a key, in order.
+    pub(crate) fn of(&self, key: &K) -> impl Iterator<Item = &V> + use<'_, K, V> {
+        self.0.get(key).into_iter().flatten()
+    }
+
+    pub(crate) fn has(&self, key: &K) -> bool {
+        self.0.contains_key(key)
+    }
+}
+
+type Table<K, T> = BTreeMap<Id<K>, Arc<T>>;
+
+/// All objects and the indexes over them.
+#[derive(Debug, Clone, Default)]
+pub struct Intent {
+    pub(crate) hosts: Table<kind::Host, Host>,
+    pub(crate) networks: Table<kind::Network, hostconfig::Network>,
+    pub(crate) subnets: Table<kind::Subnet, Subnet>,
+    pub(crate) ports: Table<kind::Port, Port>,
+    pub(crate) groups: Table<kind::SecurityGroup, Group>,
+    pub(crate) rules: Table<kind::Rule, Rule>,
+    pub(crate) classifiers: Table<kind::FlowClassifier, Classifier>,
+    pub(crate) functions: Table<kind::Function, Function>,
+    pub(crate) chains: Table<kind::PortChain, Chain>,
+
+    pub(crate) hosts_named: Index<HostName, Id<kind::Host>>,
+    pub(crate) subnets_of: Index<Id<kind::Network>, Id<kind::Subnet>>,
+    pub(crate) ports_on: Index<Id<kind::Network>, Id<kind::Port>>,
+    pub(crate) ports_at: Index<HostName, Id<kind::Port>>,
+    pub(crate) ports_of: Index<Id<kind::Project>, Id<kind::Port>>,
+    pub(crate) members: Index<Id<kind::SecurityGroup>, Id<kind::Port>>,
+    pub(crate) rules_of: Index<Id<kind::SecurityGroup>, Id<kind::Rule>>,
+    pub(crate) classifiers_of: Index<Side, Id<kind::FlowClassifier>>,
+    pub(crate) chains_of_classifier: Index<Id<kind::FlowClassifier>, Id<kind::PortChain>>,
+    pub(crate) chains_of_function: Index<Id<kind::Function>, Id<kind::PortChain>>,
+    pub(crate) functions_of: Index<Id<kind::Port>, Id<kind::Function>>,
+}
+
+impl Intent {
+    /// The object with this id.
+    pub fn get(&self, id: ObjectId) -> Option<Object> {
+        match id {
+            ObjectId::Host(id) => self.hosts.get(&id).cloned().map(Object::Host),
+            ObjectId::Network(id) => self.networks.get(&id).cloned().map(Object::Network),
+            ObjectId::Subnet(id) => self.subnets.get(&id).cloned().map(Object::Subnet),
+            ObjectId::Port(id) => self.ports.get(&id).cloned().map(Object::Port),
+            ObjectId::Group(id) => self.groups.get(&id).cloned().map(Object::Group),
+            ObjectId::Rule(id) => self.rules.get(&id).cloned().map(Object::Rule),
+            ObjectId::Classifier(id) => self.classifiers.get(&id).cloned().map(Object::Classifier),
+            ObjectId::Function(id) => self.functions.get(&id).cloned().map(Object::Function),
+            ObjectId::Chain(id) => self.chains.get(&id).cloned().map(Object::Chain),
+        }
+    }
+
+    /// The ids of all objects.
+    pub fn ids(&self) -> Vec<ObjectId> {
+        let mut ids: Vec<ObjectId> = self.hosts.keys().copied().map(ObjectId::Host).collect();
+        ids.extend(self.networks.keys().copied().map(ObjectId::Network));
+        ids.extend(self.subnets.keys().copied().map(ObjectId::Subnet));
+        ids.extend(self.ports.keys().copied().map(ObjectId::Port));
+        ids.extend(self.groups.keys().copied().map(ObjectId::Group));
+        ids.extend(self.rules.keys().copied().map(ObjectId::Rule));
+        ids.extend(self.classifiers.keys().copied().map(ObjectId::Classifier));
+        ids.extend(self.functions.keys().copied().map(ObjectId::Function));
+        ids.extend(self.chains.keys().copied().map(ObjectId::Chain));
+        ids
+    }
+
+    /// Applies one change.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Put(object) => {
+                self.remove(object.id());
+                self.insert(object.clone());
+            }
+            Change::Gone(id) => self.remove(*id),
+        }
+    }
+
+    fn insert(&mut self, object: Object) {
+        match object {
+            Object::Host(o) => {
+                self.hosts_named.insert(o.name.clone(), o.id);
+                self.hosts.insert(o.id, o);
+            }
+            Object::Network(o) => {
+                self.networks.insert(o.id, o);
+            }
+            Object::Subnet(o) => {
+                self.subnets_of.insert(o.network, o.id);
+                self.subnets.insert(o.id, o);
+            }
+            Object::Port(o) => {
+                let port = &o.section;
+                self.ports_on.insert(port.network, port.id);
+                self.ports_of.insert(port.project, port.id);
+                for group in &port.security_groups {
+                    self.members.insert(*group, port.id);
+                }
+                if let Some(host) = &o.host {
+                    self.ports_at.insert(host.clone(), port.id);
+                }
+                self.ports.insert(port.id, o);
+            }
+            Object::Group(o) => {
+                self.groups.insert(o.id, o);
+            }
+            Object::Rule(o) => {
+                self.rules_of.insert(o.group, o.section.id);
+                self.rules.insert(o.section.id, o);
+            }
+            Object::Classifier(o) => {
+                for side in sides(&o) {
+                    self.classifiers_of.insert(side, o.id);
+                }
+                self.classifiers.insert(o.id, o);
+            }
+            Object::Function(o) => {
+                for port in function_ports(&o) {
+                    self.functions_of.insert(port, o.id);
+                }
+                self.functions.insert(o.id, o);
+            }
+            Object::Chain(o) => {
+                for classifier in &o.classifiers {
+                    self.chains_of_classifier.insert(*classifier, o.id);
+                }
+                for function in &o.functions {
+                    self.chains_of_function.insert(*function, o.id);
+                }
+                self.chains.insert(o.id, o);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: ObjectId) {
+        match id {
+            ObjectId::Host(id) => {
+                if let Some(o) = self.hosts.remove(&id) {
+                    self.hosts_named.remove(&o.name, &id);
+                }
+            }
+            ObjectId::Network(id) => {
+                self.networks.remove(&id);
+            }
+            ObjectId::Subnet(id) => {
+                if let Some(o) = self.subnets.remove(&id) {
+                    self.subnets_of.remove(&o.network, &id);
+                }
+            }
+            ObjectId::Port(id) => {
+                let Some(o) = self.ports.remove(&id) else {
+                    return;
+                };
+                self.ports_on.remove(&o.section.network, &id);
+                self.ports_of.remove(&o.section.project, &id);
+                for group in &o.section.security_groups {
+                    self.members.remove(group, &id);
+                }
+                if let Some(host) = &o.host {
+                    self.ports_at.remove(host, &id);
+                }
+            }
+            ObjectId::Group(id) => {
+                self.groups.remove(&id);
+            }
+            ObjectId::Rule(id) => {
+                if let Some(o) = self.rules.remove(&id) {
+                    self.rules_of.remove(&o.group, &id);
+                }
+            }
+            ObjectId::Classifier(id) => {
+                let Some(o) = self.classifiers.remove(&id) else {
+                    return;
+                };
+                for side in sides(&o) {
+                    self.classifiers_of.remove(&side, &id);
+                }
+            }
+            ObjectId::Function(id) => {
+                let Some(o) = self.functions.remove(&id) else {
+                    return;
+                };
+                for port in function_ports(&o) {
+                    self.functions_of.remove(&port, &id);
+                }
+            }
+            ObjectId::Chain(id) => {
+                let Some(o) = self.chains.remove(&id) else {
+                    return;
+                };
+                for classifier in &o.classifiers {
+                    self.chains_of_classifier.remove(classifier, &id);
+                }
+                for function in &o.functions {
+                    self.chains_of_function.remove(function, &id);
+                }
+            }
+        }
+    }
+
+    /// The host of this name.
+    pub fn host(&self, name: &HostName) -> Option<&Arc<Host>> {
+        self.hosts_named
+            .of(name)
+            .next()
+            .and_then(|id| self.hosts.get(id))
+    }
+
+    /// A port.
+    pub fn port(&self, id: Id<kind::Port>) -> Option<&Arc<Port>> {
+        self.ports.get(&id)
+    }
+
+    /// The ports that are bound to a host.
+    pub fn ports_at<'a>(&'a self, host: &HostName) -> impl Iterator<Item = &'a Arc<Port>> {
+        self.ports_at.of(host).filter_map(|id| self.ports.get(id))
+    }
+
+    /// The ports of a network.
+    pub fn ports_on(&self, network: Id<kind::Network>) -> impl Iterator<Item = &Arc<Port>> {
+        self.ports_on
+            .of(&network)
+            .filter_map(|id| self.ports.get(id))
+    }
+
+    /// Does this port hold the virtual address of a load balancer that a chain uses?
+    pub fn is_vip(&self, port: Id<kind::Port>) -> bool {
+        self.functions_of.of(&port).any(|id| {
+            self.chains_of_function.has(id)
+                && self.functions.get(id).and_then(|f| vip_port(f)) == Some(port)
+        })
+    }
+}
+
+/// The sides that a classifier names.
+pub(crate) fn sides(classifier: &Classifier) -> impl Iterator<Item = Side> {
+    classifier.source.into_iter().chain(classifier.destination)
+}
+
+/// The port that holds a function's virtual address.
+pub(crate) fn vip_port(function: &Function) -> Option<Id<kind::Port>> {
+    match &function.work {
+        Some(Work::LoadBalancer(balancer)) => Some(balancer.vip_port),
+        Some(Work::Firewall(_) | Work::Shaper(_)) | None => None,
+    }
+}
+
+/// The ports that a function's section is made from.
+fn function_ports(function: &Function) -> BTreeSet<Id<kind::Port>> {
+    let mut ports: BTreeSet<_> = vip_port(function).into_iter().collect();
+    if let Some(Work::LoadBalancer(balancer)) = &function.work {
+        ports.extend(balancer.members.iter().map(|member| member.id));
+    }
+    ports
+}
+
+/// The set that a rule refers to.
+pub(crate) fn remote_set(rule: &Rule) -> Option<Id<kind::AddressSet>> {
+    match rule.section.remote {
+        Remote::Set(set) => Some(set),
+        Remote::Any | Remote::Prefix(_) => None,
+    }
+}

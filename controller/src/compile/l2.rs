@@ -1,0 +1,126 @@
+//! What do hosts hear about networks, ports and VTEPs?
+//!
+//! # The DHCP server's address
+//! The gateway's, where the subnet has one of IPv4 inside it: clients can ask it for a renewal by
+//! unicast, and it is no workload's. Otherwise 169.254.169.254, which no workload may hold either; a
+//! client that has no route there renews by broadcast (RFC 2131 §4.4.5).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use hostconfig::{Endpoint, Location, Network, Port, Subnet, Vteps, network::Dhcp, vtep::Vtep};
+use net::{Id, Mac, ids::kind};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Complaint,
+    intent::{self, Intent},
+};
+
+/// How long a workload may keep its address without asking: Neutron's default, a day.
+const LEASE_SECONDS: u32 = 86_400;
+/// Who answers DHCP where no gateway can.
+const LINK_LOCAL_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// The VTEPs of all hosts. Where two hosts claim one address, the first by id has it.
+pub(super) fn vteps(intent: &Intent) -> Vteps {
+    let mut all = Vteps::default();
+    for host in intent.hosts.values() {
+        if let Some(addr) = host.vtep {
+            all.vteps.entry(addr).or_insert_with(|| Vtep {
+                host: host.name.to_string(),
+                foreign: host.foreign,
+            });
+        }
+    }
+    all
+}
+
+/// A network with its subnets.
+pub(super) fn network(intent: &Intent, id: Id<kind::Network>) -> Option<Network> {
+    let mut network = Network::clone(intent.networks.get(&id)?);
+    let subnets = intent
+        .subnets_of
+        .of(&id)
+        .filter_map(|s| intent.subnets.get(s));
+    network.subnets = subnets.map(|subnet| self::subnet(subnet)).collect();
+    Some(network)
+}
+
+fn subnet(subnet: &intent::Subnet) -> Subnet {
+    let dhcp = (subnet.dhcp && subnet.cidr.addr().is_ipv4()).then(|| Dhcp {
+        server: match subnet.gateway {
+            Some(IpAddr::V4(gateway)) if subnet.cidr.contains(gateway.into()) => gateway,
+            _ => LINK_LOCAL_SERVER,
+        },
+        server_mac: server_mac(subnet.network),
+        lease_seconds: LEASE_SECONDS,
+        dns: subnet.dns.clone(),
+        domain: String::new(),
+        routes: subnet.routes.clone(),
+    });
+    Subnet {
+        id: subnet.id,
+        cidr: subnet.cidr,
+        gateway: subnet.gateway,
+        dhcp,
+    }
+}
+
+/// The same in every switch, so that a workload that moves finds its server again. The first octet is
+/// local and unicast, and not the one that ports are given.
+fn server_mac(network: Id<kind::Network>) -> Mac {
+    let mut sha = Sha256::new();
+    sha.update("dhcp/");
+    sha.update(network.uuid().as_bytes());
+    let hash: [u8; 32] = sha.finalize().into();
+    let mut octets = hash.first_chunk::<6>().copied().unwrap_or_default();
+    octets[0] = 0x06;
+    Mac::new(octets)
+}
+
+/// A port, for its own host.
+pub(super) fn port(intent: &Intent, id: Id<kind::Port>) -> Option<Port> {
+    let port = intent.ports.get(&id)?;
+    if !intent.networks.contains_key(&port.section.network) {
+        return None;
+    }
+    let mut section = port.section.clone();
+    section
+        .security_groups
+        .retain(|group| intent.groups.contains_key(group));
+    Some(section)
+}
+
+/// A port, for the other hosts of its network.
+pub(super) fn endpoint(intent: &Intent, id: Id<kind::Port>) -> Option<Endpoint> {
+    let port = intent.ports.get(&id)?;
+    let at = if intent.is_vip(id) {
+        Location::Virtual
+    } else {
+        Location::Vtep(intent.host(port.host.as_ref()?)?.vtep?)
+    };
+    let section = &port.section;
+    Some(Endpoint {
+        id,
+        network: section.network,
+        mac: section.mac,
+        addrs: section.fixed_ips.iter().map(|fixed| fixed.addr).collect(),
+        at,
+    })
+}
+
+/// Why a port can't be had.
+pub(super) fn complaint(intent: &Intent, id: Id<kind::Port>) -> Option<Complaint> {
+    let port = intent.ports.get(&id)?;
+    if !intent.networks.contains_key(&port.section.network) {
+        return Some(Complaint::NetworkMissing {
+            network: port.section.network,
+        });
+    }
+    let name = port.host.as_ref()?;
+    match intent.host(name) {
+        None => Some(Complaint::HostUnknown { host: name.clone() }),
+        Some(host) if host.vtep.is_none() => Some(Complaint::NoVtep { host: name.clone() }),
+        Some(_) => None,
+    }
+}

@@ -1,0 +1,473 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use hostconfig::{
+    Chain as ChainSection, Classifier, Location, SecurityGroupRule, Shaper,
+    chain::Algorithm,
+    check::check,
+    group::{Direction, Family, L4Match, Remote},
+    port::{AddressPair, FixedIp},
+};
+use net::{Mac, Mtu, UnicastMac, Vni};
+use proptest::prelude::*;
+
+use super::*;
+use intent::{Balancer, BalancerMember, Chain, Function, Group, Host, Port, Rule, Subnet, Work};
+
+fn id<K>(n: u8) -> Id<K> {
+    Uuid::from_u128(0x1000 + u128::from(n)).into()
+}
+
+fn host_name(n: u8) -> HostName {
+    HostName::from(format!("h{n}").as_str())
+}
+
+fn host(n: u8, vtep: bool, foreign: bool) -> Object {
+    Object::Host(Arc::new(Host {
+        id: id(n),
+        name: host_name(n),
+        vtep: vtep.then(|| Ipv4Addr::new(192, 0, 2, n).into()),
+        foreign,
+    }))
+}
+
+fn network(n: u8, name: &str) -> Object {
+    Object::Network(Arc::new(hostconfig::Network {
+        id: id(n),
+        name: name.to_owned(),
+        project: id(200),
+        vni: Vni::try_from(u32::from(n) + 100).unwrap(),
+        mtu: Mtu::try_from(1450).unwrap(),
+        admin_up: true,
+        subnets: Vec::new(),
+    }))
+}
+
+fn subnet(n: u8, network: u8, gateway: bool) -> Object {
+    Object::Subnet(Arc::new(Subnet {
+        id: id(n),
+        network: id(network),
+        cidr: format!("10.{n}.0.0/24").parse().unwrap(),
+        gateway: gateway.then(|| Ipv4Addr::new(10, n, 0, 1).into()),
+        dhcp: true,
+        dns: vec![Ipv4Addr::new(9, 9, 9, 9)],
+        routes: Vec::new(),
+    }))
+}
+
+fn addr(n: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, n).into()
+}
+
+fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project: u8) -> Object {
+    let mac = UnicastMac::try_from(Mac::new([2, 0, 0, 0, 0, n])).unwrap();
+    Object::Port(Arc::new(Port {
+        section: hostconfig::Port {
+            id: id(n),
+            name: String::new(),
+            network: id(network),
+            project: id(project),
+            mac,
+            fixed_ips: vec![FixedIp {
+                addr: addr(n),
+                subnet: id(network),
+            }],
+            admin_up: true,
+            port_security: true,
+            allowed_address_pairs: vec![AddressPair {
+                mac,
+                prefix: format!("2001:db8:{n}::/64").parse().unwrap(),
+            }],
+            security_groups: groups.iter().map(|g| id(*g)).collect(),
+            max_connections: 1000,
+        },
+        host: host.map(host_name),
+    }))
+}
+
+fn group(n: u8, stateful: bool) -> Object {
+    Object::Group(Arc::new(Group {
+        id: id(n),
+        name: format!("g{n}"),
+        stateful,
+    }))
+}
+
+fn rule(n: u8, group: u8, remote: Remote) -> Object {
+    Object::Rule(Arc::new(Rule {
+        group: id(group),
+        section: SecurityGroupRule {
+            id: id(n),
+            direction: Direction::Ingress,
+            family: Family::V4,
+            protocol: Some(6),
+            l4: L4Match::Any,
+            remote,
+        },
+    }))
+}
+
+fn classifier(n: u8, source: Option<Side>, destination: Option<Side>) -> Object {
+    Object::Classifier(Arc::new(Classifier {
+        id: id(n),
+        name: format!("c{n}"),
+        source,
+        destination,
+        family: None,
+        protocol: Some(6),
+        source_ports: None,
+        destination_ports: None,
+        source_prefix: None,
+        destination_prefix: None,
+    }))
+}
+
+fn balancer(n: u8, vip: u8, members: &[u8]) -> Object {
+    let members = members.iter().map(|m| BalancerMember {
+        id: id(*m),
+        port: 80,
+        weight: 1,
+    });
+    Object::Function(Arc::new(Function {
+        id: id(n),
+        name: format!("lb{n}"),
+        work: Some(Work::LoadBalancer(Balancer {
+            vip_port: id(vip),
+            vip: None,
+            protocol: 6,
+            port: 80,
+            algorithm: Algorithm::Maglev,
+            members: members.collect(),
+        })),
+    }))
+}
+
+fn shaper(n: u8, rate_bps: u64) -> Object {
+    let work = Some(Work::Shaper(Shaper {
+        rate_bps,
+        burst_bytes: 1 << 16,
+        queue_bytes: 1 << 20,
+    }));
+    Object::Function(Arc::new(Function {
+        id: id(n),
+        name: String::new(),
+        work,
+    }))
+}
+
+fn chain(n: u8, classifiers: &[u8], functions: &[u8]) -> Object {
+    Object::Chain(Arc::new(Chain {
+        id: id(n),
+        name: format!("chain{n}"),
+        project: id(200),
+        symmetric: true,
+        classifiers: classifiers.iter().map(|c| id(*c)).collect(),
+        functions: functions.iter().map(|f| id(*f)).collect(),
+    }))
+}
+
+/// Small worlds, so that references meet; dangling ones occur, as they do between commits.
+fn object() -> impl Strategy<Value = Object> {
+    let small = || 0u8..4;
+    let side = prop_oneof![
+        (0u8..8).prop_map(|n| Side::Port(id(n))),
+        (0u8..3).prop_map(|n| Side::Network(id(n))),
+        (200u8..202).prop_map(|n| Side::Project(id(n))),
+    ];
+    prop_oneof![
+        (small(), any::<bool>()).prop_map(|(n, vtep)| host(n, vtep, n == 3)),
+        (0u8..3, "[ab]").prop_map(|(n, name)| network(n, &name)),
+        (small(), 0u8..3, any::<bool>()).prop_map(|(n, w, g)| subnet(n, w, g)),
+        port_strategy(),
+        port_strategy(),
+        (0u8..3, any::<bool>()).prop_map(|(n, s)| group(n, s)),
+        (small(), 0u8..3, prop::option::of(0u8..3)).prop_map(|(n, g, set)| {
+            rule(n, g, set.map_or(Remote::Any, |set| Remote::Set(id(set))))
+        }),
+        (
+            0u8..3,
+            prop::option::of(side.clone()),
+            prop::option::of(side)
+        )
+            .prop_map(|(n, s, d)| classifier(n, s, d)),
+        (0u8..3, 0u8..8, prop::collection::vec(0u8..8, 0..3))
+            .prop_map(|(n, vip, members)| balancer(n, vip, &members)),
+        (0u8..3, 1u64..3).prop_map(|(n, rate)| shaper(n, rate * 1_000_000)),
+        (
+            0u8..2,
+            prop::collection::vec(0u8..3, 0..3),
+            prop::collection::vec(0u8..3, 0..3)
+        )
+            .prop_map(|(n, c, f)| chain(n, &c, &f)),
+    ]
+}
+
+fn port_strategy() -> impl Strategy<Value = Object> {
+    let groups = prop::collection::btree_set(0u8..3, 0..3);
+    (0u8..8, 0u8..3, prop::option::of(0u8..5), groups, 200u8..202).prop_map(
+        |(n, w, h, groups, project)| {
+            port(n, w, h, &groups.into_iter().collect::<Vec<_>>(), project)
+        },
+    )
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => object().prop_map(Change::Put),
+        1 => object().prop_map(|object| Change::Gone(object.id())),
+    ]
+}
+
+fn same(a: &HostConfig, b: &HostConfig) -> bool {
+    a.sections == b.sections
+}
+
+fn compiled(changes: &[Change]) -> Compiler {
+    let mut compiler = Compiler::new(Uuid::nil());
+    compiler.apply(changes, Generation(1));
+    compiler
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn change_by_change_arrives_where_the_whole_does(
+        commits in prop::collection::vec(prop::collection::vec(change(), 1..6), 1..25),
+    ) {
+        let mut compiler = Compiler::new(Uuid::nil());
+        let mut mirrors: BTreeMap<HostName, BTreeMap<SectionKey, Arc<Keyed>>> = BTreeMap::new();
+        for (n, commit) in commits.iter().enumerate() {
+            let touched = compiler.apply(commit, Generation(n as u64 + 1));
+            for (host, keys) in &touched.hosts {
+                let mirror = mirrors.entry(host.clone()).or_default();
+                for key in keys {
+                    match compiler.config(host).and_then(|c| c.sections.get(key)) {
+                        Some(section) => { mirror.insert(*key, Arc::clone(section)); }
+                        None => { mirror.remove(key); }
+                    }
+                }
+            }
+            mirrors.retain(|_, mirror| !mirror.is_empty());
+            let whole = compile(compiler.intent(), Uuid::nil(), Generation(1));
+            prop_assert_eq!(
+                whole.keys().collect::<Vec<_>>(),
+                compiler.hosts().map(|(h, _)| h).collect::<Vec<_>>()
+            );
+            for (host, config) in compiler.hosts() {
+                prop_assert!(same(config, &whole[host]), "{host}: {:?} {:?}", config, whole[host]);
+                prop_assert_eq!(&config.sections, &mirrors[host]);
+                prop_assert_eq!(check(config), vec![]);
+            }
+            let held: BTreeSet<SectionKey> =
+                compiler.hosts().flat_map(|(_, c)| c.sections.keys().copied()).collect();
+            for key in compiler.sections.keys() {
+                let here = matches!(key, SectionKey::Endpoint(_));
+                prop_assert!(here || held.contains(key), "{key} is kept for nobody");
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_objects_does_not_matter(
+        objects in prop::collection::vec(object(), 1..40).prop_flat_map(|objects| {
+            let one_each: BTreeMap<ObjectId, Object> =
+                objects.into_iter().map(|o| (o.id(), o)).collect();
+            let changes: Vec<Change> = one_each.into_values().map(Change::Put).collect();
+            (Just(changes.clone()), Just(changes).prop_shuffle())
+        }),
+    ) {
+        let (one, other) = (compiled(&objects.0), compiled(&objects.1));
+        for (host, config) in one.hosts() {
+            prop_assert!(same(config, other.config(host).unwrap()));
+        }
+        prop_assert_eq!(one.hosts().count(), other.hosts().count());
+    }
+}
+
+fn put(objects: impl IntoIterator<Item = Object>) -> Vec<Change> {
+    objects.into_iter().map(Change::Put).collect()
+}
+
+fn chain_of(config: &HostConfig, n: u8) -> Option<&ChainSection> {
+    let Section::Chain(chain) = config.sections.get(&SectionKey::Chain(id(n)))?.body() else {
+        return None;
+    };
+    Some(chain)
+}
+
+#[test]
+fn a_port_touches_its_own_host_and_those_of_its_network() {
+    let mut compiler = compiled(&put([
+        host(0, true, false),
+        host(1, true, false),
+        host(2, true, false),
+        network(0, "a"),
+        network(1, "b"),
+        group(0, true),
+        port(0, 0, Some(0), &[0], 200),
+        port(1, 0, Some(1), &[0], 200),
+        port(2, 1, Some(2), &[], 200),
+    ]));
+    let touched = compiler.apply(&put([port(3, 0, Some(0), &[0], 200)]), Generation(2));
+    let hosts: Vec<_> = touched.hosts.keys().map(HostName::as_str).collect();
+    assert_eq!(hosts, ["h0", "h1"]);
+    assert_eq!(
+        touched.hosts[&host_name(0)],
+        [SectionKey::Port(id(3))].into()
+    );
+    assert_eq!(
+        touched.hosts[&host_name(1)],
+        [SectionKey::Endpoint(id(3))].into()
+    );
+    assert_eq!(touched.ports, [id(3)].into());
+}
+
+#[test]
+fn a_remote_group_follows_its_members_and_their_pairs() {
+    let mut compiler = compiled(&put([
+        host(0, true, false),
+        network(0, "a"),
+        group(0, true),
+        group(1, true),
+        rule(0, 0, Remote::Set(id(1))),
+        port(0, 0, Some(0), &[0], 200),
+    ]));
+    let key = SectionKey::AddressSet(id(1));
+    let members = |compiler: &Compiler| {
+        let config = compiler.config(&host_name(0)).unwrap();
+        let Section::AddressSet(set) = config.sections[&key].body() else {
+            unreachable!()
+        };
+        set.members
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    assert!(members(&compiler).is_empty());
+    compiler.apply(&put([port(1, 0, None, &[1], 200)]), Generation(2));
+    assert_eq!(members(&compiler), ["10.0.0.1/32", "2001:db8:1::/64"]);
+    compiler.apply(&[Change::Gone(ObjectId::Rule(id(0)))], Generation(3));
+    assert!(
+        !compiler
+            .config(&host_name(0))
+            .unwrap()
+            .sections
+            .contains_key(&key)
+    );
+}
+
+#[test]
+fn a_virtual_address_is_in_every_switch_of_its_network_while_a_chain_uses_it() {
+    let mut compiler = compiled(&put([
+        host(0, true, false),
+        host(1, true, false),
+        network(0, "a"),
+        port(0, 0, Some(0), &[], 200),
+        port(1, 0, Some(1), &[], 200),
+        port(5, 0, None, &[], 200),
+        classifier(0, Some(Side::Network(id(0))), None),
+        balancer(0, 5, &[1, 0]),
+    ]));
+    let key = SectionKey::Endpoint(id(5));
+    assert!(
+        !compiler
+            .config(&host_name(0))
+            .unwrap()
+            .sections
+            .contains_key(&key)
+    );
+    compiler.apply(&put([chain(0, &[0], &[0])]), Generation(2));
+    for n in 0..2 {
+        let config = compiler.config(&host_name(n)).unwrap();
+        let Section::Endpoint(vip) = config.sections[&key].body() else {
+            unreachable!()
+        };
+        assert_eq!(
+            (vip.at, vip.addrs.as_slice()),
+            (Location::Virtual, [addr(5)].as_slice())
+        );
+        let chain = chain_of(config, 0).unwrap();
+        let hostconfig::FunctionKind::LoadBalancer(lb) = &chain.functions[0].kind else {
+            unreachable!()
+        };
+        assert_eq!(lb.vip, addr(5));
+        assert_eq!(
+            lb.members.iter().map(|m| m.addr).collect::<Vec<_>>(),
+            [addr(0), addr(1)]
+        );
+    }
+    compiler.apply(&[Change::Gone(ObjectId::Chain(id(0)))], Generation(3));
+    assert!(
+        !compiler
+            .config(&host_name(1))
+            .unwrap()
+            .sections
+            .contains_key(&key)
+    );
+}
+
+#[test]
+fn what_cannot_be_had_is_complained_about() {
+    let mut compiler = compiled(&put([
+        host(0, false, false),
+        network(0, "a"),
+        port(0, 0, Some(0), &[], 200),
+        port(1, 0, Some(1), &[], 200),
+        port(2, 1, Some(0), &[], 200),
+        balancer(0, 7, &[6]),
+        shaper(2, 8_000),
+        chain(0, &[1], &[0, 1, 2]),
+    ]));
+    let said = |c: Option<Complaint>| c.map(|c| c.to_string()).unwrap_or_default();
+    assert_eq!(
+        said(compiler.port_complaint(id(0))),
+        "the host has no VTEP address yet: h0"
+    );
+    assert_eq!(said(compiler.port_complaint(id(1))), "no such host: h1");
+    assert!(said(compiler.port_complaint(id(2))).starts_with("no such network"));
+    assert_eq!(compiler.chain_complaints(id(0)).len(), 3);
+    compiler.apply(&put([host(0, true, false)]), Generation(2));
+    assert_eq!(compiler.port_complaint(id(0)), None);
+}
+
+#[test]
+fn dhcp_answers_from_the_gateway_or_from_a_link_local_address() {
+    let compiler = compiled(&put([
+        host(0, true, false),
+        network(0, "a"),
+        subnet(0, 0, true),
+        subnet(1, 0, false),
+        port(0, 0, Some(0), &[], 200),
+    ]));
+    let config = compiler.config(&host_name(0)).unwrap();
+    let Section::Network(network) = config.sections[&SectionKey::Network(id(0))].body() else {
+        unreachable!()
+    };
+    let servers: Vec<_> = network
+        .subnets
+        .iter()
+        .map(|s| s.dhcp.as_ref().unwrap())
+        .collect();
+    assert_eq!(servers[0].server, Ipv4Addr::new(10, 0, 0, 1));
+    assert_eq!(servers[1].server, Ipv4Addr::new(169, 254, 169, 254));
+    assert_eq!(servers[0].server_mac, servers[1].server_mac);
+    assert!(UnicastMac::try_from(servers[0].server_mac).is_ok());
+}
+
+#[test]
+fn a_foreign_host_is_told_nothing_but_is_told_of() {
+    let compiler = compiled(&put([
+        host(0, true, false),
+        host(3, true, true),
+        network(0, "a"),
+        port(0, 0, Some(0), &[], 200),
+        port(1, 0, Some(3), &[], 200),
+    ]));
+    assert!(compiler.config(&host_name(3)).is_none());
+    let config = compiler.config(&host_name(0)).unwrap();
+    let Section::Vteps(vteps) = config.sections[&SectionKey::Vteps].body() else {
+        unreachable!()
+    };
+    assert_eq!(vteps.vteps.values().filter(|v| v.foreign).count(), 1);
+    assert!(config.sections.contains_key(&SectionKey::Endpoint(id(1))));
+}
