@@ -78,7 +78,7 @@ pub(crate) struct Rate(u64);
 
 impl Rate {
     const KIND: &'static str = "a rate";
-    const EXAMPLE: &'static str = "100mbit (bit, kbit, mbit, gbit; over 0, at most 1000gbit)";
+    const EXAMPLE: &'static str = "100mbit (bit, kbit, mbit, gbit; 8kbit to 1000gbit)";
 
     /// Bits a second.
     pub(crate) const fn bits_per_second(self) -> u64 {
@@ -103,7 +103,7 @@ impl FromStr for Rate {
         let refuse = || InvalidUnit::new(Self::KIND, Self::EXAMPLE, text);
         let (number, unit) = split(text).ok_or_else(refuse)?;
         let bits = number * rate_unit(&unit).ok_or_else(refuse)?;
-        if !(1.0..=1e12).contains(&bits) {
+        if !(8_000.0..=1e12).contains(&bits) {
             return Err(refuse());
         }
         whole(bits).map(Self).ok_or_else(refuse)
@@ -138,7 +138,7 @@ pub(crate) struct Size(u64);
 
 impl Size {
     const KIND: &'static str = "a size";
-    const EXAMPLE: &'static str = "64KiB (B, KB, KiB, MB, MiB; over 0, at most 1024MiB)";
+    const EXAMPLE: &'static str = "64KiB (B, KB, KiB, MB, MiB; 1514B to 1024MiB)";
 }
 
 impl FromStr for Size {
@@ -156,7 +156,7 @@ impl FromStr for Size {
             _ => return Err(refuse()),
         };
         let bytes = number * factor;
-        if !(1.0..=1_073_741_824.0).contains(&bytes) {
+        if !(1_514.0..=1_073_741_824.0).contains(&bytes) {
             return Err(refuse());
         }
         whole(bytes).map(Self).ok_or_else(refuse)

@@ -278,10 +278,22 @@ impl LbProtocol {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Algorithm {
+    /// Over addresses and ports.
     #[default]
     Maglev,
+    /// Over the client's address: it keeps its member.
+    SourceIp,
+}
+
+impl Algorithm {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Maglev => "maglev",
+            Self::SourceIp => "source_ip",
+        }
+    }
 }
 
 /// `web-1`, or `{workload: web-1, weight: 2, port: 8080}`.

@@ -3,15 +3,18 @@
 //! Networks, subnets, groups, rules, ports and chains, each kind in one bulk call, by the public API alone. What the
 //! API chose (ids, addresses, MACs) comes back as the [`Inventory`].
 
-use std::collections::{BTreeMap, BTreeSet};
+mod chains;
+mod groups;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::file::{Algorithm, Family, Ports, Protocol};
-use super::plan::{Chain, Classifier, FirewallRule, Function, Lab, Member, Remote, Rule, Workload};
+use self::groups::Groups;
+use super::plan::{Lab, Workload};
 use super::underlay::namespace;
 use crate::api::{Api, text};
 
@@ -60,9 +63,6 @@ impl Placed {
     }
 }
 
-/// Ids of security groups by (project id, name).
-type Groups = BTreeMap<(String, String), String>;
-
 /// Makes it all.
 ///
 /// # Errors
@@ -73,10 +73,10 @@ pub(crate) fn provision(lab: &Lab, api: &Api) -> anyhow::Result<Inventory> {
         networks: networks(lab, api, &projects)?,
         ..Inventory::default()
     };
-    let groups = groups(lab, api, &projects)?;
+    let groups = groups::make(lab, api, &projects)?;
     inventory.workloads = ports(lab, api, &inventory.networks, &groups)?;
     for chain in &lab.chains {
-        make_chain(api, &projects, &inventory, chain)
+        chains::make(api, &projects, &inventory, chain)
             .with_context(|| format!("chain {}", chain.name))?;
     }
     Ok(inventory)
@@ -208,131 +208,6 @@ fn set(body: &mut Value, key: &str, value: Option<impl Serialize>) {
     }
 }
 
-/// Which groups which projects need: those of their workloads and what their rules refer to.
-fn needed_groups(lab: &Lab) -> BTreeSet<(Option<String>, String)> {
-    let mut needed = BTreeSet::new();
-    let mut open: Vec<(Option<String>, String)> = lab
-        .workloads
-        .iter()
-        .flat_map(|w| {
-            let project = lab.project_of(w).map(str::to_owned);
-            w.groups
-                .iter()
-                .flatten()
-                .map(move |group| (project.clone(), group.clone()))
-        })
-        .filter(|(_, group)| group != "default")
-        .collect();
-    while let Some((project, group)) = open.pop() {
-        if !needed.insert((project.clone(), group.clone())) {
-            continue;
-        }
-        for rule in lab.groups.get(&group).into_iter().flatten() {
-            if let Remote::Group(other) = &rule.remote {
-                open.push((project.clone(), other.clone()));
-            }
-        }
-    }
-    needed
-}
-
-fn groups(lab: &Lab, api: &Api, projects: &Projects) -> anyhow::Result<Groups> {
-    let needed: Vec<(String, String)> = needed_groups(lab)
-        .into_iter()
-        .map(|(project, group)| Ok((project_id(projects, project.as_deref())?, group)))
-        .collect::<anyhow::Result<_>>()?;
-    let bodies = needed
-        .iter()
-        .map(|(project, group)| json!({"name": group, "project_id": project}))
-        .collect();
-    let answers = bulk(api, "/v2.0/security-groups", "security_groups", bodies)?;
-    let groups: Groups = needed
-        .iter()
-        .cloned()
-        .zip(answers.iter().map(|a| text(a, "id").to_owned()))
-        .collect();
-    let mut rules = Vec::new();
-    for ((project, group), answer) in needed.iter().zip(&answers) {
-        let wanted = lab.groups.get(group).map(Vec::as_slice).unwrap_or_default();
-        if wanted
-            .iter()
-            .any(|rule| rule.direction == super::file::Direction::Egress)
-        {
-            // A group that lists what may leave means just that, not the API's default of all.
-            drop_default_egress(api, answer)?;
-        }
-        for rule in wanted {
-            rules.extend(rule_bodies(rule, project, text(answer, "id"), &groups)?);
-        }
-    }
-    bulk(
-        api,
-        "/v2.0/security-group-rules",
-        "security_group_rules",
-        rules,
-    )?;
-    Ok(groups)
-}
-
-fn drop_default_egress(api: &Api, group: &Value) -> anyhow::Result<()> {
-    let rules = group
-        .get("security_group_rules")
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    for rule in rules
-        .iter()
-        .filter(|rule| text(rule, "direction") == "egress")
-    {
-        api.delete(&format!("/v2.0/security-group-rules/{}", text(rule, "id")))?;
-    }
-    Ok(())
-}
-
-fn rule_bodies(
-    rule: &Rule,
-    project: &str,
-    group: &str,
-    groups: &Groups,
-) -> anyhow::Result<Vec<Value>> {
-    let mut bodies = Vec::new();
-    for family in &rule.families {
-        let protocol = match (rule.protocol, family) {
-            (Protocol::Icmp, Family::Ipv6) => Protocol::Icmpv6,
-            (protocol, _) => protocol,
-        };
-        let mut body = json!({
-            "security_group_id": group,
-            "project_id": project,
-            "direction": rule.direction.name(),
-            "ethertype": family.ethertype(),
-        });
-        set(&mut body, "protocol", protocol.name());
-        set(
-            &mut body,
-            "port_range_min",
-            rule.ports.map(|Ports(range)| range.min()),
-        );
-        set(
-            &mut body,
-            "port_range_max",
-            rule.ports.map(|Ports(range)| range.max()),
-        );
-        match &rule.remote {
-            Remote::Any => {}
-            Remote::Cidr(cidr) => set(&mut body, "remote_ip_prefix", Some(cidr.to_string())),
-            Remote::Group(name) => {
-                let id = groups
-                    .get(&(project.to_owned(), name.clone()))
-                    .context("find the remote group's id")?;
-                set(&mut body, "remote_group_id", Some(id));
-            }
-        }
-        bodies.push(body);
-    }
-    Ok(bodies)
-}
-
 fn ports(
     lab: &Lab,
     api: &Api,
@@ -430,175 +305,5 @@ fn port_body(
             .collect::<anyhow::Result<Vec<_>>>()?;
         set(&mut body, "security_groups", Some(ids));
     }
-    Ok(body)
-}
-
-fn make_chain(
-    api: &Api,
-    projects: &Projects,
-    inventory: &Inventory,
-    chain: &Chain,
-) -> anyhow::Result<()> {
-    let project = project_id(projects, chain.project.as_deref())?;
-    let mut classifiers = Vec::new();
-    for (i, classifier) in chain.classifiers.iter().enumerate() {
-        let name = format!("{}-{i}", chain.name);
-        let body = classifier_body(inventory, classifier, &name, &project);
-        let made = api.post(
-            "/v2.0/sfc/flow_classifiers",
-            &json!({"flow_classifier": body}),
-        )?;
-        classifiers.push(id(&made, "flow_classifier")?);
-    }
-    let mut groups = Vec::new();
-    for (i, function) in chain.functions.iter().enumerate() {
-        let body = json!({
-            "name": format!("{}-{i}-{}", chain.name, function.kind()),
-            "project_id": project,
-            "port_pairs": [],
-            "network_function": function_body(inventory, function)?,
-        });
-        let made = api.post(
-            "/v2.0/sfc/port_pair_groups",
-            &json!({"port_pair_group": body}),
-        )?;
-        groups.push(id(&made, "port_pair_group")?);
-    }
-    let body = json!({
-        "name": chain.name,
-        "project_id": project,
-        "flow_classifiers": classifiers,
-        "port_pair_groups": groups,
-        "chain_parameters": {"symmetric": chain.symmetric},
-    });
-    api.post("/v2.0/sfc/port_chains", &json!({"port_chain": body}))?;
-    Ok(())
-}
-
-fn classifier_body(
-    inventory: &Inventory,
-    classifier: &Classifier,
-    name: &str,
-    project: &str,
-) -> Value {
-    let mut body = json!({
-        "name": name,
-        "project_id": project,
-        "ethertype": classifier.family.ethertype(),
-    });
-    let port = |name: &Option<String>| {
-        name.as_ref()
-            .and_then(|name| inventory.workloads.get(name))
-            .map(|placed| placed.port.clone())
-    };
-    let network = classifier
-        .network
-        .as_ref()
-        .and_then(|name| inventory.networks.get(name))
-        .map(|n| n.id.clone());
-    set(&mut body, "protocol", classifier.protocol.name());
-    set(&mut body, "logical_source_network", network);
-    set(
-        &mut body,
-        "logical_source_port",
-        port(&classifier.source_workload),
-    );
-    set(
-        &mut body,
-        "logical_destination_port",
-        port(&classifier.destination_workload),
-    );
-    set(
-        &mut body,
-        "source_ip_prefix",
-        classifier.source.map(|p| p.to_string()),
-    );
-    set(
-        &mut body,
-        "destination_ip_prefix",
-        classifier.destination.map(|p| p.to_string()),
-    );
-    for (side, ports) in [
-        ("source", classifier.source_port),
-        ("destination", classifier.destination_port),
-    ] {
-        set(
-            &mut body,
-            &format!("{side}_port_range_min"),
-            ports.map(|Ports(range)| range.min()),
-        );
-        set(
-            &mut body,
-            &format!("{side}_port_range_max"),
-            ports.map(|Ports(range)| range.max()),
-        );
-    }
-    body
-}
-
-/// The API's `network_function`: the lab file's own schema, with workloads replaced by their ports.
-fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<Value> {
-    Ok(match function {
-        Function::Firewall { rules, default } => json!({"firewall": {
-            "rules": rules.iter().map(firewall_rule).collect::<Vec<_>>(),
-            "default": default.name(),
-        }}),
-        Function::LoadBalancer {
-            vip,
-            port,
-            protocol,
-            algorithm: Algorithm::Maglev,
-            members,
-        } => {
-            let members = members
-                .iter()
-                .map(|m| member(inventory, m))
-                .collect::<anyhow::Result<Vec<_>>>()?;
-            json!({"load_balancer": {
-                "vip": vip,
-                "port": port,
-                "protocol": protocol.name(),
-                "algorithm": "maglev",
-                "members": members,
-            }})
-        }
-        Function::Shaper { rate, burst } => {
-            let mut body = json!({"rate": rate.to_string()});
-            set(&mut body, "burst", burst.map(|b| b.to_string()));
-            json!({"shaper": body})
-        }
-    })
-}
-
-fn firewall_rule(rule: &FirewallRule) -> Value {
-    let mut body = json!({"action": rule.action.name()});
-    set(&mut body, "protocol", rule.protocol.name());
-    set(&mut body, "source", rule.source.map(|p| p.to_string()));
-    set(
-        &mut body,
-        "destination",
-        rule.destination.map(|p| p.to_string()),
-    );
-    set(
-        &mut body,
-        "source_port",
-        rule.source_port.map(|Ports(range)| range.to_string()),
-    );
-    set(
-        &mut body,
-        "destination_port",
-        rule.destination_port.map(|Ports(range)| range.to_string()),
-    );
-    body
-}
-
-fn member(inventory: &Inventory, member: &Member) -> anyhow::Result<Value> {
-    let placed = inventory
-        .workloads
-        .get(&member.workload)
-        .context("find a member's port")?;
-    let mut body = json!({"port_id": placed.port});
-    set(&mut body, "weight", member.weight);
-    set(&mut body, "port", member.port);
     Ok(body)
 }

@@ -1,6 +1,9 @@
 //! Each mistake in a lab file is one line that names the place and the remedy.
 
+use super::expectations::authority_port;
 use super::*;
+use crate::lab::file::Family;
+use crate::lab::plan::Function;
 
 const GOOD: &str = r#"
 hosts: [h1, h2, {name: k1, kernel_vtep: true}]
@@ -431,7 +434,7 @@ fn every_example_lab_is_a_good_one() {
 
 #[test]
 fn the_wide_example_is_twenty_by_five() {
-    let text = include_str!("../../../configs/labs/twenty-hosts.yaml");
+    let text = include_str!("../../../../configs/labs/twenty-hosts.yaml");
     let lab = lab("twenty-hosts.yaml", "twenty-hosts", text).unwrap();
     assert_eq!((lab.hosts.len(), lab.workloads.len()), (20, 100));
 }

@@ -1,0 +1,289 @@
+//! Can a chain be made of these functions, for these flows?
+
+use std::collections::BTreeSet;
+
+use super::intent::address;
+use super::{Wrong, name_is_plain, unknown, wrong};
+use crate::lab::file::{
+    Family, OneOrMany, Protocol, RawChain, RawClassifier, RawFunction, RawLoadBalancer,
+};
+use crate::lab::plan::{Chain, Classifier, FirewallRule, Function, Lab, Member, Network};
+
+pub(super) fn chain(lab: &Lab, index: usize, raw: RawChain) -> Result<Chain, Wrong> {
+    let place = format!("chains[{index}]");
+    name_is_plain(&format!("{place}.name"), &raw.name, "chain")?;
+    let OneOrMany(raw_classifiers) = raw.classifier;
+    if raw_classifiers.is_empty() {
+        return wrong(
+            format!("{place}.classifier"),
+            "is empty; say which flows enter, e.g. `{network: blue}`",
+        );
+    }
+    if raw.functions.is_empty() {
+        return wrong(
+            format!("{place}.functions"),
+            "is empty; list at least one function",
+        );
+    }
+    let mut projects = BTreeSet::new();
+    let mut classifiers = Vec::new();
+    let mut network = None;
+    for one in raw_classifiers {
+        let at = classifier_network(lab, &format!("{place}.classifier"), &one)?;
+        projects.insert(at.project.clone());
+        classifiers.extend(families_of(&format!("{place}.classifier"), &one, at)?);
+        network = Some(at);
+    }
+    let (Some(project), Some(network), 1) = (projects.first().cloned(), network, projects.len())
+    else {
+        return wrong(
+            format!("{place}.classifier"),
+            "names networks of several projects; make a chain for each",
+        );
+    };
+    let functions = raw
+        .functions
+        .into_iter()
+        .enumerate()
+        .map(|(i, f)| function(lab, network, &format!("{place}.functions[{i}]"), f))
+        .collect::<Result<_, _>>()?;
+    Ok(Chain {
+        name: raw.name,
+        project,
+        symmetric: raw.symmetric.unwrap_or(true),
+        classifiers,
+        functions,
+    })
+}
+
+/// The network that a classifier is about, by its own name or through a workload's.
+fn classifier_network<'a>(
+    lab: &'a Lab,
+    place: &str,
+    raw: &RawClassifier,
+) -> Result<&'a Network, Wrong> {
+    if raw.network.is_some() && raw.source_workload.is_some() {
+        return wrong(place, "has both `network` and `source_workload`; keep one");
+    }
+    let mut found = None;
+    if let Some(name) = &raw.network {
+        found = lab.network(name);
+        if found.is_none() {
+            return wrong(
+                format!("{place}.network"),
+                unknown("network", name, lab.networks.iter().map(|n| &n.name)),
+            );
+        }
+    }
+    for (key, workload) in [
+        ("destination_workload", &raw.destination_workload),
+        ("source_workload", &raw.source_workload),
+    ] {
+        let Some(name) = workload else { continue };
+        match lab.workload(name) {
+            None => {
+                return wrong(
+                    format!("{place}.{key}"),
+                    unknown("workload", name, lab.workloads.iter().map(|w| &w.name)),
+                );
+            }
+            Some(workload) => found = lab.network(&workload.network).or(found),
+        }
+    }
+    match found {
+        Some(network) => Ok(network),
+        None => wrong(
+            place,
+            "says not where flows come from; add `network`, `source_workload` or `destination_workload`",
+        ),
+    }
+}
+
+fn families_of(
+    place: &str,
+    raw: &RawClassifier,
+    network: &Network,
+) -> Result<Vec<Classifier>, Wrong> {
+    if (raw.source_port.is_some() || raw.destination_port.is_some()) && !raw.protocol.has_ports() {
+        return wrong(place, "ports need `protocol: tcp` or `udp`");
+    }
+    if !matches!(
+        raw.protocol,
+        Protocol::Any | Protocol::Tcp | Protocol::Udp | Protocol::Icmp
+    ) {
+        return wrong(
+            format!("{place}.protocol"),
+            "flows are classified by tcp, udp or icmp (of both families); use one of them, or leave it out for all",
+        );
+    }
+    let mut families = network.families();
+    families.retain(|family| {
+        let fits = |p: Option<net::Prefix>| p.is_none_or(|p| Family::of(p.addr()) == *family);
+        raw.ethertype.is_none_or(|e| e == *family) && fits(raw.source) && fits(raw.destination)
+    });
+    if families.is_empty() {
+        return wrong(
+            place,
+            format!(
+                "no packet of network `{}` can match: its families and the classifier's differ",
+                network.name
+            ),
+        );
+    }
+    Ok(families
+        .into_iter()
+        .map(|family| Classifier {
+            network: raw.network.clone(),
+            source_workload: raw.source_workload.clone(),
+            destination_workload: raw.destination_workload.clone(),
+            family,
+            protocol: raw.protocol,
+            source: raw.source,
+            destination: raw.destination,
+            source_port: raw.source_port,
+            destination_port: raw.destination_port,
+        })
+        .collect())
+}
+
+fn function(
+    lab: &Lab,
+    network: &Network,
+    place: &str,
+    raw: RawFunction,
+) -> Result<Function, Wrong> {
+    match raw {
+        RawFunction::Firewall(firewall) => {
+            let place = format!("{place}.firewall");
+            let mut rules = Vec::new();
+            for (i, r) in firewall.rules.into_iter().enumerate() {
+                if (r.source_port.is_some() || r.destination_port.is_some())
+                    && !r.protocol.has_ports()
+                {
+                    return wrong(
+                        format!("{place}.rules[{i}]"),
+                        "ports need `protocol: tcp` or `udp`",
+                    );
+                }
+                rules.push(FirewallRule {
+                    action: r.action,
+                    source: r.source,
+                    destination: r.destination,
+                    protocol: r.protocol,
+                    source_port: r.source_port,
+                    destination_port: r.destination_port,
+                });
+            }
+            Ok(Function::Firewall {
+                rules,
+                default: firewall.default,
+            })
+        }
+        RawFunction::LoadBalancer(lb) => {
+            load_balancer(lab, network, &format!("{place}.load_balancer"), lb)
+        }
+        RawFunction::Shaper(shaper) => {
+            if shaper.queue.is_some() {
+                return wrong(
+                    format!("{place}.shaper.queue"),
+                    "choosing a queue comes with the chains issue; leave it out until then (the queue is a bounded FIFO)",
+                );
+            }
+            Ok(Function::Shaper {
+                rate: shaper.rate,
+                burst: shaper.burst,
+            })
+        }
+    }
+}
+
+fn load_balancer(
+    lab: &Lab,
+    network: &Network,
+    place: &str,
+    lb: RawLoadBalancer,
+) -> Result<Function, Wrong> {
+    if lb.health.is_some() {
+        return wrong(
+            format!("{place}.health"),
+            "health probes come with the chains issue; leave it out until then (all members count as healthy)",
+        );
+    }
+    if lb.port == 0 {
+        return wrong(format!("{place}.port"), "0 is no port; use 1 to 65535");
+    }
+    address(place, lb.vip, network, &[lb.vip]).map_err(|w| Wrong {
+        place: format!("{place}.vip"),
+        what: w.what,
+    })?;
+    if let Some(owner) = lab
+        .workloads
+        .iter()
+        .find(|w| w.network == network.name && w.ips.contains(&lb.vip))
+    {
+        return wrong(
+            format!("{place}.vip"),
+            format!(
+                "{} is already `{}`'s; choose another address",
+                lb.vip, owner.name
+            ),
+        );
+    }
+    if lb.members.is_empty() {
+        return wrong(
+            format!("{place}.members"),
+            "is empty; name the workloads that serve",
+        );
+    }
+    let mut seen = BTreeSet::new();
+    let mut members = Vec::new();
+    for (i, member) in lb.members.into_iter().enumerate() {
+        let place = format!("{place}.members[{i}]");
+        let Some(workload) = lab.workload(&member.workload) else {
+            return wrong(
+                place,
+                unknown(
+                    "workload",
+                    &member.workload,
+                    lab.workloads.iter().map(|w| &w.name),
+                ),
+            );
+        };
+        if workload.network != network.name {
+            return wrong(
+                place,
+                format!(
+                    "`{}` is on network `{}`, the VIP on `{}`; members in other networks need routers, which come later",
+                    workload.name, workload.network, network.name
+                ),
+            );
+        }
+        if member.port == Some(0) {
+            return wrong(format!("{place}.port"), "0 is no port; use 1 to 65535");
+        }
+        if member.weight.is_some_and(|w| w > 256) {
+            return wrong(format!("{place}.weight"), "is out of range; use 0 to 256");
+        }
+        if !seen.insert((member.workload.clone(), member.port)) {
+            return wrong(
+                place,
+                format!(
+                    "`{}` is there twice; give it a `weight` instead",
+                    member.workload
+                ),
+            );
+        }
+        members.push(Member {
+            workload: member.workload,
+            weight: member.weight,
+            port: member.port,
+        });
+    }
+    Ok(Function::LoadBalancer {
+        vip: lb.vip,
+        port: lb.port,
+        protocol: lb.protocol,
+        algorithm: lb.algorithm,
+        members,
+    })
+}

@@ -1,0 +1,252 @@
+//! How does a chain look to the API?
+//!
+//! A flow classifier per family, a port pair group per function (its `network_function` is the lab file's schema with
+//! workloads replaced by their ports), and the port chain over them.
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::{Inventory, Projects, id, project_id, set};
+use crate::api::Api;
+use crate::lab::file::Ports;
+use crate::lab::plan::{Chain, Classifier, FirewallRule, Function, Member};
+
+/// Makes a chain with its classifiers and functions.
+pub(super) fn make(
+    api: &Api,
+    projects: &Projects,
+    inventory: &Inventory,
+    chain: &Chain,
+) -> anyhow::Result<()> {
+    let project = project_id(projects, chain.project.as_deref())?;
+    let mut classifiers = Vec::new();
+    for (i, classifier) in chain.classifiers.iter().enumerate() {
+        let name = format!("{}-{i}", chain.name);
+        let body = classifier_body(inventory, classifier, &name, &project);
+        let made = api.post(
+            "/v2.0/sfc/flow_classifiers",
+            &json!({"flow_classifier": body}),
+        )?;
+        classifiers.push(id(&made, "flow_classifier")?);
+    }
+    let mut groups = Vec::new();
+    for (i, function) in chain.functions.iter().enumerate() {
+        let body = json!({
+            "name": format!("{}-{i}-{}", chain.name, function.kind()),
+            "project_id": project,
+            "port_pairs": [],
+            "network_function": function_body(inventory, function)?,
+        });
+        let made = api.post(
+            "/v2.0/sfc/port_pair_groups",
+            &json!({"port_pair_group": body}),
+        )?;
+        groups.push(id(&made, "port_pair_group")?);
+    }
+    let body = json!({
+        "name": chain.name,
+        "project_id": project,
+        "flow_classifiers": classifiers,
+        "port_pair_groups": groups,
+        "chain_parameters": {"symmetric": chain.symmetric},
+    });
+    api.post("/v2.0/sfc/port_chains", &json!({"port_chain": body}))?;
+    Ok(())
+}
+
+fn classifier_body(
+    inventory: &Inventory,
+    classifier: &Classifier,
+    name: &str,
+    project: &str,
+) -> Value {
+    let mut body = json!({
+        "name": name,
+        "project_id": project,
+        "ethertype": classifier.family.ethertype(),
+    });
+    let port = |name: &Option<String>| {
+        name.as_ref()
+            .and_then(|name| inventory.workloads.get(name))
+            .map(|placed| placed.port.clone())
+    };
+    let network = classifier
+        .network
+        .as_ref()
+        .and_then(|name| inventory.networks.get(name))
+        .map(|n| n.id.clone());
+    set(&mut body, "protocol", classifier.protocol.name());
+    set(&mut body, "logical_source_network", network);
+    set(
+        &mut body,
+        "logical_source_port",
+        port(&classifier.source_workload),
+    );
+    set(
+        &mut body,
+        "logical_destination_port",
+        port(&classifier.destination_workload),
+    );
+    set(
+        &mut body,
+        "source_ip_prefix",
+        classifier.source.map(|p| p.to_string()),
+    );
+    set(
+        &mut body,
+        "destination_ip_prefix",
+        classifier.destination.map(|p| p.to_string()),
+    );
+    for (side, ports) in [
+        ("source", classifier.source_port),
+        ("destination", classifier.destination_port),
+    ] {
+        set(
+            &mut body,
+            &format!("{side}_port_range_min"),
+            ports.map(|Ports(range)| range.min()),
+        );
+        set(
+            &mut body,
+            &format!("{side}_port_range_max"),
+            ports.map(|Ports(range)| range.max()),
+        );
+    }
+    body
+}
+
+/// The API's `network_function`: the lab file's own schema, with workloads replaced by their ports.
+fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<Value> {
+    Ok(match function {
+        Function::Firewall { rules, default } => json!({"firewall": {
+            "rules": rules.iter().map(firewall_rule).collect::<Vec<_>>(),
+            "default": default.name(),
+        }}),
+        Function::LoadBalancer {
+            vip,
+            port,
+            protocol,
+            algorithm,
+            members,
+        } => {
+            let members = members
+                .iter()
+                .map(|m| member(inventory, m))
+                .collect::<anyhow::Result<Vec<_>>>()?;
+            json!({"load_balancer": {
+                "vip": vip,
+                "port": port,
+                "protocol": protocol.name(),
+                "algorithm": algorithm.name(),
+                "members": members,
+            }})
+        }
+        Function::Shaper { rate, burst } => {
+            let mut body = json!({"rate": rate.to_string()});
+            set(&mut body, "burst", burst.map(|b| b.to_string()));
+            json!({"shaper": body})
+        }
+    })
+}
+
+fn firewall_rule(rule: &FirewallRule) -> Value {
+    let mut body = json!({"action": rule.action.name()});
+    set(&mut body, "protocol", rule.protocol.name());
+    set(&mut body, "source", rule.source.map(|p| p.to_string()));
+    set(
+        &mut body,
+        "destination",
+        rule.destination.map(|p| p.to_string()),
+    );
+    set(
+        &mut body,
+        "source_port",
+        rule.source_port.map(|Ports(range)| range.to_string()),
+    );
+    set(
+        &mut body,
+        "destination_port",
+        rule.destination_port.map(|Ports(range)| range.to_string()),
+    );
+    body
+}
+
+fn member(inventory: &Inventory, member: &Member) -> anyhow::Result<Value> {
+    let placed = inventory
+        .workloads
+        .get(&member.workload)
+        .context("find a member's port")?;
+    let mut body = json!({"port_id": placed.port});
+    set(&mut body, "weight", member.weight);
+    set(&mut body, "port", member.port);
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::check;
+    use crate::lab::provision::{MadeNetwork, Placed};
+
+    fn lab() -> crate::lab::plan::Lab {
+        let text = include_str!("../../../../configs/labs/quickstart.yaml");
+        check::lab("quickstart.yaml", "quickstart", text).unwrap()
+    }
+
+    fn inventory() -> Inventory {
+        let placed = |port: &str| Placed {
+            host: "h1".into(),
+            network: "blue".into(),
+            namespace: "n".into(),
+            port: port.into(),
+            mac: "02:00:00:00:00:01".into(),
+            addresses: vec![],
+        };
+        let made = MadeNetwork {
+            id: "N".into(),
+            project: "P".into(),
+            mtu: 1450,
+            vni: None,
+            subnets: [].into(),
+        };
+        Inventory {
+            networks: [("blue".to_owned(), made)].into(),
+            workloads: [
+                ("web-1".to_owned(), placed("P1")),
+                ("web-2".to_owned(), placed("P2")),
+            ]
+            .into(),
+        }
+    }
+
+    #[test]
+    fn functions_keep_the_files_schema_with_ports_for_workloads() {
+        let lab = lab();
+        let bodies: Vec<Value> = lab.chains[0]
+            .functions
+            .iter()
+            .map(|f| function_body(&inventory(), f).unwrap())
+            .collect();
+        assert_eq!(
+            bodies,
+            [
+                json!({"firewall": {"rules": [{"action": "deny", "source": "10.0.0.66/32"}], "default": "allow"}}),
+                json!({"load_balancer": {"vip": "10.0.0.100", "port": 80, "protocol": "tcp",
+                    "algorithm": "maglev", "members": [{"port_id": "P1"}, {"port_id": "P2"}]}}),
+                json!({"shaper": {"rate": "100mbit", "burst": "64KiB"}}),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_classifier_names_its_network_and_ports() {
+        let lab = lab();
+        let body = classifier_body(&inventory(), &lab.chains[0].classifiers[0], "edge-0", "P");
+        assert_eq!(
+            body,
+            json!({"name": "edge-0", "project_id": "P", "ethertype": "IPv4", "protocol": "tcp",
+                "logical_source_network": "N",
+                "destination_port_range_min": 80, "destination_port_range_max": 80})
+        );
+    }
+}
