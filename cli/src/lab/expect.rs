@@ -467,8 +467,12 @@ fn refused_by(
 ) -> Option<String> {
     after.iter().find_map(|(host, refusals)| {
         let old = before.get(host)?;
-        let (reason, rule) = drops::since(old, refusals).into_iter().next()?;
-        Some(format!("{host}: {reason}, {rule}"))
+        let refusal = drops::since(old, refusals).into_iter().next()?;
+        let rule = match refusal.rule.as_str() {
+            "" => "no rule allows it".to_owned(),
+            rule => format!("rule {rule}"),
+        };
+        Some(format!("{host}: {}, {rule}", refusal.reason))
     })
 }
 
@@ -534,13 +538,22 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_with_its_host_and_rule() {
+        let with = |rule: &str| {
+            let refusal = drops::Refusal {
+                reason: "firewall_denied".into(),
+                rule: rule.into(),
+                port: String::new(),
+            };
+            BTreeMap::from([("h1".to_owned(), Refusals::from([(refusal, 2)]))])
+        };
         let none = BTreeMap::from([("h1".to_owned(), Refusals::new())]);
-        let some = Refusals::from([(("SecurityGroup".to_owned(), "r1".to_owned()), 2)]);
-        let some = BTreeMap::from([("h1".to_owned(), some)]);
+        let told = refused_by(&none, &with("r1"));
+        assert_eq!(told.as_deref(), Some("h1: firewall_denied, rule r1"));
+        let told = refused_by(&none, &with(""));
         assert_eq!(
-            refused_by(&none, &some).as_deref(),
-            Some("h1: SecurityGroup, r1")
+            told.as_deref(),
+            Some("h1: firewall_denied, no rule allows it")
         );
-        assert_eq!(refused_by(&some, &some), None);
+        assert_eq!(refused_by(&with("r1"), &with("r1")), None);
     }
 }
