@@ -1,1 +1,18 @@
-//! tests.
+//! What proves the fabric?
+//!
+//! # Map
+//! - [`plan`]: a fabric as a test says it, compiled to one [`hostconfig::HostConfig`] a host
+//! - [`oracle`]: the naive switch that says where a frame must go
+
+// A test library fails loudly: whatever goes wrong here is a failed test.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::wildcard_enum_match_arm,
+    reason = "test kit"
+)]
+
+pub mod oracle;
+pub mod plan;

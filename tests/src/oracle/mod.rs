@@ -1,0 +1,747 @@
+//! Where must a frame go?
+//!
+//! The naive switch: one pass over plain configs, linear rules, no caches, no epochs. Every packet of a connection is judged as
+//! if its first packet came now. It shares the parser ([`net::Headers`]) with the datapath, and nothing else.
+//!
+//! It does not know TCP's windows or any timeout: who asks it sends well-formed conversations and does not wait long.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use hostconfig::{
+    Chain, Classifier, Function, FunctionKind, HostConfig, Location, Network, Port, Section,
+    SectionKey, SecurityGroupRule,
+    chain::Action,
+    group::{Direction, L4Match, Remote},
+};
+use net::{
+    DropReason, FiveTuple, FlowKey, Fragment, Headers, Mac,
+    flow_key::{addr_bytes, ethertype, proto},
+};
+
+use crate::plan::{NetId, PortUuid, vtep};
+
+mod words;
+use words::{
+    Begins, always, begins, family_is, has_ports, macs_of, matches, port_security, query,
+    quote_kind, side,
+};
+
+/// What a port must receive.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// The frame, with these addresses.
+    Frame {
+        /// Ethernet source and destination.
+        macs: (Mac, Mac),
+        /// EtherType.
+        ethertype: u16,
+        /// Source and destination, ports (or identifier) with them, protocol.
+        tuple: Option<String>,
+    },
+    /// The switch's answer to an ARP request or Neighbor Solicitation: who has the address.
+    Neighbor(IpAddr, Mac),
+    /// The switch's DHCP answer: the client's address.
+    Dhcp(IpAddr),
+    /// The switch's answer to a ping to a virtual address.
+    Pong(IpAddr),
+}
+
+impl What {
+    /// What a received frame is, as far as the oracle tells frames apart.
+    pub fn of(frame: &[u8]) -> Self {
+        let (_, key) = Headers::parse(frame).expect("the switch sends frames that can be read");
+        Self::of_key(&key)
+    }
+
+    fn of_key(key: &FlowKey) -> Self {
+        Self::Frame {
+            macs: (key.src_mac(), key.dst_mac()),
+            ethertype: key.ethertype,
+            tuple: key.five_tuple().map(|t| t.to_string()),
+        }
+    }
+}
+
+/// A port that must receive something.
+pub type Delivery = (PortUuid, What);
+
+/// What must become of a frame: its deliveries and the reasons of its drops, both sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fate {
+    /// Who receives what.
+    pub deliveries: Vec<Delivery>,
+    /// Why copies of it, or all of it, are dropped.
+    pub drops: Vec<DropReason>,
+}
+
+/// A connection as one host knows it.
+#[derive(Debug, Clone)]
+struct Conn {
+    from: Option<PortUuid>,
+    to: Option<PortUuid>,
+    first: FlowKey,
+    seen: FiveTuple,
+    wire: FiveTuple,
+}
+
+/// Which packet of a connection?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Original,
+    Reply,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Here(PortUuid),
+    Host(usize),
+    Foreign,
+    Virtual,
+}
+
+#[derive(Debug, Default)]
+struct Host {
+    config: HostConfig,
+    conns: Vec<Conn>,
+    /// Ports of first fragments, by origin, addresses, protocol and identification.
+    fragments: BTreeMap<FragmentKey, (u16, u16)>,
+}
+
+/// Who gets the frame, and what it looks like then; or why nobody does.
+type Receiver = Result<(FlowKey, Place), DropReason>;
+
+type FragmentKey = (Option<PortUuid>, [u8; 16], [u8; 16], u8, u32);
+
+/// The naive switch of a whole fabric.
+#[derive(Debug)]
+pub struct Oracle {
+    hosts: Vec<Host>,
+}
+
+/// Where a walk led.
+struct Walk {
+    key: FlowKey,
+    place: Place,
+    tracked: bool,
+}
+
+impl Oracle {
+    /// The fabric of these hosts.
+    pub fn new(configs: Vec<HostConfig>) -> Self {
+        let host = |config| Host {
+            config,
+            ..Host::default()
+        };
+        Self {
+            hosts: configs.into_iter().map(host).collect(),
+        }
+    }
+
+    /// The hosts are told anew; connections stay.
+    pub fn configure(&mut self, configs: Vec<HostConfig>) {
+        for (host, config) in self.hosts.iter_mut().zip(configs) {
+            host.config = config;
+        }
+    }
+
+    /// A workload sends a frame. Where a choice is the switch's to make (a load balancer's member), `seen` is what it did; the oracle
+    /// accepts every choice that is legal.
+    pub fn send(&mut self, port: PortUuid, frame: &[u8], seen: &[Delivery]) -> Fate {
+        let host = self.hosts.iter().position(|h| h.port(port).is_some());
+        let host = host.expect("a port of this fabric sends");
+        let mut fate = Fate::default();
+        let mut arrivals = vec![];
+        match self.hosts[host].read(port, frame) {
+            Err(reason) => fate.drops.push(reason),
+            Ok(read) => arrivals = self.hosts[host].enter(Some(port), &read, seen, &mut fate),
+        }
+        for (to, arrival) in arrivals {
+            let none = self.hosts[to].enter(None, &arrival, seen, &mut fate);
+            assert!(none.is_empty(), "what came from a tunnel never enters one");
+        }
+        fate.deliveries.sort();
+        fate.drops.sort();
+        fate
+    }
+}
+
+/// The oracle carries keys, not frames, from host to host; only the quote of an ICMP error is needed besides.
+#[derive(Debug, Clone)]
+struct Arrival {
+    key: FlowKey,
+    quote: Option<FiveTuple>,
+    network: NetId,
+    fragment_id: u32,
+}
+
+/// The tuple of the packet that an ICMP error quotes.
+fn quote(frame: &[u8], headers: &Headers, key: &FlowKey) -> Option<FiveTuple> {
+    let error = match key.ip_proto {
+        proto::ICMP => matches!(key.l4_src, 3 | 4 | 5 | 11 | 12),
+        proto::ICMP6 => key.l4_src < 128,
+        _ => false,
+    };
+    if !error || key.ip_frag != Fragment::Whole as u8 {
+        return None;
+    }
+    let mut quoted = frame[..12].to_vec();
+    quoted.extend(key.ethertype.to_be_bytes());
+    quoted.extend(frame.get(usize::from(headers.l4_at) + 8..)?);
+    let (_, key) = Headers::parse(&quoted).ok()?;
+    key.five_tuple()
+}
+
+impl Host {
+    fn bodies(&self) -> impl Iterator<Item = &Section> {
+        self.config.sections.values().map(|s| s.body())
+    }
+
+    fn port(&self, id: PortUuid) -> Option<&Port> {
+        match self.config.sections.get(&SectionKey::Port(id))?.body() {
+            Section::Port(p) => Some(p),
+            _ => None,
+        }
+    }
+
+    fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.bodies().filter_map(|s| match s {
+            Section::Port(p) => Some(p),
+            _ => None,
+        })
+    }
+
+    fn network(&self, id: NetId) -> Option<&Network> {
+        match self.config.sections.get(&SectionKey::Network(id))?.body() {
+            Section::Network(n) => Some(n),
+            _ => None,
+        }
+    }
+
+    fn endpoints(&self, network: NetId) -> impl Iterator<Item = &hostconfig::Endpoint> {
+        self.bodies().filter_map(move |s| match s {
+            Section::Endpoint(e) if e.network == network => Some(e),
+            _ => None,
+        })
+    }
+
+    fn chains(&self) -> impl Iterator<Item = &Chain> {
+        self.bodies().filter_map(|s| match s {
+            Section::Chain(c) => Some(c),
+            _ => None,
+        })
+    }
+
+    fn read(&self, port: PortUuid, frame: &[u8]) -> Result<Arrival, DropReason> {
+        let (headers, key) = Headers::parse(frame).map_err(DropReason::from)?;
+        Ok(Arrival {
+            quote: quote(frame, &headers, &key),
+            fragment_id: headers.fragment_id,
+            key,
+            network: self.port(port).expect("a port of this host").network,
+        })
+    }
+
+    /// A frame enters this host, from a port or from a tunnel. Returns what leaves for other hosts.
+    fn enter(
+        &mut self,
+        origin: Option<PortUuid>,
+        arrival: &Arrival,
+        seen: &[Delivery],
+        fate: &mut Fate,
+    ) -> Vec<(usize, Arrival)> {
+        let mut arrival = arrival.clone();
+        let receivers = match self.admit(origin, &mut arrival) {
+            Err(reason) => vec![Err(reason)],
+            Ok(Some(answer)) => {
+                fate.deliveries.push(answer);
+                vec![]
+            }
+            Ok(None) if arrival.key.dst_mac().is_multicast() => self
+                .flood(origin, &arrival)
+                .unwrap_or_else(|reason| vec![Err(reason)]),
+            Ok(None) => vec![self.unicast(origin, &arrival, seen)],
+        };
+        let mut out = vec![];
+        for receiver in receivers {
+            match receiver {
+                Err(reason) => fate.drops.push(reason),
+                Ok((key, Place::Here(port))) => fate.deliveries.push((port, What::of_key(&key))),
+                Ok((key, Place::Host(to))) => out.push((
+                    to,
+                    Arrival {
+                        key,
+                        ..arrival.clone()
+                    },
+                )),
+                Ok((_, Place::Foreign | Place::Virtual)) => {}
+            }
+        }
+        out
+    }
+
+    /// May it come in at all? Perhaps the switch answers it.
+    fn admit(
+        &mut self,
+        origin: Option<PortUuid>,
+        a: &mut Arrival,
+    ) -> Result<Option<Delivery>, DropReason> {
+        if origin.is_some() && a.key.vlan != 0 {
+            return Err(DropReason::VlanNotAllowed);
+        }
+        let port = origin.and_then(|p| self.port(p)).cloned();
+        let up = self.network(a.network).is_some_and(|n| n.admin_up);
+        if !up || port.as_ref().is_some_and(|p| !p.admin_up) {
+            return Err(DropReason::AdminDown);
+        }
+        if a.key.dst_mac().is_link_local_control() {
+            return Err(DropReason::LinkLocalControl);
+        }
+        self.defragment(origin, a)?;
+        let Some(port) = port else {
+            let mut ours = self.ports().filter(|p| p.network == a.network);
+            let forged = ours.any(|p| macs_of(p).contains(&a.key.src_mac()));
+            return if forged {
+                Err(DropReason::TunnelSpoof)
+            } else {
+                Ok(None)
+            };
+        };
+        port_security(&port, &a.key)?;
+        Ok(self.answer(&port, a).map(|answer| (port.id, answer)))
+    }
+
+    /// A later fragment gets the ports of its first.
+    fn defragment(&mut self, origin: Option<PortUuid>, a: &mut Arrival) -> Result<(), DropReason> {
+        let id = (
+            origin,
+            a.key.ip_src,
+            a.key.ip_dst,
+            a.key.ip_proto,
+            a.fragment_id,
+        );
+        if a.key.ip_frag == Fragment::First as u8 {
+            self.fragments.insert(id, (a.key.l4_src, a.key.l4_dst));
+        } else if a.key.ip_frag == Fragment::Later as u8 {
+            let ports = self.fragments.get(&id);
+            (a.key.l4_src, a.key.l4_dst) = *ports.ok_or(DropReason::FragmentUnmatched)?;
+        }
+        Ok(())
+    }
+
+    /// What the switch answers itself.
+    fn answer(&self, port: &Port, a: &Arrival) -> Option<What> {
+        let key = &a.key;
+        let known = |addr: IpAddr| {
+            let here = self.ports().filter(|p| p.network == port.network);
+            let here = here.map(|p| (p.id, p.mac, p.fixed_ips.iter().map(|f| f.addr).collect()));
+            let there = self.endpoints(port.network);
+            let there = there.map(|e| (e.id, e.mac, e.addrs.clone()));
+            let mut all = here.chain(there);
+            let found = all.find(|(_, _, addrs): &(_, _, Vec<IpAddr>)| addrs.contains(&addr))?;
+            (found.0 != port.id).then(|| What::Neighbor(addr, found.1.get()))
+        };
+        match (key.ethertype, key.ip_proto) {
+            (ethertype::ARP, 1) => known(key.dst_addr()),
+            (ethertype::IPV6, proto::ICMP6) if key.l4_src == 135 => {
+                known(IpAddr::V6(key.nd_target.into()))
+            }
+            (ethertype::IPV4, proto::UDP) if (key.l4_src, key.l4_dst) == (68, 67) => {
+                let subnets = &self.network(port.network)?.subnets;
+                let mut leased = port.fixed_ips.iter().map(|f| f.addr).filter(|a| {
+                    let of = |s: &&hostconfig::Subnet| s.dhcp.is_some() && s.cidr.contains(*a);
+                    a.is_ipv4() && subnets.iter().any(|s| of(&s))
+                });
+                Some(What::Dhcp(leased.next()?))
+            }
+            _ => None,
+        }
+    }
+
+    fn place(&self, network: NetId, mac: Mac) -> Option<Place> {
+        let mut here = self.ports().filter(|p| p.network == network);
+        if let Some(port) = here.find(|p| macs_of(p).contains(&mac)) {
+            return Some(Place::Here(port.id));
+        }
+        let endpoint = self.endpoints(network).find(|e| e.mac.get() == mac)?;
+        Some(place_of(endpoint.at))
+    }
+
+    /// Copies for everyone else on the network; each local receiver's groups judge its own.
+    fn flood(&self, origin: Option<PortUuid>, a: &Arrival) -> Result<Vec<Receiver>, DropReason> {
+        if let Some(port) = origin.and_then(|p| self.port(p)) {
+            self.group(port, &a.key, Direction::Egress)?;
+        }
+        let ports = self
+            .ports()
+            .filter(|p| p.network == a.network && Some(p.id) != origin);
+        let mut copies: Vec<_> = ports
+            .map(|p| {
+                if !p.admin_up {
+                    return Err(DropReason::AdminDown);
+                }
+                let passed = self.group(p, &a.key, Direction::Ingress);
+                passed.map(|()| (a.key, Place::Here(p.id)))
+            })
+            .collect();
+        if origin.is_some() {
+            let mut hosts: Vec<_> = self.endpoints(a.network).map(|e| e.at).collect();
+            hosts.retain(|at| *at != Location::Virtual);
+            hosts.sort_by_key(|at| format!("{at:?}"));
+            hosts.dedup();
+            copies.extend(hosts.into_iter().map(|at| Ok((a.key, place_of(at)))));
+        }
+        if copies.is_empty() {
+            return Err(DropReason::NoReceiver);
+        }
+        Ok(copies)
+    }
+
+    fn unicast(&mut self, origin: Option<PortUuid>, a: &Arrival, seen: &[Delivery]) -> Receiver {
+        let key = a.key;
+        if !key.is_ip() {
+            let walk = self.walk(origin, a.network, &key, None, seen)?;
+            return Ok((key, walk.place));
+        }
+        let tuple = key.five_tuple().expect("ip has a tuple");
+        if let Some((at, way)) = self.find(origin, a, tuple) {
+            let conn = self.conns[at].clone();
+            let walked = self.walk(conn.from, a.network, &conn.first, Some(conn.wire), seen);
+            let walk = walked.inspect_err(|_| {
+                self.conns.remove(at);
+            })?;
+            let mut to = key;
+            if way == Way::Original {
+                (to.eth_src, to.eth_dst) = (walk.key.eth_src, walk.key.eth_dst);
+            } else if conn.seen != conn.wire && conn.from.is_some() {
+                (to.eth_src, to.eth_dst) = (conn.first.eth_dst, conn.first.eth_src);
+            }
+            translate(&mut to, &conn, way, a.quote.is_some());
+            self.stateless(origin, a.network, &to)?;
+            let place = self.place(a.network, to.dst_mac());
+            return Ok((to, place.ok_or(DropReason::UnknownUnicast)?));
+        }
+        let walk = self.walk(origin, a.network, &key, None, seen)?;
+        let to = match walk.place {
+            Place::Here(port) => Some(port),
+            _ => None,
+        };
+        if walk.tracked && begins(&key) == Begins::Connection {
+            let wire = walk.key.five_tuple().unwrap();
+            // The other end asks under the same identifier: a conversation of its own in place of the old one.
+            self.conns
+                .retain(|c| !(c.from == to && c.to == origin && c.wire.reversed() == wire));
+            self.conns.push(Conn {
+                from: origin,
+                to,
+                first: key,
+                seen: tuple,
+                wire,
+            });
+        } else if walk.tracked && begins(&key) == Begins::Nothing {
+            return Err(DropReason::ConntrackInvalid);
+        }
+        Ok((walk.key, walk.place))
+    }
+
+    /// The connection that a packet belongs to, and its direction (an error's is that of what it tells about, turned).
+    fn find(
+        &self,
+        origin: Option<PortUuid>,
+        a: &Arrival,
+        tuple: FiveTuple,
+    ) -> Option<(usize, Way)> {
+        let local = match self.place(a.network, a.key.dst_mac()) {
+            Some(Place::Here(port)) => Some(port),
+            _ => None,
+        };
+        // What is about a packet is looked for as that packet's answer.
+        let error = quote_kind(&a.key);
+        let tuple = match (error, a.quote) {
+            (true, quote) => quote?.reversed(),
+            (false, _) => tuple,
+        };
+        let asks = query(&a.key);
+        self.conns.iter().enumerate().find_map(|(at, c)| {
+            let (original, reply) = match origin {
+                Some(port) => (
+                    c.from == Some(port) && c.seen == tuple,
+                    c.to == Some(port) && c.wire.reversed() == tuple,
+                ),
+                None => (
+                    c.from.is_none() && c.to == local && c.wire == tuple,
+                    c.to.is_none() && c.from == local && c.wire.reversed() == tuple,
+                ),
+            };
+            match asks {
+                _ if error && original => Some((at, Way::Original)),
+                _ if error && reply => Some((at, Way::Reply)),
+                Some(true) => original.then_some((at, Way::Original)),
+                None if original => Some((at, Way::Original)),
+                Some(false) | None => reply.then_some((at, Way::Reply)),
+            }
+        })
+    }
+
+    /// The way of a connection's first packet: egress group, chains of the source, L2, chains of the destination, ingress group.
+    fn walk(
+        &self,
+        origin: Option<PortUuid>,
+        network: NetId,
+        first: &FlowKey,
+        bound: Option<FiveTuple>,
+        seen: &[Delivery],
+    ) -> Result<Walk, DropReason> {
+        let mut key = *first;
+        let mut tracked = false;
+        let sender = origin.and_then(|p| self.port(p));
+        if origin.is_some() && sender.is_none() {
+            return Err(DropReason::PortGone);
+        }
+        if let Some(port) = sender {
+            if key.is_ip() && self.stateful(port) {
+                tracked = true;
+            }
+            self.refuse_strays(port, &key)?;
+            self.group(port, &key, Direction::Egress)?;
+            for chain in self.chains() {
+                let of = |c: &&Classifier| c.source.is_some_and(|s| side(s, port));
+                if chain
+                    .classifiers
+                    .iter()
+                    .filter(of)
+                    .any(|c| matches(c, &key))
+                {
+                    tracked = true;
+                    self.functions(chain, &mut key, bound, seen)?;
+                }
+            }
+        }
+        let place = self.place(network, key.dst_mac());
+        let place = place.ok_or(DropReason::UnknownUnicast)?;
+        let hairpin = key.ip_src != first.ip_src;
+        match place {
+            Place::Here(port) if origin == Some(port) && !hairpin => Err(DropReason::SplitHorizon),
+            Place::Here(id) => {
+                let port = self.port(id).unwrap();
+                if !port.admin_up {
+                    return Err(DropReason::AdminDown);
+                }
+                tracked |= key.is_ip() && self.stateful(port);
+                for chain in self.chains() {
+                    let named = |c: &&Classifier| {
+                        c.source.is_none() && c.destination.is_some_and(|s| side(s, port))
+                    };
+                    if chain
+                        .classifiers
+                        .iter()
+                        .filter(named)
+                        .any(|c| matches(c, &key))
+                    {
+                        tracked = true;
+                        self.functions(chain, &mut key, bound, seen)?;
+                    }
+                }
+                self.refuse_strays(port, &key)?;
+                self.group(port, &key, Direction::Ingress)?;
+                Ok(Walk {
+                    key,
+                    place,
+                    tracked,
+                })
+            }
+            Place::Virtual => Err(DropReason::NoListener),
+            Place::Host(_) | Place::Foreign if origin.is_none() => Err(DropReason::SplitHorizon),
+            Place::Host(_) | Place::Foreign => Ok(Walk {
+                key,
+                place,
+                tracked,
+            }),
+        }
+    }
+
+    /// A stateful port takes no packet of a connection that is not there, whatever its rules.
+    fn refuse_strays(&self, port: &Port, key: &FlowKey) -> Result<(), DropReason> {
+        if key.is_ip() && self.stateful(port) && begins(key) == Begins::Nothing {
+            return Err(DropReason::ConntrackInvalid);
+        }
+        Ok(())
+    }
+
+    /// Ports without state judge each packet by itself, both ways.
+    fn stateless(
+        &self,
+        origin: Option<PortUuid>,
+        network: NetId,
+        key: &FlowKey,
+    ) -> Result<(), DropReason> {
+        if let Some(port) = origin.and_then(|p| self.port(p))
+            && !self.stateful(port)
+        {
+            self.group(port, key, Direction::Egress)?;
+        }
+        if let Some(Place::Here(to)) = self.place(network, key.dst_mac())
+            && let Some(port) = self.port(to)
+            && !self.stateful(port)
+        {
+            self.group(port, key, Direction::Ingress)?;
+        }
+        Ok(())
+    }
+
+    fn functions(
+        &self,
+        chain: &Chain,
+        key: &mut FlowKey,
+        bound: Option<FiveTuple>,
+        seen: &[Delivery],
+    ) -> Result<(), DropReason> {
+        for Function { kind, .. } in &chain.functions {
+            match kind {
+                FunctionKind::Shaper(_) => {}
+                FunctionKind::Firewall(f) => {
+                    let hit = f.rules.iter().find(|r| {
+                        family_is(r.family, key)
+                            && r.protocol.is_none_or(|p| p == key.ip_proto)
+                            && r.source.is_none_or(|p| p.contains(key.src_addr()))
+                            && r.destination.is_none_or(|p| p.contains(key.dst_addr()))
+                            && r.source_ports
+                                .is_none_or(|p| has_ports(key) && p.contains(key.l4_src))
+                            && r.destination_ports
+                                .is_none_or(|p| has_ports(key) && p.contains(key.l4_dst))
+                    });
+                    if hit.map_or(f.default, |r| r.action) == Action::Deny {
+                        return Err(DropReason::FirewallDenied);
+                    }
+                }
+                FunctionKind::LoadBalancer(lb) => {
+                    let asked = (key.dst_addr(), key.l4_dst, key.ip_proto);
+                    if asked != (lb.vip, lb.port, lb.protocol) {
+                        continue;
+                    }
+                    let kept = bound.and_then(|b| {
+                        let is = |m: &&hostconfig::chain::Member| {
+                            (m.addr, m.port) == (b.dst_addr(), b.dst_port)
+                        };
+                        lb.members.iter().find(is)
+                    });
+                    let chosen = kept.or_else(|| {
+                        let mut open = lb.members.iter().filter(|m| m.weight > 0);
+                        let taken = |m: &&hostconfig::chain::Member| {
+                            seen.iter().any(|(port, _)| *port == m.id)
+                        };
+                        open.clone().find(taken).or_else(|| open.next())
+                    });
+                    let member = chosen.ok_or(DropReason::NoHealthyMember)?;
+                    if member.addr == key.src_addr() {
+                        key.ip_src = addr_bytes(lb.vip);
+                        key.eth_src = lb.mac.get().octets();
+                    }
+                    key.ip_dst = addr_bytes(member.addr);
+                    key.l4_dst = member.port;
+                    key.eth_dst = self.mac_of(lb.network, member.addr).octets();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mac_of(&self, network: NetId, addr: IpAddr) -> Mac {
+        let here = self.ports().filter(|p| p.network == network);
+        let mut here = here.filter(|p| p.fixed_ips.iter().any(|f| f.addr == addr));
+        let there = || self.endpoints(network).find(|e| e.addrs.contains(&addr));
+        let mac = here
+            .next()
+            .map(|p| p.mac)
+            .or_else(|| there().map(|e| e.mac));
+        mac.map_or(Mac::ZERO, net::UnicastMac::get)
+    }
+
+    fn rules(&self, port: &Port) -> Vec<&SecurityGroupRule> {
+        let groups = port.security_groups.iter().filter_map(|g| {
+            match self.config.sections.get(&SectionKey::Group(*g))?.body() {
+                Section::Group(g) => Some(g),
+                _ => None,
+            }
+        });
+        groups.flat_map(|g| &g.rules).collect()
+    }
+
+    fn stateful(&self, port: &Port) -> bool {
+        let mut groups = self.bodies().filter_map(|s| match s {
+            Section::Group(g) if port.security_groups.contains(&g.id) => Some(g),
+            _ => None,
+        });
+        port.port_security && (port.security_groups.is_empty() || groups.any(|g| g.stateful))
+    }
+
+    fn group(&self, port: &Port, key: &FlowKey, direction: Direction) -> Result<(), DropReason> {
+        let (remote, reason) = match direction {
+            Direction::Ingress => (key.src_addr(), DropReason::SecurityGroupIngress),
+            Direction::Egress => (key.dst_addr(), DropReason::SecurityGroupEgress),
+        };
+        if !port.port_security || !key.is_ip() || always(key, direction) {
+            return Ok(());
+        }
+        let allowed = self.rules(port).iter().any(|r| {
+            let remote = match r.remote {
+                Remote::Any => true,
+                Remote::Prefix(p) => p.contains(remote),
+                Remote::Set(id) => match self.config.sections.get(&SectionKey::AddressSet(id)) {
+                    Some(s) => match s.body() {
+                        Section::AddressSet(s) => s.members.iter().any(|p| p.contains(remote)),
+                        _ => false,
+                    },
+                    None => false,
+                },
+            };
+            let l4 = match r.l4 {
+                L4Match::Any => true,
+                L4Match::Ports(range) => has_ports(key) && range.contains(key.l4_dst),
+                L4Match::Icmp { kind, code } => {
+                    key.l4_src == u16::from(kind) && code.is_none_or(|c| key.l4_dst == u16::from(c))
+                }
+            };
+            r.direction == direction
+                && family_is(Some(r.family), key)
+                && r.protocol.is_none_or(|p| p == key.ip_proto)
+                && l4
+                && remote
+        });
+        if allowed { Ok(()) } else { Err(reason) }
+    }
+}
+
+fn place_of(at: Location) -> Place {
+    match at {
+        Location::Virtual => Place::Virtual,
+        Location::Vtep(addr) => match (0..64).find(|h| vtep(*h) == addr) {
+            Some(host) => Place::Host(host),
+            None => Place::Foreign,
+        },
+    }
+}
+
+fn translate(key: &mut FlowKey, conn: &Conn, way: Way, error: bool) {
+    if conn.seen == conn.wire {
+        return;
+    }
+    // An error comes from whoever met the packet: only the connection's own addresses are turned back.
+    let back = conn.seen.reversed();
+    match way {
+        Way::Original => {
+            (key.ip_src, key.ip_dst) = (conn.wire.src, conn.wire.dst);
+            if !error {
+                (key.l4_src, key.l4_dst) = (conn.wire.src_port, conn.wire.dst_port);
+            }
+        }
+        Way::Reply => {
+            (key.ip_src, key.ip_dst) = (back.src, back.dst);
+            if !error {
+                (key.l4_src, key.l4_dst) = (back.src_port, back.dst_port);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
