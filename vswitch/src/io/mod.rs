@@ -3,12 +3,32 @@
 //! The edge: the only part of the datapath that makes system calls. A port kind implements [`PortIo`]; the underlay has its
 //! own shape, [`Underlay`], since one socket serves every remote VTEP.
 //!
+//! # Map
+//! - ports: [`tap`] (a workload's device, in its [`netns`]); [`memory`], [`pcap`] and [`fault`] for tests and tools
+//! - underlay: [`underlay`] (VXLAN over UDP)
+//! - bytes: [`offload`] (cutting super-frames, finishing checksums), [`coalesce`] (its inverse)
+//! - state: [`mapping`] (connection tables that outlive the process)
+//! - `sys` holds the only `unsafe` of the switch.
+//!
 //! # Invariants
 //! Nothing is lost silently: a frame that a device refuses comes back in the [`Refused`] list with its reason.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, os::fd::BorrowedFd};
 
 use net::{Batch, DropReason, Packet, PacketPool, Vni};
+
+pub mod coalesce;
+pub mod fault;
+pub mod mapping;
+pub mod memory;
+mod netlink;
+pub mod netns;
+pub mod offload;
+pub mod pcap;
+mod random;
+mod sys;
+pub mod tap;
+pub mod underlay;
 
 /// What became of a call for more frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +53,12 @@ pub trait PortIo: Send + std::fmt::Debug {
     /// `refused` with `MalformedOffload`.
     fn rx(&mut self, pool: &mut PacketPool, batch: &mut Batch, refused: &mut Refused) -> Rx;
 
-    /// Writes all frames of the batch, in order, and gives them back to the pool; super-frames whole where the device takes them,
+    /// Writes all frames of the batch, parsed and in order, and gives them back to the pool; super-frames whole where the device takes them,
     /// segmented in software where it does not. What it can't write goes to `refused`. Returns the segments sent.
     fn tx(&mut self, pool: &mut PacketPool, batch: &mut Batch, refused: &mut Refused) -> u64;
 
     /// The descriptor to wait on for reading; `None` for ports in memory.
-    fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }
@@ -66,7 +86,7 @@ pub trait Underlay: Send + std::fmt::Debug {
         refused: &mut Refused,
     ) -> Rx;
 
-    /// Encapsulates and sends all, in order per flow, and gives the packets back to the pool. Super-frames are cut here (one UDP GSO
+    /// Encapsulates and sends all (their packets parsed), in order per flow, and gives the packets back to the pool. Super-frames are cut here (one UDP GSO
     /// send each where the kernel can), checksums finished. Returns the inner segments sent; what could not be sent is in `refused`.
     fn tx(
         &mut self,
@@ -76,7 +96,7 @@ pub trait Underlay: Send + std::fmt::Debug {
     ) -> u64;
 
     /// The descriptor to wait on for reading; `None` in memory.
-    fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }

@@ -42,10 +42,7 @@ pub(super) fn empty(seed: u64) -> Tables {
 impl Epochs {
     /// Notes what a source holds now; a change moves its epoch to `version`. Returns its place, and whether it changed.
     fn note(&mut self, source: &Source, hash: u128, version: u64) -> (SectionIndex, bool) {
-        let same = self
-            .sources
-            .by_key(source)
-            .is_some_and(|(_, h)| *h == hash);
+        let same = self.sources.by_key(source).is_some_and(|(_, h)| *h == hash);
         let at = self.sources.put(source, hash);
         let index = at as usize;
         if index >= self.epochs.len() {

@@ -1,0 +1,814 @@
+//! How do frames cross from host to host?
+//!
+//! As VXLAN over UDP 4789, through plain sockets: one that receives from everybody, and a small pool that sends, whose
+//! source ports spread flows over the underlay. A super-frame is one send that the kernel cuts (UDP GSO): headers from an
+//! arena, payload where it lies. What arrives together (UDP GRO) is put together again (see [`super::coalesce`]).
+//!
+//! # Invariants
+//! - Frames of one flow leave through one socket, in order.
+//! - Nothing is fragmented: don't-fragment is set, TCP is cut at the path's MTU, what may not be cut is `MtuExceeded`.
+//! - The receiving socket is never connected: kernel VTEPs hash their source ports.
+//!
+//! # Attack
+//! A datagram from a stranger costs a copy of its first bytes at most, and no look-up but the one that refuses it.
+//!
+//! # Notes
+//! RFC 7348 §4.3 would have the outer checksum zero; Linux refuses GSO on a socket without checksums, and a device that can
+//! checksum makes it for nothing. So it is there where GSO is, and zero where GSO is not. Either is taken on receipt; for
+//! IPv6 that is RFC 6935's exception for tunnels.
+//!
+//! # References
+//! RFC 7348, RFC 6935 §5, RFC 8899 §3. Linux: udp(7), ip(7) `IP_MTU_DISCOVER`.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{self, IoSlice},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::Range,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use net::{
+    DropReason, Gso, Headers, Packet, PacketPool, Vni,
+    batch::BATCH,
+    packet::{LARGE, SMALL},
+};
+use overlay::vxlan::{self, VXLAN_HEADER, VXLAN_PORT};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use super::{
+    Refused, Rx, Tunnelled, Underlay,
+    coalesce::Coalescer,
+    offload::{self, Segments},
+    sys::{self, Datagram, Name, Received},
+};
+
+/// Datagrams that one call receives.
+const RECEIVE: usize = 16;
+/// Segments of one GSO send: what every kernel that knows GSO takes (`UDP_MAX_SEGMENTS`).
+const SEGMENTS: usize = 64;
+/// Bytes of one GSO send: the largest UDP payload of IPv4.
+const SEND: usize = 65_507;
+/// How long a path's MTU is believed: long enough to cost nothing, short enough to see a route change.
+const PATH_LIFE: Duration = Duration::from_secs(30);
+/// Paths that are remembered; past it they are all forgotten.
+const PATHS: usize = 4096;
+const ETHERNET: usize = 14;
+const UDP: usize = 8;
+
+/// What an underlay is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnderlaySpec {
+    /// This host's VTEP address.
+    pub local: IpAddr,
+    /// Do several workers share it (`SO_REUSEPORT`)?
+    pub shared: bool,
+    /// Sockets to send from: their ports are the entropy of the underlay's paths.
+    pub senders: u16,
+    /// Bytes that may wait in the kernel, to be received.
+    pub receive_buffer: u32,
+}
+
+impl UnderlaySpec {
+    /// The usual one on this address.
+    pub fn new(local: IpAddr) -> Self {
+        Self {
+            local,
+            shared: false,
+            senders: 8,
+            // 8 ms of 40 Gb/s, in the kernel's accounting about half of that.
+            receive_buffer: 32 << 20,
+        }
+    }
+}
+
+/// Why the underlay could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum UnderlayError {
+    /// No device has that address.
+    #[error("no interface of this host has the VTEP address {0}")]
+    NoSuchAddress(IpAddr),
+    /// Something else listens there.
+    #[error("UDP port {VXLAN_PORT} of {0} is taken (a kernel VXLAN device, or another switch)")]
+    PortTaken(IpAddr),
+    /// The kernel refused something else.
+    #[error("cannot open the underlay on {local}")]
+    Kernel {
+        /// The address.
+        local: IpAddr,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Path {
+    /// The largest IP packet, outer headers with it.
+    mtu: usize,
+    until: Instant,
+}
+
+/// VXLAN over UDP sockets of the kernel.
+#[derive(Debug)]
+pub struct UdpUnderlay {
+    local: IpAddr,
+    receiver: OwnedFd,
+    senders: Vec<OwnedFd>,
+    /// Does the kernel cut for us?
+    gso: bool,
+    buffers: Vec<Vec<u8>>,
+    /// Received and not yet looked at: the buffer of each.
+    waiting: VecDeque<(usize, Received)>,
+    coalescer: Coalescer<(Vni, IpAddr)>,
+    paths: HashMap<IpAddr, Path>,
+    plan: Plan,
+}
+
+fn bind(
+    local: SocketAddr,
+    prepare: impl FnOnce(&OwnedFd) -> io::Result<()>,
+) -> io::Result<OwnedFd> {
+    let family = if local.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+    prepare(&socket)?;
+    rustix::net::bind(&socket, &local)?;
+    Ok(socket)
+}
+
+/// Sets an option that is an improvement, not a need: a kernel without it is said once.
+fn prefer(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> bool {
+    sys::set_option(socket.as_fd(), level, name, value).is_ok()
+}
+
+fn size_buffer(socket: &OwnedFd, forced: libc::c_int, name: libc::c_int, bytes: u32) {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // Past the system's limit where we may, else up to it.
+    if !prefer(socket, libc::SOL_SOCKET, forced, bytes) {
+        prefer(socket, libc::SOL_SOCKET, name, bytes);
+    }
+}
+
+impl UdpUnderlay {
+    /// Opens the sockets in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// See [`UnderlayError`].
+    pub fn open(spec: &UnderlaySpec) -> Result<Self, UnderlayError> {
+        let local = spec.local;
+        let failed = |source: io::Error| match source.raw_os_error() {
+            Some(libc::EADDRNOTAVAIL) => UnderlayError::NoSuchAddress(local),
+            Some(libc::EADDRINUSE) => UnderlayError::PortTaken(local),
+            _ => UnderlayError::Kernel { local, source },
+        };
+        let mut gro = false;
+        let receiver = bind(SocketAddr::new(local, VXLAN_PORT), |socket| {
+            if spec.shared {
+                sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+            }
+            if local.is_ipv6() {
+                prefer(socket, libc::SOL_UDP, libc::UDP_NO_CHECK6_RX, 1);
+            }
+            gro = prefer(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
+            size_buffer(
+                socket,
+                libc::SO_RCVBUFFORCE,
+                libc::SO_RCVBUF,
+                spec.receive_buffer,
+            );
+            Ok(())
+        })
+        .map_err(failed)?;
+        let mut gso = true;
+        let senders = (0..spec.senders.max(1))
+            .map(|_| sender(local, &mut gso))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed)?;
+        if !gso || !gro {
+            tracing::warn!(
+                gso,
+                gro,
+                "this kernel's UDP lacks offloads; datagrams go one by one"
+            );
+        }
+        let underlay = Self {
+            local,
+            receiver,
+            senders,
+            gso,
+            buffers: (0..RECEIVE).map(|_| vec![0; 1 << 16]).collect(),
+            waiting: VecDeque::with_capacity(RECEIVE),
+            coalescer: Coalescer::default(),
+            paths: HashMap::new(),
+            plan: Plan::default(),
+        };
+        if !gso {
+            underlay.without_checksums();
+        }
+        Ok(underlay)
+    }
+
+    /// Does the kernel cut super-frames (UDP GSO)?
+    pub fn has_gso(&self) -> bool {
+        self.gso
+    }
+
+    fn without_checksums(&self) {
+        for socket in &self.senders {
+            if self.local.is_ipv4() {
+                prefer(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1);
+            } else {
+                prefer(socket, libc::SOL_UDP, libc::UDP_NO_CHECK6_TX, 1);
+            }
+        }
+    }
+
+    fn outer(&self) -> usize {
+        UDP + if self.local.is_ipv4() { 20 } else { 40 }
+    }
+
+    /// The largest UDP payload that the path to a VTEP takes whole.
+    fn room(&mut self, vtep: IpAddr, now: Instant) -> usize {
+        let outer = self.outer();
+        let path = match self.paths.get(&vtep) {
+            Some(path) if path.until > now => *path,
+            _ => self.learn(vtep, now),
+        };
+        path.mtu.saturating_sub(outer).min(SEND)
+    }
+
+    /// Asks the kernel for a path's MTU.
+    fn learn(&mut self, vtep: IpAddr, now: Instant) -> Path {
+        let path = Path {
+            // Where it can't be told, sending will.
+            mtu: path_mtu(self.local, vtep).unwrap_or(usize::from(u16::MAX)),
+            until: now + PATH_LIFE,
+        };
+        if self.paths.len() >= PATHS {
+            self.paths.clear();
+        }
+        self.paths.insert(vtep, path);
+        path
+    }
+}
+
+fn sender(local: IpAddr, gso: &mut bool) -> io::Result<OwnedFd> {
+    let prepare = |socket: &OwnedFd| {
+        let (level, name) = if local.is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+        };
+        // Two is IP_PMTUDISC_DO and IPV6_PMTUDISC_DO: never fragment, refuse what is larger than the path.
+        sys::set_option(socket.as_fd(), level, name, 2)?;
+        size_buffer(socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, 8 << 20);
+        // Nobody has business there: keep what is sent to this port from taking memory.
+        prefer(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 0);
+        // A per-socket segment size proves that the kernel knows the option; zero turns it off again.
+        *gso &= prefer(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 1000)
+            && prefer(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0);
+        Ok(())
+    };
+    bind(SocketAddr::new(local, 0), prepare)
+}
+
+/// What the kernel knows of the path's MTU to a VTEP: a connected socket tells.
+fn path_mtu(local: IpAddr, vtep: IpAddr) -> io::Result<usize> {
+    let socket = bind(SocketAddr::new(local, 0), |_| Ok(()))?;
+    rustix::net::connect(&socket, &SocketAddr::new(vtep, VXLAN_PORT))?;
+    let mtu = if local.is_ipv4() {
+        sys::option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU)
+    } else {
+        sys::option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU)
+    }?;
+    usize::try_from(mtu).or(Err(io::ErrorKind::InvalidData.into()))
+}
+
+/// The MTU of the route from a VTEP address to another: what agents report and check networks against.
+///
+/// # Errors
+/// When there is no route, or the address is not this host's.
+pub fn underlay_mtu(local: IpAddr, vtep: IpAddr) -> io::Result<u32> {
+    path_mtu(local, vtep).map(|m| u32::try_from(m).unwrap_or(u32::MAX))
+}
+
+// ---- receiving ---------------------------------------------------------------------------------------------------
+
+impl UdpUnderlay {
+    /// Takes one received datagram apart.
+    fn take(
+        &mut self,
+        pool: &mut PacketPool,
+        (index, received): (usize, Received),
+        (admit, now): (&dyn Fn(IpAddr) -> bool, Instant),
+        out: &mut Vec<Tunnelled>,
+        refused: &mut Refused,
+    ) {
+        let from = received.from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let verdict = match (admit(from), received.truncated) {
+            (false, _) => Err(DropReason::UnknownVtep),
+            (true, true) => Err(DropReason::MalformedVxlan),
+            // A small one was never left uncut; for the others the path says what its sender could have cut.
+            (true, false) if received.len <= SMALL => Ok(SEND),
+            (true, false) => Ok(self.room(from, now)),
+        };
+        let Some(bytes) = self.buffers.get(index).and_then(|b| b.get(..received.len)) else {
+            return;
+        };
+        let room = match verdict {
+            Ok(room) => room,
+            Err(reason) => return refuse(pool, bytes, reason, refused),
+        };
+        let limit = room.saturating_sub(VXLAN_HEADER + ETHERNET);
+        let size = match received.segment {
+            Some(size) if !is_one_frame(bytes, size) => size.into(),
+            _ => LARGE + VXLAN_HEADER,
+        };
+        let hint = received.segment.filter(|_| size > LARGE);
+        let mut emit = |packet: Packet, (vni, vtep)| out.push(Tunnelled { packet, vni, vtep });
+        for datagram in bytes.chunks(size.max(1)) {
+            match vxlan::split(datagram) {
+                Ok((vni, frame)) => {
+                    let tag = (vni, from);
+                    let path = (limit, hint);
+                    if self
+                        .coalescer
+                        .push(pool, frame, tag, path, &mut emit)
+                        .is_err()
+                    {
+                        // `rx` made sure that there are packets: only a frame larger than any buffer ends here.
+                        refuse(pool, frame, DropReason::MalformedEthernet, refused);
+                    }
+                }
+                Err(e) => refuse(pool, datagram, e.into(), refused),
+            }
+        }
+    }
+}
+
+/// A train's mark may also be that of an inner super-frame which a kernel VTEP on this machine never cut: then the frame
+/// is as long as the whole datagram says.
+fn is_one_frame(bytes: &[u8], size: u16) -> bool {
+    bytes.len() > size.into()
+        && vxlan::split(bytes).is_ok_and(|(_, frame)| {
+            Headers::parse(frame)
+                .is_ok_and(|(h, _)| h.l3 != net::L3::Other && h.end as usize == frame.len())
+        })
+}
+
+/// Returns the first bytes of what is refused.
+fn refuse(pool: &mut PacketPool, bytes: &[u8], reason: DropReason, refused: &mut Refused) {
+    if let Some(mut packet) = pool.take_small() {
+        let head = bytes.get(..SMALL).unwrap_or(bytes);
+        if packet.fill(head).is_ok() {
+            refused.push((packet, reason));
+        }
+    }
+}
+
+// ---- sending -----------------------------------------------------------------------------------------------------
+
+/// One segment to send: its headers in the arena, its payload in its frame.
+#[derive(Debug, Clone)]
+struct Piece {
+    head: Range<usize>,
+    frame: usize,
+    payload: Range<usize>,
+}
+
+/// One message for the kernel: pieces of one size, the last may be shorter.
+#[derive(Debug, Clone)]
+struct Message {
+    pieces: Range<usize>,
+    size: usize,
+    bytes: usize,
+    /// The last piece was shorter: nothing may follow.
+    ended: bool,
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fate {
+    segments: u32,
+    sent: u32,
+    refused: Option<DropReason>,
+}
+
+/// What is to be sent from one call, kept for its memory.
+#[derive(Debug, Default)]
+struct Plan {
+    /// Frames in the order of their lanes: (VTEP, sender, place).
+    order: Vec<(IpAddr, u16, usize)>,
+    arena: Vec<u8>,
+    pieces: Vec<Piece>,
+    messages: Vec<Message>,
+    fates: Vec<Fate>,
+}
+
+impl Plan {
+    /// Adds the segments of a frame; TCP finer than asked where `room` demands it.
+    fn add(&mut self, frame: usize, tunnelled: &mut Tunnelled, room: usize, most: usize) {
+        let refuse = |plan: &mut Self, reason| {
+            if let Some(fate) = plan.fates.get_mut(frame) {
+                fate.refused = Some(reason);
+            }
+        };
+        let header = vxlan::header(tunnelled.vni);
+        let packet = &mut tunnelled.packet;
+        let mut open = packet.offload();
+        let whole = VXLAN_HEADER + packet.len();
+        if open.gso == Gso::None && whole <= room {
+            let headers = *packet.headers();
+            offload::finish(packet.bytes_mut(), &headers, &mut open);
+            packet.set_offload(open);
+            let head = self.arena.len()..self.arena.len() + VXLAN_HEADER;
+            self.arena.extend_from_slice(&header);
+            self.piece(head, frame, 0..packet.len(), most);
+            return;
+        }
+        let headers = *packet.headers();
+        let limit = room.saturating_sub(VXLAN_HEADER + usize::from(headers.payload_at));
+        let mut segments = match Segments::new(packet.bytes(), &headers, &open, limit) {
+            Ok(segments) => segments,
+            Err(reason) => return refuse(self, reason),
+        };
+        let mut at = usize::from(headers.payload_at);
+        loop {
+            let head = self.arena.len()..self.arena.len() + VXLAN_HEADER + segments.header_len();
+            self.arena.resize(head.end, 0);
+            let Some((outer, inner)) = self
+                .arena
+                .get_mut(head.clone())
+                .and_then(|h| h.split_at_mut_checked(VXLAN_HEADER))
+            else {
+                return;
+            };
+            outer.copy_from_slice(&header);
+            let Some(payload) = segments.next_into(inner) else {
+                self.arena.truncate(head.start);
+                return;
+            };
+            let len = payload.len();
+            self.piece(head, frame, at..at + len, most);
+            at += len;
+        }
+    }
+
+    /// Adds a piece to the last message where it fits it, else to one of its own.
+    fn piece(&mut self, head: Range<usize>, frame: usize, payload: Range<usize>, most: usize) {
+        let len = head.len() + payload.len();
+        let index = self.pieces.len();
+        self.pieces.push(Piece {
+            head,
+            frame,
+            payload,
+        });
+        match self.messages.last_mut() {
+            Some(last)
+                if !last.ended
+                    && len <= last.size
+                    && last.pieces.len() < most
+                    && last.bytes + len <= SEND =>
+            {
+                last.pieces.end = index + 1;
+                last.bytes += len;
+                last.ended = len < last.size;
+            }
+            _ => self.messages.push(Message {
+                pieces: index..index + 1,
+                size: len,
+                bytes: len,
+                ended: false,
+            }),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.arena.clear();
+        self.pieces.clear();
+        self.messages.clear();
+    }
+
+    /// From which place of `lane` to plan anew when sending stopped at a message: the first frame of it. One that went out in part
+    /// is passed over, since cut again it would begin anew.
+    fn resume(&mut self, lane: Range<usize>, message: usize) -> Option<usize> {
+        let piece = self.pieces.get(self.messages.get(message)?.pieces.start)?;
+        let frame = piece.frame;
+        let mut places = lane.clone();
+        let mut place = places.find(|at| self.order.get(*at).is_some_and(|o| o.2 == frame))?;
+        let fate = self.fates.get_mut(frame)?;
+        if fate.sent > 0 {
+            fate.refused = Some(DropReason::UnderlaySend);
+            place += 1;
+        }
+        for at in place..lane.end {
+            let index = self.order.get(at).map(|o| o.2);
+            if let Some(fate) = index.and_then(|i| self.fates.get_mut(i)) {
+                fate.refused = None;
+            }
+        }
+        Some(place)
+    }
+
+    /// Says of a message's frames that they went out, or why not.
+    fn settle(&mut self, message: usize, result: Result<(), DropReason>) {
+        let Some(message) = self.messages.get(message) else {
+            return;
+        };
+        for piece in self.pieces.get(message.pieces.clone()).unwrap_or_default() {
+            if let Some(fate) = self.fates.get_mut(piece.frame) {
+                match result {
+                    Ok(()) => fate.sent += 1,
+                    Err(reason) => fate.refused = Some(reason),
+                }
+            }
+        }
+    }
+}
+
+/// Why a message did not go out, and what to do about it.
+enum Refusal {
+    /// The path takes less than was believed.
+    TooLarge,
+    /// The kernel does not cut on this path.
+    NoGso,
+    /// The socket's buffer is full.
+    Full,
+    /// Nothing helps.
+    Lost,
+}
+
+fn refusal(error: &io::Error, gso: bool) -> Refusal {
+    match error.raw_os_error() {
+        Some(libc::EMSGSIZE) => Refusal::TooLarge,
+        Some(libc::EINVAL | libc::EIO | libc::EOPNOTSUPP) if gso => Refusal::NoGso,
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::EINTR) => Refusal::Full,
+        _ => Refusal::Lost,
+    }
+}
+
+impl UdpUnderlay {
+    /// Sends the frames of one lane (one VTEP, one socket), from `order`.
+    fn send_lane(&mut self, frames: &mut [Tunnelled], lane: Range<usize>, now: Instant) {
+        let Some(&(vtep, sender, _)) = self.plan.order.get(lane.start) else {
+            return;
+        };
+        let mut room = self.room(vtep, now);
+        let mut first = lane.start;
+        // Each refusal that may be mended is mended once a call: the path is asked anew, or GSO given up.
+        for _ in 0..3 {
+            self.plan.clear();
+            let most = if self.gso { SEGMENTS } else { 1 };
+            for at in first..lane.end {
+                let Some(&(_, _, index)) = self.plan.order.get(at) else {
+                    continue;
+                };
+                if let Some(frame) = frames.get_mut(index) {
+                    self.plan.add(index, frame, room, most);
+                }
+            }
+            let Some((stopped, refusal)) = self.send_plan(frames, vtep, sender) else {
+                return;
+            };
+            let mended = match refusal {
+                Refusal::TooLarge => {
+                    let was = room;
+                    self.paths.remove(&vtep);
+                    room = self.room(vtep, now);
+                    room < was
+                }
+                Refusal::NoGso => {
+                    tracing::warn!(%vtep, "the underlay refuses UDP GSO; datagrams go one by one");
+                    self.gso = false;
+                    self.without_checksums();
+                    true
+                }
+                Refusal::Full | Refusal::Lost => false,
+            };
+            match self.plan.resume(first..lane.end, stopped) {
+                Some(place) if mended => first = place,
+                _ => {
+                    let reason = match refusal {
+                        Refusal::TooLarge => DropReason::MtuExceeded,
+                        Refusal::NoGso | Refusal::Full | Refusal::Lost => DropReason::UnderlaySend,
+                    };
+                    for message in stopped..self.plan.messages.len() {
+                        self.plan.settle(message, Err(reason));
+                    }
+                    return;
+                }
+            }
+        }
+        for at in first..lane.end {
+            let index = self.plan.order.get(at).map(|o| o.2);
+            if let Some(fate) = index.and_then(|i| self.plan.fates.get_mut(i)) {
+                fate.refused = Some(DropReason::UnderlaySend);
+            }
+        }
+    }
+
+    /// Sends what is planned; says at which message it stopped for good, and why.
+    fn send_plan(
+        &mut self,
+        frames: &[Tunnelled],
+        vtep: IpAddr,
+        sender: u16,
+    ) -> Option<(usize, Refusal)> {
+        let to = Name::from(SocketAddr::new(vtep, VXLAN_PORT));
+        let socket = self.senders.get(usize::from(sender))?.as_fd();
+        let plan = &mut self.plan;
+        let mut done = 0;
+        let mut waited = false;
+        while done < plan.messages.len() {
+            let mut parts: Vec<IoSlice<'_>> = Vec::with_capacity(2 * plan.pieces.len());
+            let mut ranges: Vec<Range<usize>> = Vec::with_capacity(sys::CALL);
+            let batch = plan.messages.get(done..).unwrap_or_default();
+            let batch = batch.get(..sys::CALL).unwrap_or(batch);
+            for message in batch {
+                let begin = parts.len();
+                for piece in plan.pieces.get(message.pieces.clone()).unwrap_or_default() {
+                    let head = plan.arena.get(piece.head.clone()).unwrap_or_default();
+                    let body = frames.get(piece.frame).map(|f| f.packet.bytes());
+                    let body = body.and_then(|b| b.get(piece.payload.clone()));
+                    parts.push(IoSlice::new(head));
+                    parts.push(IoSlice::new(body.unwrap_or_default()));
+                }
+                ranges.push(begin..parts.len());
+            }
+            let datagrams: Vec<Datagram<'_>> = batch
+                .iter()
+                .zip(&ranges)
+                .map(|(message, range)| Datagram {
+                    to: &to,
+                    segment: if message.pieces.len() > 1 {
+                        offload::field(message.size)
+                    } else {
+                        0
+                    },
+                    parts: parts.get(range.clone()).unwrap_or_default(),
+                })
+                .collect();
+            match sys::send_many(socket, &datagrams) {
+                Ok(sent) => {
+                    for message in done..done + sent {
+                        plan.settle(message, Ok(()));
+                    }
+                    done += sent;
+                    waited = false;
+                }
+                Err(error) => {
+                    let gso = datagrams.first().is_some_and(|d| d.segment > 0);
+                    match refusal(&error, gso) {
+                        Refusal::Full if !waited => {
+                            waited = true;
+                            wait_for_room(socket);
+                        }
+                        Refusal::Lost | Refusal::Full => {
+                            plan.settle(done, Err(DropReason::UnderlaySend));
+                            done += 1;
+                        }
+                        mendable @ (Refusal::TooLarge | Refusal::NoGso) => {
+                            return Some((done, mendable));
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Gives the device a millisecond to take what is queued: less is lost in a burst, and nobody waits long behind a dead one.
+fn wait_for_room(socket: BorrowedFd<'_>) {
+    let mut fds = [rustix::event::PollFd::new(
+        &socket,
+        rustix::event::PollFlags::OUT,
+    )];
+    let most = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 1_000_000,
+    };
+    if rustix::event::poll(&mut fds, Some(&most)).is_err() {
+        // The next send tells.
+    }
+}
+
+impl Underlay for UdpUnderlay {
+    fn rx(
+        &mut self,
+        pool: &mut PacketPool,
+        admit: &dyn Fn(IpAddr) -> bool,
+        out: &mut Vec<Tunnelled>,
+        refused: &mut Refused,
+    ) -> Rx {
+        let now = Instant::now();
+        if self.waiting.is_empty() {
+            let mut index = 0;
+            let waiting = &mut self.waiting;
+            let got = sys::receive_many(self.receiver.as_fd(), &mut self.buffers, |received| {
+                waiting.push_back((index, received));
+                index += 1;
+            });
+            match got {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Rx::Drained,
+                // Errors of single datagrams (a port unreachable) come this way; the socket itself does not break.
+                Err(_) => return Rx::More,
+            }
+        }
+        let full = self.waiting.len() == RECEIVE;
+        let mut end = if full { Rx::More } else { Rx::Drained };
+        while let Some(&(index, received)) = self.waiting.front() {
+            if out.len() >= BATCH {
+                end = Rx::More;
+                break;
+            }
+            let size = usize::from(received.segment.unwrap_or(u16::MAX)).max(1);
+            let (small, large) = pool.available();
+            if small <= received.len.div_ceil(size) || large < 2 {
+                end = Rx::Starved;
+                break;
+            }
+            self.waiting.pop_front();
+            self.take(pool, (index, received), (admit, now), out, refused);
+        }
+        self.coalescer
+            .flush(&mut |packet, (vni, vtep)| out.push(Tunnelled { packet, vni, vtep }));
+        end
+    }
+
+    fn tx(
+        &mut self,
+        pool: &mut PacketPool,
+        frames: &mut Vec<Tunnelled>,
+        refused: &mut Refused,
+    ) -> u64 {
+        let now = Instant::now();
+        let senders = u16::try_from(self.senders.len()).unwrap_or(1);
+        self.plan.order.clear();
+        self.plan.fates.clear();
+        for (index, frame) in frames.iter().enumerate() {
+            let slot = overlay::entropy::slot(frame.packet.key(), senders);
+            self.plan.order.push((frame.vtep, slot, index));
+            self.plan.fates.push(Fate {
+                segments: frame.packet.segments(),
+                ..Fate::default()
+            });
+        }
+        // The place is part of the key: frames of one lane stay in order.
+        self.plan.order.sort_unstable();
+        let mut begin = 0;
+        while let Some(&(vtep, slot, _)) = self.plan.order.get(begin) {
+            let rest = self.plan.order.get(begin..).unwrap_or_default();
+            let len = rest
+                .iter()
+                .take_while(|(v, s, _)| *v == vtep && *s == slot)
+                .count();
+            self.send_lane(frames, begin..begin + len, now);
+            begin += len;
+        }
+        let mut sent = 0;
+        for (mut frame, fate) in frames.drain(..).zip(&self.plan.fates) {
+            match fate.refused {
+                None => {
+                    sent += u64::from(fate.segments);
+                    pool.give(frame.packet);
+                }
+                Some(reason) => {
+                    // What is left of it counts as refused: shorten it by what went out.
+                    let went = fate.sent.min(fate.segments.saturating_sub(1));
+                    if went > 0 {
+                        let left = shorten(&frame.packet, went);
+                        if frame.packet.set_len(left).is_ok() {
+                            sent += u64::from(went);
+                        }
+                    }
+                    refused.push((frame.packet, reason));
+                }
+            }
+        }
+        sent
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.receiver.as_fd())
+    }
+}
+
+/// The length of a frame without `segments` of its segments.
+fn shorten(packet: &Packet, segments: u32) -> usize {
+    let size = match packet.offload().gso {
+        Gso::None => 0,
+        Gso::Tcp { size, .. } | Gso::Udp { size } => usize::from(size),
+    };
+    packet.len().saturating_sub(size * segments as usize)
+}
+
+#[cfg(test)]
+mod tests;
