@@ -1,7 +1,7 @@
 //! Did the user want it to end?
 //!
 //! SIGINT, SIGTERM and SIGHUP set a flag; long work looks at it between its steps and unwinds, so that a lab is torn
-//! down in order. A second signal ends the process at once, as by default.
+//! down in order; further signals change nothing then.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

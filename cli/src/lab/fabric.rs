@@ -20,7 +20,7 @@ use super::probe::side_by_side;
 use super::provision::{self, Inventory};
 use super::state::{Manifest, Process, State};
 use super::underlay::{self, CONTROLLER, namespace};
-use super::{netns, vtep};
+use super::{neighbours, netns, vtep};
 use crate::api::{Api, text};
 use crate::cancel::Cancel;
 use crate::clouds;
@@ -133,6 +133,9 @@ impl Fabric {
             ready: false,
         };
         self.state.write_json("lab.json", &manifest)?;
+        let limits = neighbours::wanted(&self.lab);
+        self.state.write_json("limits.json", &limits)?;
+        limits.iter().for_each(neighbours::Raised::apply);
         progress.step("making namespaces");
         netns::create(&manifest.namespaces)?;
         underlay::build(&self.lab).context("build the underlay")?;

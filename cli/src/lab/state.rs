@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::neighbours::Raised;
 use super::netns;
 
 /// Where labs keep their state: gone after a reboot, as the labs are.
@@ -278,6 +279,8 @@ impl State {
         if !failed.is_empty() {
             bail!("{}", failed.join("; "));
         }
+        let limits: Vec<Raised> = self.read_json("limits.json").unwrap_or_default();
+        limits.iter().for_each(Raised::revert);
         match fs::remove_dir_all(&self.dir) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),

@@ -56,6 +56,10 @@ impl<'a> Pinger<'a> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(family, SocketType::RAW, flags, Some(protocol))
             .context("open an ICMP socket")?;
+        // Raw sockets hear every ICMP packet of the namespace, others' requests too; a short buffer would lose replies.
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 4 << 20)
+            .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4 << 20))
+            .context("size a socket's buffer")?;
         // Each namespace has its own; the process id keeps labs apart that ping from the same one.
         let id = u16::try_from(std::process::id() & 0xffff).unwrap_or(1);
         Ok(Self {
