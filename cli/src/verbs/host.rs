@@ -13,6 +13,7 @@ use crate::say;
 
 /// Hosts of the fabric
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  overweave host add h1")]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,

@@ -21,6 +21,7 @@ use crate::say::{self, Progress};
 
 /// A whole fabric on this machine, from one file
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  overweave lab run configs/labs/quickstart.yaml")]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -107,7 +108,8 @@ impl Args {
 /// Reads and judges a lab file.
 fn read(source: &Source) -> anyhow::Result<Lab> {
     let file = source.file.display().to_string();
-    let text = std::fs::read_to_string(&source.file).with_context(|| format!("read {file}"))?;
+    let text = std::fs::read_to_string(&source.file)
+        .with_context(|| format!("read {file} (examples are in configs/labs)"))?;
     let stem = source
         .file
         .file_stem()

@@ -71,17 +71,15 @@ mod tests {
             .filter(|sub| sub.get_name() != "help" && !sub.is_hide_set())
         {
             let path = format!("{path} {}", sub.get_name());
-            if sub.get_subcommands().next().is_none() {
-                let help = sub
-                    .get_after_help()
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
-                assert!(
-                    help.contains("Example") && help.contains(&path),
-                    "`{path} --help` has no example of itself"
-                );
-                assert!(sub.get_about().is_some(), "`{path}` says not what it does");
-            }
+            let help = sub
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("Example") && help.contains(&path),
+                "`{path} --help` has no example of itself"
+            );
+            assert!(sub.get_about().is_some(), "`{path}` says not what it does");
             seen.push(path.clone());
             walk(sub, &path, seen);
         }

@@ -13,6 +13,9 @@ use crate::say::Progress;
 
 /// Attach ports to network namespaces of this host
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  overweave port attach 3c2a9f0e-5d0c-4f6e-9a43-6f2f5c1a7e11 --netns web-1"
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,
