@@ -1,6 +1,30 @@
 //! Which functions does a connection pass, and what do they decide?
+//!
+//! A chain is a short pipeline. Classifiers say which connections enter it; its functions decide once, on the first packet;
+//! what they decided is applied to all the others without asking again. This crate is pure: it holds no clock, socket, thread,
+//! lock or file; what must outlive a configuration is lent to it.
+//!
+//! # Map
+//! - [`conntrack`]: the table of connections, and the machines of their protocols
+//! - [`function`]: what a network function is
+//! - [`functions`]: those that are built in; [`catalog`] lists them
+//! - [`classifier`]: which connections enter a chain; [`chain`]: what it says of them
+//!
+//! # To add a function
+//! One file in `functions/`, one variant of `hostconfig::FunctionKind`, one line in [`catalog::CATALOG`].
 
 #![forbid(unsafe_code)]
 
+pub mod catalog;
+pub mod chain;
+pub mod classifier;
 pub mod conntrack;
+mod fields;
 pub mod function;
+pub mod functions;
+mod keyed_hash;
+
+pub use chain::{Chain, ChainOutcome};
+pub use classifier::Classifier;
+pub use conntrack::Conntrack;
+pub use function::{Binding, Context, Decision, NetworkFunction};

@@ -8,17 +8,15 @@
 //! - Every key stands at most [`MAX_BUCKETS`] from its home, and each bucket between has a count above zero.
 //!
 //! # Attack
-//! The hash is keyed by secret words: each pair of input words is added to two of them before it is multiplied, so that no
-//! choice of addresses cancels without knowing them. (foldhash's fixed state has public constants that an IPv6 address can be
-//! chosen to cancel.) Keys that crowd one spot all the same are refused instead of searched for.
+//! The hash is keyed ([`crate::keyed_hash`]). Keys that crowd one spot all the same are refused instead of searched for.
 //!
 //! # Cost
 //! A look-up reads one line here at 60 % load (6 % of buckets pass on), then the entry's side. 21 bytes a connection.
 
 use net::{FiveTuple, Zone};
-use zerocopy::IntoBytes;
 
 use super::{ConnId, Side};
+use crate::keyed_hash::KeyedHash;
 
 const SLOTS: usize = 10;
 /// How many buckets a key may be away from its home.
@@ -91,7 +89,7 @@ impl Bucket {
 #[derive(Debug)]
 pub(super) struct Index {
     buckets: Vec<Bucket>,
-    secret: [u64; 8],
+    keyed: KeyedHash,
 }
 
 impl Index {
@@ -99,36 +97,14 @@ impl Index {
     pub(super) fn new(connections: usize, seed: u64) -> Self {
         // 60 % full when the table is.
         let buckets = (connections * 2).div_ceil(SLOTS * 6 / 10).max(1);
-        let mut word = seed;
-        let secret = [(); 8].map(|()| {
-            // SplitMix64.
-            word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let a = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let b = (a ^ (a >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            b ^ (b >> 31)
-        });
         Self {
             buckets: vec![EMPTY; buckets],
-            secret,
+            keyed: KeyedHash::new(seed),
         }
     }
 
     pub(super) fn hash(&self, zone: Zone, tuple: &FiveTuple) -> KeyHash {
-        let [k0, k1, k2, k3, k4, k5, k6, k7] = self.secret;
-        let mut words = [0u64; 5];
-        for (word, bytes) in words.iter_mut().zip(tuple.as_bytes().chunks_exact(8)) {
-            *word = bytes
-                .first_chunk::<8>()
-                .map_or(0, |b| u64::from_le_bytes(*b));
-        }
-        let [w0, w1, w2, w3, w4] = words;
-        let sum = fold(w0.wrapping_add(k0), w1.wrapping_add(k1))
-            .wrapping_add(fold(w2.wrapping_add(k2), w3.wrapping_add(k3)))
-            .wrapping_add(fold(
-                w4.wrapping_add(k4),
-                u64::from(zone.0).wrapping_add(k5),
-            ));
-        KeyHash(fold(sum ^ k6, k7 | 1))
+        KeyHash(self.keyed.tuple(tuple, zone.0))
     }
 
     fn home(&self, hash: KeyHash) -> usize {
@@ -232,13 +208,6 @@ impl Index {
             at = self.after(at);
         }
     }
-}
-
-fn fold(a: u64, b: u64) -> u64 {
-    let wide = u128::from(a) * u128::from(b);
-    #[expect(clippy::cast_possible_truncation, reason = "both halves are wanted")]
-    let (low, high) = (wide as u64, (wide >> 64) as u64);
-    low ^ high
 }
 
 #[cfg(test)]

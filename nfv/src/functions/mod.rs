@@ -1,0 +1,12 @@
+//! Which functions are built in?
+//!
+//! Each is a file: policy made from its section of the configuration, one `decide`, and its tests.
+
+pub mod firewall;
+pub mod load_balancer;
+mod maglev;
+pub mod shaper;
+
+pub use firewall::Firewall;
+pub use load_balancer::LoadBalancer;
+pub use shaper::{Shaper, ShaperQueue};
