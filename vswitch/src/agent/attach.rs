@@ -1,0 +1,314 @@
+//! How does a workload get its device?
+//!
+//! Somebody on this host asks for a port's device in a namespace. That may come before the controller's word of the port:
+//! the request waits for it, and for the port to be ACTIVE. The attachment is on disk before the device is made, so that a
+//! crash in between leaves nothing that nobody knows of.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use hostconfig::{HostConfig, Location, Section, SectionKey};
+use net::{Id, Now, ids::kind};
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::{Agent, DeviceError, Switch, Wanted, Wire, report::Device, state::Attachment};
+use crate::{
+    io::{netns::Netns, tap::IfName},
+    local::{Answer, Attach, Refusal, Reply, code},
+};
+
+/// For the port's config, and for the port to be ACTIVE.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For a port that is bound elsewhere: long enough for a binding that just changed.
+const PATIENCE_ELSEWHERE: Duration = Duration::from_secs(2);
+/// Requests that wait at a time.
+const WAITING_MAX: usize = 1024;
+
+/// A request that waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    attach: Attach,
+    at: Attachment,
+    reply: Reply,
+    since: Now,
+    pub(super) deadline: Now,
+}
+
+impl Waiting {
+    pub(super) fn refuse(self, refusal: Refusal) {
+        drop(self.reply.send(Err(refusal))); // a caller that did not wait
+    }
+}
+
+/// How far a request got.
+enum Step {
+    Done(Answer),
+    Refused(Refusal),
+    /// Not yet; what to say when this long was too long.
+    Later(Refusal, Duration),
+}
+
+impl<S: Switch, W: Wire> Agent<S, W> {
+    pub(super) fn attach(&mut self, attach: Attach, reply: Reply, now: Now) {
+        let refuse = |reply: Reply, refusal| drop(reply.send(Err(refusal)));
+        if self.waiting.len() >= WAITING_MAX {
+            let full = "too many attachments wait already";
+            return refuse(reply, Refusal::new(code::UNAVAILABLE, full));
+        }
+        if let Err(invalid) = attach.ifname.parse::<IfName>() {
+            return refuse(reply, Refusal::new(code::BAD_REQUEST, invalid.to_string()));
+        }
+        let Netns::Path(path) = Netns::named(&attach.netns) else {
+            return refuse(
+                reply,
+                Refusal::new(code::BAD_REQUEST, "no namespace is named"),
+            );
+        };
+        let Ok(netns) = path.canonicalize() else {
+            let missing = format!("no such network namespace: {}", path.display());
+            return refuse(reply, Refusal::new(code::NO_NAMESPACE, missing));
+        };
+        let at = Attachment {
+            netns,
+            ifname: attach.ifname.clone(),
+            fixed: attach.fixed,
+        };
+        self.waiting.push(Waiting {
+            attach,
+            at,
+            reply,
+            since: now,
+            deadline: now + PATIENCE,
+        });
+    }
+
+    /// Serves the requests that can be, and refuses those that waited too long.
+    pub(super) fn attach_waiting(&mut self, now: Now) {
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            match self.try_attach(waiting.attach.port, &waiting.at) {
+                Step::Done(answer) => drop(waiting.reply.send(Ok(answer))),
+                Step::Refused(refusal) => waiting.refuse(refusal),
+                Step::Later(refusal, patience) => {
+                    waiting.deadline = waiting.since + patience;
+                    if now >= waiting.deadline {
+                        waiting.refuse(refusal);
+                    } else {
+                        self.waiting.push(waiting);
+                    }
+                }
+            }
+        }
+    }
+
+    fn try_attach(&mut self, port: Id<kind::Port>, at: &Attachment) -> Step {
+        if let Some(step) = self.conflict(port, at) {
+            return step;
+        }
+        let config = Arc::clone(&self.running.config);
+        let Some((section, network)) = sections(&config, port) else {
+            return self.absent(port);
+        };
+        if self.devices.get(&port) != Some(&Device::Open) {
+            let before = self.ports.attachments.insert(port, at.clone());
+            self.keep_ports();
+            let wanted = Wanted {
+                port: section,
+                network,
+                at,
+            };
+            if let Err(error) = self.switch.create(&wanted) {
+                match before {
+                    Some(before) => self.ports.attachments.insert(port, before),
+                    None => self.ports.attachments.remove(&port),
+                };
+                self.keep_ports();
+                return Step::Refused(Refusal::new(error.code, error.message));
+            }
+            self.devices.insert(port, Device::Open);
+            let old = before.filter(|old| (&old.netns, &old.ifname) != (&at.netns, &at.ifname));
+            if let Some(old) = old
+                && let Err(error) = self.switch.delete(port, &old)
+            {
+                warn!(%port, %error, "the port's device of before is left behind");
+            }
+            info!(%port, netns = %at.netns.display(), ifname = at.ifname, "attached");
+        }
+        match self.states().get(&port) {
+            Some(state) if state.active => Step::Done(Answer {
+                ok: json!({
+                    "port": port, "active": true, "netns": at.netns, "ifname": at.ifname,
+                    "mac": section.mac, "mtu": network.mtu,
+                    "addresses": section.fixed_ips.iter().map(|ip| ip.addr).collect::<Vec<_>>(),
+                }),
+                text: format!(
+                    "port {port} is ACTIVE as {} in {}\n",
+                    at.ifname,
+                    at.netns.display()
+                ),
+            }),
+            Some(state) => Step::Later(
+                Refusal::new(
+                    code::TIMEOUT,
+                    format!("port {port} is attached, but not ACTIVE: {}", state.reason),
+                ),
+                PATIENCE,
+            ),
+            None => self.absent(port),
+        }
+    }
+
+    /// Is the port's device elsewhere, or another's here?
+    fn conflict(&self, port: Id<kind::Port>, at: &Attachment) -> Option<Step> {
+        let open = self.devices.get(&port) == Some(&Device::Open);
+        if let Some(is) = self.ports.attachments.get(&port)
+            && open
+            && (&is.netns, &is.ifname) != (&at.netns, &at.ifname)
+        {
+            return Some(Step::Refused(Refusal::new(
+                code::ATTACHED_ELSEWHERE,
+                format!(
+                    "port {port} is attached as {} in {}; `overweave port detach {port}` first",
+                    is.ifname,
+                    is.netns.display()
+                ),
+            )));
+        }
+        let other = self.ports.attachments.iter().find(|(id, other)| {
+            **id != port && (&other.netns, &other.ifname) == (&at.netns, &at.ifname)
+        });
+        let (other, _) = other.filter(|(id, _)| self.devices.get(id) == Some(&Device::Open))?;
+        Some(Step::Refused(Refusal::new(
+            code::NAME_TAKEN,
+            format!("{} in {} is port {other}", at.ifname, at.netns.display()),
+        )))
+    }
+
+    /// What is known of a port that this host does not run.
+    fn absent(&self, port: Id<kind::Port>) -> Step {
+        let told = &self.running.told.sections;
+        if told.contains_key(&SectionKey::Port(port)) {
+            let key = SectionKey::Port(port).to_string();
+            let complaint = self.running.complaints.iter().find(|c| c.key == key);
+            let why = complaint.map_or("its config can't be realised", |c| &c.text);
+            return Step::Later(
+                Refusal::new(code::TIMEOUT, format!("port {port}: {why}")),
+                PATIENCE,
+            );
+        }
+        let endpoint = told
+            .get(&SectionKey::Endpoint(port))
+            .map(|s| s.body().clone());
+        if let Some(Section::Endpoint(endpoint)) = endpoint {
+            let place = match endpoint.at {
+                Location::Vtep(vtep) => match self.host_of(vtep) {
+                    Some(host) => format!("bound to host {host}"),
+                    None => format!("bound to the host with VTEP {vtep}"),
+                },
+                Location::Virtual => "a virtual address of every switch".to_owned(),
+            };
+            let message = format!(
+                "port {port} is {place}; bind it here with `openstack port set --host {} {port}`",
+                self.me.host
+            );
+            return Step::Later(
+                Refusal::new(code::BOUND_ELSEWHERE, message),
+                PATIENCE_ELSEWHERE,
+            );
+        }
+        let mut message = format!(
+            "the controller told this host ({}) of no port {port}; check its id, and bind it with `openstack port set --host {} {port}`",
+            self.me.host, self.me.host
+        );
+        if !self.session.is_connected() {
+            message.push_str(" (this host is not connected to its controller)");
+        }
+        Step::Later(Refusal::new(code::UNKNOWN_PORT, message), PATIENCE)
+    }
+
+    fn host_of(&self, vtep: std::net::IpAddr) -> Option<String> {
+        let vteps = self.running.told.sections.get(&SectionKey::Vteps)?;
+        let Section::Vteps(vteps) = vteps.body() else {
+            return None;
+        };
+        let known = vteps.vteps.get(&vtep)?;
+        (!known.host.is_empty()).then(|| known.host.clone())
+    }
+
+    pub(super) fn detach(&mut self, port: Id<kind::Port>) -> Result<Answer, Refusal> {
+        let Some(at) = self.ports.attachments.get(&port).cloned() else {
+            let nothing = format!("port {port} is not attached on this host");
+            return Err(Refusal::new(code::NOT_ATTACHED, nothing));
+        };
+        self.switch.close(port);
+        self.devices.remove(&port);
+        if let Err(DeviceError { code, message }) = self.switch.delete(port, &at) {
+            // The attachment stays known, so that detaching can be tried again.
+            self.devices.insert(port, Device::Broken(message.clone()));
+            return Err(Refusal::new(code, message));
+        }
+        self.ports.attachments.remove(&port);
+        self.keep_ports();
+        info!(%port, "detached");
+        Ok(Answer {
+            ok: json!({"port": port}),
+            text: format!("port {port} is detached\n"),
+        })
+    }
+
+    /// Makes the devices follow the config that the workers now run; `old` is what they ran before.
+    pub(super) fn follow(&mut self, old: &HostConfig) {
+        let config = Arc::clone(&self.running.config);
+        for (id, at) in self.ports.attachments.clone() {
+            let Some((port, network)) = sections(&config, id) else {
+                // Unbound: the device stays in its namespace, without a carrier.
+                if self.devices.remove(&id).is_some() {
+                    self.switch.close(id);
+                }
+                continue;
+            };
+            let wanted = Wanted {
+                port,
+                network,
+                at: &at,
+            };
+            let done = match self.devices.get(&id) {
+                Some(Device::Open) => match sections(old, id) {
+                    Some((p, n)) if p.mac == port.mac && n.mtu == network.mtu => continue,
+                    _ => self.switch.change(&wanted),
+                },
+                Some(Device::Broken(_)) => continue, // until someone attaches it again
+                None => self.switch.open(&wanted).map(|()| {
+                    self.devices.insert(id, Device::Open);
+                }),
+            };
+            if let Err(error) = done {
+                warn!(port = %id, %error, "no device");
+                self.switch.close(id);
+                self.devices.insert(id, Device::Broken(error.message));
+            }
+        }
+    }
+
+    /// An attachment of a port that nobody knows any more, in a namespace that is gone, is history.
+    pub(super) fn forget_lost_attachments(&mut self, told: &HostConfig) {
+        let lost = |id: &Id<kind::Port>, netns: &PathBuf| {
+            !told.sections.contains_key(&SectionKey::Port(*id)) && !netns.exists()
+        };
+        self.ports.attachments.retain(|id, at| !lost(id, &at.netns));
+    }
+}
+
+/// A port and its network, if the workers run them.
+fn sections(
+    config: &HostConfig,
+    port: Id<kind::Port>,
+) -> Option<(&hostconfig::Port, &hostconfig::Network)> {
+    let Section::Port(port) = config.sections.get(&SectionKey::Port(port))?.body() else {
+        return None;
+    };
+    let network = config.sections.get(&SectionKey::Network(port.network))?;
+    let Section::Network(network) = network.body() else {
+        return None;
+    };
+    Some((port, network))
+}

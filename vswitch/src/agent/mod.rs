@@ -1,0 +1,514 @@
+//! How does a host become what its controller says?
+//!
+//! The agent owns what the host was told ([`session`]), what it keeps on disk ([`state`]) and which port is where
+//! ([`attach`]); it makes the switch run the config ([`apply`]) and tells what became of it ([`report`]). It is one thread
+//! that takes [`Input`]s in order: gRPC ([`link`]), the local socket and HTTP are tasks that only carry messages to it.
+//! What it acts on is behind two traits, [`Switch`] and [`Wire`], so that a test runs it without a device or a network.
+//!
+//! # Order of a config
+//! told → checked → workers run it → devices follow → on disk → acknowledged. So what is acknowledged survives, and
+//! what survives a crash in between is the config before, which the controller then mends.
+
+pub(crate) mod apply;
+mod attach;
+pub(crate) mod identity;
+pub(crate) mod join;
+pub(crate) mod link;
+pub(crate) mod report;
+pub(crate) mod session;
+pub(crate) mod state;
+mod status;
+#[cfg(test)]
+pub(crate) mod testkit;
+#[cfg(test)]
+pub(crate) mod tests;
+pub(crate) mod underlay;
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use hostconfig::{HostConfig, SectionKey, wire};
+use net::{Id, Now, ids::kind};
+use rustls::ClientConfig;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use self::{
+    attach::Waiting,
+    identity::Identity,
+    report::{Device, Underlay},
+    session::{Applied, Complaint, Effect, Event, PortState, Session, StreamId},
+    state::{Attachment, Ports, State},
+};
+pub use self::{
+    identity::IdentityError,
+    join::{InvalidToken, JoinError, JoinToken},
+    link::LinkError,
+    state::StateError,
+};
+use crate::local::{Answer, Ask, Refusal, Reply, code};
+
+/// What the agent hears.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Of the controller.
+    Session(Event),
+    /// The host has an identity; one that is `fresh` is not on disk yet.
+    Joined {
+        /// Whom it is, and whom it believes.
+        identity: Identity,
+        /// Was it given just now?
+        fresh: bool,
+    },
+    /// Joining failed so far; said where someone asks.
+    NotJoined(String),
+    /// Of someone on this host.
+    Ask(Ask, Reply),
+    /// The workers lost a port's device.
+    DeviceGone(Id<kind::Port>),
+    /// Stop.
+    Stop,
+}
+
+/// Why a device could not be made, opened or deleted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct DeviceError {
+    /// As the local socket says it; see [`code`].
+    pub(crate) code: &'static str,
+    /// For people.
+    pub(crate) message: String,
+}
+
+/// A port and all that its device is made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) port: &'a hostconfig::Port,
+    pub(crate) network: &'a hostconfig::Network,
+    pub(crate) at: &'a Attachment,
+}
+
+/// What the agent acts on: the workers of this host and the devices that they hold.
+pub(crate) trait Switch {
+    /// Makes every worker run this config; returns when all do.
+    fn run(&mut self, config: &HostConfig, zones: &Ports);
+    /// Makes a port's device and gives it to the workers; one that is there already and the port's own is taken over.
+    fn create(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError>;
+    /// Opens the device that an earlier process made and gives it to the workers.
+    fn open(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError>;
+    /// Follows a changed MAC address or MTU.
+    fn change(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError>;
+    /// Takes the device from the workers; it stays where it is.
+    fn close(&mut self, port: Id<kind::Port>);
+    /// Deletes the device.
+    fn delete(&mut self, port: Id<kind::Port>, at: &Attachment) -> Result<(), DeviceError>;
+    /// Answers a question about packets: explain, flows, conntrack, drops, fdb, metrics.
+    fn ask(&mut self, ask: &Ask) -> Result<Answer, Refusal>;
+    /// Stops the workers: what they hold goes out first.
+    fn stop(&mut self);
+}
+
+/// The stream to the controller, as the session wants it.
+pub(crate) trait Wire {
+    /// Opens a stream; it tells [`Event::Connected`] or [`Event::Lost`].
+    fn connect(&mut self, stream: StreamId, tls: &Arc<ClientConfig>);
+    /// Sends; `false` when the stream is full or gone.
+    fn send(&mut self, stream: StreamId, message: wire::FromHost) -> bool;
+    /// Closes the stream.
+    fn disconnect(&mut self, stream: StreamId);
+}
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Me {
+    pub(crate) host: String,
+    pub(crate) controller: String,
+    pub(crate) underlay: Underlay,
+    pub(crate) workers: usize,
+}
+
+/// What the workers run.
+#[derive(Debug, Default)]
+struct Running {
+    told: Arc<HostConfig>,
+    config: Arc<HostConfig>,
+    complaints: Vec<Complaint>,
+}
+
+/// The agent.
+#[derive(Debug)]
+pub(crate) struct Agent<S, W> {
+    me: Me,
+    state: State,
+    ports: Ports,
+    session: Session,
+    tls: Option<Arc<ClientConfig>>,
+    /// Why it has not joined.
+    unjoined: String,
+    wire: W,
+    wake: Option<Now>,
+    switch: S,
+    running: Running,
+    /// Accepted, not yet run.
+    next: Option<Arc<HostConfig>>,
+    devices: BTreeMap<Id<kind::Port>, Device>,
+    told: BTreeMap<Id<kind::Port>, PortState>,
+    waiting: Vec<Waiting>,
+    /// Configs applied, for metrics.
+    applied: u64,
+}
+
+impl<S: Switch, W: Wire> Agent<S, W> {
+    /// An agent that takes up what the state dir holds: the last config runs and its devices are open when this returns.
+    ///
+    /// # Errors
+    /// When the state dir can't be used.
+    pub(crate) fn new(
+        me: Me,
+        state: State,
+        switch: S,
+        wire: W,
+        now: Now,
+    ) -> Result<Self, StateError> {
+        let ports = state.ports()?;
+        let config = Arc::new(state.config()?);
+        let introduction = session::Introduction {
+            vtep: me.underlay.vtep.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            underlay_mtu: me.underlay.mtu,
+        };
+        let session = Session::new(introduction, Arc::clone(&config), state.seed()?);
+        let mut agent = Self {
+            me,
+            state,
+            ports,
+            session,
+            tls: None,
+            unjoined: "not joined yet".to_owned(),
+            wire,
+            wake: None,
+            switch,
+            running: Running::default(),
+            next: None,
+            devices: BTreeMap::new(),
+            told: BTreeMap::new(),
+            waiting: Vec::new(),
+            applied: 0,
+        };
+        if !config.incarnation.is_nil() {
+            info!(
+                generation = config.generation.get(),
+                ports = agent.ports.attachments.len(),
+                "forwarding from disk"
+            );
+            agent.run(config);
+            agent.settle(now);
+        }
+        Ok(agent)
+    }
+
+    /// Takes one input.
+    pub(crate) fn hear(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Session(event) => self.step(event, now),
+            Input::Joined { identity, fresh } => self.join(&identity, fresh, now),
+            Input::NotJoined(why) => self.unjoined = why,
+            Input::Ask(ask, reply) => self.answer(ask, reply, now),
+            Input::DeviceGone(port) => {
+                warn!(%port, "the port's device is gone");
+                self.switch.close(port);
+                let gone = Device::Broken("its device is gone; attach the port again".to_owned());
+                self.devices.insert(port, gone);
+            }
+            Input::Stop => {}
+        }
+    }
+
+    fn join(&mut self, identity: &Identity, fresh: bool, now: Now) {
+        if fresh && let Err(error) = self.state.keep_identity(identity) {
+            error!(
+                error = chain(&error),
+                "the identity is not on disk: a restart will need a new join token"
+            );
+        }
+        match identity.tls() {
+            Ok(tls) => {
+                self.tls = Some(tls);
+                self.step(Event::Start, now);
+            }
+            Err(unusable) => {
+                self.unjoined = format!("the identity can't be used: {unusable}");
+                error!(%unusable, "not joined");
+            }
+        }
+    }
+
+    /// Does what the inputs taken so far ask for: one config for many updates, one report for many changes.
+    pub(crate) fn settle(&mut self, now: Now) {
+        if let Some(config) = self.next.take() {
+            self.apply(&config, now);
+        }
+        if self.wake.is_some_and(|at| now >= at) {
+            self.wake = None;
+            self.step(Event::Tick, now);
+        }
+        self.attach_waiting(now);
+        let states = self.states();
+        if states != self.told {
+            self.told.clone_from(&states);
+            self.step(Event::Ports(states), now);
+        }
+    }
+
+    /// When [`Agent::settle`] wants to be called again at the latest.
+    pub(crate) fn deadline(&self) -> Option<Now> {
+        self.waiting
+            .iter()
+            .map(|w| w.deadline)
+            .chain(self.wake)
+            .min()
+    }
+
+    /// Stops the switch; devices, addresses and state stay.
+    pub(crate) fn stop(&mut self) {
+        for waiting in self.waiting.drain(..) {
+            waiting.refuse(Refusal::new(code::UNAVAILABLE, "the vswitch is stopping"));
+        }
+        self.switch.stop();
+    }
+
+    fn step(&mut self, event: Event, now: Now) {
+        for effect in self.session.on(event, now) {
+            match effect {
+                Effect::Connect(stream) => {
+                    if let Some(tls) = &self.tls {
+                        self.wire.connect(stream, tls);
+                    }
+                }
+                Effect::Disconnect(stream) => self.wire.disconnect(stream),
+                Effect::Send(stream, message) => {
+                    if !self.wire.send(stream, message) {
+                        self.wire.disconnect(stream);
+                        let why = "the controller does not take what it is told".to_owned();
+                        self.step(Event::Lost(stream, why), now);
+                    }
+                }
+                Effect::Apply(config) => self.next = Some(config),
+                Effect::Wake(at) => self.wake = Some(at),
+            }
+        }
+    }
+
+    fn apply(&mut self, config: &Arc<HostConfig>, now: Now) {
+        let (incarnation, generation) = (config.incarnation, config.generation);
+        let new = self.running.told != *config;
+        if new {
+            self.run(Arc::clone(config));
+            self.applied += 1;
+            info!(
+                generation = generation.get(),
+                sections = config.sections.len(),
+                "config applied"
+            );
+        }
+        let mut complaints = self.running.complaints.clone();
+        if new && let Err(error) = self.state.keep_config(config) {
+            error!(%error, "the config is not on disk");
+            complaints.push(Complaint {
+                key: String::new(),
+                text: format!("not on this host's disk: {}", chain(&error)),
+            });
+        }
+        let applied = Applied {
+            incarnation,
+            generation,
+            complaints,
+        };
+        self.step(Event::Applied(applied), now);
+    }
+
+    /// Makes the workers run a config, and the devices follow it.
+    fn run(&mut self, told: Arc<HostConfig>) {
+        let (config, complaints) = apply::usable(&told);
+        for complaint in &complaints {
+            warn!(section = complaint.key, "{}", complaint.text);
+        }
+        let before = self.ports.clone();
+        let here = |id: &Id<kind::Port>| told.sections.contains_key(&SectionKey::Port(*id));
+        self.ports.zones.retain(|id, _| here(id));
+        for key in config.sections.keys() {
+            if let SectionKey::Port(id) = key {
+                self.ports.zone(*id);
+            }
+        }
+        self.forget_lost_attachments(&told);
+        if self.ports != before {
+            self.keep_ports(); // before a record can name a zone
+        }
+        self.switch.run(&config, &self.ports);
+        let old = std::mem::replace(
+            &mut self.running,
+            Running {
+                told,
+                config,
+                complaints,
+            },
+        );
+        self.follow(&old.config);
+    }
+
+    fn keep_ports(&self) {
+        if let Err(error) = self.state.keep_ports(&self.ports) {
+            error!(
+                error = chain(&error),
+                "attachments are not on disk: a restart will not find them"
+            );
+        }
+    }
+
+    fn states(&self) -> BTreeMap<Id<kind::Port>, PortState> {
+        report::states(
+            &self.running.told,
+            &self.running.config,
+            &self.devices,
+            self.me.underlay,
+        )
+    }
+
+    fn answer(&mut self, ask: Ask, reply: Reply, now: Now) {
+        let answer = match ask {
+            Ask::Attach(attach) => return self.attach(attach, reply, now),
+            Ask::Detach(detach) => self.detach(detach.port),
+            Ask::Status => Ok(self.status()),
+            Ask::Health => self.health(),
+            Ask::Metrics => self.switch.ask(&Ask::Metrics).map(|mut answer| {
+                self.metrics(&mut answer.text);
+                answer
+            }),
+            ask @ (Ask::Explain(_)
+            | Ask::Flows(_)
+            | Ask::Conntrack(_)
+            | Ask::Drops(_)
+            | Ask::Fdb(_)) => self.switch.ask(&ask),
+        };
+        drop(reply.send(answer)); // a caller that did not wait
+    }
+}
+
+/// An error and its sources, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The agent's clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    /// Begins now.
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now(self) -> Now {
+        Now::ZERO + self.0.elapsed()
+    }
+
+    /// When the runtime's clock shows this time.
+    fn instant(self, at: Now) -> tokio::time::Instant {
+        (self.0 + at.since(Now::ZERO)).into()
+    }
+}
+
+/// Runs an agent on the calling thread until it is told to stop. Between inputs it sleeps.
+pub(crate) fn run<S: Switch, W: Wire>(
+    mut agent: Agent<S, W>,
+    mut inputs: mpsc::Receiver<Input>,
+    runtime: &tokio::runtime::Handle,
+    clock: Clock,
+) {
+    loop {
+        let deadline = agent.deadline();
+        let input = runtime.block_on(async {
+            match deadline {
+                Some(at) => tokio::time::timeout_at(clock.instant(at), inputs.recv()).await,
+                None => Ok(inputs.recv().await),
+            }
+        });
+        let mut next = match input {
+            Ok(None) => break,
+            Ok(input) => input,
+            Err(_) => None, // the deadline
+        };
+        let mut stop = false;
+        while let Some(input) = next {
+            stop |= matches!(input, Input::Stop);
+            agent.hear(input, clock.now());
+            next = inputs.try_recv().ok();
+        }
+        if stop {
+            break;
+        }
+        agent.settle(clock.now());
+    }
+    agent.stop();
+}
+
+/// The stream to the controller over gRPC.
+#[derive(Debug)]
+pub(crate) struct Grpc {
+    runtime: tokio::runtime::Handle,
+    controller: crate::config::ControllerUrl,
+    inputs: mpsc::Sender<Input>,
+    stream: Option<link::Stream>,
+}
+
+impl Grpc {
+    /// To this controller; what it says goes to `inputs`.
+    pub(crate) fn new(
+        runtime: tokio::runtime::Handle,
+        controller: crate::config::ControllerUrl,
+        inputs: mpsc::Sender<Input>,
+    ) -> Self {
+        Self {
+            runtime,
+            controller,
+            inputs,
+            stream: None,
+        }
+    }
+}
+
+impl Wire for Grpc {
+    fn connect(&mut self, stream: StreamId, tls: &Arc<ClientConfig>) {
+        let (controller, inputs) = (self.controller.clone(), self.inputs.clone());
+        let tls = Arc::clone(tls);
+        self.stream = Some(link::Stream::open(
+            &self.runtime,
+            stream,
+            controller,
+            tls,
+            inputs,
+        ));
+    }
+
+    fn send(&mut self, stream: StreamId, message: wire::FromHost) -> bool {
+        let current = self.stream.as_ref().filter(|s| s.id() == stream);
+        current.is_some_and(|s| s.send(message))
+    }
+
+    fn disconnect(&mut self, stream: StreamId) {
+        if self.stream.as_ref().is_some_and(|s| s.id() == stream) {
+            self.stream = None;
+        }
+    }
+}

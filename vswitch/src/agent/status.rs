@@ -1,0 +1,166 @@
+//! Where does this host stand?
+//!
+//! For people (`status`), for supervisors (`/healthz`), for monitors (the agent's part of `/metrics`).
+
+use std::fmt::Write as _;
+
+use hostconfig::{Section, SectionKey};
+use net::{Id, ids::kind};
+use serde_json::json;
+
+use super::{Agent, Switch, Wire};
+use crate::local::{Answer, Refusal, code};
+
+/// A metric of the agent's: name, kind, help.
+type Metric = (&'static str, &'static str, &'static str);
+
+/// The agent's metrics, in the order of their values below.
+const METRICS: [Metric; 7] = [
+    (
+        "vswitch_controller_connected",
+        "gauge",
+        "Does a stream to the controller stand?",
+    ),
+    (
+        "vswitch_config_generation",
+        "gauge",
+        "The generation that the workers run.",
+    ),
+    (
+        "vswitch_configs_applied_total",
+        "counter",
+        "Configs that the workers were made to run.",
+    ),
+    (
+        "vswitch_config_complaints",
+        "gauge",
+        "Sections that could not be realised.",
+    ),
+    (
+        "vswitch_config_sections",
+        "gauge",
+        "Sections of the config.",
+    ),
+    (
+        "vswitch_ports_bound",
+        "gauge",
+        "Ports that the controller bound to this host.",
+    ),
+    (
+        "vswitch_ports_active",
+        "gauge",
+        "Ports that this host proved to be forwarding.",
+    ),
+];
+
+impl<S: Switch, W: Wire> Agent<S, W> {
+    /// Joined and configured?
+    pub(super) fn health(&self) -> Result<Answer, Refusal> {
+        if self.tls.is_none() {
+            return Err(Refusal::new(code::UNAVAILABLE, self.unjoined.clone()));
+        }
+        if self.running.told.incarnation.is_nil() {
+            let why = if self.session.is_connected() {
+                "connected, but told nothing yet"
+            } else {
+                "joined, but not connected to the controller yet"
+            };
+            return Err(Refusal::new(code::UNAVAILABLE, why));
+        }
+        Ok(Answer {
+            ok: json!({"healthy": true}),
+            text: "ok\n".to_owned(),
+        })
+    }
+
+    pub(super) fn status(&self) -> Answer {
+        let told = &self.running.told;
+        let connected = self.session.is_connected();
+        let link = match (&self.tls, connected) {
+            (None, _) => self.unjoined.as_str(),
+            (Some(_), true) => "connected",
+            (Some(_), false) => "not connected; forwarding on",
+        };
+        let complaints = &self.running.complaints;
+        let mut text = format!(
+            "host {} (vtep {}), {} workers\ncontroller {}: {link}\ngeneration {}, {} sections, {} complaints\n",
+            self.me.host,
+            self.me.underlay.vtep,
+            self.me.workers,
+            self.me.controller,
+            told.generation,
+            told.sections.len(),
+            complaints.len(),
+        );
+        let mut ports = Vec::new();
+        for (id, state) in &self.states() {
+            let name = self.port_name(*id);
+            let attachment = self.ports.attachments.get(id);
+            let place = attachment.map_or("-".to_owned(), |a| {
+                format!("{} in {}", a.ifname, a.netns.display())
+            });
+            let word = if state.active { "ACTIVE" } else { "DOWN" };
+            // Writing to a String does not fail.
+            writeln!(text, "port {id} {name} {word} {place} {}", state.reason).unwrap_or_default();
+            ports.push(json!({
+                "id": id, "name": name, "attached": state.attached, "active": state.active,
+                "reason": state.reason, "attachment": attachment,
+            }));
+        }
+        let complaints: Vec<_> = complaints
+            .iter()
+            .map(|c| json!({"section": c.key, "text": c.text}))
+            .collect();
+        let ok = json!({
+            "host": self.me.host,
+            "version": env!("CARGO_PKG_VERSION"),
+            "vtep": self.me.underlay.vtep,
+            "underlay_mtu": self.me.underlay.mtu,
+            "workers": self.me.workers,
+            "controller": self.me.controller,
+            "joined": self.tls.is_some(),
+            "connected": connected,
+            "incarnation": told.incarnation,
+            "generation": told.generation,
+            "sections": told.sections.len(),
+            "ports": ports,
+            "complaints": complaints,
+        });
+        Answer { ok, text }
+    }
+
+    fn port_name(&self, id: Id<kind::Port>) -> &str {
+        let section = self.running.told.sections.get(&SectionKey::Port(id));
+        match section.map(|s| s.body()) {
+            Some(Section::Port(port)) => &port.name,
+            _ => "",
+        }
+    }
+
+    /// The agent's own metrics, in Prometheus' text format, behind those of the switch.
+    pub(super) fn metrics(&self, text: &mut String) {
+        let states = self.states();
+        let running = &self.running;
+        let values = [
+            u64::from(self.session.is_connected()),
+            running.told.generation.get(),
+            self.applied,
+            count(running.complaints.len()),
+            count(running.told.sections.len()),
+            count(states.len()),
+            count(states.values().filter(|s| s.active).count()),
+        ];
+        for ((name, kind, help), value) in METRICS.iter().zip(values) {
+            // Writing to a String does not fail.
+            writeln!(
+                text,
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
+            )
+            .unwrap_or_default();
+        }
+    }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}

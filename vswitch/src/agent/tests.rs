@@ -1,0 +1,510 @@
+//! Does the agent do what it is told, and find its way back after a restart?
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Mutex,
+    time::Duration,
+};
+
+use hostconfig::{Section, wire::from_host};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{
+    testkit::{Authority, config, endpoint, network, port},
+    *,
+};
+use crate::{
+    local::{Attach, Detach},
+    testing::Scratch,
+};
+
+/// What outlives a vswitch: the devices of a host, by place; and what its workers last ran.
+#[derive(Debug, Default)]
+pub(crate) struct Machine {
+    pub(crate) devices: BTreeMap<(PathBuf, String), Id<kind::Port>>,
+    pub(crate) held: BTreeSet<Id<kind::Port>>,
+    pub(crate) ran: Vec<u64>,
+    ports: usize,
+    changes: usize,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FakeSwitch(pub(crate) Arc<Mutex<Machine>>);
+
+fn place(at: &Attachment) -> (PathBuf, String) {
+    (at.netns.clone(), at.ifname.clone())
+}
+
+impl Switch for FakeSwitch {
+    fn run(&mut self, config: &HostConfig, zones: &Ports) {
+        let mut machine = self.0.lock().unwrap();
+        machine.ran.push(config.generation.get());
+        let ports = config
+            .sections
+            .keys()
+            .filter(|k| matches!(k, SectionKey::Port(_)));
+        machine.ports = ports.count();
+        assert_eq!(zones.zones.len(), machine.ports);
+    }
+    fn create(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError> {
+        assert_eq!(wanted.network.id, wanted.port.network);
+        let mut machine = self.0.lock().unwrap();
+        let owner = *machine
+            .devices
+            .entry(place(wanted.at))
+            .or_insert(wanted.port.id);
+        if owner != wanted.port.id {
+            return Err(DeviceError {
+                code: code::NAME_TAKEN,
+                message: "taken".to_owned(),
+            });
+        }
+        machine.held.insert(owner);
+        Ok(())
+    }
+    fn open(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError> {
+        let mut machine = self.0.lock().unwrap();
+        if machine.devices.get(&place(wanted.at)) != Some(&wanted.port.id) {
+            return Err(DeviceError {
+                code: code::DEVICE,
+                message: "no such tap".to_owned(),
+            });
+        }
+        machine.held.insert(wanted.port.id);
+        Ok(())
+    }
+    fn change(&mut self, _: &Wanted<'_>) -> Result<(), DeviceError> {
+        self.0.lock().unwrap().changes += 1;
+        Ok(())
+    }
+    fn close(&mut self, port: Id<kind::Port>) {
+        self.0.lock().unwrap().held.remove(&port);
+    }
+    fn delete(&mut self, _: Id<kind::Port>, at: &Attachment) -> Result<(), DeviceError> {
+        self.0.lock().unwrap().devices.remove(&place(at));
+        Ok(())
+    }
+    fn ask(&mut self, _: &Ask) -> Result<Answer, Refusal> {
+        Ok(Answer::default())
+    }
+    fn stop(&mut self) {
+        self.0.lock().unwrap().held.clear();
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct FakeWire(Arc<Mutex<Vec<Said>>>);
+
+/// A message on a stream; none: the stream was opened.
+type Said = (StreamId, Option<from_host::Message>);
+
+impl Wire for FakeWire {
+    fn connect(&mut self, stream: StreamId, _: &Arc<ClientConfig>) {
+        self.0.lock().unwrap().push((stream, None));
+    }
+    fn send(&mut self, stream: StreamId, message: wire::FromHost) -> bool {
+        self.0.lock().unwrap().push((stream, message.message));
+        true
+    }
+    fn disconnect(&mut self, _: StreamId) {}
+}
+
+/// A host: what outlives its vswitch, and the one that runs.
+struct Host {
+    dir: Scratch,
+    machine: FakeSwitch,
+    wire: FakeWire,
+    agent: Option<Agent<FakeSwitch, FakeWire>>,
+    now: Now,
+    identity: Identity,
+}
+
+impl Host {
+    fn new(name: &str) -> Self {
+        let (identity, _) = Authority::new().host("h1");
+        let mut host = Self {
+            dir: Scratch::new(name),
+            machine: FakeSwitch::default(),
+            wire: FakeWire::default(),
+            agent: None,
+            now: Now::ZERO,
+            identity,
+        };
+        host.start();
+        host
+    }
+
+    fn start(&mut self) {
+        let me = Me {
+            host: "h1".to_owned(),
+            controller: "https://192.0.2.9:9697".to_owned(),
+            underlay: Underlay {
+                vtep: "192.0.2.1".parse().unwrap(),
+                mtu: 1500,
+            },
+            workers: 1,
+        };
+        let state = State::open(&self.dir.path().join("state")).unwrap();
+        let (switch, wire) = (self.machine.clone(), self.wire.clone());
+        self.agent = Some(Agent::new(me, state, switch, wire, self.now).unwrap());
+    }
+
+    fn kill(&mut self) {
+        self.agent = None;
+        self.machine.0.lock().unwrap().held.clear();
+    }
+
+    fn agent(&mut self) -> &mut Agent<FakeSwitch, FakeWire> {
+        self.agent.as_mut().unwrap()
+    }
+
+    fn hear(&mut self, input: Input) {
+        let now = self.now;
+        self.agent().hear(input, now);
+        self.agent().settle(now);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        let now = self.now;
+        self.agent().settle(now);
+    }
+
+    fn connect(&mut self) -> StreamId {
+        let identity = self.identity.clone();
+        let fresh = self.agent().state.identity().unwrap().is_none();
+        self.hear(Input::Joined { identity, fresh });
+        let stream = self.wire.0.lock().unwrap().last().unwrap().0;
+        self.hear(Input::Session(Event::Connected(stream)));
+        stream
+    }
+
+    fn tell(&mut self, stream: StreamId, config: &HostConfig) {
+        let body = |s: &Arc<hostconfig::Keyed>| wire::SectionBody {
+            key: s.key().to_string(),
+            hash: s.hash().0.to_vec(),
+            body: s.bytes().to_vec(),
+        };
+        let update = wire::Update {
+            incarnation: config.incarnation.to_string(),
+            generation: config.generation.get(),
+            whole: true,
+            upserts: config.sections.values().map(body).collect(),
+            removals: Vec::new(),
+            digest: config.digest().0.to_vec(),
+        };
+        let message = Some(wire::from_controller::Message::Update(update));
+        let message = wire::FromController { message };
+        self.hear(Input::Session(Event::Received(stream, message)));
+    }
+
+    fn ask(&mut self, ask: Ask) -> oneshot::Receiver<Result<Answer, Refusal>> {
+        let (reply, answer) = oneshot::channel();
+        self.hear(Input::Ask(ask, reply));
+        answer
+    }
+
+    fn attach(&mut self, port: u128, ifname: &str) -> oneshot::Receiver<Result<Answer, Refusal>> {
+        let netns = self.dir.path().display().to_string();
+        self.ask(Ask::Attach(Attach {
+            port: id(port),
+            netns,
+            ifname: ifname.to_owned(),
+            fixed: true,
+        }))
+    }
+
+    fn acks(&self) -> Vec<wire::Ack> {
+        let said = self.wire.0.lock().unwrap();
+        let acks = said.iter().filter_map(|(_, m)| match m {
+            Some(from_host::Message::Ack(ack)) => Some(ack.clone()),
+            _ => None,
+        });
+        acks.collect()
+    }
+
+    fn told_of(&self, port: u128) -> Option<wire::PortState> {
+        let said = self.wire.0.lock().unwrap();
+        let reports = said.iter().filter_map(|(_, m)| match m {
+            Some(from_host::Message::Report(report)) => Some(report),
+            _ => None,
+        });
+        let mut ports = reports.flat_map(|r| r.ports.clone());
+        ports.rfind(|p| p.port == id(port).to_string())
+    }
+}
+
+fn id(n: u128) -> Id<kind::Port> {
+    Uuid::from_u128(n).into()
+}
+
+fn two_ports(generation: u64) -> HostConfig {
+    let mut config = config([network(1, 5001), port(1, 1), port(2, 1)]);
+    config.generation.0 = generation;
+    config
+}
+
+fn code_of(answer: &mut oneshot::Receiver<Result<Answer, Refusal>>) -> &'static str {
+    match answer.try_recv() {
+        Ok(Ok(_)) => "ok",
+        Ok(Err(refusal)) => refusal.code,
+        Err(_) => "waiting",
+    }
+}
+
+#[test]
+fn a_config_is_run_kept_and_acknowledged_and_the_port_is_active_once_attached() {
+    let mut host = Host::new("agent-run");
+    assert_eq!(code_of(&mut host.ask(Ask::Health)), code::UNAVAILABLE);
+    let stream = host.connect();
+    assert_eq!(code_of(&mut host.ask(Ask::Health)), code::UNAVAILABLE);
+    host.tell(stream, &two_ports(3));
+    assert_eq!(host.machine.0.lock().unwrap().ran, [3]);
+    assert_eq!(host.acks().last().unwrap().generation, 3);
+    assert_eq!(code_of(&mut host.ask(Ask::Health)), "ok");
+    let down = host.told_of(1).unwrap();
+    assert_eq!((down.attached, down.active), (false, false));
+
+    assert_eq!(code_of(&mut host.attach(1, "eth0")), "ok");
+    let up = host.told_of(1).unwrap();
+    assert_eq!(
+        (up.attached, up.active, up.reason.as_str()),
+        (true, true, "")
+    );
+    // Again, the same: nothing new. Another place: refused.
+    assert_eq!(code_of(&mut host.attach(1, "eth0")), "ok");
+    assert_eq!(
+        code_of(&mut host.attach(1, "eth1")),
+        code::ATTACHED_ELSEWHERE
+    );
+    assert_eq!(code_of(&mut host.attach(2, "eth0")), code::NAME_TAKEN);
+    assert_eq!(host.machine.0.lock().unwrap().devices.len(), 1);
+}
+
+#[test]
+fn an_update_that_says_nothing_new_is_acknowledged_and_not_run_again() {
+    let mut host = Host::new("agent-same");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    host.tell(stream, &two_ports(3));
+    assert_eq!(host.machine.0.lock().unwrap().ran, [3]);
+    assert_eq!(host.acks().len(), 2);
+}
+
+#[test]
+fn a_restarted_vswitch_forwards_from_disk_before_it_hears_from_anyone() {
+    let mut host = Host::new("agent-disk");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    assert_eq!(code_of(&mut host.attach(1, "eth0")), "ok");
+    let zones = host.agent().ports.zones.clone();
+
+    host.kill();
+    host.start();
+    assert_eq!(host.machine.0.lock().unwrap().ran, [3, 3]);
+    assert_eq!(host.machine.0.lock().unwrap().held, [id(1)].into());
+    assert_eq!(host.agent().ports.zones, zones);
+    // It tells so as soon as it is heard.
+    host.wire.0.lock().unwrap().clear();
+    host.connect();
+    assert!(host.told_of(1).unwrap().active);
+    assert_eq!(code_of(&mut host.ask(Ask::Health)), "ok");
+}
+
+#[test]
+fn a_device_that_is_gone_after_a_restart_is_told_of_and_can_be_attached_again() {
+    let mut host = Host::new("agent-lost");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    assert_eq!(code_of(&mut host.attach(1, "eth0")), "ok");
+    host.kill();
+    host.machine.0.lock().unwrap().devices.clear();
+    host.start();
+    host.connect();
+    let state = host.told_of(1).unwrap();
+    assert_eq!(
+        (state.active, state.reason.as_str()),
+        (false, "no such tap")
+    );
+    assert_eq!(code_of(&mut host.attach(1, "eth0")), "ok");
+    assert!(host.told_of(1).unwrap().active);
+
+    host.hear(Input::DeviceGone(id(1)));
+    assert!(!host.told_of(1).unwrap().attached);
+}
+
+#[test]
+fn an_attachment_waits_for_its_port_and_not_for_ever() {
+    let mut host = Host::new("agent-wait");
+    let stream = host.connect();
+    let mut first = host.attach(1, "eth0");
+    assert_eq!(code_of(&mut first), "waiting");
+    assert_eq!(
+        host.agent().deadline(),
+        Some(Now::ZERO + Duration::from_secs(10))
+    );
+    host.pass(Duration::from_secs(9));
+    host.tell(stream, &two_ports(3));
+    assert_eq!(code_of(&mut first), "ok");
+
+    let mut unknown = host.attach(7, "eth7");
+    host.pass(Duration::from_millis(9999));
+    assert_eq!(code_of(&mut unknown), "waiting");
+    host.pass(Duration::from_millis(1));
+    assert_eq!(code_of(&mut unknown), code::UNKNOWN_PORT);
+    assert_eq!(host.agent().deadline(), None);
+}
+
+#[test]
+fn each_reason_not_to_attach_has_its_code() {
+    let mut host = Host::new("agent-codes");
+    let stream = host.connect();
+    let mut down = port(4, 1);
+    if let Section::Port(p) = &mut down {
+        p.admin_up = false;
+    }
+    host.tell(
+        stream,
+        &config([network(1, 5001), endpoint(3, 1), down, port(5, 1)]),
+    );
+    let mut elsewhere = host.attach(3, "eth3");
+    host.pass(Duration::from_secs(2));
+    assert_eq!(code_of(&mut elsewhere), code::BOUND_ELSEWHERE);
+    let mut down = host.attach(4, "eth4");
+    host.pass(Duration::from_secs(10));
+    assert_eq!(code_of(&mut down), code::TIMEOUT);
+    // A device of another's.
+    let netns = host.dir.path().canonicalize().unwrap();
+    host.machine
+        .0
+        .lock()
+        .unwrap()
+        .devices
+        .insert((netns, "eth5".to_owned()), id(99));
+    assert_eq!(code_of(&mut host.attach(5, "eth5")), code::NAME_TAKEN);
+    assert!(
+        !host.agent().ports.attachments.contains_key(&id(5)),
+        "nothing half-made stays"
+    );
+    assert_eq!(code_of(&mut host.attach(5, "no/name")), code::BAD_REQUEST);
+    let nowhere = Ask::Attach(Attach {
+        port: id(5),
+        netns: "/nowhere/at/all".to_owned(),
+        ifname: "eth0".to_owned(),
+        fixed: false,
+    });
+    assert_eq!(code_of(&mut host.ask(nowhere)), code::NO_NAMESPACE);
+}
+
+#[test]
+fn a_detached_port_leaves_nothing() {
+    let mut host = Host::new("agent-detach");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    assert_eq!(code_of(&mut host.attach(1, "eth0")), "ok");
+    let detach = || Ask::Detach(Detach { port: id(1) });
+    assert_eq!(code_of(&mut host.ask(detach())), "ok");
+    assert!(host.machine.0.lock().unwrap().devices.is_empty());
+    assert!(!host.told_of(1).unwrap().attached);
+    assert_eq!(code_of(&mut host.ask(detach())), code::NOT_ATTACHED);
+    host.kill();
+    host.start();
+    assert!(host.machine.0.lock().unwrap().held.is_empty());
+}
+
+#[test]
+fn an_unbound_port_lets_go_of_its_device_and_takes_it_again_when_it_is_back() {
+    let mut host = Host::new("agent-unbound");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    assert_eq!(code_of(&mut host.attach(1, "eth0")), "ok");
+    let zone = host.agent().ports.zones[&id(1)];
+    let mut without = config([network(1, 5001), port(2, 1)]);
+    without.generation.0 = 4;
+    host.tell(stream, &without);
+    assert!(host.machine.0.lock().unwrap().held.is_empty());
+    assert_eq!(host.machine.0.lock().unwrap().devices.len(), 1);
+    host.tell(stream, &two_ports(5));
+    assert_eq!(host.machine.0.lock().unwrap().held, [id(1)].into());
+    assert!(host.told_of(1).unwrap().active);
+    assert_ne!(
+        host.agent().ports.zones[&id(1)],
+        zone,
+        "a zone is not reused"
+    );
+}
+
+#[test]
+fn a_changed_mtu_is_followed_and_nothing_else_is_touched() {
+    let mut host = Host::new("agent-mtu");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    assert_eq!(code_of(&mut host.attach(1, "eth0")), "ok");
+    assert_eq!(code_of(&mut host.attach(2, "eth1")), "ok");
+    host.tell(stream, &two_ports(4));
+    assert_eq!(host.machine.0.lock().unwrap().changes, 0);
+    let mut smaller = network(1, 5001);
+    if let Section::Network(n) = &mut smaller {
+        n.mtu = net::Mtu::try_from(1400).unwrap();
+    }
+    let mut changed = config([smaller, port(1, 1), port(2, 1)]);
+    changed.generation.0 = 5;
+    host.tell(stream, &changed);
+    assert_eq!(host.machine.0.lock().unwrap().changes, 2);
+}
+
+#[test]
+fn what_contradicts_itself_is_complained_about_and_the_rest_is_run() {
+    let mut host = Host::new("agent-faults");
+    let stream = host.connect();
+    host.tell(stream, &config([network(1, 5001), port(1, 1), port(2, 2)]));
+    assert_eq!(host.machine.0.lock().unwrap().ports, 1);
+    let ack = host.acks().pop().unwrap();
+    assert_eq!(ack.complaints.len(), 1);
+    assert_eq!(ack.complaints[0].key, format!("port/{}", id(2)));
+    let mut left_out = host.attach(2, "eth0");
+    host.pass(Duration::from_secs(10));
+    assert_eq!(code_of(&mut left_out), code::TIMEOUT);
+}
+
+#[test]
+fn a_damaged_state_dir_is_a_new_beginning_not_an_end() {
+    let mut host = Host::new("agent-damaged");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    host.kill();
+    let file = host.dir.path().join("state/config");
+    std::fs::write(&file, b"\0\0\0").unwrap();
+    host.start();
+    assert_eq!(
+        host.machine.0.lock().unwrap().ran,
+        [3],
+        "there is nothing to run"
+    );
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    assert_eq!(host.machine.0.lock().unwrap().ran, [3, 3]);
+}
+
+#[test]
+fn status_and_metrics_say_where_it_stands() {
+    let mut host = Host::new("agent-status");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    host.attach(1, "eth0");
+    let status = host.ask(Ask::Status).try_recv().unwrap().unwrap();
+    assert_eq!(status.ok["generation"], 3);
+    assert_eq!(status.ok["connected"], true);
+    assert_eq!(status.ok["ports"].as_array().unwrap().len(), 2);
+    assert!(status.text.contains("ACTIVE eth0 in"), "{}", status.text);
+    let metrics = host.ask(Ask::Metrics).try_recv().unwrap().unwrap().text;
+    for line in [
+        "vswitch_config_generation 3\n",
+        "vswitch_ports_active 1\n",
+        "vswitch_ports_bound 2\n",
+    ] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+}

@@ -1,0 +1,513 @@
+//! How is a vswitch told what it is?
+//!
+//! [`Options`] is what a person writes, in a TOML file or as flags (flags win); [`Config`] is what holds. Every error is
+//! one line that names the place and, where there is one, the remedy.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr,
+    thread,
+};
+
+use serde::Deserialize;
+
+use crate::agent::JoinToken;
+
+/// The port of a controller's hosts listener.
+const CONTROLLER_PORT: u16 = 9697;
+/// The most workers: each has its pools and tables.
+const WORKERS_MAX: usize = 64;
+/// Connections of a worker: a table of 192 bytes each, the least and the most.
+const CONNECTIONS: std::ops::RangeInclusive<usize> = 1_024..=16_777_216;
+/// A host's name is a DNS name's length at most.
+const HOST_MAX: usize = 255;
+
+/// What a file or the flags say; what they leave out is taken from the other, or by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// This host's name, as in `overweave host add`. Default: the system's host name.
+    pub host: Option<String>,
+    /// The controller: `https://ADDR[:PORT]`. Default port: 9697.
+    pub controller: Option<String>,
+    /// A join token; needed once.
+    pub join: Option<String>,
+    /// The underlay address of this host. Default: the one that the controller is reached from.
+    pub vtep_ip: Option<IpAddr>,
+    /// Where the local socket is. Default: /run/overweave.
+    pub run_dir: Option<PathBuf>,
+    /// Where the host's state is kept. Default: /var/lib/overweave/vswitch, or RUN-DIR/state if only a run dir is given.
+    pub state_dir: Option<PathBuf>,
+    /// Worker threads. Default: one a CPU, four at most.
+    pub workers: Option<usize>,
+    /// Where /metrics and /healthz are served. Default: 127.0.0.1:9698.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Connections that a worker tracks. Default: 262,144.
+    pub conntrack_entries: Option<usize>,
+}
+
+/// Why a config can't be used: one line, with the place.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{file}: can't be read: {source}")]
+    Read {
+        /// Which one.
+        file: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file says something that is not understood.
+    #[error("{file}:{line}: {key}{message}")]
+    Parse {
+        /// Which one.
+        file: String,
+        /// Where in it.
+        line: usize,
+        /// Which key, with a colon; empty if there is none.
+        key: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A value is understood, but not one that can be used.
+    #[error("{place}: {message}")]
+    Value {
+        /// The flag or the key, with its file.
+        place: String,
+        /// What is wrong, and what to do.
+        message: String,
+    },
+}
+
+/// Where a controller is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControllerUrl {
+    host: String,
+    port: u16,
+}
+
+/// Why a text is no controller's address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not an address of a controller (https://ADDR:9697): {0}")]
+pub struct InvalidUrl(String);
+
+impl ControllerUrl {
+    /// A name or an address, without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl fmt::Display for ControllerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "https://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "https://{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for ControllerUrl {
+    type Err = InvalidUrl;
+    fn from_str(text: &str) -> Result<Self, InvalidUrl> {
+        let invalid = || InvalidUrl(text.to_owned());
+        let rest = text.strip_prefix("https://").ok_or_else(invalid)?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = if let Some(v6) = rest.strip_prefix('[') {
+            let (host, after) = v6.split_once(']').ok_or_else(invalid)?;
+            host.parse::<std::net::Ipv6Addr>().or(Err(invalid()))?;
+            match after.strip_prefix(':') {
+                Some(port) => (host, Some(port)),
+                None if after.is_empty() => (host, None),
+                None => return Err(invalid()),
+            }
+        } else {
+            match rest.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (rest, None),
+            }
+        };
+        let port = match port {
+            Some(port) => port.parse().or(Err(invalid()))?,
+            None => CONTROLLER_PORT,
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '_');
+        if host.is_empty() || port == 0 || !host.chars().all(plain) {
+            return Err(invalid());
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+/// What a vswitch is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// This host's name.
+    pub host: String,
+    /// Its controller.
+    pub controller: ControllerUrl,
+    /// A join token.
+    pub join: Option<JoinToken>,
+    /// The underlay address; `None`: the one that the controller is reached from.
+    pub vtep_ip: Option<IpAddr>,
+    /// Where the local socket is.
+    pub run_dir: PathBuf,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// Worker threads.
+    pub workers: NonZeroUsize,
+    /// Where /metrics and /healthz are served.
+    pub metrics_listen: SocketAddr,
+    /// Connections that a worker tracks.
+    pub conntrack_entries: usize,
+}
+
+impl Config {
+    /// From a file, if one is given, and flags, which win.
+    ///
+    /// # Errors
+    /// When the file can't be read or understood, or a value can't be used.
+    pub fn load(file: Option<&Path>, flags: Options) -> Result<Self, ConfigError> {
+        let Some(path) = file else {
+            return Self::from_options(flags, Options::default(), "");
+        };
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            file: name.clone(),
+            source,
+        })?;
+        let written = parse(&name, &text)?;
+        Self::from_options(flags, written, &name)
+    }
+
+    fn from_options(flags: Options, file: Options, name: &str) -> Result<Self, ConfigError> {
+        let place = |flag: bool, key: &str| {
+            if flag || name.is_empty() {
+                format!("--{}", key.replace('_', "-"))
+            } else {
+                format!("{name}: {key}")
+            }
+        };
+        let refuse = |flag: bool, key: &str, message: &dyn fmt::Display| ConfigError::Value {
+            place: place(flag, key),
+            message: message.to_string(),
+        };
+
+        let given = flags.host.is_some();
+        let host = match flags.host.or(file.host) {
+            Some(host) => host,
+            None => host_name()
+                .ok_or_else(|| refuse(true, "host", &"the system has no host name; give one"))?,
+        };
+        let printable = host.chars().all(|c| c.is_ascii_graphic() && c != '/');
+        if host.is_empty() || host.len() > HOST_MAX || !printable {
+            return Err(refuse(
+                given,
+                "host",
+                &format!(
+                    "a host's name has 1 to {HOST_MAX} printable ASCII characters and no slash: {host:?}"
+                ),
+            ));
+        }
+
+        let given = flags.controller.is_some();
+        let controller = flags.controller.or(file.controller).ok_or_else(|| {
+            refuse(
+                true,
+                "controller",
+                &"needed: the controller's address, https://ADDR:9697",
+            )
+        })?;
+        let controller = controller
+            .parse()
+            .map_err(|e: InvalidUrl| refuse(given, "controller", &e))?;
+
+        let given = flags.join.is_some();
+        let join = flags
+            .join
+            .or(file.join)
+            .map(|token| token.parse())
+            .transpose();
+        let join = join.map_err(|e: crate::agent::InvalidToken| refuse(given, "join", &e))?;
+
+        let given = flags.vtep_ip.is_some();
+        let vtep_ip = flags.vtep_ip.or(file.vtep_ip);
+        if let Some(ip) = vtep_ip.filter(|ip| ip.is_unspecified() || ip.is_multicast()) {
+            return Err(refuse(
+                given,
+                "vtep_ip",
+                &format!("not an address of one host: {ip}"),
+            ));
+        }
+
+        let (run_dir, state_dir) = directories(
+            flags.run_dir.or(file.run_dir),
+            flags.state_dir.or(file.state_dir),
+        );
+
+        let given = flags.workers.is_some();
+        let workers = flags
+            .workers
+            .or(file.workers)
+            .unwrap_or_else(default_workers);
+        let workers = NonZeroUsize::new(workers)
+            .filter(|n| n.get() <= WORKERS_MAX)
+            .ok_or_else(|| {
+                refuse(
+                    given,
+                    "workers",
+                    &format!("out of range (1..={WORKERS_MAX}): {workers}"),
+                )
+            })?;
+
+        let given = flags.conntrack_entries.is_some();
+        // 50 MB of address space a worker, of which only what is used is real; the issue's hosts hold some 100 ports.
+        let entries = flags
+            .conntrack_entries
+            .or(file.conntrack_entries)
+            .unwrap_or(262_144);
+        if !CONNECTIONS.contains(&entries) {
+            let (min, max) = (CONNECTIONS.start(), CONNECTIONS.end());
+            return Err(refuse(
+                given,
+                "conntrack_entries",
+                &format!("out of range ({min}..={max}): {entries}"),
+            ));
+        }
+
+        Ok(Self {
+            host,
+            controller,
+            join,
+            vtep_ip,
+            run_dir,
+            state_dir,
+            workers,
+            // Loopback: metrics name the tenants' ports.
+            metrics_listen: flags
+                .metrics_listen
+                .or(file.metrics_listen)
+                .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9698))),
+            conntrack_entries: entries,
+        })
+    }
+
+    /// The local socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("vswitch.sock")
+    }
+}
+
+/// Two vswitches on one machine differ by their run dirs; whoever gives only that means all of it.
+fn directories(run: Option<PathBuf>, state: Option<PathBuf>) -> (PathBuf, PathBuf) {
+    match (run, state) {
+        (Some(run), Some(state)) => (run, state),
+        (Some(run), None) => {
+            let state = run.join("state");
+            (run, state)
+        }
+        (None, state) => (
+            PathBuf::from("/run/overweave"),
+            state.unwrap_or_else(|| PathBuf::from("/var/lib/overweave/vswitch")),
+        ),
+    }
+}
+
+/// Beyond four, taps with a queue a worker gain little; the operator of a big host says so.
+fn default_workers() -> usize {
+    thread::available_parallelism()
+        .map_or(1, NonZeroUsize::get)
+        .min(4)
+}
+
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim();
+    (!name.is_empty() && name != "(none)").then(|| name.to_owned())
+}
+
+/// Reads a file's text; errors say line and key.
+fn parse(file: &str, text: &str) -> Result<Options, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start).min(text.len());
+        let before = text.get(..at).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let key = text
+            .lines()
+            .nth(line - 1)
+            .and_then(|l| l.split_once('='))
+            .map(|(key, _)| format!("{}: ", key.trim()))
+            .unwrap_or_default();
+        ConfigError::Parse {
+            file: file.to_owned(),
+            line,
+            key,
+            message: error.message().replace('\n', " "),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags() -> Options {
+        Options {
+            host: Some("h1".to_owned()),
+            controller: Some("https://192.0.2.1:9697".to_owned()),
+            ..Options::default()
+        }
+    }
+
+    fn load(text: &str, flags: Options) -> Result<Config, ConfigError> {
+        Config::from_options(flags, parse("vswitch.toml", text)?, "vswitch.toml")
+    }
+
+    #[test]
+    fn flags_alone_are_enough_and_win() {
+        let config = Config::load(None, flags()).unwrap();
+        assert_eq!(config.controller.to_string(), "https://192.0.2.1:9697");
+        assert_eq!(config.run_dir, Path::new("/run/overweave"));
+        assert_eq!(config.state_dir, Path::new("/var/lib/overweave/vswitch"));
+        assert_eq!(config.metrics_listen.to_string(), "127.0.0.1:9698");
+        let config = load("host = \"other\"\nworkers = 3\n", flags()).unwrap();
+        assert_eq!((config.host.as_str(), config.workers.get()), ("h1", 3));
+    }
+
+    #[test]
+    fn a_run_dir_alone_takes_the_state_with_it() {
+        let of = |run: Option<&str>, state: Option<&str>| {
+            let config = Config::load(
+                None,
+                Options {
+                    run_dir: run.map(Into::into),
+                    state_dir: state.map(Into::into),
+                    ..flags()
+                },
+            );
+            let config = config.unwrap();
+            (config.socket(), config.state_dir)
+        };
+        assert_eq!(
+            of(Some("/r"), None),
+            ("/r/vswitch.sock".into(), "/r/state".into())
+        );
+        assert_eq!(
+            of(Some("/r"), Some("/s")),
+            ("/r/vswitch.sock".into(), "/s".into())
+        );
+        assert_eq!(of(None, Some("/s")).1, Path::new("/s"));
+    }
+
+    #[test]
+    fn errors_are_one_line_with_file_and_key() {
+        for (text, said) in [
+            (
+                "workers = \"two\"\n",
+                "vswitch.toml:1: workers: invalid type",
+            ),
+            (
+                "host = \"a\"\nworker = 2\n",
+                "vswitch.toml:2: worker: unknown field `worker`",
+            ),
+            (
+                "vtep_ip = \"h1\"\n",
+                "vswitch.toml:1: vtep_ip: invalid IP address",
+            ),
+            (
+                "workers = 0\n",
+                "vswitch.toml: workers: out of range (1..=64): 0",
+            ),
+            (
+                "vtep_ip = \"224.0.0.1\"\n",
+                "vswitch.toml: vtep_ip: not an address of one host",
+            ),
+            (
+                "conntrack_entries = 3\n",
+                "vswitch.toml: conntrack_entries: out of range",
+            ),
+            ("join = \"x\"\n", "vswitch.toml: join: not a join token"),
+            ("workers = \n", "vswitch.toml:1: workers: "),
+        ] {
+            let error = load(text, flags()).unwrap_err().to_string();
+            assert!(error.starts_with(said), "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+        let error = load(
+            "",
+            Options {
+                controller: Some("http://x".into()),
+                ..flags()
+            },
+        );
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .starts_with("--controller: not an address")
+        );
+        let error = Config::load(
+            None,
+            Options {
+                controller: None,
+                ..flags()
+            },
+        )
+        .unwrap_err();
+        assert!(
+            error.to_string().starts_with("--controller: needed"),
+            "{error}"
+        );
+        let error = Config::load(Some(Path::new("/nowhere.toml")), flags()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("/nowhere.toml: can't be read"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_controller_is_an_https_address() {
+        for (text, shown) in [
+            ("https://192.0.2.1", "https://192.0.2.1:9697"),
+            (
+                "https://controller.example:1234/",
+                "https://controller.example:1234",
+            ),
+            ("https://[2001:db8::1]:9697", "https://[2001:db8::1]:9697"),
+            ("https://[::1]", "https://[::1]:9697"),
+        ] {
+            assert_eq!(text.parse::<ControllerUrl>().unwrap().to_string(), shown);
+        }
+        for bad in [
+            "",
+            "192.0.2.1",
+            "http://192.0.2.1",
+            "https://",
+            "https://a:0",
+            "https://a:b",
+            "https://a:70000",
+            "https://[::1",
+            "https://[x]:1",
+            "https://a/b",
+            "https://a b",
+            "https://::1",
+        ] {
+            assert!(bad.parse::<ControllerUrl>().is_err(), "{bad}");
+        }
+    }
+}
