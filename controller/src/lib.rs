@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod compile;
+pub mod hosts;
 pub mod identity;
 pub mod refusal;
 pub mod resource;

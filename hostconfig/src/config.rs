@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::{Generation, Keyed, SectionKey};
+use crate::{Generation, Keyed, SectionHash, SectionKey};
 
 /// What one host should be: sections by key, at a generation of one incarnation of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,14 +28,21 @@ impl fmt::Debug for Digest {
     }
 }
 
+impl Digest {
+    /// Of sections with these hashes, in the order of their keys.
+    pub fn over(hashes: impl IntoIterator<Item = SectionHash>) -> Self {
+        let mut sha = Sha256::new();
+        for hash in hashes {
+            sha.update(hash.0);
+        }
+        Self(sha.finalize().into())
+    }
+}
+
 impl HostConfig {
     /// The digest over all sections; generation and incarnation are not part of it.
     pub fn digest(&self) -> Digest {
-        let mut sha = Sha256::new();
-        for section in self.sections.values() {
-            sha.update(section.hash().0);
-        }
-        Digest(sha.finalize().into())
+        Digest::over(self.sections.values().map(|section| section.hash()))
     }
 
     /// Puts a section in.

@@ -6,10 +6,11 @@
 
 use hostconfig::{Chain, Function, FunctionKind, LoadBalancer, chain::Member};
 use net::{Id, ids::kind};
+use uuid::Uuid;
 
 use super::{
     Complaint,
-    intent::{Balancer, Intent, Port, Work},
+    intent::{Balancer, Intent, Port, Target, Work},
 };
 
 /// A chain, and what of it can't be had.
@@ -58,17 +59,11 @@ fn load_balancer(
     balancer: &Balancer,
     complaints: &mut Vec<Complaint>,
 ) -> Option<LoadBalancer> {
-    let missing = Complaint::VipMissing {
-        port: balancer.vip_port,
-    };
+    let vip = balancer.vip;
     let holder = intent.ports.get(&balancer.vip_port);
-    let vip = holder.and_then(|port| {
-        balancer
-            .vip
-            .or_else(|| Some(port.section.fixed_ips.first()?.addr))
-    });
-    let (Some(holder), Some(vip)) = (holder, vip) else {
-        complaints.push(missing);
+    let holder = holder.filter(|port| port.section.fixed_ips.iter().any(|ip| ip.addr == vip));
+    let Some(holder) = holder else {
+        complaints.push(Complaint::VipMissing { vip });
         return None;
     };
     let address = |port: &Port| {
@@ -77,15 +72,29 @@ fn load_balancer(
     };
     let mut members = Vec::with_capacity(balancer.members.len());
     for member in &balancer.members {
-        match intent.ports.get(&member.id).and_then(|port| address(port)) {
-            Some(addr) => members.push(Member {
-                id: member.id,
-                addr,
-                port: member.port,
-                weight: member.weight,
-            }),
-            None => complaints.push(Complaint::MemberMissing { port: member.id }),
-        }
+        let (id, addr) = match member.target {
+            Target::Port(id) => {
+                let Some(addr) = intent.ports.get(&id).and_then(|port| address(port)) else {
+                    complaints.push(Complaint::MemberMissing { port: id });
+                    continue;
+                };
+                (id, addr)
+            }
+            // Named by the address alone, so that it is hashed alike wherever it stands in the list.
+            Target::Address(addr) => {
+                let name = addr.to_string();
+                (
+                    Uuid::new_v5(&balancer.vip_port.uuid(), name.as_bytes()).into(),
+                    addr,
+                )
+            }
+        };
+        members.push(Member {
+            id,
+            addr,
+            port: member.port,
+            weight: member.weight,
+        });
     }
     members.sort_by_key(|member| (member.id, member.port));
     Some(LoadBalancer {

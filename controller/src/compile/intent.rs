@@ -61,6 +61,8 @@ pub struct Host {
     pub vtep: Option<IpAddr>,
     /// Has it no agent of ours?
     pub foreign: bool,
+    /// The fingerprint of the certificate that it must show.
+    pub certificate: Option<String>,
 }
 
 /// A subnet.
@@ -138,8 +140,8 @@ pub enum Work {
 pub struct Balancer {
     /// The port that holds the virtual address.
     pub vip_port: Id<kind::Port>,
-    /// Which of its addresses; `None`: the first.
-    pub vip: Option<IpAddr>,
+    /// Which of its addresses.
+    pub vip: IpAddr,
     /// TCP (6) or UDP (17).
     pub protocol: u8,
     /// The listener's port.
@@ -153,12 +155,21 @@ pub struct Balancer {
 /// A member of a load balancer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BalancerMember {
-    /// The workload's port.
-    pub id: Id<kind::Port>,
+    /// Who.
+    pub target: Target,
     /// The transport port that it listens on.
     pub port: u16,
     /// Its share.
     pub weight: u16,
+}
+
+/// Who a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A port: its address, whatever that becomes.
+    Port(Id<kind::Port>),
+    /// An address that no port need hold.
+    Address(IpAddr),
 }
 
 /// A port chain.
@@ -488,6 +499,11 @@ impl Intent {
         self.ports.get(&id)
     }
 
+    /// A network; its subnets are objects of their own.
+    pub fn network(&self, id: Id<kind::Network>) -> Option<&Arc<hostconfig::Network>> {
+        self.networks.get(&id)
+    }
+
     /// The ports that are bound to a host.
     pub fn ports_at<'a>(&'a self, host: &HostName) -> impl Iterator<Item = &'a Arc<Port>> {
         self.ports_at.of(host).filter_map(|id| self.ports.get(id))
@@ -526,7 +542,15 @@ pub(crate) fn vip_port(function: &Function) -> Option<Id<kind::Port>> {
 fn function_ports(function: &Function) -> BTreeSet<Id<kind::Port>> {
     let mut ports: BTreeSet<_> = vip_port(function).into_iter().collect();
     if let Some(Work::LoadBalancer(balancer)) = &function.work {
-        ports.extend(balancer.members.iter().map(|member| member.id));
+        ports.extend(
+            balancer
+                .members
+                .iter()
+                .filter_map(|member| match member.target {
+                    Target::Port(id) => Some(id),
+                    Target::Address(_) => None,
+                }),
+        );
     }
     ports
 }

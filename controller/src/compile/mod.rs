@@ -20,16 +20,18 @@
 //! port on its network. Its own host's needs are listed anew: a walk over that host's ports.
 
 pub mod intent;
+pub mod view;
 
 mod chain;
 mod l2;
 mod policy;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -73,10 +75,10 @@ pub enum Complaint {
         function: Id<kind::Function>,
     },
     /// A load balancer's virtual address is no port's.
-    #[error("no port holds the virtual address: {port}")]
+    #[error("no port holds the virtual address: {vip}")]
     VipMissing {
-        /// The port that should.
-        port: Id<kind::Port>,
+        /// The address.
+        vip: IpAddr,
     },
     /// A member has no address of the virtual address's family, or its port is gone.
     #[error("no address for member: {port}")]
@@ -94,6 +96,8 @@ pub struct Touched {
     pub hosts: BTreeMap<HostName, BTreeSet<SectionKey>>,
     /// The ports whose status may differ now, gone ones included.
     pub ports: BTreeSet<Id<kind::Port>>,
+    /// The chains whose complaints may differ now, gone ones included.
+    pub chains: BTreeSet<Id<kind::PortChain>>,
     /// The hosts whose own record changed, gone ones included.
     pub records: BTreeSet<HostName>,
 }
@@ -101,7 +105,10 @@ pub struct Touched {
 impl Touched {
     /// Did nothing change for anyone?
     pub fn is_empty(&self) -> bool {
-        self.hosts.is_empty() && self.ports.is_empty() && self.records.is_empty()
+        self.hosts.is_empty()
+            && self.ports.is_empty()
+            && self.chains.is_empty()
+            && self.records.is_empty()
     }
 }
 
@@ -364,6 +371,14 @@ impl Compiler {
             self.settle_needs(&host, &mut dirty);
         }
         let mut stale = std::mem::take(&mut dirty.sections);
+        let chains = stale.iter().filter_map(|key| {
+            if let SectionKey::Chain(id) = key {
+                Some(*id)
+            } else {
+                None
+            }
+        });
+        let chains = chains.collect();
         stale.extend(
             dirty
                 .entries
@@ -389,6 +404,7 @@ impl Compiler {
         let mut touched = Touched {
             hosts: BTreeMap::new(),
             ports: dirty.ports,
+            chains,
             records: dirty.records,
         };
         for (key, host) in dirty.entries {

@@ -13,24 +13,25 @@ use proptest::prelude::*;
 use super::*;
 use intent::{Balancer, BalancerMember, Chain, Function, Group, Host, Port, Rule, Subnet, Work};
 
-fn id<K>(n: u8) -> Id<K> {
+pub(crate) fn id<K>(n: u8) -> Id<K> {
     Uuid::from_u128(0x1000 + u128::from(n)).into()
 }
 
-fn host_name(n: u8) -> HostName {
+pub(crate) fn host_name(n: u8) -> HostName {
     HostName::from(format!("h{n}").as_str())
 }
 
-fn host(n: u8, vtep: bool, foreign: bool) -> Object {
+pub(crate) fn host(n: u8, vtep: bool, foreign: bool) -> Object {
     Object::Host(Arc::new(Host {
         id: id(n),
         name: host_name(n),
         vtep: vtep.then(|| Ipv4Addr::new(192, 0, 2, n).into()),
         foreign,
+        certificate: Some(format!("certificate of h{n}")),
     }))
 }
 
-fn network(n: u8, name: &str) -> Object {
+pub(crate) fn network(n: u8, name: &str) -> Object {
     Object::Network(Arc::new(hostconfig::Network {
         id: id(n),
         name: name.to_owned(),
@@ -42,7 +43,7 @@ fn network(n: u8, name: &str) -> Object {
     }))
 }
 
-fn subnet(n: u8, network: u8, gateway: bool) -> Object {
+pub(crate) fn subnet(n: u8, network: u8, gateway: bool) -> Object {
     Object::Subnet(Arc::new(Subnet {
         id: id(n),
         network: id(network),
@@ -54,11 +55,11 @@ fn subnet(n: u8, network: u8, gateway: bool) -> Object {
     }))
 }
 
-fn addr(n: u8) -> IpAddr {
+pub(crate) fn addr(n: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, n).into()
 }
 
-fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project: u8) -> Object {
+pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project: u8) -> Object {
     let mac = UnicastMac::try_from(Mac::new([2, 0, 0, 0, 0, n])).unwrap();
     Object::Port(Arc::new(Port {
         section: hostconfig::Port {
@@ -84,7 +85,7 @@ fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project: u8) -> Obj
     }))
 }
 
-fn group(n: u8, stateful: bool) -> Object {
+pub(crate) fn group(n: u8, stateful: bool) -> Object {
     Object::Group(Arc::new(Group {
         id: id(n),
         name: format!("g{n}"),
@@ -92,7 +93,7 @@ fn group(n: u8, stateful: bool) -> Object {
     }))
 }
 
-fn rule(n: u8, group: u8, remote: Remote) -> Object {
+pub(crate) fn rule(n: u8, group: u8, remote: Remote) -> Object {
     Object::Rule(Arc::new(Rule {
         group: id(group),
         section: SecurityGroupRule {
@@ -106,7 +107,7 @@ fn rule(n: u8, group: u8, remote: Remote) -> Object {
     }))
 }
 
-fn classifier(n: u8, source: Option<Side>, destination: Option<Side>) -> Object {
+pub(crate) fn classifier(n: u8, source: Option<Side>, destination: Option<Side>) -> Object {
     Object::Classifier(Arc::new(Classifier {
         id: id(n),
         name: format!("c{n}"),
@@ -121,9 +122,9 @@ fn classifier(n: u8, source: Option<Side>, destination: Option<Side>) -> Object 
     }))
 }
 
-fn balancer(n: u8, vip: u8, members: &[u8]) -> Object {
+pub(crate) fn balancer(n: u8, vip: u8, members: &[u8]) -> Object {
     let members = members.iter().map(|m| BalancerMember {
-        id: id(*m),
+        target: intent::Target::Port(id(*m)),
         port: 80,
         weight: 1,
     });
@@ -132,7 +133,7 @@ fn balancer(n: u8, vip: u8, members: &[u8]) -> Object {
         name: format!("lb{n}"),
         work: Some(Work::LoadBalancer(Balancer {
             vip_port: id(vip),
-            vip: None,
+            vip: addr(vip),
             protocol: 6,
             port: 80,
             algorithm: Algorithm::Maglev,
@@ -141,7 +142,7 @@ fn balancer(n: u8, vip: u8, members: &[u8]) -> Object {
     }))
 }
 
-fn shaper(n: u8, rate_bps: u64) -> Object {
+pub(crate) fn shaper(n: u8, rate_bps: u64) -> Object {
     let work = Some(Work::Shaper(Shaper {
         rate_bps,
         burst_bytes: 1 << 16,
@@ -154,7 +155,7 @@ fn shaper(n: u8, rate_bps: u64) -> Object {
     }))
 }
 
-fn chain(n: u8, classifiers: &[u8], functions: &[u8]) -> Object {
+pub(crate) fn chain(n: u8, classifiers: &[u8], functions: &[u8]) -> Object {
     Object::Chain(Arc::new(Chain {
         id: id(n),
         name: format!("chain{n}"),
@@ -284,7 +285,7 @@ proptest! {
     }
 }
 
-fn put(objects: impl IntoIterator<Item = Object>) -> Vec<Change> {
+pub(crate) fn put(objects: impl IntoIterator<Item = Object>) -> Vec<Change> {
     objects.into_iter().map(Change::Put).collect()
 }
 

@@ -1,0 +1,365 @@
+//! How does the store's form of an object become the compiler's?
+//!
+//! The one place where both are known. What the API's rules guarantee (a VNI in its range, a unicast
+//! MAC address) is still looked at: an object that breaks it is not there for the compiler.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use hostconfig::{
+    Classifier, Firewall, SecurityGroupRule, Shaper,
+    chain::{Action, Algorithm, FirewallRule, Side},
+    group::{Direction, Family, L4Match, Remote},
+    network::Route,
+    port::{AddressPair, FixedIp},
+};
+use net::{Id, Mtu, PortRange, UnicastMac, Vni, ids::kind};
+use uuid::Uuid;
+
+use super::intent::{
+    self, Balancer, BalancerMember, Chain, Change, Function, Group, Host, HostName, Object,
+    ObjectId, Rule, Target, Work,
+};
+use crate::{
+    resource::{Resource, Spec},
+    resources::{
+        self, FlowClassifier, NetworkFunction, PortChain, PortPairGroup, SecurityGroup, function,
+        security_group_rule as rule,
+    },
+    store::{Entry, KeyChange, Read, Snapshot},
+};
+
+/// Tracked connections that one port may have: a sixteenth of a worker's table (`docs/datapath.md`),
+/// so that one busy or hostile workload leaves room for the others.
+const PORT_CONNECTIONS: u32 = 16_384;
+/// How long a shaper's full queue takes to drain, in milliseconds: a TCP window over a continent.
+const SHAPER_QUEUE_MILLIS: u64 = 100;
+/// A shaper's queue holds a super-frame of a tap at least, and no more memory than this at most.
+const SHAPER_QUEUE_BYTES: std::ops::RangeInclusive<u64> = 64 * 1024..=64 * 1024 * 1024;
+
+/// What a change in the store means to the compiler; `None` for what it does not read.
+pub fn change(change: &KeyChange) -> Option<Change> {
+    let id = object_id(&change.key)?;
+    let object = change.after.as_ref().and_then(|entry| object(id, entry));
+    Some(object.map_or(Change::Gone(id), Change::Put))
+}
+
+/// All objects of a snapshot.
+pub fn objects(snapshot: &Snapshot) -> Vec<Object> {
+    let mut objects = Vec::new();
+    for (spec, _) in KINDS {
+        let prefix = format!("{}/", spec.storage);
+        let entries = snapshot.scan(&prefix);
+        objects.extend(entries.filter_map(|(key, entry)| object(object_id(key)?, entry)));
+    }
+    objects
+}
+
+type OfKind = fn(Uuid) -> ObjectId;
+
+const KINDS: &[(&Spec, OfKind)] = &[
+    (resources::Host::SPEC, |id| ObjectId::Host(id.into())),
+    (resources::Network::SPEC, |id| ObjectId::Network(id.into())),
+    (resources::Subnet::SPEC, |id| ObjectId::Subnet(id.into())),
+    (resources::Port::SPEC, |id| ObjectId::Port(id.into())),
+    (SecurityGroup::SPEC, |id| ObjectId::Group(id.into())),
+    (resources::SecurityGroupRule::SPEC, |id| {
+        ObjectId::Rule(id.into())
+    }),
+    (FlowClassifier::SPEC, |id| ObjectId::Classifier(id.into())),
+    (PortPairGroup::SPEC, |id| ObjectId::Function(id.into())),
+    (PortChain::SPEC, |id| ObjectId::Chain(id.into())),
+];
+
+fn object_id(key: &str) -> Option<ObjectId> {
+    let (storage, id) = key.split_once('/')?;
+    let (_, of_kind) = KINDS.iter().find(|(spec, _)| spec.storage == storage)?;
+    Some(of_kind(id.parse().ok()?))
+}
+
+fn object(id: ObjectId, entry: &Entry) -> Option<Object> {
+    Some(match id {
+        ObjectId::Host(_) => Object::Host(Arc::new(host(entry.peek()?))),
+        ObjectId::Network(_) => Object::Network(Arc::new(network(entry.peek()?)?)),
+        ObjectId::Subnet(_) => Object::Subnet(Arc::new(subnet(entry.peek()?))),
+        ObjectId::Port(_) => Object::Port(Arc::new(port(entry.peek()?)?)),
+        ObjectId::Group(_) => Object::Group(Arc::new(group(entry.peek()?))),
+        ObjectId::Rule(_) => Object::Rule(Arc::new(group_rule(entry.peek()?)?)),
+        ObjectId::Classifier(_) => Object::Classifier(Arc::new(classifier(entry.peek()?))),
+        ObjectId::Function(_) => Object::Function(Arc::new(port_pair_group(entry.peek()?))),
+        ObjectId::Chain(_) => Object::Chain(Arc::new(chain(entry.peek()?))),
+    })
+}
+
+/// A project's id as the datapath knows it; an external identity service may use other texts.
+fn project(id: &str) -> Id<kind::Project> {
+    let uuid = id
+        .parse()
+        .unwrap_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_OID, id.as_bytes()));
+    Id::new(uuid)
+}
+
+fn host(host: &resources::Host) -> Host {
+    Host {
+        id: host.meta.id.into(),
+        name: HostName::from(host.meta.name.as_str()),
+        vtep: host.vtep,
+        foreign: host.foreign,
+        certificate: host.certificate.clone(),
+    }
+}
+
+fn network(network: &resources::Network) -> Option<hostconfig::Network> {
+    Some(hostconfig::Network {
+        id: network.meta.id.into(),
+        name: network.meta.name.clone(),
+        project: project(&network.meta.project_id),
+        vni: Vni::try_from(network.vni).ok()?,
+        mtu: Mtu::try_from(u32::from(network.mtu)).ok()?,
+        admin_up: network.admin_state_up,
+        subnets: Vec::new(),
+    })
+}
+
+fn subnet(subnet: &resources::Subnet) -> intent::Subnet {
+    let v4 = |addr: &IpAddr| match addr {
+        IpAddr::V4(addr) => Some(*addr),
+        IpAddr::V6(_) => None,
+    };
+    let routes = subnet.host_routes.iter().map(|route| Route {
+        destination: route.destination,
+        nexthop: route.nexthop,
+    });
+    intent::Subnet {
+        id: subnet.meta.id.into(),
+        network: subnet.network_id.into(),
+        cidr: subnet.cidr,
+        gateway: subnet.gateway_ip,
+        dhcp: subnet.enable_dhcp,
+        dns: subnet
+            .dns_nameservers
+            .iter()
+            .filter_map(v4)
+            .collect::<Vec<Ipv4Addr>>(),
+        routes: routes.collect(),
+    }
+}
+
+fn port(port: &resources::Port) -> Option<intent::Port> {
+    let own = UnicastMac::try_from(port.mac_address).ok()?;
+    let fixed_ips = port.fixed_ips.iter().map(|fixed| FixedIp {
+        addr: fixed.ip_address,
+        subnet: fixed.subnet_id.into(),
+    });
+    let pairs = port.allowed_address_pairs.iter().filter_map(|pair| {
+        let mac = pair.mac_address.map_or(Ok(own), UnicastMac::try_from);
+        Some(AddressPair {
+            mac: mac.ok()?,
+            prefix: pair.ip_address,
+        })
+    });
+    Some(intent::Port {
+        section: hostconfig::Port {
+            id: port.meta.id.into(),
+            name: port.meta.name.clone(),
+            network: port.network_id.into(),
+            project: project(&port.meta.project_id),
+            mac: own,
+            fixed_ips: fixed_ips.collect(),
+            admin_up: port.admin_state_up,
+            port_security: port.port_security_enabled,
+            allowed_address_pairs: pairs.collect(),
+            security_groups: port.security_groups.iter().map(|id| Id::new(*id)).collect(),
+            max_connections: PORT_CONNECTIONS,
+        },
+        host: (!port.host.is_empty()).then(|| HostName::from(port.host.as_str())),
+    })
+}
+
+fn group(group: &SecurityGroup) -> Group {
+    Group {
+        id: group.meta.id.into(),
+        name: group.meta.name.clone(),
+        stateful: group.stateful,
+    }
+}
+
+const fn family(ethertype: rule::Ethertype) -> Family {
+    match ethertype {
+        rule::Ethertype::V4 => Family::V4,
+        rule::Ethertype::V6 => Family::V6,
+    }
+}
+
+/// A rule that can't be told exactly is none: a group only allows.
+fn group_rule(rule: &resources::SecurityGroupRule) -> Option<Rule> {
+    let bounds = (rule.port_range_min, rule.port_range_max);
+    let l4 = match bounds {
+        (None, _) => L4Match::Any,
+        (Some(kind), code) if rule.is_icmp() => L4Match::Icmp {
+            kind: u8::try_from(kind).ok()?,
+            code: code.map(u8::try_from).transpose().ok()?,
+        },
+        (Some(min), max) => {
+            let (min, max) = (
+                u16::try_from(min).ok()?,
+                u16::try_from(max.unwrap_or(min)).ok()?,
+            );
+            L4Match::Ports(PortRange::new(min, max).ok()?)
+        }
+    };
+    let remote = match (rule.remote_group_id, rule.normalized_cidr) {
+        (Some(group), _) => Remote::Set(group.into()),
+        (None, Some(cidr)) => Remote::Prefix(cidr),
+        (None, None) if rule.remote_ip_prefix.is_some() => return None,
+        (None, None) => Remote::Any,
+    };
+    Some(Rule {
+        group: rule.security_group_id.into(),
+        section: SecurityGroupRule {
+            id: rule.meta.id.into(),
+            direction: match rule.direction {
+                rule::Direction::Ingress => Direction::Ingress,
+                rule::Direction::Egress => Direction::Egress,
+            },
+            family: family(rule.ethertype),
+            protocol: rule.protocol_number(),
+            l4,
+            remote,
+        },
+    })
+}
+
+/// With neither side named it means the sources of its project (SEMANTICS: never another's).
+fn classifier(classifier: &FlowClassifier) -> Classifier {
+    let side = |port: Option<Uuid>, network: Option<Uuid>| match (port, network) {
+        (Some(port), _) => Some(Side::Port(port.into())),
+        (None, Some(network)) => Some(Side::Network(network.into())),
+        (None, None) => None,
+    };
+    let range = |min: Option<u16>, max: Option<u16>| {
+        let (min, max) = (min.or(max)?, max.or(min)?);
+        PortRange::new(min, max).ok()
+    };
+    let destination = side(
+        classifier.logical_destination_port,
+        classifier.logical_destination_network,
+    );
+    let source = side(
+        classifier.logical_source_port,
+        classifier.logical_source_network,
+    );
+    let everyone = Side::Project(project(&classifier.meta.project_id));
+    Classifier {
+        id: classifier.meta.id.into(),
+        name: classifier.meta.name.clone(),
+        source: source.or_else(|| destination.is_none().then_some(everyone)),
+        destination,
+        family: Some(family(classifier.ethertype)),
+        protocol: classifier.protocol_number(),
+        source_ports: range(
+            classifier.source_port_range_min,
+            classifier.source_port_range_max,
+        ),
+        destination_ports: range(
+            classifier.destination_port_range_min,
+            classifier.destination_port_range_max,
+        ),
+        source_prefix: classifier.source_ip_prefix,
+        destination_prefix: classifier.destination_ip_prefix,
+    }
+}
+
+fn port_pair_group(group: &PortPairGroup) -> Function {
+    let work = group.network_function.as_ref().and_then(|function| {
+        Some(match function {
+            NetworkFunction::Firewall(f) => Work::Firewall(firewall(group.meta.id, f)),
+            NetworkFunction::LoadBalancer(f) => Work::LoadBalancer(balancer(group.vip_port_id?, f)),
+            NetworkFunction::Shaper(f) => Work::Shaper(shaper(*f)),
+        })
+    });
+    Function {
+        id: group.meta.id.into(),
+        name: group.meta.name.clone(),
+        work,
+    }
+}
+
+fn firewall(group: Uuid, firewall: &function::Firewall) -> Firewall {
+    let action = |action: function::Action| match action {
+        function::Action::Allow => Action::Allow,
+        function::Action::Deny => Action::Deny,
+    };
+    let rules = firewall.rules.iter().enumerate().map(|(place, rule)| {
+        let said = serde_json::to_string(rule).unwrap_or_default();
+        let of_prefix = rule.source.or(rule.destination);
+        FirewallRule {
+            id: Uuid::new_v5(&group, format!("{place}/{said}").as_bytes()).into(),
+            action: action(rule.action),
+            family: of_prefix.map(|p| if p.is_ipv4() { Family::V4 } else { Family::V6 }),
+            protocol: rule.protocol.as_ref().map(function::Protocol::number),
+            source: rule.source,
+            destination: rule.destination,
+            source_ports: rule.source_port,
+            destination_ports: rule.destination_port,
+        }
+    });
+    Firewall {
+        rules: rules.collect(),
+        default: action(firewall.default),
+    }
+}
+
+fn balancer(vip_port: Uuid, balancer: &function::LoadBalancer) -> Balancer {
+    let members = balancer.members.iter().map(|member| BalancerMember {
+        target: match member.target {
+            function::Target::Port(id) => Target::Port(id.into()),
+            function::Target::Address(addr) => Target::Address(addr),
+        },
+        port: member.port.unwrap_or(balancer.port),
+        weight: member.weight,
+    });
+    Balancer {
+        vip_port: vip_port.into(),
+        vip: balancer.vip,
+        protocol: balancer.protocol.number(),
+        port: balancer.port,
+        algorithm: match balancer.algorithm {
+            function::Algorithm::Maglev => Algorithm::Maglev,
+            function::Algorithm::SourceIp => Algorithm::SourceIp,
+        },
+        members: members.collect(),
+    }
+}
+
+fn shaper(shaper: function::Shaper) -> Shaper {
+    let rate_bps = shaper.rate.bits_per_second();
+    let burst_bytes = shaper.burst.bytes();
+    let queue = rate_bps / 8 / 1000 * SHAPER_QUEUE_MILLIS;
+    Shaper {
+        rate_bps,
+        burst_bytes,
+        queue_bytes: queue.clamp(*SHAPER_QUEUE_BYTES.start(), *SHAPER_QUEUE_BYTES.end()),
+    }
+}
+
+fn chain(chain: &PortChain) -> Chain {
+    Chain {
+        id: chain.meta.id.into(),
+        name: chain.meta.name.clone(),
+        project: project(&chain.meta.project_id),
+        symmetric: chain.chain_parameters.symmetric,
+        classifiers: chain
+            .flow_classifiers
+            .iter()
+            .map(|id| Id::new(*id))
+            .collect(),
+        functions: chain
+            .port_pair_groups
+            .iter()
+            .map(|id| Id::new(*id))
+            .collect(),
+    }
+}

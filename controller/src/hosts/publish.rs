@@ -1,0 +1,277 @@
+//! Who must be told what, now?
+//!
+//! The publisher follows the commits by the compiler, keeps a session for each connected host and the
+//! status that their answers prove. It is a state machine without I/O: a region of simulated hosts
+//! runs in one process under a virtual clock.
+//!
+//! # Invariants
+//! - A host has at most one session; a newer stream replaces the older.
+//! - A host whose record is gone, or names another certificate, has none.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use hostconfig::{Generation, wire};
+use net::{Id, Now, ids::kind};
+use uuid::Uuid;
+
+use super::{
+    session::{self, HangUp, Session, Target},
+    status::Status,
+};
+use crate::{
+    compile::{
+        Compiler, Touched,
+        intent::{Change, HostName, Object},
+    },
+    status::StatusBoard,
+    time::Seconds,
+};
+
+/// A stream of a host; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Conn(pub u64);
+
+/// The two clocks of the edge.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// For how long things take.
+    pub now: Now,
+    /// For people.
+    pub wall: Seconds,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The store has these changes, up to this revision.
+    Commit(Vec<Change>, Generation),
+    /// The store holds exactly these objects, at this revision.
+    Resync(Vec<Object>, Generation),
+    /// A host opened a stream and showed the certificate with this fingerprint.
+    Connected(Conn, HostName, String),
+    /// A host said something.
+    Heard(Conn, wire::FromHost),
+    /// A stream ended.
+    Closed(Conn),
+    /// What a host says of its VTEP could not be taken over.
+    VtepRefused(HostName, String),
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Send this.
+    Send(Conn, wire::FromController),
+    /// End the stream.
+    HangUp(Conn, HangUp),
+    /// Write the VTEP's address into the host's record.
+    Vtep(Id<kind::Host>, Option<IpAddr>),
+}
+
+/// A stream and its session.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) conn: Conn,
+    pub(super) certificate: String,
+    pub(super) session: Session,
+}
+
+/// The sessions of a region.
+#[derive(Debug)]
+pub struct Publisher {
+    compiler: Compiler,
+    live: BTreeMap<HostName, Live>,
+    conns: BTreeMap<Conn, HostName>,
+    status: Status,
+}
+
+impl Publisher {
+    /// From all objects of a store.
+    pub fn new(
+        incarnation: Uuid,
+        objects: Vec<Object>,
+        generation: Generation,
+        board: Arc<StatusBoard>,
+        clock: Clock,
+    ) -> Self {
+        let mut publisher = Self {
+            compiler: Compiler::new(incarnation),
+            live: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            status: Status::new(board),
+        };
+        // Nobody is connected yet: there is nothing to do but to know it.
+        drop(publisher.on(Event::Resync(objects, generation), clock));
+        publisher
+    }
+
+    /// What it compiles with.
+    pub fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+
+    /// Takes an event in; what is to be done comes out.
+    pub fn on(&mut self, event: Event, clock: Clock) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Commit(changes, generation) => {
+                let touched = self.compiler.apply(&changes, generation);
+                self.follow(&touched, clock, &mut effects);
+            }
+            Event::Resync(objects, generation) => {
+                let mut gone: std::collections::BTreeSet<_> =
+                    self.compiler.intent().ids().into_iter().collect();
+                for object in &objects {
+                    gone.remove(&object.id());
+                }
+                let changes: Vec<Change> = objects
+                    .into_iter()
+                    .map(Change::Put)
+                    .chain(gone.into_iter().map(Change::Gone))
+                    .collect();
+                let touched = self.compiler.apply(&changes, generation);
+                self.follow(&touched, clock, &mut effects);
+            }
+            Event::Connected(conn, host, certificate) => {
+                self.connect(conn, host, certificate, clock, &mut effects);
+            }
+            Event::Heard(conn, message) => {
+                if let Some(host) = self.conns.get(&conn).cloned() {
+                    self.step(&host, session::Event::Heard(message), clock, &mut effects);
+                }
+            }
+            Event::Closed(conn) => {
+                if let Some(host) = self.conns.get(&conn).cloned() {
+                    self.part(&host, clock);
+                }
+            }
+            Event::VtepRefused(host, reason) => {
+                self.status.refuse_vtep(&host, &reason, &self.compiler);
+            }
+            Event::Tick => {
+                let hosts: Vec<HostName> = self.live.keys().cloned().collect();
+                for host in hosts {
+                    self.step(&host, session::Event::Tick, clock, &mut effects);
+                }
+                self.status.tick(&self.compiler, &self.live, clock);
+            }
+        }
+        effects
+    }
+
+    fn follow(&mut self, touched: &Touched, clock: Clock, effects: &mut Vec<Effect>) {
+        for host in &touched.records {
+            let record = self.compiler.intent().host(host);
+            let stale = self.live.get(host).is_some_and(|live| {
+                record
+                    .is_none_or(|r| r.foreign || r.certificate.as_ref() != Some(&live.certificate))
+            });
+            if stale {
+                self.hang_up(host, HangUp::Unknown, clock, effects);
+            }
+            self.status.host_changed(host, &self.compiler, clock);
+        }
+        for (host, keys) in &touched.hosts {
+            self.step(host, session::Event::Touched(keys), clock, effects);
+            self.status
+                .review_sections(host, keys, &self.compiler, &self.live);
+        }
+        self.status
+            .review_touched(touched, &self.compiler, &self.live);
+    }
+
+    fn connect(
+        &mut self,
+        conn: Conn,
+        host: HostName,
+        certificate: String,
+        clock: Clock,
+        effects: &mut Vec<Effect>,
+    ) {
+        let record = self.compiler.intent().host(&host);
+        if record.is_none_or(|r| r.foreign || r.certificate.as_ref() != Some(&certificate)) {
+            effects.push(Effect::HangUp(conn, HangUp::Unknown));
+            return;
+        }
+        if self.live.contains_key(&host) {
+            self.hang_up(&host, HangUp::Replaced, clock, effects);
+        }
+        self.conns.insert(conn, host.clone());
+        let session = Session::new(clock.now);
+        self.status.connected(&host, &self.compiler, clock);
+        self.live.insert(
+            host,
+            Live {
+                conn,
+                certificate,
+                session,
+            },
+        );
+    }
+
+    /// Gives one session one event.
+    fn step(
+        &mut self,
+        host: &HostName,
+        event: session::Event<'_>,
+        clock: Clock,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(live) = self.live.get_mut(host) else {
+            return;
+        };
+        let Some(config) = self.compiler.config(host) else {
+            return;
+        };
+        let conn = live.conn;
+        let target = Target {
+            incarnation: self.compiler.incarnation(),
+            generation: self.compiler.generation(),
+            config,
+        };
+        let said = live.session.on(event, target, clock.now);
+        for effect in said {
+            match effect {
+                session::Effect::Send(message) => effects.push(Effect::Send(conn, message)),
+                session::Effect::HangUp(reason) => {
+                    self.hang_up(host, reason, clock, effects);
+                    return;
+                }
+                session::Effect::Vtep(vtep) => {
+                    let record = self.compiler.intent().host(host);
+                    if let Some(record) = record
+                        && record.vtep != vtep
+                    {
+                        effects.push(Effect::Vtep(record.id, vtep));
+                    }
+                }
+                session::Effect::Review(review) => {
+                    self.status
+                        .review(host, &review, &self.compiler, &self.live, clock);
+                }
+            }
+        }
+    }
+
+    fn hang_up(
+        &mut self,
+        host: &HostName,
+        reason: HangUp,
+        clock: Clock,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(live) = self.live.get(host) {
+            effects.push(Effect::HangUp(live.conn, reason));
+        }
+        self.part(host, clock);
+    }
+
+    fn part(&mut self, host: &HostName, clock: Clock) {
+        if let Some(live) = self.live.remove(host) {
+            self.conns.remove(&live.conn);
+            self.status.parted(host, clock);
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! What does one connected host hold, and what must it hear next?
+//!
+//! A host says in its `Hello` which sections it holds; what differs from what it should be goes out,
+//! and from then on what each commit touched. Commits that come while the host is busy are not queued
+//! one by one: only the *names* of what they touched are kept, so that the next update carries each
+//! section once, as it is then. Coming back after an absence is the same path with more names.
+//!
+//! # Invariants
+//! - At most [`WINDOW`] updates are under way; a section counts as proved only when no update with it is
+//!   waiting or under way and the host has acknowledged by digest all that it was sent.
+//! - A host of the same incarnation that has seen a newer generation is told nothing until this
+//!   controller has caught up.
+//!
+//! # Attack
+//! A host can only speak of itself. What it sends is bounded by the transport's message limit, what is
+//! kept of it by the ports and sections that exist; a message out of order ends the stream.
+//!
+//! # Cost
+//! An update hashes the list of the host's section hashes once: 16 bytes a section.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    time::Duration,
+};
+
+use hostconfig::{
+    Digest, Generation, HostConfig, SectionHash, SectionKey,
+    wire::{self, from_controller, from_host},
+};
+use net::{Id, Now, ids::kind};
+use uuid::Uuid;
+
+/// Updates under way: enough to keep a host busy over one round trip, few enough to coalesce the rest.
+const WINDOW: usize = 4;
+/// Names that wait; beyond it all sections are compared instead.
+const PENDING: usize = 65_536;
+/// Bytes of section bodies in one update: well below gRPC's usual limit of 4 MiB a message.
+const UPDATE_BYTES: usize = 2 * 1024 * 1024;
+/// A stream must begin with a `Hello`, this soon.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// An idle host is asked this often whether it is there.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// A host that is silent for so long (three pings) is dead.
+const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// An update must be acknowledged within this time.
+const ACK_WITHIN: Duration = Duration::from_secs(30);
+/// Characters of a host's reasons and complaints that are kept.
+const TEXT: usize = 200;
+
+/// What the host should be, at this moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Of which store.
+    pub incarnation: Uuid,
+    /// The revision up to which it was compiled.
+    pub generation: Generation,
+    /// What it should be.
+    pub config: &'a HostConfig,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The host said something.
+    Heard(wire::FromHost),
+    /// A commit touched these sections of it.
+    Touched(&'a BTreeSet<SectionKey>),
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Send this.
+    Send(wire::FromController),
+    /// End the stream.
+    HangUp(HangUp),
+    /// The host says that its VTEP is here; `None`: it has none.
+    Vtep(Option<IpAddr>),
+    /// What is proved may have changed.
+    Review(Review),
+}
+
+/// Of what the proof may have changed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Review {
+    /// Of everything.
+    All,
+    /// Of these sections.
+    Sections(BTreeSet<SectionKey>),
+}
+
+/// Why a stream is ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HangUp {
+    /// No `Hello` came.
+    #[error("no hello within {}s", HELLO_WITHIN.as_secs())]
+    NoHello,
+    /// Nothing was heard for too long.
+    #[error("silent for {}s", DEAD_AFTER.as_secs())]
+    Silent,
+    /// An update was not acknowledged.
+    #[error("no acknowledgement within {}s", ACK_WITHIN.as_secs())]
+    NoAck,
+    /// A message that can't be read, or out of order.
+    #[error("unexpected message: {0}")]
+    Protocol(&'static str),
+    /// The host is not, or no longer, one of ours with this certificate.
+    #[error("not a host with this certificate")]
+    Unknown,
+    /// The host has another, newer stream.
+    #[error("replaced by a newer stream")]
+    Replaced,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    generation: Generation,
+    digest: Digest,
+    keys: BTreeSet<SectionKey>,
+    sent: Now,
+}
+
+/// What a host said of one of its ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortReport {
+    /// Attached, configured and forwarding.
+    pub active: bool,
+    /// Why not.
+    pub reason: String,
+}
+
+#[derive(Debug)]
+struct Hello {
+    /// Of the same incarnation: what the host has seen already.
+    seen: Generation,
+    incarnation: Uuid,
+    version: String,
+    underlay_mtu: u32,
+}
+
+/// What the next update is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// The sections whose names wait.
+    Named,
+    /// What a comparison of all sections shows.
+    Compared,
+    /// Everything; what it does not name is gone.
+    Whole,
+}
+
+/// One stream of one host.
+#[derive(Debug)]
+pub struct Session {
+    hello: Option<Hello>,
+    started: Now,
+    heard: Now,
+    pinged: Now,
+    nonce: u64,
+    /// What the host holds once all under way is applied.
+    held: BTreeMap<SectionKey, SectionHash>,
+    pending: BTreeSet<SectionKey>,
+    extent: Extent,
+    /// An update is due even if it changes nothing: the first after `Hello`.
+    due: bool,
+    in_flight: VecDeque<InFlight>,
+    /// A whole update is under way after a wrong digest: older acknowledgements mean nothing.
+    mending: bool,
+    /// The host has acknowledged something by digest.
+    proved: bool,
+    /// What the host says of its ports; `None` until it has said it once.
+    reports: Option<BTreeMap<Id<kind::Port>, PortReport>>,
+    complaints: BTreeMap<SectionKey, String>,
+}
+
+impl Session {
+    /// A stream that was just opened.
+    pub fn new(now: Now) -> Self {
+        Self {
+            hello: None,
+            started: now,
+            heard: now,
+            pinged: now,
+            nonce: 0,
+            held: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            extent: Extent::Named,
+            due: false,
+            in_flight: VecDeque::new(),
+            mending: false,
+            proved: false,
+            reports: None,
+            complaints: BTreeMap::new(),
+        }
+    }
+
+    /// Has the host proved once what it holds, and told of its ports?
+    pub fn is_settled(&self) -> bool {
+        self.proved && self.reports.is_some()
+    }
+
+    /// When the host was last heard.
+    pub fn heard(&self) -> Now {
+        self.heard
+    }
+
+    /// The version of its program.
+    pub fn version(&self) -> &str {
+        self.hello.as_ref().map_or("", |hello| &hello.version)
+    }
+
+    /// The MTU of its underlay, if it knows.
+    pub fn underlay_mtu(&self) -> Option<u32> {
+        let mtu = self.hello.as_ref()?.underlay_mtu;
+        (mtu != 0).then_some(mtu)
+    }
+
+    /// Does the host hold the current form of this section, or rightly none?
+    pub fn is_proved(&self, key: SectionKey) -> bool {
+        self.proved
+            && self.extent == Extent::Named
+            && !self.pending.contains(&key)
+            && !self
+                .in_flight
+                .iter()
+                .any(|update| update.keys.contains(&key))
+    }
+
+    /// What the host said of a port.
+    pub fn report(&self, port: Id<kind::Port>) -> Option<&PortReport> {
+        self.reports.as_ref()?.get(&port)
+    }
+
+    /// What the host can't realise of a section.
+    pub fn complaint(&self, key: SectionKey) -> Option<&str> {
+        self.complaints.get(&key).map(String::as_str)
+    }
+
+    /// The first of what the host can't realise.
+    pub fn first_complaint(&self) -> Option<(SectionKey, &str)> {
+        let (key, text) = self.complaints.first_key_value()?;
+        Some((*key, text))
+    }
+
+    /// Takes an event in; what is to be done comes out.
+    pub fn on(&mut self, event: Event<'_>, target: Target<'_>, now: Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let outcome = match event {
+            Event::Heard(message) => {
+                self.heard = now;
+                self.hear(message, target, &mut effects)
+            }
+            Event::Touched(keys) => {
+                self.touch(keys, target.config);
+                Ok(())
+            }
+            Event::Tick => self.tick(now, &mut effects),
+        };
+        match outcome {
+            Ok(()) => self.push(target, now, &mut effects),
+            Err(reason) => effects.push(Effect::HangUp(reason)),
+        }
+        effects
+    }
+
+    fn touch(&mut self, keys: &BTreeSet<SectionKey>, config: &HostConfig) {
+        for key in keys {
+            // Should the port come back, the host has to say anew how it is.
+            if let (SectionKey::Port(id), Some(reports)) = (key, &mut self.reports)
+                && !config.sections.contains_key(key)
+            {
+                reports.remove(id);
+            }
+        }
+        if self.extent != Extent::Named {
+            return;
+        }
+        self.pending.extend(keys);
+        if self.pending.len() > PENDING {
+            self.pending.clear();
+            self.extent = Extent::Compared;
+        }
+    }
+
+    fn hear(
+        &mut self,
+        message: wire::FromHost,
+        target: Target<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), HangUp> {
+        match (message.message, &self.hello) {
+            (Some(from_host::Message::Hello(hello)), None) => self.meet(hello, target, effects),
+            (Some(from_host::Message::Hello(_)), Some(_)) => Err(HangUp::Protocol("second hello")),
+            (_, None) => Err(HangUp::Protocol("no hello first")),
+            (Some(from_host::Message::Ack(ack)), Some(_)) => self.acknowledge(&ack, effects),
+            (Some(from_host::Message::Report(report)), Some(_)) => {
+                self.note(report, target, effects)
+            }
+            // `None` is of a newer program: what it adds must not break an older controller.
+            (Some(from_host::Message::Pong(_)) | None, Some(_)) => Ok(()),
+        }
+    }
+
+    fn meet(
+        &mut self,
+        hello: wire::Hello,
+        target: Target<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), HangUp> {
+        let vtep = match hello.vtep.as_str() {
+            "" => None,
+            text => Some(text.parse().or(Err(HangUp::Protocol("vtep")))?),
+        };
+        effects.push(Effect::Vtep(vtep));
+        self.extent = Extent::Compared;
+        for section in hello.sections {
+            let hash = <[u8; 16]>::try_from(section.hash.as_slice());
+            let hash = hash.or(Err(HangUp::Protocol("section hash")))?;
+            match section.key.parse() {
+                Ok(key) => {
+                    self.held.insert(key, SectionHash(hash));
+                }
+                // A kind of section that this controller does not know: all must be said anew.
+                Err(_) => self.extent = Extent::Whole,
+            }
+        }
+        let incarnation = hello.incarnation.parse().unwrap_or_default();
+        let ours = incarnation == target.incarnation;
+        self.hello = Some(Hello {
+            seen: Generation(if ours { hello.generation } else { 0 }),
+            incarnation,
+            version: clipped(hello.version),
+            underlay_mtu: hello.underlay_mtu,
+        });
+        self.due = true;
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, ack: &wire::Ack, effects: &mut Vec<Effect>) -> Result<(), HangUp> {
+        let digest = <[u8; 32]>::try_from(ack.digest.as_slice());
+        let digest = Digest(digest.or(Err(HangUp::Protocol("digest")))?);
+        let generation = Generation(ack.generation);
+        // A host may answer several updates by the last one's acknowledgement.
+        let known = self
+            .in_flight
+            .iter()
+            .position(|update| update.generation == generation && update.digest == digest);
+        let Some(place) = known else {
+            if !self.mending {
+                self.in_flight.clear();
+                self.extent = Extent::Whole;
+                self.mending = true;
+                effects.push(Effect::Review(Review::All));
+            }
+            return Ok(());
+        };
+        let mut keys = BTreeSet::new();
+        for update in self.in_flight.drain(..=place) {
+            keys.extend(update.keys);
+        }
+        if self.in_flight.is_empty() {
+            self.mending = false;
+        }
+        let mut complaints = BTreeMap::new();
+        for complaint in &ack.complaints {
+            if let Ok(key) = complaint.key.parse() {
+                complaints.insert(key, clipped(complaint.text.clone()));
+            }
+        }
+        keys.extend(complaints.keys().chain(self.complaints.keys()));
+        self.complaints = complaints;
+        let review = if self.proved {
+            Review::Sections(keys)
+        } else {
+            Review::All
+        };
+        self.proved = true;
+        effects.push(Effect::Review(review));
+        Ok(())
+    }
+
+    fn note(
+        &mut self,
+        report: wire::Report,
+        target: Target<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), HangUp> {
+        let first = self.reports.is_none();
+        let reports = self.reports.get_or_insert_default();
+        let mut keys = BTreeSet::new();
+        for state in report.ports {
+            let id = state.port.parse().or(Err(HangUp::Protocol("port id")))?;
+            let key = SectionKey::Port(id);
+            // Only of a port that is this host's: else anything could be piled up here.
+            if !target.config.sections.contains_key(&key) {
+                continue;
+            }
+            let report = PortReport {
+                active: state.active && state.attached,
+                reason: clipped(state.reason),
+            };
+            reports.insert(id, report);
+            keys.insert(key);
+        }
+        let review = if first {
+            Review::All
+        } else {
+            Review::Sections(keys)
+        };
+        effects.push(Effect::Review(review));
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) -> Result<(), HangUp> {
+        if self.hello.is_none() && now.since(self.started) > HELLO_WITHIN {
+            return Err(HangUp::NoHello);
+        }
+        if now.since(self.heard) > DEAD_AFTER {
+            return Err(HangUp::Silent);
+        }
+        if self
+            .in_flight
+            .front()
+            .is_some_and(|update| now.since(update.sent) > ACK_WITHIN)
+        {
+            return Err(HangUp::NoAck);
+        }
+        if self.hello.is_some() && now.since(self.pinged) >= PING_EVERY {
+            self.pinged = now;
+            self.nonce += 1;
+            let ping = wire::Ping { nonce: self.nonce };
+            effects.push(Effect::Send(wire::FromController {
+                message: Some(from_controller::Message::Ping(ping)),
+            }));
+        }
+        Ok(())
+    }
+
+    /// Sends what is due, as far as the window allows.
+    fn push(&mut self, target: Target<'_>, now: Now, effects: &mut Vec<Effect>) {
+        let Some(hello) = &self.hello else { return };
+        if hello.incarnation == target.incarnation && hello.seen > target.generation {
+            return;
+        }
+        if self.extent == Extent::Compared {
+            self.pending = self.differences(target.config);
+            self.extent = Extent::Named;
+        }
+        while self.in_flight.len() < WINDOW {
+            let update = match self.extent {
+                Extent::Whole => Some(self.all(target)),
+                Extent::Named | Extent::Compared => self.next(target),
+            };
+            let Some((mut update, keys)) = update else {
+                return;
+            };
+            let digest = Digest::over(self.held.values().copied());
+            update.incarnation = target.incarnation.to_string();
+            update.generation = target.generation.get();
+            update.digest = digest.0.to_vec();
+            self.in_flight.push_back(InFlight {
+                generation: target.generation,
+                digest,
+                keys,
+                sent: now,
+            });
+            effects.push(Effect::Send(wire::FromController {
+                message: Some(from_controller::Message::Update(update)),
+            }));
+        }
+    }
+
+    /// The sections in which the host differs from what it should be.
+    fn differences(&self, config: &HostConfig) -> BTreeSet<SectionKey> {
+        let lacks = config.sections.iter().filter(|(key, section)| {
+            self.held
+                .get(key)
+                .is_none_or(|hash| *hash != section.hash())
+        });
+        let gone = self
+            .held
+            .keys()
+            .filter(|key| !config.sections.contains_key(key));
+        lacks.map(|(key, _)| *key).chain(gone.copied()).collect()
+    }
+
+    /// Everything in one update; what it does not name is gone.
+    fn all(&mut self, target: Target<'_>) -> (wire::Update, BTreeSet<SectionKey>) {
+        let sections = &target.config.sections;
+        self.held = sections
+            .iter()
+            .map(|(key, section)| (*key, section.hash()))
+            .collect();
+        self.pending.clear();
+        self.extent = Extent::Named;
+        self.due = false;
+        let update = wire::Update {
+            whole: true,
+            upserts: sections.values().map(|section| body(section)).collect(),
+            ..wire::Update::default()
+        };
+        (update, sections.keys().copied().collect())
+    }
+
+    /// The next part of what waits: what others refer to first, then what is gone, in reverse.
+    fn next(&mut self, target: Target<'_>) -> Option<(wire::Update, BTreeSet<SectionKey>)> {
+        let mut update = wire::Update::default();
+        let mut keys = BTreeSet::new();
+        let mut bytes = 0;
+        let mut twins = BTreeSet::new();
+        for key in &self.pending {
+            let Some(section) = target.config.sections.get(key) else {
+                continue;
+            };
+            if self.held.insert(*key, section.hash()) != Some(section.hash()) {
+                bytes += section.bytes().len();
+                update.upserts.push(body(section));
+                twins.extend(twin(*key));
+            }
+            keys.insert(*key);
+            if bytes >= UPDATE_BYTES {
+                break;
+            }
+        }
+        let cut = bytes >= UPDATE_BYTES;
+        for key in self.pending.iter().rev() {
+            if target.config.sections.contains_key(key) || (cut && !twins.contains(key)) {
+                continue;
+            }
+            if self.held.remove(key).is_some() {
+                update.removals.push(key.to_string());
+            }
+            keys.insert(*key);
+        }
+        self.pending.retain(|key| !keys.contains(key));
+        let idle = update.upserts.is_empty() && update.removals.is_empty();
+        if idle && !self.due {
+            return None;
+        }
+        self.due = false;
+        Some((update, keys))
+    }
+}
+
+/// A port that comes here goes from elsewhere, and the other way round: in one update.
+fn twin(key: SectionKey) -> Option<SectionKey> {
+    match key {
+        SectionKey::Port(id) => Some(SectionKey::Endpoint(id)),
+        SectionKey::Endpoint(id) => Some(SectionKey::Port(id)),
+        SectionKey::Vteps
+        | SectionKey::Network(_)
+        | SectionKey::AddressSet(_)
+        | SectionKey::Group(_)
+        | SectionKey::Chain(_) => None,
+    }
+}
+
+fn body(section: &hostconfig::Keyed) -> wire::SectionBody {
+    wire::SectionBody {
+        key: section.key().to_string(),
+        hash: section.hash().0.to_vec(),
+        body: section.bytes().to_vec(),
+    }
+}
+
+fn clipped(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(TEXT) {
+        text.truncate(end);
+    }
+    text
+}
