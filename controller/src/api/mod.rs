@@ -1,3 +1,282 @@
 //! How does a request walk?
+//!
+//! `identity → body → handler → rules → store`: who asks ([`identity`](crate::identity)), is the body
+//! what the table admits (`body`), one of five handlers (`handlers`), the rules inside the store's
+//! transaction, and the answer as this caller may see it (`scene`). Routes come from the
+//! [`REGISTRY`]; what is no resource (versions, extensions, quotas, tags, the identity API, metrics)
+//! has a file each.
+
+mod body;
+mod error;
+mod extensions;
+mod handlers;
+mod keystone;
+mod openapi;
+mod query;
+mod quotas;
 mod scene;
+mod serve;
+mod tags;
+#[cfg(test)]
+mod tests;
+
+pub use error::ApiError;
+pub use query::Query;
 pub use scene::Scene;
+pub(crate) use serve::acceptor;
+pub use serve::{Limits, serve};
+
+use crate::{
+    Core, identity,
+    refusal::Refusal,
+    resource::{Spec, Verb},
+    resources::REGISTRY,
+    rules::Caller,
+    stats::Stats,
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::{FromRequestParts, Path, Query as Pairs, State},
+    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header},
+    routing::{any, get},
+};
+use error::{respond, respond_empty};
+use handlers::{Answer, Asked};
+use serde_json::json;
+use std::{sync::Arc, time::Instant};
+
+/// Bytes that a body may have: a bulk create of several thousand ports.
+const LARGEST_BODY: usize = 8 * 1024 * 1024;
+
+/// The API: what its handlers share.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// The controller.
+    pub core: Arc<Core>,
+    /// Its counters.
+    pub stats: Arc<Stats>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+}
+
+impl Api {
+    /// All routes.
+    pub fn router(self) -> Router {
+        let mut router = Router::new()
+            .route("/", any(extensions::versions))
+            .route("/healthz", get(healthz))
+            .route("/metrics", get(metrics))
+            .route("/openapi.json", get(openapi::document))
+            .route("/v2.0", any(extensions::root))
+            .route("/v2.0/", any(extensions::root))
+            .route("/v2.0/extensions", any(extensions::list))
+            .route("/v2.0/extensions/{alias}", any(extensions::show))
+            .route("/v2.0/quotas", any(quotas::list))
+            .route("/v2.0/quotas/{project}", any(quotas::one))
+            .route("/v2.0/quotas/{project}/{part}", any(quotas::part));
+        for spec in REGISTRY {
+            let spec: &'static Spec = spec;
+            let many = format!("/v2.0/{}", spec.path);
+            let one = format!("/v2.0/{}/{{id}}", spec.path);
+            router = router
+                .route(
+                    &many,
+                    any(move |State(api): State<Api>, request| async move {
+                        api.collection(spec, request).await
+                    }),
+                )
+                .route(
+                    &one,
+                    any(
+                        move |State(api): State<Api>, Path(id): Path<String>, request| async move {
+                            api.item(spec, &id, request).await
+                        },
+                    ),
+                );
+            if spec.tags {
+                let tags = format!("{one}/tags");
+                let tag = format!("{one}/tags/{{tag}}");
+                router = router
+                    .route(&tags, any(move |State(api): State<Api>, Path(id): Path<String>, request| async move {
+                        tags::all(&api, spec, &id, request).await
+                    }))
+                    .route(&tag, any(move |State(api): State<Api>, Path((id, tag)): Path<(String, String)>, request| async move {
+                        tags::one(&api, spec, &id, &tag, request).await
+                    }));
+            }
+        }
+        router
+            .merge(keystone::routes())
+            .fallback(no_path)
+            .with_state(self)
+    }
+
+    async fn collection(&self, spec: &'static Spec, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let method = request.method().clone();
+        let answer = async {
+            let asked = self.read(request).await?;
+            match method {
+                Method::GET | Method::OPTIONS if spec.allows(Verb::Read) => {
+                    self.list(spec, &asked).await
+                }
+                Method::POST if spec.allows(Verb::Create) => self.create(spec, &asked).await,
+                _ => Err(ApiError::NoMethod),
+            }
+        };
+        let response = finish(answer.await);
+        let verb = if method == Method::POST {
+            "create"
+        } else {
+            "list"
+        };
+        self.stats
+            .request(spec.plural, verb, response.status(), started.elapsed());
+        response
+    }
+
+    async fn item(&self, spec: &'static Spec, id: &str, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let method = request.method().clone();
+        let answer = async {
+            let asked = self.read(request).await?;
+            match method {
+                Method::GET if spec.allows(Verb::Read) => self.show(spec, id, &asked).await,
+                Method::PUT if spec.allows(Verb::Update) => self.update(spec, id, &asked).await,
+                Method::DELETE if spec.allows(Verb::Delete) => self.delete(spec, id, &asked).await,
+                _ => Err(ApiError::NoMethod),
+            }
+        };
+        let response = finish(answer.await);
+        let verb = match method {
+            Method::PUT => "update",
+            Method::DELETE => "delete",
+            _ => "show",
+        };
+        self.stats
+            .request(spec.plural, verb, response.status(), started.elapsed());
+        response
+    }
+
+    /// Who asks, and all that the request holds.
+    async fn read(&self, request: Request<Body>) -> Result<Asked, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let caller = self.caller(&parts.headers)?;
+        accepts_json(&parts.headers)?;
+        let pairs = Pairs::<Vec<(String, String)>>::from_request_parts(&mut parts, &()).await;
+        let Ok(Pairs(pairs)) = pairs else {
+            let text = "the query string cannot be read";
+            return Err(Refusal::invalid("HTTPBadRequest", text).into());
+        };
+        let body = whole_body(body).await?;
+        let origin = self.origin(&parts.headers);
+        Ok(Asked {
+            caller,
+            pairs,
+            body,
+            headers: parts.headers,
+            origin,
+        })
+    }
+
+    fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, ApiError> {
+        let token = headers
+            .get("x-auth-token")
+            .and_then(|token| token.to_str().ok());
+        let token = token.ok_or(ApiError::Unauthenticated)?;
+        let snapshot = self.core.store.snapshot();
+        let caller = identity::caller(&snapshot, token, self.core.clock.now());
+        caller.map(Arc::new).ok_or(ApiError::Unauthenticated)
+    }
+
+    /// How the caller calls this server: links lead where it came from.
+    fn origin(&self, headers: &HeaderMap) -> String {
+        let host = headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok());
+        // A Host header is echoed into links only if it could be a host and port.
+        let plain = |host: &&str| {
+            !host.is_empty()
+                && host.len() <= 255
+                && host
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b))
+        };
+        let fallback = self.core.api_addr().to_string();
+        format!(
+            "{}://{}",
+            self.scheme,
+            host.filter(plain).unwrap_or(&fallback)
+        )
+    }
+}
+
+/// The body, if it is not too large.
+async fn whole_body(body: Body) -> Result<bytes::Bytes, ApiError> {
+    match axum::body::to_bytes(body, LARGEST_BODY).await {
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Err(ApiError::BodyTooLarge {
+            limit: LARGEST_BODY,
+        }),
+    }
+}
+
+fn accepts_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(accept) = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+    else {
+        return Ok(());
+    };
+    let json = ["application/json", "application/*", "*/*"];
+    let fits = accept
+        .split(',')
+        .map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    if accept.trim().is_empty() || fits.into_iter().any(|kind| json.contains(&kind)) {
+        Ok(())
+    } else {
+        Err(ApiError::NotAcceptable)
+    }
+}
+
+fn finish(answer: Answer) -> Response<Body> {
+    let mut response = answer.unwrap_or_else(|error| error.respond());
+    let id = format!("req-{}", uuid::Uuid::new_v4());
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-openstack-request-id", id);
+    }
+    response
+}
+
+async fn no_path(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Response<Body> {
+    if uri.path().starts_with("/v2.0")
+        && let Err(error) = api.caller(&headers)
+    {
+        return finish(Err(error));
+    }
+    finish(Err(ApiError::NoPath))
+}
+
+async fn healthz(State(api): State<Api>) -> Response<Body> {
+    let revision = api.core.store.snapshot().revision();
+    if api.core.is_healthy() {
+        respond(
+            StatusCode::OK,
+            &json!({"status": "ok", "revision": revision.get()}),
+        )
+    } else {
+        respond(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &json!({"status": "the store cannot write"}),
+        )
+    }
+}
+
+async fn metrics(State(api): State<Api>) -> Response<Body> {
+    let mut response = respond_empty(StatusCode::OK);
+    *response.body_mut() = Body::from(api.stats.render(&api.core));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

@@ -1,9 +1,424 @@
 //! Who is who?
+//!
+//! An embedded Keystone: projects, users, roles, assignments and tokens, kept in the same store.
+//! Passwords are argon2id hashes. A token is 32 random bytes; the store knows its SHA-256 only.
+//! What a token may do is looked up when it is used, so that a role taken away is gone at once.
+//!
+//! # Attack
+//! A wrong user name costs as much time as a wrong password. Whoever reads the store's file learns no
+//! token and no password.
 
-use crate::store::Record;
+mod passwords;
+
+pub use passwords::{hash as hash_password, verify as verify_password};
+
+use crate::{
+    resource::Lookup,
+    rules::Caller,
+    store::{Read, Record, Snapshot, View},
+    time::Seconds,
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
+/// The id of the only domain.
+pub const DOMAIN: &str = "default";
+/// The roles that are there from the start.
+pub const ROLES: &[&str] = &["admin", "manager", "member", "reader", "service"];
+/// How long a token is good, in seconds: a working day, as Keystone's deployments have it.
+pub const TOKEN_LIFE: u64 = 12 * 3600;
+
+/// A project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Project {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// Its name, one of a kind.
+    pub name: String,
+    /// Human note.
+    #[serde(default)]
+    pub description: String,
+    /// May tokens be for it?
+    pub enabled: bool,
+}
+
+/// A user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// Its name, one of a kind.
+    pub name: String,
+    /// Human note.
+    #[serde(default)]
+    pub description: String,
+    /// An address.
+    #[serde(default)]
+    pub email: Option<String>,
+    /// May it log in?
+    pub enabled: bool,
+    /// Where it works if it does not say.
+    #[serde(default)]
+    pub default_project_id: Option<String>,
+    /// The argon2id hash.
+    #[serde(default)]
+    pub password_hash: Option<String>,
+}
+
+/// A role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// Its name, one of a kind.
+    pub name: String,
+    /// Human note.
+    #[serde(default)]
+    pub description: String,
+}
+
+/// That a user has a role in a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Who.
+    pub user_id: String,
+    /// Where.
+    pub project_id: String,
+    /// As what.
+    pub role_id: String,
+}
+
+/// A token, under the hash of its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Whose.
+    pub user_id: String,
+    /// For which project; none if unscoped.
+    pub project_id: Option<String>,
+    /// How it was got.
+    pub methods: Vec<String>,
+    /// A name for it in audits.
+    pub audit_id: String,
+    /// Since when.
+    pub issued_at: Seconds,
+    /// Until when.
+    pub expires_at: Seconds,
+}
+
+fn json<T>(bytes: &[u8]) -> Result<Arc<dyn Record>, serde_json::Error>
+where
+    T: DeserializeOwned + Serialize + std::fmt::Debug + Send + Sync + 'static,
+{
+    serde_json::from_slice::<T>(bytes).map(|value| Arc::new(value) as Arc<dyn Record>)
+}
+
 /// Stored bytes of an identity record, if it is one.
-pub fn decode(_kind: &str, _bytes: &[u8]) -> Option<Result<Arc<dyn Record>, serde_json::Error>> {
-    None
+pub fn decode(kind: &str, bytes: &[u8]) -> Option<Result<Arc<dyn Record>, serde_json::Error>> {
+    Some(match kind {
+        "project" => json::<Project>(bytes),
+        "user" => json::<User>(bytes),
+        "role" => json::<Role>(bytes),
+        "assignment" => json::<Assignment>(bytes),
+        "token" => json::<Token>(bytes),
+        "idname" => json::<String>(bytes),
+        _ => return None,
+    })
+}
+
+/// The key of an identity record.
+pub fn key(kind: &str, id: &str) -> String {
+    format!("{kind}/{id}")
+}
+
+/// The key that holds a name; its record is the id.
+pub fn name_key(kind: &str, name: &str) -> String {
+    format!("idname/{kind}/{name}")
+}
+
+/// The key of an assignment.
+pub fn assignment_key(project: &str, user: &str, role: &str) -> String {
+    format!("assignment/{project}/{user}/{role}")
+}
+
+/// The key of a token by its secret.
+pub fn token_key(secret: &str) -> String {
+    format!("token/{:x}", Sha256::digest(secret.as_bytes()))
+}
+
+/// The text of a token with these bytes.
+pub fn token_text(bytes: &[u8]) -> String {
+    format!("ow-{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// The record of this kind and name.
+pub fn by_name<T: Send + Sync + 'static>(
+    read: &impl Read,
+    kind: &str,
+    name: &str,
+) -> Option<Arc<T>> {
+    let id = read.get::<String>(&name_key(kind, name))?;
+    read.get(&key(kind, &id))
+}
+
+/// The roles of a user in a project, what they imply included, by name.
+pub fn roles_in(read: &impl Read, project: &str, user: &str) -> Vec<Arc<Role>> {
+    let prefix = format!("assignment/{project}/{user}/");
+    let mut names: Vec<String> = read
+        .scan(&prefix)
+        .filter_map(|(_, entry)| entry.peek::<Assignment>())
+        .filter_map(|assignment| read.get::<Role>(&key("role", &assignment.role_id)))
+        .map(|role| role.name.clone())
+        .collect();
+    let mut at = 0;
+    while let Some(name) = names.get(at) {
+        let implied = match name.as_str() {
+            "admin" => "manager",
+            "manager" => "member",
+            "member" => "reader",
+            _ => "",
+        };
+        if !implied.is_empty() && !names.iter().any(|name| name == implied) {
+            names.push(implied.to_owned());
+        }
+        at += 1;
+    }
+    names.sort();
+    names
+        .iter()
+        .filter_map(|name| by_name(read, "role", name))
+        .collect()
+}
+
+/// The projects in which a user has a role.
+pub fn projects_of(read: &impl Read, user: &str) -> Vec<Arc<Project>> {
+    read.scan("project/")
+        .filter_map(|(_, entry)| entry.get::<Project>())
+        .filter(|project| {
+            let prefix = format!("assignment/{}/{user}/", project.id);
+            read.scan(&prefix).next().is_some()
+        })
+        .collect()
+}
+
+/// The token with this secret, if it is good now, and whose it is.
+pub fn good_token(
+    snapshot: &Snapshot,
+    secret: &str,
+    now: Seconds,
+) -> Option<(Arc<Token>, Arc<User>)> {
+    if secret.len() > 255 {
+        return None;
+    }
+    let token = snapshot.get::<Token>(&token_key(secret))?;
+    if token.expires_at <= now {
+        return None;
+    }
+    let user = snapshot
+        .get::<User>(&key("user", &token.user_id))
+        .filter(|user| user.enabled)?;
+    if let Some(project) = &token.project_id {
+        snapshot
+            .get::<Project>(&key("project", project))
+            .filter(|project| project.enabled)?;
+    }
+    Some((token, user))
+}
+
+/// Who asks with this token.
+pub fn caller(snapshot: &Snapshot, secret: &str, now: Seconds) -> Option<Caller> {
+    let (token, user) = good_token(snapshot, secret, now)?;
+    let project_id = token.project_id.clone().unwrap_or_default();
+    let roles: Vec<String> = if project_id.is_empty() {
+        Vec::new()
+    } else {
+        roles_in(snapshot, &project_id, &user.id)
+            .iter()
+            .map(|role| role.name.clone())
+            .collect()
+    };
+    let has = |name: &str| roles.iter().any(|role| role == name);
+    Some(Caller {
+        user_id: user.id.clone(),
+        user_name: user.name.clone(),
+        admin: has("admin"),
+        service: has("service"),
+        member: has("member") || has("service"),
+        project_id,
+        roles,
+    })
+}
+
+/// The default group and all else of a project is found by its id: is there one?
+pub fn has_project(read: &impl Read, id: &str) -> bool {
+    read.at(&key("project", id)).is_some()
+}
+
+/// What the first start makes: the roles, the project `admin`, the user `admin` with this hash.
+#[derive(Debug, Clone)]
+pub struct Bootstrap {
+    /// Fresh ids: one for each role, one for the project, one for the user.
+    pub ids: Vec<String>,
+    /// The hash of the admin's password.
+    pub password_hash: String,
+}
+
+/// Makes what the first start needs; `false` if it was made before.
+pub fn bootstrap(view: &mut View, with: &Bootstrap) -> bool {
+    if view.entry(&name_key("user", "admin")).is_some() {
+        return false;
+    }
+    let mut ids = with.ids.iter().cloned();
+    let mut next = || ids.next().unwrap_or_default();
+    let (project_id, user_id) = (next(), next());
+    for name in ROLES {
+        let id = next();
+        let role = Role {
+            id: id.clone(),
+            name: (*name).to_owned(),
+            description: String::new(),
+        };
+        if *name == "admin" {
+            let assignment = Assignment {
+                user_id: user_id.clone(),
+                project_id: project_id.clone(),
+                role_id: id.clone(),
+            };
+            view.put(
+                assignment_key(&project_id, &user_id, &id),
+                Arc::new(assignment),
+            );
+        }
+        view.put(key("role", &id), Arc::new(role));
+        view.put(name_key("role", name), Arc::new(id));
+    }
+    let project = Project {
+        id: project_id.clone(),
+        name: "admin".to_owned(),
+        description: "The operator's own project".to_owned(),
+        enabled: true,
+    };
+    view.put(key("project", &project_id), Arc::new(project));
+    view.put(name_key("project", "admin"), Arc::new(project_id.clone()));
+    let user = User {
+        id: user_id.clone(),
+        name: "admin".to_owned(),
+        description: String::new(),
+        email: None,
+        enabled: true,
+        default_project_id: Some(project_id),
+        password_hash: Some(with.password_hash.clone()),
+    };
+    view.put(key("user", &user_id), Arc::new(user));
+    view.put(name_key("user", "admin"), Arc::new(user_id));
+    true
+}
+
+/// Deletes tokens that expired, a few at a time; how many went.
+pub fn sweep(view: &mut View, now: Seconds) -> usize {
+    let spent: Vec<String> = view
+        .scan("token/")
+        .filter(|(_, entry)| {
+            entry
+                .peek::<Token>()
+                .is_some_and(|token| token.expires_at <= now)
+        })
+        .map(|(key, _)| key.to_owned())
+        .take(1000)
+        .collect();
+    let joins: Vec<String> = view
+        .scan("jointoken/")
+        .filter(|(_, entry)| {
+            let token = entry.peek::<crate::resources::host::JoinToken>();
+            token.is_some_and(|token| token.expires_at <= now)
+        })
+        .map(|(key, _)| key.to_owned())
+        .collect();
+    for key in spent.iter().chain(&joins) {
+        view.delete(key);
+    }
+    spent.len() + joins.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Embedded, MemoryDisk, Store, transact};
+    use uuid::Uuid;
+
+    fn ids() -> Vec<String> {
+        (0..ROLES.len() + 2)
+            .map(|_| Uuid::new_v4().simple().to_string())
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn the_first_start_makes_an_admin_once() {
+        let disk = MemoryDisk::new(Uuid::nil());
+        let (store, writer) = Embedded::open(Arc::new(disk)).unwrap();
+        tokio::spawn(writer);
+        for expected in [true, false] {
+            let with = Bootstrap {
+                ids: ids(),
+                password_hash: "x".to_owned(),
+            };
+            let made = transact::<_, ()>(&store, move |view| Ok(bootstrap(view, &with)));
+            assert_eq!(made.await.unwrap().value, expected);
+        }
+        let snapshot = store.snapshot();
+        let user = by_name::<User>(&snapshot, "user", "admin").unwrap();
+        let project = by_name::<Project>(&snapshot, "project", "admin").unwrap();
+        let roles = roles_in(&snapshot, &project.id, &user.id);
+        let names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
+        assert_eq!(names, ["admin", "manager", "member", "reader"]);
+        assert_eq!(projects_of(&snapshot, &user.id).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_token_is_good_until_it_expires_or_its_user_is_disabled() {
+        let disk = MemoryDisk::new(Uuid::nil());
+        let (store, writer) = Embedded::open(Arc::new(disk)).unwrap();
+        tokio::spawn(writer);
+        let with = Bootstrap {
+            ids: ids(),
+            password_hash: "x".to_owned(),
+        };
+        let (project, user) = (with.ids[0].clone(), with.ids[1].clone());
+        let user_id = user.clone();
+        transact::<_, ()>(&store, move |view| {
+            bootstrap(view, &with);
+            let token = Token {
+                user_id: user.clone(),
+                project_id: Some(project.clone()),
+                methods: vec!["password".to_owned()],
+                audit_id: String::new(),
+                issued_at: Seconds::new(100),
+                expires_at: Seconds::new(200),
+            };
+            view.put(token_key("secret"), Arc::new(token));
+            Ok(())
+        })
+        .await
+        .unwrap();
+        let snapshot = store.snapshot();
+        let who = caller(&snapshot, "secret", Seconds::new(150)).unwrap();
+        assert!(who.admin && who.member && !who.service);
+        assert!(caller(&snapshot, "secret", Seconds::new(200)).is_none());
+        assert!(caller(&snapshot, "other", Seconds::new(150)).is_none());
+        transact::<_, ()>(&store, move |view| {
+            let user = view.get::<User>(&key("user", &user_id)).unwrap();
+            let user = User {
+                enabled: false,
+                ..User::clone(&user)
+            };
+            view.put(key("user", &user_id), Arc::new(user));
+            Ok(())
+        })
+        .await
+        .unwrap();
+        assert!(caller(&store.snapshot(), "secret", Seconds::new(150)).is_none());
+        let swept = transact::<_, ()>(&store, |view| Ok(sweep(view, Seconds::new(300)))).await;
+        assert_eq!(swept.unwrap().value, 1);
+    }
 }

@@ -240,8 +240,38 @@ pub fn enact(
     caller: &Caller,
     moment: &Moment,
 ) -> Result<Enacted, Refusal> {
-    let mut queue = VecDeque::from([first_step(order)]);
-    let mut asked = None;
+    match settle(view, VecDeque::from([first_step(order)]), caller, moment)? {
+        Some(enacted) => Ok(enacted),
+        None => unreachable!("the first step is always taken"),
+    }
+}
+
+/// Makes the project's default security group if it has none.
+///
+/// # Errors
+/// When the project's quota is too small for it.
+pub fn ensure_default_group(
+    view: &mut View,
+    project: &str,
+    moment: &Moment,
+) -> Result<(), Refusal> {
+    let (_, writes) = crate::resources::security_group::default_of(view, project, &moment.dice);
+    let mut queue = VecDeque::new();
+    for write in writes {
+        queue.extend(follow(view, write)?);
+    }
+    settle(view, queue, &Caller::system(), moment)?;
+    Ok(())
+}
+
+/// Takes steps until none is left; what the first one came to.
+fn settle(
+    view: &mut View,
+    mut queue: VecDeque<Step>,
+    caller: &Caller,
+    moment: &Moment,
+) -> Result<Option<Enacted>, Refusal> {
+    let mut first = None;
     let mut steps = 0_usize;
     while let Some(step) = queue.pop_front() {
         steps += 1;
@@ -249,17 +279,14 @@ pub fn enact(
             return Err(Refusal::TooLarge { limit: LIMIT });
         }
         let (enacted, writes) = take(view, &step, caller, moment)?;
-        asked.get_or_insert(enacted);
+        first.get_or_insert(enacted);
         for write in writes {
             if let Some(step) = follow(view, write)? {
                 queue.push_back(step);
             }
         }
     }
-    match asked {
-        Some(enacted) => Ok(enacted),
-        None => unreachable!("the first step is always taken"),
-    }
+    Ok(first)
 }
 
 fn first_step(order: Order) -> Step {
@@ -309,15 +336,15 @@ fn take(
         step.before.as_deref().or(after.as_deref()),
     )?;
     let object = persist(view, step.before.as_ref(), after, moment.now);
-    let once = if step.verb == Verb::Create {
-        let change = Change {
-            verb: step.verb,
-            before: None,
-            after: object.as_deref(),
-            given: step.given.as_ref(),
-            moment,
-        };
-        step.spec.ops.once(&change)
+    let settled = Change {
+        verb: step.verb,
+        before: step.before.as_deref(),
+        after: object.as_deref(),
+        given: step.given.as_ref(),
+        moment,
+    };
+    let once = if settled.is_asked() {
+        step.spec.ops.once(&settled)
     } else {
         None
     };

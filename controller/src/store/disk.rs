@@ -154,6 +154,16 @@ impl RedbDisk {
         })
     }
 
+    /// Opens a store that must be there.
+    ///
+    /// # Errors
+    /// When it is not, or another process has it open.
+    pub fn open_existing(data_dir: &Path, decode: Decode) -> Result<Self, DiskError> {
+        let path = store_file(data_dir);
+        fs::metadata(&path).map_err(|source| DiskError::File { path, source })?;
+        Self::open(data_dir, decode)
+    }
+
     fn fail(&self, source: impl Into<redb::Error>) -> DiskError {
         failed(&self.path, source)
     }
@@ -377,7 +387,7 @@ impl Backup {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write(snapshot: &super::Snapshot, file: &Path) -> Result<(), DiskError> {
+    pub fn write(snapshot: &super::Snapshot, file: &Path) -> Result<u64, DiskError> {
         let failed = |source| DiskError::File {
             path: file.to_owned(),
             source,
@@ -431,7 +441,8 @@ impl Backup {
             .into_inner()
             .map_err(|error| failed(error.into_error()))?;
         out.sync_all().map_err(failed)?;
-        fs::rename(&partial, file).map_err(failed)
+        fs::rename(&partial, file).map_err(failed)?;
+        Ok(header.records)
     }
 
     /// Makes a store in an empty data dir from a backup, as a new incarnation.

@@ -19,7 +19,10 @@ use super::{
     Store, Transaction, Unavailable, View, Watcher,
 };
 use arc_swap::ArcSwap;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
@@ -43,9 +46,23 @@ pub struct Embedded {
     jobs: mpsc::Sender<Job>,
     latest: Arc<ArcSwap<Snapshot>>,
     commits: broadcast::Sender<Arc<Commit>>,
+    healthy: Arc<AtomicBool>,
 }
 
 impl Embedded {
+    /// What a disk holds, without a writer.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(disk: &dyn Disk) -> Result<Snapshot, DiskError> {
+        let loaded = disk.load()?;
+        Ok(Snapshot {
+            revision: loaded.revision,
+            incarnation: loaded.incarnation,
+            map: loaded.map,
+        })
+    }
+
     /// Loads a disk; the returned task is the writer and ends when the last handle is dropped.
     ///
     /// # Errors
@@ -53,12 +70,8 @@ impl Embedded {
     pub fn open(
         disk: Arc<dyn Disk>,
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), DiskError> {
-        let loaded = disk.load()?;
-        let snapshot = Snapshot {
-            revision: loaded.revision,
-            incarnation: loaded.incarnation,
-            map: loaded.map,
-        };
+        let snapshot = Self::read(disk.as_ref())?;
+        let healthy = Arc::new(AtomicBool::new(true));
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (commits, _) = broadcast::channel(WATCH_LAG);
         let writer = Writer {
@@ -69,6 +82,7 @@ impl Embedded {
             commits: commits.clone(),
             disk,
             open: Batch::default(),
+            healthy: Arc::clone(&healthy),
         };
         let latest = Arc::clone(&writer.latest);
         Ok((
@@ -76,6 +90,7 @@ impl Embedded {
                 jobs,
                 latest,
                 commits,
+                healthy,
             },
             writer.run(queue),
         ))
@@ -102,6 +117,10 @@ impl Store for Embedded {
             }
             answer.await.unwrap_or_else(|_| Err(closed()))
         })
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
     }
 
     fn watch(&self) -> (Snapshot, Watcher) {
@@ -142,6 +161,7 @@ struct Writer {
     commits: broadcast::Sender<Arc<Commit>>,
     disk: Arc<dyn Disk>,
     open: Batch,
+    healthy: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -236,6 +256,7 @@ impl Writer {
     }
 
     fn land(&mut self, flight: Flight, result: Result<Vec<KeyChange>, Arc<str>>) {
+        self.healthy.store(result.is_ok(), Ordering::Relaxed);
         match result {
             Ok(changes) => {
                 let snapshot = Snapshot {

@@ -114,6 +114,16 @@ impl Snapshot {
         self.revision
     }
 
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.map.len() == 0
+    }
+
     /// Changes when the store was made anew or restored from a backup; fences hosts.
     pub const fn incarnation(&self) -> Uuid {
         self.incarnation
@@ -394,6 +404,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Runs a transaction; [`transact`] is the typed form.
     fn submit(&self, transaction: Transaction)
     -> Pending<Result<(Outcome, Revision), Unavailable>>;
+
+    /// Did the last commit succeed?
+    fn is_healthy(&self) -> bool;
 
     /// A snapshot, and all commits after it.
     fn watch(&self) -> (Snapshot, Watcher);

@@ -1,0 +1,245 @@
+//! What can this API do?
+//!
+//! Versions, the resources of a version, and the extensions: an alias stands here only if all that it
+//! promises is true.
+
+use crate::{
+    api::{Api, ApiError, error::respond, finish, handlers::Answer},
+    resources::REGISTRY,
+};
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, Method, Request, Response, StatusCode},
+};
+use serde_json::{Map, Value, json};
+
+/// Alias, name, what it promises.
+pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
+    ("agent", "agent", "Hosts are shown as agents."),
+    (
+        "allowed-address-pairs",
+        "Allowed Address Pairs",
+        "A port may send from other addresses.",
+    ),
+    (
+        "aap-reject-multicast",
+        "Allowed address pairs reject multicast extension",
+        "Multicast addresses are refused in pairs.",
+    ),
+    ("binding", "Port Binding", "A port is bound to a host."),
+    (
+        "empty-string-filtering",
+        "Empty String Filtering Extension",
+        "An empty filter means empty.",
+    ),
+    (
+        "flow_classifier",
+        "Flow Classifier",
+        "Which connections enter a chain.",
+    ),
+    (
+        "ip-substring-filtering",
+        "IP address substring filtering",
+        "Ports by part of an address.",
+    ),
+    (
+        "l2_adjacency",
+        "L2 Adjacency",
+        "Networks say that they are one broadcast domain.",
+    ),
+    ("net-mtu", "Network MTU", "Networks say their MTU."),
+    (
+        "net-mtu-writable",
+        "Network MTU (writable)",
+        "Networks' MTU can be set.",
+    ),
+    (
+        "overweave-hosts",
+        "overweave hosts",
+        "Hosts are added and get join tokens.",
+    ),
+    (
+        "overweave-network-function",
+        "overweave native functions",
+        "A port pair group may name a native function by network_function.",
+    ),
+    ("pagination", "Pagination support", "Lists come in pages."),
+    (
+        "port-security",
+        "Port Security",
+        "What a port sends is checked unless told otherwise.",
+    ),
+    (
+        "port-security-groups-filtering",
+        "Port filtering on security groups",
+        "Ports by security group.",
+    ),
+    (
+        "project-id",
+        "project_id field enabled",
+        "project_id and tenant_id are one.",
+    ),
+    (
+        "provider",
+        "Provider Network",
+        "An admin sees and chooses a network's VNI.",
+    ),
+    (
+        "quotas",
+        "Quota management support",
+        "How many of a kind a project may have.",
+    ),
+    (
+        "quota_details",
+        "Quota details management support",
+        "How many of them are used.",
+    ),
+    (
+        "revision-if-match",
+        "If-Match constraints based on revision_number",
+        "Changes by revision.",
+    ),
+    ("security-group", "security-group", "Rules that allow."),
+    (
+        "security-groups-normalized-cidr",
+        "Normalized CIDR field for security group rules",
+        "Rules show their prefix without host bits.",
+    ),
+    (
+        "security-groups-rules-belongs-to-default-sg",
+        "Security group rules belongs to the default SG",
+        "Rules say whether their group is a default one.",
+    ),
+    ("sfc", "Service Function Chaining", "Chains of functions."),
+    ("sorting", "Sorting support", "Lists can be sorted."),
+    (
+        "standard-attr-description",
+        "standard-attr-description",
+        "Objects have a description.",
+    ),
+    (
+        "standard-attr-revisions",
+        "Resource revision numbers",
+        "Objects have a revision number.",
+    ),
+    (
+        "standard-attr-tag",
+        "Tag support for resources",
+        "Objects have tags.",
+    ),
+    (
+        "standard-attr-timestamp",
+        "Resource timestamps",
+        "Objects say when they were changed.",
+    ),
+    (
+        "stateful-security-group",
+        "Stateful security group",
+        "Groups may be stateless.",
+    ),
+    (
+        "tag-creation",
+        "Tag creation",
+        "Tags can be given in a create.",
+    ),
+    (
+        "tag-ports-during-bulk-creation",
+        "Tag Ports During Bulk Creation",
+        "Tags can be given in a bulk create.",
+    ),
+];
+
+fn shown(extension: &(&str, &str, &str)) -> Value {
+    let (alias, name, description) = extension;
+    json!({
+        "alias": alias,
+        "name": name,
+        "description": description,
+        "updated": "2026-11-01T00:00:00-00:00",
+        "links": [],
+    })
+}
+
+/// GET /
+pub(super) async fn versions(State(api): State<Api>, request: Request<Body>) -> Response<Body> {
+    let href = format!("{}/v2.0/", api.origin(request.headers()));
+    let links = json!([{"rel": "self", "href": href}]);
+    let body = json!({"versions": [{"id": "v2.0", "status": "CURRENT", "links": links}]});
+    finish(match *request.method() {
+        Method::GET | Method::HEAD => Ok(respond(StatusCode::OK, &body)),
+        _ => Err(ApiError::NoMethod),
+    })
+}
+
+fn reading(
+    api: &Api,
+    method: &Method,
+    headers: &HeaderMap,
+    body: impl FnOnce() -> Answer,
+) -> Answer {
+    api.caller(headers)?;
+    if method == Method::GET {
+        body()
+    } else {
+        Err(ApiError::NoMethod)
+    }
+}
+
+/// GET /v2.0/
+pub(super) async fn root(
+    State(api): State<Api>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let origin = api.origin(&headers);
+    finish(reading(&api, &method, &headers, || {
+        let resources: Vec<Value> = REGISTRY
+            .iter()
+            .map(|spec| {
+                let href = format!("{origin}/v2.0/{}", spec.path);
+                let links = json!([{"rel": "self", "href": href}]);
+                json!({"name": spec.singular, "collection": spec.plural, "links": links})
+            })
+            .collect();
+        Ok(respond(StatusCode::OK, &json!({"resources": resources})))
+    }))
+}
+
+/// GET /v2.0/extensions
+pub(super) async fn list(
+    State(api): State<Api>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response<Body> {
+    finish(reading(&api, &method, &headers, || {
+        let all: Vec<Value> = EXTENSIONS.iter().map(shown).collect();
+        Ok(respond(StatusCode::OK, &json!({"extensions": all})))
+    }))
+}
+
+/// GET /v2.0/extensions/ALIAS
+pub(super) async fn show(
+    State(api): State<Api>,
+    Path(alias): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response<Body> {
+    finish(reading(&api, &method, &headers, || {
+        match EXTENSIONS.iter().find(|extension| extension.0 == alias) {
+            Some(extension) => {
+                let mut body = Map::new();
+                body.insert("extension".to_owned(), shown(extension));
+                Ok(respond(StatusCode::OK, &Value::Object(body)))
+            }
+            None => Ok(respond(
+                StatusCode::NOT_FOUND,
+                &json!({
+                    "message": format!("Extension with alias {alias} does not exist"),
+                    "code": "404 Not Found",
+                    "title": "Not Found",
+                }),
+            )),
+        }
+    }))
+}

@@ -1,0 +1,406 @@
+//! What do list, create, show, update and delete do?
+//!
+//! The five handlers, once for all resources, after the caller is known. The order of the checks is
+//! Neutron's: shape of the body, then existence, then policy, then the rules inside the transaction.
+
+use crate::{
+    api::{
+        Api,
+        body::{self, Admitted},
+        error::{ApiError, respond, respond_empty},
+        query::Query,
+        scene::Scene,
+    },
+    refusal::Refusal,
+    resource::{Lookup, Meta, Object, Spec, Verb, index_prefix},
+    resources::security_group,
+    rules::{Caller, Dice, Enacted, Moment, Order, enact, stored},
+    store::{Read, Snapshot, transact},
+};
+use axum::{
+    body::Body,
+    http::{HeaderMap, Response, StatusCode},
+};
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeSet, sync::Arc};
+use uuid::Uuid;
+
+/// A request after its caller is known.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// Who asks.
+    pub(crate) caller: Arc<Caller>,
+    /// The query, in order.
+    pub(crate) pairs: Vec<(String, String)>,
+    /// The body.
+    pub(crate) body: bytes::Bytes,
+    /// The headers.
+    pub(crate) headers: HeaderMap,
+    /// `http://host:port`, as the caller wrote it.
+    pub(crate) origin: String,
+}
+
+pub(crate) type Answer = Result<Response<Body>, ApiError>;
+
+/// The object that the caller may see under this id.
+pub(crate) fn visible(
+    read: &impl Read,
+    spec: &Spec,
+    id: &str,
+    caller: &Caller,
+) -> Result<Arc<dyn Object>, Refusal> {
+    let found = id
+        .parse::<Uuid>()
+        .ok()
+        .and_then(|id| stored(read, spec, id));
+    found
+        .filter(|object| caller.owns(&object.meta().project_id) || object.shared(read))
+        .ok_or_else(|| Refusal::missing(spec.title, id))
+}
+
+fn may_read(spec: &Spec, caller: &Caller) -> Result<(), Refusal> {
+    if caller.roles.is_empty() {
+        return Err(Refusal::denied(format!("rule:get_{}", spec.singular)));
+    }
+    Ok(())
+}
+
+impl Api {
+    fn scene<'a>(&'a self, snapshot: &'a Snapshot, caller: &'a Caller) -> Scene<'a> {
+        Scene {
+            snapshot,
+            status: &self.core.status,
+            caller,
+            now: self.core.clock.now(),
+        }
+    }
+
+    /// Makes the project's default group, if this is the first touch.
+    async fn touch(&self, spec: &Spec, caller: &Caller) -> Result<(), ApiError> {
+        let about_groups = spec.storage.starts_with("security_group");
+        let project = caller.project_id.clone();
+        if !about_groups || project.is_empty() {
+            return Ok(());
+        }
+        if security_group::known_default(&self.core.store.snapshot(), &project).is_some() {
+            return Ok(());
+        }
+        let core = Arc::clone(&self.core);
+        let (seed, now) = (self.core.seed(), self.core.clock.now());
+        transact::<_, Refusal>(self.core.store.as_ref(), move |view| {
+            let moment = Moment {
+                now,
+                dice: Dice::new(seed),
+                facts: Arc::clone(&core.facts),
+            };
+            crate::rules::ensure_default_group(view, &project, &moment)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// GET on a collection.
+    pub(crate) async fn list(&self, spec: &'static Spec, asked: &Asked) -> Answer {
+        may_read(spec, &asked.caller)?;
+        let query = Query::parse(spec, asked.pairs.clone())?;
+        self.touch(spec, &asked.caller).await?;
+        let snapshot = self.core.store.snapshot();
+        let scene = self.scene(&snapshot, &asked.caller);
+        let candidates = candidates(spec, &snapshot, &asked.caller, &query);
+        let base = format!("{}/v2.0/{}", asked.origin, spec.path);
+        let (chosen, links) = query.select(spec, candidates, &scene, &base)?;
+        let rows: Vec<Value> = chosen
+            .iter()
+            .map(|object| {
+                Value::Object(scene.render(spec.fields(), object.as_ref(), &query.fields))
+            })
+            .collect();
+        let mut body = Map::new();
+        body.insert(spec.plural.to_owned(), Value::Array(rows));
+        if !links.is_empty() {
+            body.insert(format!("{}_links", spec.plural), Value::Array(links));
+        }
+        Ok(respond(StatusCode::OK, &Value::Object(body)))
+    }
+
+    /// GET on an object.
+    pub(crate) async fn show(&self, spec: &'static Spec, id: &str, asked: &Asked) -> Answer {
+        may_read(spec, &asked.caller)?;
+        let query = Query::parse(spec, asked.pairs.clone())?;
+        self.touch(spec, &asked.caller).await?;
+        let snapshot = self.core.store.snapshot();
+        let scene = self.scene(&snapshot, &asked.caller);
+        let object = visible(&snapshot, spec, id, &asked.caller)?;
+        let shown = scene.render(spec.fields(), object.as_ref(), &query.fields);
+        Ok(respond(StatusCode::OK, &json!({spec.singular: shown})))
+    }
+
+    /// POST on a collection: one, or many, of which all are made or none.
+    pub(crate) async fn create(&self, spec: &'static Spec, asked: &Asked) -> Answer {
+        let (bodies, bulk) = body::objects(spec, &asked.body, true)?;
+        let caller = Arc::clone(&asked.caller);
+        let admitted: Result<Vec<Admitted>, Refusal> = bodies
+            .into_iter()
+            .map(|body| body::admit(spec, Verb::Create, body, &caller))
+            .collect();
+        let admitted = admitted?;
+        for one in &admitted {
+            body::authorise(spec, Verb::Create, &one.given, &caller)?;
+        }
+        if bulk {
+            let bodies: Vec<Map<String, Value>> =
+                admitted.iter().map(|one| one.fields.clone()).collect();
+            spec.ops.check_bulk(&bodies)?;
+        }
+        self.touch(spec, &caller).await?;
+        let (seed, now, facts) = (
+            self.core.seed(),
+            self.core.clock.now(),
+            Arc::clone(&self.core.facts),
+        );
+        let asking = Arc::clone(&caller);
+        let made = transact(self.core.store.as_ref(), move |view| {
+            let moment = Moment {
+                now,
+                dice: Dice::new(seed),
+                facts: Arc::clone(&facts),
+            };
+            let mut made = Vec::with_capacity(admitted.len());
+            for one in &admitted {
+                let object = build(spec, one, moment.dice.uuid())?;
+                let order = Order::Create(object, one.given.clone());
+                made.push(enact(view, order, &asking, &moment)?);
+            }
+            Ok::<_, Refusal>(made)
+        })
+        .await;
+        let ids: Vec<String> = match &made {
+            Ok(made) => made.value.iter().filter_map(id_of).collect(),
+            Err(_) => Vec::new(),
+        };
+        let made = self
+            .audited(&caller, "create", spec.singular, &ids, made)
+            .await?;
+        let snapshot = self.core.store.snapshot();
+        let scene = self.scene(&snapshot, &caller);
+        let mut rows: Vec<Value> = made
+            .value
+            .iter()
+            .filter_map(|one| rendered(&scene, spec, one))
+            .collect();
+        let body = match (bulk, rows.pop()) {
+            (false, Some(row)) => json!({spec.singular: row}),
+            (_, last) => {
+                rows.extend(last);
+                json!({spec.plural: rows})
+            }
+        };
+        Ok(respond(StatusCode::CREATED, &body))
+    }
+
+    /// PUT on an object.
+    pub(crate) async fn update(&self, spec: &'static Spec, id: &str, asked: &Asked) -> Answer {
+        let (mut bodies, _) = body::objects(spec, &asked.body, false)?;
+        let caller = Arc::clone(&asked.caller);
+        let body = bodies.pop().unwrap_or_default();
+        let admitted = body::admit(spec, Verb::Update, body, &caller)?;
+        self.may_write(spec, Verb::Update, id, asked)?;
+        body::authorise(spec, Verb::Update, &admitted.given, &caller)?;
+        let wanted = if_match(&asked.headers);
+        let (seed, now, facts) = (
+            self.core.seed(),
+            self.core.clock.now(),
+            Arc::clone(&self.core.facts),
+        );
+        let (asking, key) = (Arc::clone(&caller), id.to_owned());
+        let made = transact(self.core.store.as_ref(), move |view| {
+            let moment = Moment {
+                now,
+                dice: Dice::new(seed),
+                facts: Arc::clone(&facts),
+            };
+            let before = visible(view, spec, &key, &asking)?;
+            compare_revision(before.as_ref(), wanted)?;
+            let mut fields = before.to_map();
+            fields.extend(admitted.fields.clone());
+            let after = spec.ops.build(fields)?;
+            let order = Order::Update(before, after, admitted.given.clone());
+            enact(view, order, &asking, &moment)
+        })
+        .await;
+        let made = self
+            .audited(&caller, "update", spec.singular, &[id.to_owned()], made)
+            .await?;
+        let snapshot = self.core.store.snapshot();
+        let scene = self.scene(&snapshot, &caller);
+        let row = rendered(&scene, spec, &made.value).unwrap_or_default();
+        Ok(respond(StatusCode::OK, &json!({spec.singular: row})))
+    }
+
+    /// DELETE on an object.
+    pub(crate) async fn delete(&self, spec: &'static Spec, id: &str, asked: &Asked) -> Answer {
+        self.may_write(spec, Verb::Delete, id, asked)?;
+        let caller = Arc::clone(&asked.caller);
+        body::authorise(spec, Verb::Delete, &BTreeSet::new(), &caller)?;
+        let wanted = if_match(&asked.headers);
+        let (seed, now, facts) = (
+            self.core.seed(),
+            self.core.clock.now(),
+            Arc::clone(&self.core.facts),
+        );
+        let (asking, key) = (Arc::clone(&caller), id.to_owned());
+        let gone = transact(self.core.store.as_ref(), move |view| {
+            let moment = Moment {
+                now,
+                dice: Dice::new(seed),
+                facts: Arc::clone(&facts),
+            };
+            let before = visible(view, spec, &key, &asking)?;
+            compare_revision(before.as_ref(), wanted)?;
+            enact(view, Order::Delete(before), &asking, &moment)
+        })
+        .await;
+        self.audited(&caller, "delete", spec.singular, &[id.to_owned()], gone)
+            .await?;
+        Ok(respond_empty(StatusCode::NO_CONTENT))
+    }
+
+    /// What is visible but not the caller's own is not the caller's to change.
+    fn may_write(&self, spec: &Spec, verb: Verb, id: &str, asked: &Asked) -> Result<(), Refusal> {
+        let snapshot = self.core.store.snapshot();
+        let object = visible(&snapshot, spec, id, &asked.caller)?;
+        if !asked.caller.owns(&object.meta().project_id) {
+            return Err(Refusal::denied(format!("rule:{}", spec.rule(verb))));
+        }
+        Ok(())
+    }
+
+    /// Writes the audit's line, whatever came of it.
+    pub(crate) async fn audited<T, E>(
+        &self,
+        caller: &Caller,
+        verb: &'static str,
+        kind: &'static str,
+        ids: &[String],
+        result: Result<T, E>,
+    ) -> Result<T, ApiError>
+    where
+        ApiError: From<E>,
+    {
+        let result = result.map_err(ApiError::from);
+        let outcome = match &result {
+            Ok(_) => "done".to_owned(),
+            Err(error) => error.name(),
+        };
+        self.core
+            .audit
+            .note(self.core.clock.now(), caller, verb, kind, ids, &outcome)
+            .await;
+        result
+    }
+}
+
+/// All objects that the caller may see, or fewer if the query names an index.
+fn candidates(
+    spec: &'static Spec,
+    snapshot: &Snapshot,
+    caller: &Caller,
+    query: &Query,
+) -> Vec<Arc<dyn Object>> {
+    let load = |id: Uuid| stored(snapshot, spec, id);
+    let seen = |object: &Arc<dyn Object>| {
+        caller.owns(&object.meta().project_id) || object.shared(snapshot)
+    };
+    if let Some(ids) = query.filter("id") {
+        let ids: BTreeSet<Uuid> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+        return ids.into_iter().filter_map(load).filter(seen).collect();
+    }
+    for field in [
+        "network_id",
+        "device_id",
+        "security_group_id",
+        "security_groups",
+    ] {
+        let indexed = match spec.storage {
+            "port" => field != "security_group_id",
+            "subnet" => field == "network_id",
+            "security_group_rule" => field == "security_group_id",
+            _ => false,
+        };
+        if let Some(values) = query.filter(field)
+            && indexed
+            && values.iter().all(|value| !value.is_empty())
+        {
+            let ids: BTreeSet<Uuid> = values
+                .iter()
+                .flat_map(|value| snapshot.ids(&index_prefix(spec.storage, field, value)))
+                .collect();
+            return ids.into_iter().filter_map(load).filter(seen).collect();
+        }
+    }
+    if caller.admin {
+        let prefix = format!("{}/", spec.storage);
+        return snapshot
+            .scan(&prefix)
+            .filter_map(|(_, entry)| spec.ops.object(entry))
+            .collect();
+    }
+    let own = snapshot.ids(&index_prefix(
+        spec.storage,
+        "project_id",
+        &caller.project_id,
+    ));
+    let shared = snapshot.ids(&index_prefix(spec.storage, "shared", "true"));
+    let ids: BTreeSet<Uuid> = own.into_iter().chain(shared).collect();
+    ids.into_iter().filter_map(load).filter(seen).collect()
+}
+
+fn build(spec: &Spec, admitted: &Admitted, id: Uuid) -> Result<Arc<dyn Object>, Refusal> {
+    let mut fields = admitted.fields.clone();
+    let text = |name: &str| match admitted.fields.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        _ => String::new(),
+    };
+    let mut meta = Meta::new(id, admitted.project_id.clone(), text("name"));
+    meta.description = text("description");
+    if spec.path.starts_with("overweave/") {
+        meta.project_id.clear();
+    }
+    fields.insert("id".to_owned(), json!(meta.id));
+    fields.insert("project_id".to_owned(), json!(meta.project_id));
+    fields.entry("name").or_insert_with(|| json!(meta.name));
+    fields
+        .entry("description")
+        .or_insert_with(|| json!(meta.description));
+    spec.ops.build(fields)
+}
+
+fn id_of(enacted: &Enacted) -> Option<String> {
+    enacted
+        .object
+        .as_ref()
+        .map(|object| object.meta().id.to_string())
+}
+
+fn rendered(scene: &Scene<'_>, spec: &Spec, enacted: &Enacted) -> Option<Value> {
+    let object = enacted.object.as_ref()?;
+    let mut row = scene.render(spec.fields(), object.as_ref(), &[]);
+    if let Some((name, value)) = &enacted.once {
+        row.insert((*name).to_owned(), value.clone());
+    }
+    Some(Value::Object(row))
+}
+
+/// The revision that If-Match asks for; a header in any other form is ignored, as Neutron does.
+fn if_match(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get("if-match")?.to_str().ok()?;
+    text.trim().strip_prefix("revision_number=")?.parse().ok()
+}
+
+fn compare_revision(object: &dyn Object, wanted: Option<u64>) -> Result<(), Refusal> {
+    let current = object.meta().revision_number;
+    match wanted {
+        Some(wanted) if wanted != current => Err(Refusal::Stale { wanted, current }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,407 @@
+//! How does a controller start, run and end?
+//!
+//! [`Core`] is what all of its parts share. [`Controller::start`] opens the store, makes the admin at
+//! the first start, binds the API's address and writes `clouds.yaml`; [`Controller::serve`] answers
+//! until it is told to stop.
+
+use crate::{
+    api::{self, Api, Limits},
+    audit::Audit,
+    config::Config,
+    identity::{self, Bootstrap},
+    resources,
+    rules::Facts,
+    stats::Stats,
+    status::StatusBoard,
+    store::{Backup, DiskError, Embedded, RedbDisk, Store, TransactError, transact},
+    time::Clock,
+};
+use rand::{Rng, RngCore, distr::Alphanumeric};
+use serde_norway::Value as Yaml;
+use std::{
+    io::{self, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_rustls::TlsAcceptor;
+
+/// How often spent tokens are cleared away.
+const SWEEP: Duration = Duration::from_mins(5);
+
+/// What all parts of a controller share.
+#[derive(Debug)]
+pub struct Core {
+    /// Intent.
+    pub store: Arc<dyn Store>,
+    /// What hosts proved.
+    pub status: Arc<StatusBoard>,
+    /// The time.
+    pub clock: Clock,
+    /// What is fixed at the start.
+    pub facts: Arc<Facts>,
+    /// Who changed what.
+    pub audit: Audit,
+    api_addr: OnceLock<SocketAddr>,
+}
+
+impl Core {
+    /// A core over any store: for simulated regions and tests.
+    pub fn new(store: Arc<dyn Store>, facts: Facts, clock: Clock, audit: Audit) -> Self {
+        Self {
+            store,
+            status: Arc::default(),
+            clock,
+            facts: Arc::new(facts),
+            audit,
+            api_addr: OnceLock::new(),
+        }
+    }
+
+    /// Where the API listens; before it does, an address that nobody has.
+    pub fn api_addr(&self) -> SocketAddr {
+        let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        self.api_addr.get().copied().unwrap_or(nowhere)
+    }
+
+    /// Can the store write?
+    pub fn is_healthy(&self) -> bool {
+        self.store.is_healthy()
+    }
+
+    /// Randomness for one request.
+    pub fn seed(&self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        rand::rng().fill_bytes(&mut seed);
+        seed
+    }
+}
+
+/// Why a controller does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Store(#[from] DiskError),
+    /// The store cannot be written.
+    #[error("cannot write to the store: {0}")]
+    Unavailable(String),
+    /// A file cannot be read or written.
+    #[error("cannot use {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The address cannot be had.
+    #[error("cannot listen on {addr}; is another controller running?")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificate or key cannot be used.
+    #[error("cannot use the certificate and key of [tls]")]
+    Tls(#[source] io::Error),
+    /// The password cannot be hashed.
+    #[error("cannot hash the admin's password: {0}")]
+    Password(String),
+    /// The metrics cannot be registered.
+    #[error("cannot register the metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A controller that is about to serve.
+pub struct Controller {
+    core: Arc<Core>,
+    stats: Arc<Stats>,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+    sweeper: JoinHandle<()>,
+    clouds: PathBuf,
+}
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller")
+            .field("core", &self.core)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Controller {
+    /// Opens the store and binds the address.
+    ///
+    /// # Errors
+    /// What is in the way, with the file or address.
+    pub async fn start(config: &Config, ca_pin: String) -> Result<Self, StartError> {
+        let data_dir = config.data_dir.as_path();
+        let disk = RedbDisk::open(data_dir, resources::decode)?;
+        let (store, writer) = Embedded::open(Arc::new(disk))?;
+        tokio::spawn(writer);
+        let in_dir = |name: &str| data_dir.join(name);
+        let (audit, writer) = Audit::open(data_dir).map_err(|source| StartError::File {
+            path: in_dir("audit.jsonl"),
+            source,
+        })?;
+        tokio::spawn(writer);
+        let facts = Facts {
+            ca_pin,
+            underlay_mtu: config.underlay_mtu,
+        };
+        let core = Arc::new(Core::new(Arc::new(store), facts, Clock::default(), audit));
+        let tls = match &config.tls {
+            Some(tls) => Some(api::acceptor(&tls.cert, &tls.key).map_err(StartError::Tls)?),
+            None => None,
+        };
+        let failed = |source| StartError::Listen {
+            addr: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let addr = listener.local_addr().map_err(failed)?;
+        core.api_addr.get_or_init(|| addr);
+        let clouds = in_dir("clouds.yaml");
+        let url = format!(
+            "{}://{}/identity/v3",
+            if tls.is_some() { "https" } else { "http" },
+            reachable(addr)
+        );
+        match bootstrap(&core).await? {
+            Some(password) => write_clouds(&clouds, &url, &password),
+            None => refresh_clouds(&clouds, &url),
+        }
+        .map_err(|source| StartError::File {
+            path: clouds.clone(),
+            source,
+        })?;
+        let limits = Limits {
+            connections: config.max_connections,
+            ..Limits::default()
+        };
+        let sweeper = tokio::spawn(sweep(Arc::clone(&core)));
+        let stats = Arc::new(Stats::new()?);
+        tracing::info!(%addr, data_dir = %data_dir.display(), "the API listens");
+        Ok(Self {
+            core,
+            stats,
+            listener,
+            tls,
+            limits,
+            sweeper,
+            clouds,
+        })
+    }
+
+    /// What its parts share.
+    pub const fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Its counters.
+    pub const fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Where the API listens.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.core.api_addr()
+    }
+
+    /// The `clouds.yaml` that was written.
+    pub fn clouds_file(&self) -> &Path {
+        &self.clouds
+    }
+
+    /// Answers until `shutdown`, then lets open requests end.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let api = Api {
+            core: Arc::clone(&self.core),
+            stats: self.stats,
+            scheme,
+        };
+        api::serve(self.listener, api.router(), self.tls, self.limits, shutdown).await;
+        self.sweeper.abort();
+        tracing::info!("the API has stopped");
+    }
+}
+
+/// A controller from start to end.
+///
+/// # Errors
+/// What is in the way of its start.
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), StartError> {
+    Controller::start(&config, String::new())
+        .await?
+        .serve(shutdown)
+        .await;
+    Ok(())
+}
+
+/// Writes a backup of a stopped controller's store.
+///
+/// # Errors
+/// When the store is in use or cannot be read, or the file cannot be written.
+pub fn backup(data_dir: &Path, file: &Path) -> Result<u64, DiskError> {
+    let disk = RedbDisk::open_existing(data_dir, resources::decode)?;
+    Backup::write(&Embedded::read(&disk)?, file)
+}
+
+/// Makes a store from a backup in a data dir that has none, as a new incarnation.
+///
+/// # Errors
+/// When the backup is damaged, or a store is there.
+pub fn restore(file: &Path, data_dir: &Path) -> Result<u64, DiskError> {
+    Backup::restore(file, data_dir, resources::decode)
+}
+
+/// A wildcard address is reached over loopback.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}
+
+/// Makes the admin at the first start; the password if it did.
+async fn bootstrap(core: &Arc<Core>) -> Result<Option<String>, StartError> {
+    let snapshot = core.store.snapshot();
+    if identity::by_name::<identity::User>(&snapshot, "user", "admin").is_some() {
+        return Ok(None);
+    }
+    let password: String = rand::rng()
+        .sample_iter(&Alphanumeric)
+        .take(24)
+        .map(char::from)
+        .collect();
+    let mut salt = [0; 16];
+    rand::rng().fill_bytes(&mut salt);
+    let password_hash = identity::hash_password(&password, salt)
+        .map_err(|error| StartError::Password(error.to_string()))?;
+    let ids = (0..identity::ROLES.len() + 2).map(|_| uuid::Uuid::new_v4().simple().to_string());
+    let with = Bootstrap {
+        ids: ids.collect(),
+        password_hash,
+    };
+    let made = transact::<_, ()>(core.store.as_ref(), move |view| {
+        Ok(identity::bootstrap(view, &with))
+    });
+    match made.await {
+        Ok(made) => Ok(made.value.then_some(password)),
+        Err(TransactError::Refused(())) => unreachable!("it refuses nothing"),
+        Err(TransactError::Unavailable(error)) => {
+            Err(StartError::Unavailable(error.reason.to_string()))
+        }
+    }
+}
+
+/// Writes a secret file whole, by way of a temporary name.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let partial = path.with_extension("partial");
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&partial)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(partial, path)
+}
+
+fn write_clouds(path: &Path, url: &str, password: &str) -> io::Result<()> {
+    let text = format!(
+        "# The admin of this controller. Keep it secret.\n\
+         clouds:\n  overweave:\n    auth:\n      auth_url: {url}\n      username: admin\n      \
+         password: {password}\n      project_name: admin\n      user_domain_name: Default\n      \
+         project_domain_name: Default\n    region_name: RegionOne\n    interface: public\n    \
+         identity_api_version: 3\n"
+    );
+    write_private(path, &text)
+}
+
+/// The address may be another than at the last start: the file follows it, the rest stays.
+fn refresh_clouds(path: &Path, url: &str) -> io::Result<()> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let invalid = |error: serde_norway::Error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let mut clouds: Yaml = serde_norway::from_str(&text).map_err(invalid)?;
+    let auth = clouds
+        .get_mut("clouds")
+        .and_then(|clouds| clouds.get_mut("overweave"))
+        .and_then(|cloud| cloud.get_mut("auth"))
+        .and_then(Yaml::as_mapping_mut);
+    let Some(auth) = auth else { return Ok(()) };
+    if auth.get("auth_url").and_then(Yaml::as_str) == Some(url) {
+        return Ok(());
+    }
+    auth.insert(Yaml::from("auth_url"), Yaml::from(url));
+    write_private(path, &serde_norway::to_string(&clouds).map_err(invalid)?)
+}
+
+async fn sweep(core: Arc<Core>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        let now = core.clock.now();
+        let swept = transact::<_, ()>(core.store.as_ref(), move |view| {
+            Ok(identity::sweep(view, now))
+        });
+        if let Err(error) = swept.await {
+            tracing::warn!(%error, "spent tokens were not cleared away");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_is_reached_over_loopback() {
+        for (from, to) in [
+            ("0.0.0.0:9696", "127.0.0.1:9696"),
+            ("[::]:80", "[::1]:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+        ] {
+            assert_eq!(reachable(from.parse().unwrap()), to.parse().unwrap());
+        }
+    }
+
+    #[test]
+    fn clouds_yaml_follows_the_address_and_keeps_the_password() {
+        let path = std::env::temp_dir().join(format!("ow-clouds-{}.yaml", uuid::Uuid::new_v4()));
+        write_clouds(&path, "http://127.0.0.1:1/identity/v3", "secret").unwrap();
+        refresh_clouds(&path, "http://127.0.0.1:2/identity/v3").unwrap();
+        let clouds: Yaml =
+            serde_norway::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let auth = &clouds["clouds"]["overweave"]["auth"];
+        assert_eq!(
+            auth["auth_url"].as_str(),
+            Some("http://127.0.0.1:2/identity/v3")
+        );
+        assert_eq!(auth["password"].as_str(), Some("secret"));
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(&path).unwrap().permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::remove_file(&path).unwrap();
+    }
+}
