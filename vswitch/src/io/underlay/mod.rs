@@ -116,6 +116,8 @@ pub struct UdpUnderlay {
     local: IpAddr,
     receiver: OwnedFd,
     senders: Vec<OwnedFd>,
+    /// Connected to one VTEP after the other, and never sent from: it tells the path's MTU.
+    scout: OwnedFd,
     /// Does the kernel cut for us?
     gso: bool,
     buffers: Vec<Vec<u8>>,
@@ -197,8 +199,10 @@ impl UdpUnderlay {
                 "this kernel's UDP lacks offloads; datagrams go one by one"
             );
         }
+        let scout = bind(SocketAddr::new(local, 0), |_| Ok(())).map_err(failed)?;
         let underlay = Self {
             local,
+            scout,
             receiver,
             senders,
             gso,
@@ -247,7 +251,7 @@ impl UdpUnderlay {
     fn learn(&mut self, vtep: IpAddr, now: Instant) -> Path {
         let path = Path {
             // Where it can't be told, sending will.
-            mtu: path_mtu(self.local, vtep).unwrap_or(usize::from(u16::MAX)),
+            mtu: path_mtu(&self.scout, vtep).unwrap_or(usize::from(u16::MAX)),
             until: now + PATH_LIFE,
         };
         if self.paths.len() >= PATHS {
@@ -271,21 +275,19 @@ fn sender(local: IpAddr, gso: &mut bool) -> io::Result<OwnedFd> {
         // Nobody has business there: keep what is sent to this port from taking memory.
         prefer(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 0);
         // A per-socket segment size proves that the kernel knows the option; zero turns it off again.
-        *gso &= prefer(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 1000)
-            && prefer(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0);
+        *gso &= set_segment(socket, 1000).is_ok() && set_segment(socket, 0).is_ok();
         Ok(())
     };
     bind(SocketAddr::new(local, 0), prepare)
 }
 
 /// What the kernel knows of the path's MTU to a VTEP: a connected socket tells.
-fn path_mtu(local: IpAddr, vtep: IpAddr) -> io::Result<usize> {
-    let socket = bind(SocketAddr::new(local, 0), |_| Ok(()))?;
-    rustix::net::connect(&socket, &SocketAddr::new(vtep, VXLAN_PORT))?;
-    let mtu = if local.is_ipv4() {
-        sys::option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU)
+fn path_mtu(scout: &OwnedFd, vtep: IpAddr) -> io::Result<usize> {
+    rustix::net::connect(scout, &SocketAddr::new(vtep, VXLAN_PORT))?;
+    let mtu = if vtep.is_ipv4() {
+        sys::option(scout.as_fd(), libc::IPPROTO_IP, libc::IP_MTU)
     } else {
-        sys::option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU)
+        sys::option(scout.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU)
     }?;
     usize::try_from(mtu).or(Err(io::ErrorKind::InvalidData.into()))
 }
@@ -295,7 +297,21 @@ fn path_mtu(local: IpAddr, vtep: IpAddr) -> io::Result<usize> {
 /// # Errors
 /// When there is no route, or the address is not this host's.
 pub fn underlay_mtu(local: IpAddr, vtep: IpAddr) -> io::Result<u32> {
-    path_mtu(local, vtep).map(|m| u32::try_from(m).unwrap_or(u32::MAX))
+    let scout = bind(SocketAddr::new(local, 0), |_| Ok(()))?;
+    path_mtu(&scout, vtep).map(|m| u32::try_from(m).unwrap_or(u32::MAX))
+}
+
+/// Has the kernel cut what a UDP socket sends into datagrams of `size` (0: no more).
+///
+/// # Errors
+/// When the kernel does not know UDP GSO.
+pub fn set_segment(socket: &impl AsFd, size: u16) -> io::Result<()> {
+    sys::set_option(
+        socket.as_fd(),
+        libc::SOL_UDP,
+        libc::UDP_SEGMENT,
+        size.into(),
+    )
 }
 
 // ---- receiving ---------------------------------------------------------------------------------------------------
