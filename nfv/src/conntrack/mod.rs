@@ -387,11 +387,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
         }
     }
 
-    /// Does the packet that an ICMP error quotes belong to this connection? `hit` is what its tuple found, `sequence` its TCP
-    /// sequence number where the quote has one. (What the error then is: a packet of the other side.)
-    pub fn has_sent(&self, hit: Hit, sequence: Option<u32>) -> bool {
-        self.entry(hit.conn).is_some_and(|e| match sequence {
-            Some(seq) if e.stage().is_tcp() => tcp::has_sent(&e.state, hit.side, seq),
+    /// Can the side of `sender` have sent the packet that an ICMP error quotes, by its TCP sequence number where the quote has
+    /// one? The error itself travels with the other side's packets: looked up by the quoted tuple reversed, it finds that
+    /// side.
+    pub fn has_sent(&self, sender: Hit, sequence: Option<u32>) -> bool {
+        self.entry(sender.conn).is_some_and(|e| match sequence {
+            Some(seq) if e.stage().is_tcp() => tcp::has_sent(&e.state, sender.side, seq),
             _ => true,
         })
     }

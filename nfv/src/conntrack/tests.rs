@@ -283,6 +283,23 @@ fn a_table_goes_on_where_another_process_left_it() {
     assert_eq!(ct.len(), ct.capacity());
 }
 
+#[test]
+fn a_quote_belongs_to_the_side_that_sent_it() {
+    let mut ct = table(4);
+    let conn = ct
+        .insert(&new_conn(1, tuple(6, 1), 1, 10), Now::ZERO, none)
+        .unwrap();
+    let sender = |side| Hit { conn, side };
+    assert!(ct.has_sent(sender(Side::Original), Some(0)));
+    assert!(!ct.has_sent(sender(Side::Original), Some(5_000)));
+    assert!(
+        ct.has_sent(sender(Side::Original), None),
+        "too short to tell"
+    );
+    ct.close(conn).unwrap();
+    assert!(!ct.has_sent(sender(Side::Original), None));
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Insert(u32, u32),
@@ -373,6 +390,48 @@ proptest! {
             found.sort_unstable();
             known.sort_unstable();
             prop_assert_eq!(found, known);
+        }
+    }
+
+    #[test]
+    fn no_bytes_in_the_storage_break_the_table(
+        seeds in prop::collection::vec(any::<u64>(), 1..12),
+        flips in prop::collection::vec((0usize..12 * 192, any::<u8>()), 0..20),
+    ) {
+        use zerocopy::{FromBytes as _, IntoBytes as _};
+        // Some entries of noise, some good ones with a few bytes wrong.
+        let mut ct = table(12);
+        for n in 0..8 {
+            ct.insert(&new_conn(1, tuple(6, n), n % 3, 100), Now::from_nanos(MINUTE), none).unwrap();
+        }
+        let mut storage = ct.into_storage();
+        for (entry, seed) in storage.iter_mut().skip(8).zip(seeds) {
+            let mut bytes = [0u8; 192];
+            for (i, b) in bytes.iter_mut().enumerate() {
+                *b = crate::keyed_hash::scramble(seed ^ i as u64).to_le_bytes()[0];
+            }
+            *entry = Entry::read_from_bytes(&bytes).unwrap();
+        }
+        for (at, value) in flips {
+            storage.as_mut_slice().as_mut_bytes()[at] = value;
+        }
+        let now = Now::from_nanos(MINUTE);
+        let (mut ct, found) = Conntrack::recover(storage, 12, settings(), now);
+        prop_assert_eq!(found.kept as usize, ct.len());
+        let keys: Vec<_> = ct.iter().map(|(c, e)| (c, *e)).collect();
+        for (conn, entry) in &keys {
+            for side in Side::BOTH {
+                let key = entry.side(side);
+                prop_assert_eq!(ct.lookup(key.zone(), key.tuple()), Some(Hit { conn: *conn, side }));
+                let any = TcpSegment { flags: flag::ACK, ..TcpSegment::default() };
+                let _judged = ct.track(Hit { conn: *conn, side }, &TrackInput::Tcp(any), (1, 1), now);
+            }
+        }
+        let later = Now::from_nanos(100_000 * MINUTE);
+        while !ct.sweep(later, 100, |_| ()).finished {}
+        prop_assert!(ct.is_empty());
+        for n in 0..12 {
+            ct.insert(&new_conn(1, tuple(6, n), n % 3, 100), later, none).unwrap();
         }
     }
 }

@@ -335,4 +335,6 @@ pub(super) fn timeout(state: &State, t: &Timeouts) -> u32 {
 }
 
 #[cfg(test)]
+mod honest;
+#[cfg(test)]
 mod tests;
