@@ -25,7 +25,6 @@ mod agent;
 #[cfg_attr(not(test), expect(dead_code, reason = "the daemon is joined to workers as they land"))]
 mod daemon;
 mod http;
-#[cfg_attr(not(test), expect(dead_code, reason = "the daemon is joined to workers as they land"))]
 mod local;
 #[cfg(test)]
 mod testing;

@@ -11,6 +11,7 @@
 
 pub(crate) mod apply;
 mod attach;
+pub(crate) mod device;
 pub(crate) mod identity;
 pub(crate) mod join;
 pub(crate) mod link;
@@ -252,6 +253,10 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             self.step(Event::Tick, now);
         }
         self.attach_waiting(now);
+        self.tell_ports(now);
+    }
+
+    fn tell_ports(&mut self, now: Now) {
         let states = self.states();
         if states != self.told {
             self.told.clone_from(&states);
@@ -299,13 +304,12 @@ impl<S: Switch, W: Wire> Agent<S, W> {
     }
 
     fn apply(&mut self, config: &Arc<HostConfig>, now: Now) {
-        let (incarnation, generation) = (config.incarnation, config.generation);
         let new = self.running.told != *config;
         if new {
             self.run(Arc::clone(config));
             self.applied += 1;
             info!(
-                generation = generation.get(),
+                generation = config.generation.get(),
                 sections = config.sections.len(),
                 "config applied"
             );
@@ -318,9 +322,9 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                 text: format!("not on this host's disk: {}", chain(&error)),
             });
         }
+        self.tell_ports(now); // first: what is acknowledged must not meet the ports' old state
         let applied = Applied {
-            incarnation,
-            generation,
+            config: Arc::clone(config),
             complaints,
         };
         self.step(Event::Applied(applied), now);

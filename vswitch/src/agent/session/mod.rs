@@ -95,12 +95,10 @@ pub(crate) enum Event {
 }
 
 /// A config that the workers run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Applied {
-    /// Of which incarnation.
-    pub(crate) incarnation: Uuid,
-    /// At which generation.
-    pub(crate) generation: Generation,
+    /// As [`Effect::Apply`] gave it.
+    pub(crate) config: Arc<HostConfig>,
     /// What of it could not be realised.
     pub(crate) complaints: Vec<Complaint>,
 }
@@ -223,10 +221,14 @@ impl Session {
                 tracing::debug!(%stream, "an old stream is not heard");
                 Vec::new()
             }
-            Event::Applied(applied) => self.acknowledge(&applied),
+            Event::Applied(applied) => {
+                let mut effects = self.acknowledge(&applied);
+                effects.extend(self.report_changes());
+                effects
+            }
             Event::Ports(ports) => {
                 self.ports = ports;
-                self.report()
+                self.report_changes()
             }
             Event::Tick => match self.link {
                 Link::Waiting(until) if now >= until => vec![self.dial()],
@@ -271,16 +273,21 @@ impl Session {
             underlay_mtu: self.introduction.underlay_mtu,
         };
         info!(generation = hello.generation, "connected to the controller");
-        let mut effects = vec![send(stream, from_host::Message::Hello(hello))];
-        effects.extend(self.report());
-        effects
+        vec![
+            send(stream, from_host::Message::Hello(hello)),
+            self.report(stream), // also of no port: only then is it known that there is none
+        ]
     }
 
-    /// Tells of the ports whose state is not what the controller was last told.
-    fn report(&mut self) -> Vec<Effect> {
-        let Link::Up(stream) = self.link else {
-            return Vec::new();
-        };
+    /// Tells of the ports whose state is not what the controller was last told, if there are any.
+    fn report_changes(&mut self) -> Vec<Effect> {
+        match self.link {
+            Link::Up(stream) if self.told != self.ports => vec![self.report(stream)],
+            Link::Up(_) | Link::Off | Link::Dialling(_) | Link::Waiting(_) => Vec::new(),
+        }
+    }
+
+    fn report(&mut self, stream: StreamId) -> Effect {
         let gone = PortState {
             attached: false,
             active: false,
@@ -306,13 +313,7 @@ impl Session {
             })
             .collect();
         self.told.clone_from(&self.ports);
-        if ports.is_empty() {
-            return Vec::new();
-        }
-        vec![send(
-            stream,
-            from_host::Message::Report(wire::Report { ports }),
-        )]
+        send(stream, from_host::Message::Report(wire::Report { ports }))
     }
 
     fn update(&mut self, stream: StreamId, update: wire::Update, now: Now) -> Vec<Effect> {
@@ -366,6 +367,10 @@ impl Session {
                     continue;
                 }
             };
+            // A port that the controller tells of anew may be one whose state it has forgotten.
+            if let SectionKey::Port(port) = key {
+                self.told.remove(&port);
+            }
             next.sections.remove(&key);
             unreadable.remove(&key);
             let kept = self.held.sections.get(&key).filter(|s| s.hash() == hash);
@@ -403,9 +408,7 @@ impl Session {
         let Link::Up(stream) = self.link else {
             return Vec::new();
         };
-        let current = applied.incarnation == self.held.incarnation
-            && applied.generation == self.held.generation;
-        if !current {
+        if !Arc::ptr_eq(&applied.config, &self.held) {
             return Vec::new(); // a newer one is on its way
         }
         let complaint = |key: &dyn fmt::Display, text: &str| wire::Complaint {

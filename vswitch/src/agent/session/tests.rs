@@ -14,6 +14,7 @@ struct Controller {
     acks: Vec<wire::Ack>,
     ports: BTreeMap<String, wire::PortState>,
     hellos: Vec<wire::Hello>,
+    reports: usize,
     pongs: Vec<u64>,
 }
 
@@ -86,6 +87,7 @@ impl Controller {
             }
             from_host::Message::Ack(ack) => self.acks.push(ack),
             from_host::Message::Report(report) => {
+                self.reports += 1;
                 for port in report.ports {
                     self.ports.insert(port.port.clone(), port);
                 }
@@ -157,8 +159,7 @@ impl Host {
 
     fn ran(&self) -> Event {
         Event::Applied(Applied {
-            incarnation: self.applied.incarnation,
-            generation: self.applied.generation,
+            config: Arc::clone(&self.applied),
             complaints: self.complaints.clone(),
         })
     }
@@ -511,6 +512,53 @@ fn ports_are_told_once_all_on_a_new_stream_and_changes_after() {
     host.lose(&mut controller);
     host.connect(&mut controller);
     assert_eq!(controller.ports.len(), 1);
+
+    host.on(Event::Ports(BTreeMap::new()), &mut controller);
+    host.lose(&mut controller);
+    let reports = controller.reports;
+    host.connect(&mut controller);
+    assert_eq!(
+        controller.reports,
+        reports + 1,
+        "that there is none is told too"
+    );
+}
+
+#[test]
+fn of_a_port_that_is_told_of_anew_the_state_is_repeated() {
+    let (mut host, mut controller) = (Host::new(HostConfig::default()), Controller::new(1));
+    let port = crate::agent::testkit::port(1, 1);
+    let id = Uuid::from_u128(1).into();
+    let up = PortState {
+        attached: true,
+        active: true,
+        reason: String::new(),
+    };
+    controller
+        .config
+        .insert(Arc::new(Keyed::new(port).unwrap()));
+    host.on(Event::Ports(BTreeMap::from([(id, up)])), &mut controller);
+    host.converge(&mut controller);
+    controller.ports.clear();
+    let mut again = controller.update();
+    again.upserts = vec![body(&controller.config.sections[&SectionKey::Port(id)])];
+    host.receive(again, &mut controller);
+    assert!(controller.ports[&id.to_string()].active);
+}
+
+#[test]
+fn of_two_configs_of_one_generation_only_the_second_is_acknowledged() {
+    let (mut host, mut controller) = (Host::new(HostConfig::default()), Controller::new(1));
+    controller.set(1, 1);
+    host.converge(&mut controller);
+    let first = host.ran();
+    controller.set(2, 1);
+    controller.config.generation.0 -= 1;
+    let update = controller.update();
+    host.receive(update, &mut controller);
+    let acks = controller.acks.len();
+    host.on(first, &mut controller);
+    assert_eq!(controller.acks.len(), acks);
 }
 
 #[test]
