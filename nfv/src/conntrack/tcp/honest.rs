@@ -176,8 +176,8 @@ impl End {
             if self.received.is_none() {
                 self.received = Some(s.seq.wrapping_add(1));
                 self.scaled = self.scale.is_some() && s.window_scale.is_some();
+                self.peer_room = u32::from(s.window);
             }
-            self.peer_room = u32::from(s.window);
         } else if self.received.is_some() {
             let shift = match (self.scaled, PEER_SCALE.get()) {
                 (true, [a, b]) => {
@@ -304,7 +304,7 @@ fn shout(state: &mut State, dice: &mut Dice) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
     #[test]
     fn nothing_that_honest_ends_say_is_refused(seed in any::<u64>(), shouting in any::<bool>()) {
         let (state, over) = talk(seed, shouting);

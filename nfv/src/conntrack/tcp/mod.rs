@@ -37,6 +37,18 @@ pub struct Window {
     max_room: u32,
 }
 
+impl Window {
+    /// Where a segment may start at most. Once data has run over the window, what stands behind it (an ACK alone, say) starts
+    /// there.
+    fn highest_start(&self) -> u32 {
+        if at_most(self.end, self.max_end) {
+            self.max_end
+        } else {
+            self.end
+        }
+    }
+}
+
 /// An acknowledgment may lag this far behind what was sent, at least: an ACK that was delayed on its way is no attack.
 const ACK_LAG: u32 = 66_000;
 
@@ -209,7 +221,7 @@ fn on_reset(state: &mut State, side: Side, segment: &TcpSegment) -> bool {
     let lowest = sent
         .end
         .wrapping_sub(side.other().of(&state.windows).max_room);
-    if !at_most(lowest, segment.seq) || !at_most(segment.seq, sent.max_end) {
+    if !at_most(lowest, segment.seq) || !at_most(segment.seq, sent.highest_start()) {
         return false;
     }
     if segment.seq == sent.end {
@@ -244,7 +256,8 @@ fn in_window(state: &State, side: Side, segment: &TcpSegment) -> bool {
     let sender = side.of(&state.windows);
     let receiver = side.other().of(&state.windows);
     let lag = sender.max_room.max(ACK_LAG);
-    at_most(segment.seq, sender.max_end)
+    let highest = sender.highest_start();
+    at_most(segment.seq, highest)
         && at_most(sender.end.wrapping_sub(receiver.max_room), segment.end())
         && at_most(segment.ack, receiver.end)
         && at_most(receiver.end.wrapping_sub(lag), segment.ack)

@@ -244,6 +244,16 @@ fn what_kernels_send_in_a_connection_is_never_refused() {
 }
 
 #[test]
+fn what_ran_over_the_window_may_be_followed_up() {
+    let mut t = Talk::established();
+    t.ok(A, segment(flag::ACK, 1000, 500, 400));
+    t.ok(A, segment(flag::ACK, 1400, 500, 0));
+    t.refused(A, segment(flag::ACK, 1401, 500, 0));
+    t.ok(A, segment(flag::RST, 1400, 0, 0));
+    t.is(Stage::Closed, 10);
+}
+
+#[test]
 fn a_super_frame_counts_with_all_its_bytes() {
     let mut t = Talk::begin(TcpSegment {
         window_scale: Some(10),
