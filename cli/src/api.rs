@@ -208,6 +208,18 @@ impl Api {
         Self::finish("POST", path, &self.network, request.send_json(body))
     }
 
+    /// Changes in the network service.
+    ///
+    /// # Errors
+    /// As the controller refuses.
+    pub(crate) fn put(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = self
+            .agent
+            .put(format!("{}{path}", self.network))
+            .header("X-Auth-Token", &self.token);
+        Self::finish("PUT", path, &self.network, request.send_json(body))
+    }
+
     /// Deletes in the network service.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 mod api;
 mod cancel;
 mod clouds;
+mod daemon;
 mod lab;
 mod local;
 mod say;

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use crate::api::{Api, text};
+use crate::api::{Api, ApiRefusal, text};
 use crate::clouds::{self, CloudArgs};
 use crate::say;
 
@@ -31,6 +31,9 @@ enum Verb {
         /// The underlay address of a VXLAN device that somebody else configures
         #[arg(long, value_name = "IP")]
         vtep: Option<IpAddr>,
+        /// Print a new join token for a host that is there already
+        #[arg(long, conflicts_with = "vtep")]
+        renew: bool,
         #[command(flatten)]
         cloud: CloudArgs,
     },
@@ -38,11 +41,19 @@ enum Verb {
 
 impl Args {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        let Verb::Add { name, vtep, cloud } = &self.verb;
+        let Verb::Add {
+            name,
+            vtep,
+            renew,
+            cloud,
+        } = &self.verb;
         let api = Api::login(&clouds::find(cloud, &clouds::process_env)?)?;
-        if let Some(token) = add(&api, name, *vtep)? {
-            say::out(&token)?;
-        }
+        let token = if *renew {
+            Some(renewed(&api, name)?)
+        } else {
+            add(&api, name, *vtep)?
+        };
+        token.map_or(Ok(()), |token| say::out(&token))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -58,13 +69,35 @@ pub(crate) fn add(api: &Api, name: &str, vtep: Option<IpAddr>) -> anyhow::Result
     }
     let made = api
         .post("/v2.0/overweave/hosts", &json!({"host": host}))
-        .with_context(|| format!("add host {name}"))?;
-    let token = made
-        .get("host")
-        .map(|host| text(host, "join_token").to_owned())
-        .filter(|token| !token.is_empty());
-    if vtep.is_none() && token.is_none() {
-        anyhow::bail!("the controller gave host {name} no join token; is it an older version?");
+        .map_err(|error| match error.downcast_ref::<ApiRefusal>() {
+            Some(refusal) if refusal.status == 409 => error.context(format!(
+                "host {name} is there already; `overweave host add {name} --renew` prints a new token"
+            )),
+            _ => error.context(format!("add host {name}")),
+        })?;
+    match (vtep, join_token(&made)) {
+        (None, None) => bail!("the controller gave host {name} no join token; see its log"),
+        (_, token) => Ok(token),
     }
-    Ok(token)
+}
+
+fn join_token(answer: &Value) -> Option<String> {
+    let token = text(answer.get("host")?, "join_token");
+    (!token.is_empty()).then(|| token.to_owned())
+}
+
+/// A new join token for a host that is there.
+fn renewed(api: &Api, name: &str) -> anyhow::Result<String> {
+    let hosts = api.get("/v2.0/overweave/hosts").context("list the hosts")?;
+    let hosts = hosts.get("hosts").and_then(Value::as_array);
+    let host = hosts
+        .into_iter()
+        .flatten()
+        .find(|host| text(host, "name") == name);
+    let id = host
+        .map(|host| text(host, "id"))
+        .with_context(|| format!("no host {name}; `overweave host add {name}` adds it"))?;
+    let path = format!("/v2.0/overweave/hosts/{id}");
+    let answer = api.put(&path, &json!({"host": {"new_token": true}}))?;
+    join_token(&answer).with_context(|| format!("the controller gave host {name} no join token"))
 }

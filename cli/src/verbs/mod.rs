@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod completions;
+mod controller;
 mod explain;
 mod host;
 mod inspect;
@@ -26,6 +27,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    Controller(controller::Args),
     Host(host::Args),
     Token(token::Args),
     Port(port::Args),
@@ -45,6 +47,7 @@ impl Verb {
     /// What went wrong and what to do next.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Controller(args) => args.run(),
             Self::Host(args) => args.run(),
             Self::Token(args) => args.run(),
             Self::Port(args) => args.run(),

@@ -60,7 +60,6 @@ pub(super) fn make(lab: &Lab, api: &Api, projects: &Projects) -> anyhow::Result<
         .cloned()
         .zip(answers.iter().map(|a| text(a, "id").to_owned()))
         .collect();
-    let mut rules = Vec::new();
     for ((project, group), answer) in needed.iter().zip(&answers) {
         let wanted = lab.groups.get(group).map(Vec::as_slice).unwrap_or_default();
         if wanted
@@ -70,16 +69,18 @@ pub(super) fn make(lab: &Lab, api: &Api, projects: &Projects) -> anyhow::Result<
             // A group that lists what may leave means just that, not the API's default of all.
             drop_default_egress(api, answer)?;
         }
+        let mut rules = Vec::new();
         for rule in wanted {
             rules.extend(rule_bodies(rule, project, text(answer, "id"), &groups)?);
         }
+        // The API takes the rules of one group at a time.
+        bulk(
+            api,
+            "/v2.0/security-group-rules",
+            "security_group_rules",
+            rules,
+        )?;
     }
-    bulk(
-        api,
-        "/v2.0/security-group-rules",
-        "security_group_rules",
-        rules,
-    )?;
     Ok(groups)
 }
 

@@ -1,0 +1,114 @@
+//! `overweave controller`: who decides for all hosts?
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Subcommand;
+use controller::config::Config;
+
+use crate::daemon;
+
+/// The controller: the API, the store and the hosts' sessions in one process
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  overweave controller
+  overweave controller --listen 192.0.2.1:9696 --data-dir /srv/overweave
+  overweave controller backup /srv/backup/overweave.db")]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// A TOML file; a flag of the same name wins
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the API is served [default: 127.0.0.1:9696]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// Where the store is [default: /var/lib/overweave/controller]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where hosts connect [default: the API's address, port 9697]
+    #[arg(long, value_name = "ADDR:PORT")]
+    hosts_listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, clap::Args)]
+struct StoreArgs {
+    /// The file
+    file: PathBuf,
+    /// Where the store is [default: /var/lib/overweave/controller]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// A TOML file that says where the store is
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Write the store of a stopped controller to a file
+    #[command(after_help = "Example:\n  overweave controller backup /srv/backup/overweave.db")]
+    Backup(StoreArgs),
+    /// Make a store from a backup, in a data directory that has none
+    #[command(after_help = "Example:\n  overweave controller restore /srv/backup/overweave.db")]
+    Restore(StoreArgs),
+}
+
+impl Settings {
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut config = match &self.config {
+            Some(file) => Config::read(file)?,
+            None => Config::default(),
+        };
+        if let Some(listen) = self.listen {
+            config.listen = listen;
+        }
+        if let Some(listen) = self.hosts_listen {
+            config.hosts_listen = Some(listen);
+        }
+        if let Some(dir) = &self.data_dir {
+            config.data_dir.clone_from(dir);
+        }
+        Ok(config)
+    }
+}
+
+impl StoreArgs {
+    fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        let settings = Settings {
+            config: self.config.clone(),
+            listen: None,
+            data_dir: self.data_dir.clone(),
+            hosts_listen: None,
+        };
+        Ok(settings.load()?.data_dir)
+    }
+}
+
+impl Args {
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        match &self.verb {
+            None => {
+                let config = self.settings.load()?;
+                daemon::run(|shutdown| controller::run(config, shutdown))
+                    .context("run the controller")
+            }
+            Some(Verb::Backup(args)) => {
+                controller::backup(&args.data_dir()?, &args.file)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Some(Verb::Restore(args)) => {
+                controller::restore(&args.file, &args.data_dir()?)?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
