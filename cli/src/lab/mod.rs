@@ -16,7 +16,6 @@ pub(crate) mod netns;
 pub(crate) mod plan;
 pub(crate) mod probe;
 pub(crate) mod provision;
-#[cfg(test)]
 pub(crate) mod state;
 pub(crate) mod underlay;
 pub(crate) mod vtep;
