@@ -8,6 +8,10 @@ use crate::{
     api::{self, Api, Limits},
     audit::Audit,
     config::Config,
+    hosts::{
+        self,
+        pki::{Authority, PkiError},
+    },
     identity::{self, Bootstrap},
     resources,
     rules::Facts,
@@ -16,6 +20,7 @@ use crate::{
     store::{Backup, DiskError, Embedded, RedbDisk, Store, TransactError, transact},
     time::Clock,
 };
+use futures::FutureExt as _;
 use rand::{Rng, RngCore, distr::Alphanumeric};
 use serde_norway::Value as Yaml;
 use std::{
@@ -113,6 +118,9 @@ pub enum StartError {
     /// The password cannot be hashed.
     #[error("cannot hash the admin's password: {0}")]
     Password(String),
+    /// The CA for hosts cannot be had.
+    #[error("cannot set up the hosts' identities")]
+    Pki(#[from] PkiError),
     /// The metrics cannot be registered.
     #[error("cannot register the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -243,10 +251,21 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), StartError> {
-    Controller::start(&config, String::new())
-        .await?
-        .serve(shutdown)
-        .await;
+    let authority = Arc::new(Authority::open(&config.data_dir)?);
+    let controller = Controller::start(&config, authority.pin()).await?;
+    let addr = config.hosts_addr();
+    let listener = TcpListener::bind(addr).await;
+    let listener = listener.map_err(|source| StartError::Listen { addr, source })?;
+    let parts = hosts::Parts {
+        store: Arc::clone(&controller.core().store),
+        status: Arc::clone(&controller.core().status),
+        tls: authority.server_config()?,
+        authority,
+    };
+    tracing::info!(%addr, "hosts are listened to");
+    let shutdown = shutdown.shared();
+    let hosts = hosts::serve(listener, parts, hosts::Limits::default(), shutdown.clone());
+    tokio::join!(hosts, controller.serve(shutdown));
     Ok(())
 }
 

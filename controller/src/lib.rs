@@ -15,7 +15,7 @@
 //! [`status`] board and shows in the next answer.
 //!
 //! # Map
-//! - the corridor: [`api`], [`identity`], [`rules`], [`store`], [`compile`]
+//! - the corridor: [`api`], [`identity`], [`rules`], [`store`], [`compile`], [`hosts`]
 //! - words: [`resource`] (what a resource is), [`resources`] (all of them), [`refusal`], [`time`]
 //! - edges: [`config`], [`audit`], [`stats`], [`status`]
 

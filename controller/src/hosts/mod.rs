@@ -1,15 +1,23 @@
 //! How do hosts hear what they should be?
 //!
 //! A host joins once with a token and has a certificate from then on ([`pki`]); it opens one stream
-//! ([`server`]), over which its [`session`] brings it to what the compiler says and keeps it there.
+//! (`server`), over which its [`session`] brings it to what the compiler says and keeps it there.
 //! The [`publish`]er holds all sessions and derives what is proved ([`StatusBoard`]); the task around
 //! it is the only place with a clock.
 //!
 //! [`StatusBoard`]: crate::status::StatusBoard
 
+pub mod pki;
 pub mod publish;
 pub mod session;
 
+mod server;
+#[cfg(test)]
+mod server_tests;
 mod status;
+mod task;
 #[cfg(test)]
 mod tests;
+
+pub use server::Limits;
+pub use task::{Parts, serve};

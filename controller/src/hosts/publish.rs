@@ -31,9 +31,9 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Conn(pub u64);
 
-/// The two clocks of the edge.
+/// What the edge's two clocks show.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock {
+pub struct Reading {
     /// For how long things take.
     pub now: Now,
     /// For people.
@@ -94,7 +94,7 @@ impl Publisher {
         objects: Vec<Object>,
         generation: Generation,
         board: Arc<StatusBoard>,
-        clock: Clock,
+        at: Reading,
     ) -> Self {
         let mut publisher = Self {
             compiler: Compiler::new(incarnation),
@@ -103,7 +103,7 @@ impl Publisher {
             status: Status::new(board),
         };
         // Nobody is connected yet: there is nothing to do but to know it.
-        drop(publisher.on(Event::Resync(objects, generation), clock));
+        drop(publisher.on(Event::Resync(objects, generation), at));
         publisher
     }
 
@@ -113,12 +113,12 @@ impl Publisher {
     }
 
     /// Takes an event in; what is to be done comes out.
-    pub fn on(&mut self, event: Event, clock: Clock) -> Vec<Effect> {
+    pub fn on(&mut self, event: Event, at: Reading) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
             Event::Commit(changes, generation) => {
                 let touched = self.compiler.apply(&changes, generation);
-                self.follow(&touched, clock, &mut effects);
+                self.follow(&touched, at, &mut effects);
             }
             Event::Resync(objects, generation) => {
                 let mut gone: std::collections::BTreeSet<_> =
@@ -132,19 +132,19 @@ impl Publisher {
                     .chain(gone.into_iter().map(Change::Gone))
                     .collect();
                 let touched = self.compiler.apply(&changes, generation);
-                self.follow(&touched, clock, &mut effects);
+                self.follow(&touched, at, &mut effects);
             }
             Event::Connected(conn, host, certificate) => {
-                self.connect(conn, host, certificate, clock, &mut effects);
+                self.connect(conn, host, certificate, at, &mut effects);
             }
             Event::Heard(conn, message) => {
                 if let Some(host) = self.conns.get(&conn).cloned() {
-                    self.step(&host, session::Event::Heard(message), clock, &mut effects);
+                    self.step(&host, session::Event::Heard(message), at, &mut effects);
                 }
             }
             Event::Closed(conn) => {
                 if let Some(host) = self.conns.get(&conn).cloned() {
-                    self.part(&host, clock);
+                    self.part(&host, at);
                 }
             }
             Event::VtepRefused(host, reason) => {
@@ -153,15 +153,15 @@ impl Publisher {
             Event::Tick => {
                 let hosts: Vec<HostName> = self.live.keys().cloned().collect();
                 for host in hosts {
-                    self.step(&host, session::Event::Tick, clock, &mut effects);
+                    self.step(&host, session::Event::Tick, at, &mut effects);
                 }
-                self.status.tick(&self.compiler, &self.live, clock);
+                self.status.tick(&self.compiler, &self.live, at);
             }
         }
         effects
     }
 
-    fn follow(&mut self, touched: &Touched, clock: Clock, effects: &mut Vec<Effect>) {
+    fn follow(&mut self, touched: &Touched, at: Reading, effects: &mut Vec<Effect>) {
         for host in &touched.records {
             let record = self.compiler.intent().host(host);
             let stale = self.live.get(host).is_some_and(|live| {
@@ -169,12 +169,12 @@ impl Publisher {
                     .is_none_or(|r| r.foreign || r.certificate.as_ref() != Some(&live.certificate))
             });
             if stale {
-                self.hang_up(host, HangUp::Unknown, clock, effects);
+                self.hang_up(host, HangUp::Unknown, at, effects);
             }
-            self.status.host_changed(host, &self.compiler, clock);
+            self.status.host_changed(host, &self.compiler, at);
         }
         for (host, keys) in &touched.hosts {
-            self.step(host, session::Event::Touched(keys), clock, effects);
+            self.step(host, session::Event::Touched(keys), at, effects);
             self.status
                 .review_sections(host, keys, &self.compiler, &self.live);
         }
@@ -187,7 +187,7 @@ impl Publisher {
         conn: Conn,
         host: HostName,
         certificate: String,
-        clock: Clock,
+        at: Reading,
         effects: &mut Vec<Effect>,
     ) {
         let record = self.compiler.intent().host(&host);
@@ -196,11 +196,11 @@ impl Publisher {
             return;
         }
         if self.live.contains_key(&host) {
-            self.hang_up(&host, HangUp::Replaced, clock, effects);
+            self.hang_up(&host, HangUp::Replaced, at, effects);
         }
         self.conns.insert(conn, host.clone());
-        let session = Session::new(clock.now);
-        self.status.connected(&host, &self.compiler, clock);
+        let session = Session::new(at.now);
+        self.status.connected(&host, &self.compiler, at);
         self.live.insert(
             host,
             Live {
@@ -216,7 +216,7 @@ impl Publisher {
         &mut self,
         host: &HostName,
         event: session::Event<'_>,
-        clock: Clock,
+        at: Reading,
         effects: &mut Vec<Effect>,
     ) {
         let Some(live) = self.live.get_mut(host) else {
@@ -231,12 +231,12 @@ impl Publisher {
             generation: self.compiler.generation(),
             config,
         };
-        let said = live.session.on(event, target, clock.now);
+        let said = live.session.on(event, target, at.now);
         for effect in said {
             match effect {
                 session::Effect::Send(message) => effects.push(Effect::Send(conn, message)),
                 session::Effect::HangUp(reason) => {
-                    self.hang_up(host, reason, clock, effects);
+                    self.hang_up(host, reason, at, effects);
                     return;
                 }
                 session::Effect::Vtep(vtep) => {
@@ -249,29 +249,23 @@ impl Publisher {
                 }
                 session::Effect::Review(review) => {
                     self.status
-                        .review(host, &review, &self.compiler, &self.live, clock);
+                        .review(host, &review, &self.compiler, &self.live, at);
                 }
             }
         }
     }
 
-    fn hang_up(
-        &mut self,
-        host: &HostName,
-        reason: HangUp,
-        clock: Clock,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn hang_up(&mut self, host: &HostName, reason: HangUp, at: Reading, effects: &mut Vec<Effect>) {
         if let Some(live) = self.live.get(host) {
             effects.push(Effect::HangUp(live.conn, reason));
         }
-        self.part(host, clock);
+        self.part(host, at);
     }
 
-    fn part(&mut self, host: &HostName, clock: Clock) {
+    fn part(&mut self, host: &HostName, at: Reading) {
         if let Some(live) = self.live.remove(host) {
             self.conns.remove(&live.conn);
-            self.status.parted(host, clock);
+            self.status.parted(host, at);
         }
     }
 }

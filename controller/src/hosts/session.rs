@@ -167,6 +167,8 @@ pub struct Session {
     /// An update is due even if it changes nothing: the first after `Hello`.
     due: bool,
     in_flight: VecDeque<InFlight>,
+    /// The last acknowledgement that was believed: said twice, it is no news.
+    believed: Option<(Generation, Digest)>,
     /// A whole update is under way after a wrong digest: older acknowledgements mean nothing.
     mending: bool,
     /// The host has acknowledged something by digest.
@@ -190,6 +192,7 @@ impl Session {
             extent: Extent::Named,
             due: false,
             in_flight: VecDeque::new(),
+            believed: None,
             mending: false,
             proved: false,
             reports: None,
@@ -197,9 +200,9 @@ impl Session {
         }
     }
 
-    /// Has the host proved once what it holds, and told of its ports?
+    /// Has the host proved once what it holds? It told of its ports before that, if it has any.
     pub fn is_settled(&self) -> bool {
-        self.proved && self.reports.is_some()
+        self.proved
     }
 
     /// When the host was last heard.
@@ -349,7 +352,7 @@ impl Session {
             .iter()
             .position(|update| update.generation == generation && update.digest == digest);
         let Some(place) = known else {
-            if !self.mending {
+            if !self.mending && self.believed != Some((generation, digest)) {
                 self.in_flight.clear();
                 self.extent = Extent::Whole;
                 self.mending = true;
@@ -357,6 +360,7 @@ impl Session {
             }
             return Ok(());
         };
+        self.believed = Some((generation, digest));
         let mut keys = BTreeSet::new();
         for update in self.in_flight.drain(..=place) {
             keys.extend(update.keys);

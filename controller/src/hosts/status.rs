@@ -20,7 +20,7 @@ use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
 use super::{
-    publish::{Clock, Live},
+    publish::{Live, Reading},
     session::{Review, Session},
 };
 use crate::{
@@ -80,7 +80,7 @@ impl Status {
     }
 
     /// A host's record changed, came or went.
-    pub(super) fn host_changed(&mut self, host: &HostName, compiler: &Compiler, clock: Clock) {
+    pub(super) fn host_changed(&mut self, host: &HostName, compiler: &Compiler, at: Reading) {
         let Some(record) = compiler.intent().host(host) else {
             if let Some(gone) = self.hosts.remove(host) {
                 self.board.forget_host(gone.id);
@@ -92,8 +92,8 @@ impl Status {
         let id = record.id.uuid();
         let fresh = HostStatus {
             id,
-            presence: Presence::Fresh(clock.now),
-            seen: clock.wall,
+            presence: Presence::Fresh(at.now),
+            seen: at.wall,
             vtep_refused: None,
         };
         let known = self.hosts.entry(host.clone()).or_insert(fresh);
@@ -101,32 +101,32 @@ impl Status {
             self.board.forget_host(known.id);
             self.ports.retain(|_, prover| *prover != known.id);
             known.id = id;
-            known.presence = Presence::Fresh(clock.now);
+            known.presence = Presence::Fresh(at.now);
         }
     }
 
     /// A host opened a stream.
-    pub(super) fn connected(&mut self, host: &HostName, compiler: &Compiler, clock: Clock) {
-        self.host_changed(host, compiler, clock);
+    pub(super) fn connected(&mut self, host: &HostName, compiler: &Compiler, at: Reading) {
+        self.host_changed(host, compiler, at);
         if let Some(status) = self.hosts.get_mut(host) {
             status.presence = match status.presence {
-                Presence::Settled => Presence::Lost(clock.now),
-                Presence::Away => Presence::Fresh(clock.now),
+                Presence::Settled => Presence::Lost(at.now),
+                Presence::Away => Presence::Fresh(at.now),
                 going @ (Presence::Fresh(_) | Presence::Lost(_)) => going,
             };
-            status.seen = clock.wall;
+            status.seen = at.wall;
             status.vtep_refused = None;
-            self.board.set_host(status.id, true, clock.wall);
+            self.board.set_host(status.id, true, at.wall);
         }
     }
 
     /// A host's stream ended.
-    pub(super) fn parted(&mut self, host: &HostName, clock: Clock) {
+    pub(super) fn parted(&mut self, host: &HostName, at: Reading) {
         if let Some(status) = self.hosts.get_mut(host) {
             if status.presence == Presence::Settled {
-                status.presence = Presence::Lost(clock.now);
+                status.presence = Presence::Lost(at.now);
             }
-            status.seen = clock.wall;
+            status.seen = at.wall;
         }
     }
 
@@ -149,7 +149,7 @@ impl Status {
         review: &Review,
         compiler: &Compiler,
         live: &Sessions,
-        clock: Clock,
+        at: Reading,
     ) {
         let Some(session) = live.get(host).map(|live| &live.session) else {
             return;
@@ -161,8 +161,8 @@ impl Status {
         let first = session.is_settled() && status.presence != Presence::Settled;
         if first {
             status.presence = Presence::Settled;
-            status.seen = clock.wall;
-            self.board.set_host(id, true, clock.wall);
+            status.seen = at.wall;
+            self.board.set_host(id, true, at.wall);
         }
         let said = session
             .first_complaint()
@@ -196,13 +196,13 @@ impl Status {
     }
 
     /// Hosts that were gone for too long are away.
-    pub(super) fn tick(&mut self, compiler: &Compiler, live: &Sessions, clock: Clock) {
+    pub(super) fn tick(&mut self, compiler: &Compiler, live: &Sessions, at: Reading) {
         let mut fallen = Vec::new();
         for (host, status) in &mut self.hosts {
             let (Presence::Fresh(since) | Presence::Lost(since)) = status.presence else {
                 continue;
             };
-            if clock.now.since(since) >= GRACE {
+            if at.now.since(since) >= GRACE {
                 status.presence = Presence::Away;
                 let here = live.contains_key(host);
                 self.board.set_host(status.id, here, status.seen);

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
-    publish::{Clock, Conn, Effect, Event, Publisher},
+    publish::{Conn, Effect, Event, Publisher, Reading},
     session::HangUp,
 };
 use crate::{
@@ -180,17 +180,11 @@ impl Region {
         }
         let board = Arc::new(StatusBoard::default());
         let now = Now::from_nanos(1_000_000_000_000);
-        let clock = Clock {
+        let at = Reading {
             now,
             wall: Seconds::new(0),
         };
-        let publisher = Publisher::new(
-            INCARNATION,
-            objects,
-            Generation(1),
-            Arc::clone(&board),
-            clock,
-        );
+        let publisher = Publisher::new(INCARNATION, objects, Generation(1), Arc::clone(&board), at);
         let hosts = hosts.into_iter().map(SimHost::new);
         Self {
             publisher,
@@ -218,7 +212,7 @@ impl Region {
             objects.collect(),
             Generation(generation),
             Arc::clone(&self.board),
-            Clock {
+            Reading {
                 now: self.now,
                 wall: Seconds::new(0),
             },
@@ -231,11 +225,11 @@ impl Region {
     }
 
     fn on(&mut self, event: Event) {
-        let clock = Clock {
+        let at = Reading {
             now: self.now,
             wall: Seconds::new(self.now.nanos() / 1_000_000_000),
         };
-        for effect in self.publisher.on(event, clock) {
+        for effect in self.publisher.on(event, at) {
             match effect {
                 Effect::Send(conn, message) => {
                     if let Some(host) = self.hosts.values_mut().find(|h| h.conn == Some(conn)) {
@@ -552,6 +546,22 @@ fn a_wrong_digest_is_mended_by_the_whole() {
     region.deliver_all();
     region.assert_converged();
     assert_eq!(region.hosts[&name].conn, conn, "the stream goes on");
+}
+
+#[test]
+fn an_acknowledgement_said_twice_is_no_news() {
+    let mut region = Region::new(world(2, 8), 0..2);
+    region.connect_all();
+    let host = region.hosts.get_mut(&kit::host_name(0)).unwrap();
+    host.updates = 0;
+    host.up
+        .push_back(from_host(from_host::Message::Ack(wire::Ack {
+            generation: host.config.generation.get(),
+            digest: host.config.digest().0.to_vec(),
+            complaints: Vec::new(),
+        })));
+    region.deliver_all();
+    assert_eq!(region.hosts[&kit::host_name(0)].updates, 0);
 }
 
 #[test]

@@ -1,0 +1,328 @@
+//! Where do commits, streams and the clock meet?
+//!
+//! One task has the [`Publisher`] and gives it one event after the other: what the store committed,
+//! what hosts said, that time passed. It is the edge: what comes out goes to the streams' queues.
+//!
+//! # Threads
+//! One task; its inbox holds [`INBOX`] messages, then pushes back on the streams. A stream whose own
+//! queue is full is hung up and begins anew.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use hostconfig::{Generation, wire};
+use net::Now;
+use rustls::ServerConfig;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{
+    pki::Authority,
+    publish::{Conn, Effect, Event, Publisher, Reading},
+    server::{self, Limits, Service},
+    session::HangUp,
+};
+use crate::{
+    compile::{intent::HostName, view},
+    resource::{Objects as _, Resource as _},
+    resources::Host,
+    status::StatusBoard,
+    store::{self, Revision, Store, TransactError, View, Watcher, transact},
+    time::Seconds,
+};
+
+/// Messages of all streams that wait for the task.
+const INBOX: usize = 1024;
+/// Connections whose handshake is done and that gRPC has not taken yet.
+const READY: usize = 64;
+/// Sessions are looked at this often: their shortest time limit is 5 s.
+const TICK: Duration = Duration::from_secs(1);
+/// How long streams may take to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What a stream tells the task.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A host opened a stream; the store said at this revision that it may.
+    Connected {
+        conn: Conn,
+        host: HostName,
+        certificate: String,
+        revision: Revision,
+        outgoing: mpsc::Sender<Result<wire::FromController, Status>>,
+        hang_up: oneshot::Sender<Status>,
+    },
+    /// A host said something.
+    Heard(Conn, wire::FromHost),
+    /// A stream ended.
+    Closed(Conn),
+    /// A host's VTEP address could not be written.
+    VtepRefused(HostName, String),
+}
+
+/// What serving the hosts needs of the rest of the controller.
+#[derive(Debug)]
+pub struct Parts {
+    /// Intent, and what hosts add to their own records.
+    pub store: Arc<dyn Store>,
+    /// What hosts proved.
+    pub status: Arc<StatusBoard>,
+    /// Who signs for hosts.
+    pub authority: Arc<Authority>,
+    /// The listener's TLS, [`Authority::server_config`].
+    pub tls: ServerConfig,
+}
+
+/// Serves the hosts on `listener` until `shutdown`, then ends their streams.
+pub async fn serve(
+    listener: TcpListener,
+    parts: Parts,
+    limits: Limits,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    let Parts {
+        store,
+        status,
+        authority,
+        tls,
+    } = parts;
+    let tls = TlsAcceptor::from(Arc::new(tls));
+    let (stop, stopped) = watch::channel(false);
+    let (inbox, messages) = mpsc::channel(INBOX);
+    let (ready, connections) = mpsc::channel(READY);
+    let task = Task::new(Arc::clone(&store), status, inbox.clone());
+    let service = Service::new(store, authority, inbox);
+    let accepting = tokio::spawn(server::accept(
+        listener,
+        tls,
+        limits,
+        ready,
+        stopped.clone(),
+    ));
+    let publishing = tokio::spawn(task.run(messages, stopped.clone()));
+    let serving = tokio::spawn(service.serve(connections, stopped));
+    shutdown.await;
+    stop.send_replace(true);
+    let drained = timeout(DRAIN, async {
+        drop((accepting.await, publishing.await));
+        serving.await
+    });
+    match drained.await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "the hosts' listener ended badly"),
+        Ok(Err(_)) | Err(_) => tracing::warn!("hosts' streams were cut off by the shutdown"),
+    }
+}
+
+/// Returns when told to stop, or when nobody is left to tell.
+pub(super) async fn told(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+struct Stream {
+    outgoing: mpsc::Sender<Result<wire::FromController, Status>>,
+    hang_up: oneshot::Sender<Status>,
+}
+
+struct Task {
+    publisher: Publisher,
+    watcher: Watcher,
+    store: Arc<dyn Store>,
+    inbox: mpsc::Sender<Message>,
+    streams: HashMap<Conn, Stream>,
+    started: Instant,
+}
+
+impl Task {
+    fn new(store: Arc<dyn Store>, status: Arc<StatusBoard>, inbox: mpsc::Sender<Message>) -> Self {
+        let started = Instant::now();
+        let (snapshot, watcher) = store.watch();
+        let publisher = Publisher::new(
+            snapshot.incarnation(),
+            view::objects(&snapshot),
+            Generation(snapshot.revision().get()),
+            status,
+            reading(started),
+        );
+        Self {
+            publisher,
+            watcher,
+            store,
+            inbox,
+            streams: HashMap::new(),
+            started,
+        }
+    }
+
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut stop: watch::Receiver<bool>) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = self.watcher.next() => match event {
+                    Some(event) => self.follow(event),
+                    None => break,
+                },
+                message = messages.recv() => match message {
+                    Some(message) => self.hear(message).await,
+                    None => break,
+                },
+                _ = ticks.tick() => self.step(Event::Tick),
+                () = told(&mut stop) => break,
+            }
+        }
+        for (_, stream) in self.streams.drain() {
+            // A stream that has ended meanwhile does not mind.
+            drop(
+                stream
+                    .hang_up
+                    .send(Status::unavailable("the controller is stopping")),
+            );
+        }
+    }
+
+    fn follow(&mut self, event: store::Event) {
+        let event = match event {
+            store::Event::Commit(commit) => Event::Commit(
+                commit.changes.iter().filter_map(view::change).collect(),
+                Generation(commit.revision.get()),
+            ),
+            store::Event::Resync(snapshot) => {
+                tracing::warn!("the publisher fell behind the store and compares everything");
+                let generation = Generation(snapshot.revision().get());
+                Event::Resync(view::objects(&snapshot), generation)
+            }
+        };
+        self.step(event);
+    }
+
+    async fn hear(&mut self, message: Message) {
+        match message {
+            Message::Connected {
+                conn,
+                host,
+                certificate,
+                revision,
+                outgoing,
+                hang_up,
+            } => {
+                // The stream was let in by a commit that may still be on its way here.
+                while self.publisher.compiler().generation() < Generation(revision.get()) {
+                    let Some(event) = self.watcher.next().await else {
+                        return;
+                    };
+                    self.follow(event);
+                }
+                self.streams.insert(conn, Stream { outgoing, hang_up });
+                tracing::info!(%host, "a host connected");
+                self.step(Event::Connected(conn, host, certificate));
+            }
+            Message::Heard(conn, message) => self.step(Event::Heard(conn, message)),
+            Message::Closed(conn) => {
+                self.streams.remove(&conn);
+                self.step(Event::Closed(conn));
+            }
+            Message::VtepRefused(host, reason) => self.step(Event::VtepRefused(host, reason)),
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let effects = self.publisher.on(event, reading(self.started));
+        for effect in effects {
+            match effect {
+                Effect::Send(conn, message) => {
+                    let taken = self
+                        .streams
+                        .get(&conn)
+                        .is_none_or(|stream| stream.outgoing.try_send(Ok(message)).is_ok());
+                    if !taken {
+                        self.hang_up(conn, &Status::resource_exhausted("too slow"));
+                        self.step(Event::Closed(conn));
+                    }
+                }
+                Effect::HangUp(conn, reason) => {
+                    tracing::info!(%reason, "a host's stream was ended");
+                    let status = match reason {
+                        HangUp::Unknown => Status::unauthenticated(reason.to_string()),
+                        HangUp::Protocol(_) => Status::invalid_argument(reason.to_string()),
+                        HangUp::NoHello | HangUp::Silent | HangUp::NoAck | HangUp::Replaced => {
+                            Status::aborted(reason.to_string())
+                        }
+                    };
+                    self.hang_up(conn, &status);
+                }
+                Effect::Vtep(host, vtep) => self.write_vtep(host.uuid(), vtep),
+            }
+        }
+    }
+
+    fn hang_up(&mut self, conn: Conn, status: &Status) {
+        if let Some(stream) = self.streams.remove(&conn) {
+            // It may have ended by itself.
+            drop(stream.hang_up.send(status.clone()));
+        }
+    }
+
+    /// Notes in the store where a host's VTEP is: from there the compiler has it, after a restart too.
+    fn write_vtep(&mut self, host: Uuid, vtep: Option<IpAddr>) {
+        let (store, inbox) = (Arc::clone(&self.store), self.inbox.clone());
+        tokio::spawn(async move {
+            let now = Seconds::of(SystemTime::now());
+            let written = transact(store.as_ref(), move |view| set_vtep(view, host, vtep, now));
+            match written.await {
+                Ok(_) => {}
+                Err(TransactError::Refused((name, reason))) => {
+                    tracing::warn!(host = %name, reason, "a host's VTEP is refused");
+                    // Gone only when the controller stops.
+                    drop(inbox.send(Message::VtepRefused(name, reason)).await);
+                }
+                Err(TransactError::Unavailable(error)) => {
+                    tracing::warn!(%error, "a host's VTEP was not noted");
+                }
+            }
+        });
+    }
+}
+
+fn set_vtep(
+    view: &mut View,
+    id: Uuid,
+    vtep: Option<IpAddr>,
+    now: Seconds,
+) -> Result<(), (HostName, String)> {
+    let Some(host) = view.object::<Host>(id).filter(|host| host.vtep != vtep) else {
+        return Ok(());
+    };
+    let twin = view
+        .objects::<Host>()
+        .into_iter()
+        .find(|other| other.meta.id != id && vtep.is_some() && other.vtep == vtep);
+    if let (Some(twin), Some(vtep)) = (twin, vtep) {
+        let reason = format!("the VTEP address {vtep} is host {}'s", twin.meta.name);
+        return Err((HostName::from(host.meta.name.as_str()), reason));
+    }
+    let mut host = Host::clone(&host);
+    host.vtep = vtep;
+    host.meta.revision_number += 1;
+    host.meta.updated_at = now;
+    view.put(Host::SPEC.key(id), Arc::new(host));
+    Ok(())
+}
+
+fn reading(started: Instant) -> Reading {
+    let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    Reading {
+        now: Now::from_nanos(nanos),
+        wall: Seconds::of(SystemTime::now()),
+    }
+}
