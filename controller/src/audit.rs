@@ -17,7 +17,7 @@ use std::{
 use tokio::{
     fs::{File, OpenOptions},
     io::AsyncWriteExt,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 
 const QUEUE: usize = 1024;
@@ -25,7 +25,14 @@ const QUEUE: usize = 1024;
 /// The handle that callers hold.
 #[derive(Debug, Clone)]
 pub struct Audit {
-    lines: Option<mpsc::Sender<Entry>>,
+    lines: Option<mpsc::Sender<Noted>>,
+}
+
+/// An entry, and who waits until it is written.
+#[derive(Debug)]
+struct Noted {
+    entry: Entry,
+    written: oneshot::Sender<()>,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,7 +85,7 @@ impl Audit {
         ))
     }
 
-    /// Notes a write.
+    /// Notes a write; returns when the line is in the file.
     pub async fn note(
         &self,
         at: Seconds,
@@ -98,7 +105,8 @@ impl Audit {
             ids: ids.to_vec(),
             outcome: outcome.to_owned(),
         };
-        if lines.send(entry).await.is_err() {
+        let (written, done) = oneshot::channel();
+        if lines.send(Noted { entry, written }).await.is_err() || done.await.is_err() {
             tracing::error!("the audit's task has ended");
         }
     }
@@ -131,15 +139,15 @@ async fn write(
     path: PathBuf,
     file: std::fs::File,
     mut previous: String,
-    mut queue: mpsc::Receiver<Entry>,
+    mut queue: mpsc::Receiver<Noted>,
 ) {
     let mut file = File::from_std(file);
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, QUEUE).await > 0 {
         let mut text = String::new();
-        for entry in batch.drain(..) {
+        for Noted { entry, .. } in &batch {
             let Ok(line) = serde_json::to_string(&Line {
-                entry: &entry,
+                entry,
                 previous: &previous,
             }) else {
                 continue;
@@ -163,6 +171,11 @@ async fn write(
             {
                 file = again;
             }
+        }
+        for noted in batch.drain(..) {
+            // A caller that hung up does not wait.
+            let heard = noted.written.send(()).is_ok();
+            tracing::trace!(heard, "audited");
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::{
     api::{Api, ApiError, error::respond, finish, handlers::Answer},
+    refusal::Refusal,
     resources::REGISTRY,
 };
 use axum::{
@@ -242,4 +243,25 @@ pub(super) async fn show(
             )),
         }
     }))
+}
+
+/// Collections of appliances: empty until they are there, and a create says so.
+pub(super) async fn appliances(api: &Api, plural: &'static str, request: Request<Body>) -> Answer {
+    let method = request.method().clone();
+    api.read(request).await?;
+    match method {
+        Method::GET => {
+            let mut body = Map::new();
+            body.insert(plural.to_owned(), json!([]));
+            Ok(respond(StatusCode::OK, &Value::Object(body)))
+        }
+        Method::POST => Err(Refusal::invalid(
+            "HTTPBadRequest",
+            format!(
+                "{plural} (appliances) are not supported yet: give a port pair group a native function by network_function"
+            ),
+        )
+        .into()),
+        _ => Err(ApiError::NoMethod),
+    }
 }

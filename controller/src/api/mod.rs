@@ -75,6 +75,15 @@ impl Api {
             .route("/v2.0/quotas", any(quotas::list))
             .route("/v2.0/quotas/{project}", any(quotas::one))
             .route("/v2.0/quotas/{project}/{part}", any(quotas::part));
+        for plural in ["port_pairs", "service_graphs"] {
+            let path = format!("/v2.0/sfc/{plural}");
+            router = router.route(
+                &path,
+                any(move |State(api): State<Api>, request| async move {
+                    finish(extensions::appliances(&api, plural, request).await)
+                }),
+            );
+        }
         for spec in REGISTRY {
             let spec: &'static Spec = spec;
             let many = format!("/v2.0/{}", spec.path);

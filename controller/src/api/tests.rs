@@ -478,6 +478,9 @@ async fn shared_networks_are_seen_and_used_but_not_changed() {
         )
         .await;
     let port = cloud.port("a", json!({"network_id": network})).await;
+    let own = cloud.subnet("admin", &network, "10.0.0.0/24").await;
+    let (_, list) = cloud.get("a", "/v2.0/subnets").await;
+    assert_eq!(list["subnets"][0]["id"], own["id"]);
     let unshare = json!({"network": {"shared": false}});
     cloud
         .refused(
@@ -499,6 +502,31 @@ async fn shared_networks_are_seen_and_used_but_not_changed() {
     );
     assert_eq!(cloud.ask("admin", "PUT", &path, unshare).await.0, 200);
     assert_eq!(cloud.get("a", &path).await.0, 404);
+    assert_eq!(
+        cloud.get("a", "/v2.0/subnets").await.1["subnets"],
+        json!([])
+    );
+    let share = json!({"network": {"shared": true}});
+    assert_eq!(cloud.ask("admin", "PUT", &path, share).await.0, 200);
+    let (_, list) = cloud.get("b", "/v2.0/subnets").await;
+    assert_eq!(list["subnets"][0]["id"], own["id"]);
+}
+
+#[tokio::test]
+async fn appliances_are_refused_until_they_are_there() {
+    let cloud = Cloud::new().await;
+    for (path, list) in [
+        ("port_pairs", "port_pairs"),
+        ("service_graphs", "service_graphs"),
+    ] {
+        let path = format!("/v2.0/sfc/{path}");
+        assert_eq!(cloud.get("a", &path).await, (200, json!({list: []})));
+        let answer = cloud
+            .refused("a", "POST", &path, json!({"x": {}}), 400, "HTTPBadRequest")
+            .await;
+        assert!(answer.to_string().contains("not supported yet"));
+        assert_eq!(cloud.get("", &path).await.0, 401);
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::{
     store::{Read, View},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -74,7 +74,7 @@ impl Resource for Network {
             field("admin_state_up", Kind::Bool, "Does it forward?").writable(Absent::Bool(true)),
             field(
                 "mtu",
-                Kind::Int(0, 65_535),
+                Kind::Int(0, 0x7fff_ffff),
                 "The largest IP packet that it carries.",
             )
             .writable(Absent::Int(0)),
@@ -92,6 +92,8 @@ impl Resource for Network {
                 Kind::Bool,
                 "Does it lead outside? Not yet: always false.",
             )
+            .writable(Absent::Bool(false))
+            .set_by(Policy::Admin)
             .computed(),
             field(
                 "l2_adjacency",
@@ -140,6 +142,20 @@ impl Resource for Network {
 
     fn shared(&self, _: &dyn Lookup) -> bool {
         self.shared
+    }
+
+    fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {
+        if fields.get("router:external") == Some(&Value::Bool(true)) {
+            return Err(Refusal::input("external networks are not supported yet"));
+        }
+        let mtu = fields
+            .get("mtu")
+            .and_then(Value::as_u64)
+            .unwrap_or_default();
+        if u16::try_from(mtu).is_err() {
+            return Err(too_big(LARGEST_MTU));
+        }
+        Ok(())
     }
 
     fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
@@ -261,6 +277,12 @@ fn lowest_vni(view: &View) -> Result<(u32, u32), Refusal> {
     Ok((candidate, candidate + 1))
 }
 
+fn too_big(largest: u16) -> Refusal {
+    Refusal::input(format_args!(
+        "Requested MTU is too big, maximum is {largest}"
+    ))
+}
+
 fn size(_: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
     let Some(after) = change.after else {
         return Ok(Vec::new());
@@ -281,9 +303,7 @@ fn size(_: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>
     }
     let unchanged = change.before.is_some_and(|before| before.mtu == after.mtu);
     if after.mtu > largest && !unchanged {
-        return Err(Refusal::input(format_args!(
-            "Requested MTU is too big, maximum is {largest}"
-        )));
+        return Err(too_big(largest));
     }
     Ok(Vec::new())
 }
@@ -306,6 +326,12 @@ fn sharing(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<
                 ),
             ));
         }
+    }
+    if before.shared != after.shared {
+        // Whoever sees the network sees its subnets.
+        let subnets = view.related::<Subnet>("network_id", after.meta.id);
+        let touch = |subnet: &Arc<Subnet>| Write::Touch(Subnet::SPEC, subnet.meta.id);
+        return Ok(subnets.iter().map(touch).collect());
     }
     Ok(Vec::new())
 }

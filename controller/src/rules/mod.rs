@@ -11,6 +11,8 @@
 
 pub mod addresses;
 pub mod quotas;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     refusal::Refusal,
@@ -440,10 +442,7 @@ fn follow(view: &mut View, write: Write) -> Result<Option<Step>, Refusal> {
         })),
         Write::Touch(spec, id) => {
             if let Some(object) = stored(view, spec, id) {
-                let meta = object.meta();
-                let touched =
-                    object.stamped(meta.revision_number + 1, meta.created_at, meta.updated_at);
-                view.put(spec.key(id), touched.into_record());
+                touch(view, object.as_ref());
             }
             Ok(None)
         }
@@ -465,6 +464,23 @@ fn follow(view: &mut View, write: Write) -> Result<Option<Step>, Refusal> {
             view.put(key, record);
             Ok(None)
         }
+    }
+}
+
+/// Another revision of the same object, as visible as it is now.
+fn touch(view: &mut View, object: &dyn Object) {
+    let (spec, meta) = (object.spec(), object.meta());
+    let touched = object.stamped(meta.revision_number + 1, meta.created_at, meta.updated_at);
+    view.put(spec.key(meta.id), touched.into_record());
+    let shared = format!(
+        "{}{}",
+        index_prefix(spec.storage, "shared", "true"),
+        meta.id
+    );
+    if object.shared(view) {
+        view.put(shared, Arc::new(()));
+    } else {
+        view.delete(&shared);
     }
 }
 

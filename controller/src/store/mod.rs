@@ -266,6 +266,12 @@ impl View {
         true
     }
 
+    /// The same state again, to try something out.
+    #[cfg(test)]
+    pub(crate) fn clone_for_test(&self) -> Self {
+        Self::new(self.map.clone(), Revision(self.revision.0 + 1))
+    }
+
     /// What was read up to now.
     pub fn reads(&self) -> Vec<ReadRange> {
         self.reads.borrow().clone()
