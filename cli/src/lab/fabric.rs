@@ -218,21 +218,20 @@ impl Fabric {
     }
 
     fn start_controller(&mut self) -> anyhow::Result<()> {
+        // What every wire of the lab carries, so that networks get the mtu that it leaves.
+        self.state.write(
+            "controller.toml",
+            &format!("underlay_mtu = {}\n", self.lab.underlay.mtu),
+        )?;
         let data = self.state.path("controller");
-        let args = [
-            "controller",
-            "--listen",
-            &format!("{CONTROLLER}:{API_PORT}"),
-            "--hosts-listen",
-        ]
-        .map(str::to_owned)
-        .into_iter()
-        .chain([
-            format!("{CONTROLLER}:{HOSTS_PORT}"),
-            "--data-dir".to_owned(),
-            data.display().to_string(),
-        ])
-        .collect();
+        let config = self.state.path("controller.toml");
+        let args = vec![
+            "controller".to_owned(),
+            format!("--config={}", config.display()),
+            format!("--listen={CONTROLLER}:{API_PORT}"),
+            format!("--hosts-listen={CONTROLLER}:{HOSTS_PORT}"),
+            format!("--data-dir={}", data.display()),
+        ];
         let namespace = namespace(&self.lab.name, "controller");
         let spawn = Spawn {
             what: "controller",

@@ -82,7 +82,7 @@ pub(crate) fn add(api: &Api, name: &str, vtep: Option<IpAddr>) -> anyhow::Result
 }
 
 fn join_token(answer: &Value) -> Option<String> {
-    let token = text(answer.get("host")?, "join_token");
+    let token = text(answer.get("host")?, "token");
     (!token.is_empty()).then(|| token.to_owned())
 }
 

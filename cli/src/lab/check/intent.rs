@@ -7,6 +7,9 @@ use super::{Wrong, name_is_plain, unique, unknown, wrong};
 use crate::lab::file::{Family, OneOrMany, Protocol, RawNetwork, RawRule, RawWorkload};
 use crate::lab::plan::{Host, Network, Remote, Rule, Workload};
 
+/// What the largest encapsulation takes of the underlay's bytes (outer IPv6, UDP, VXLAN-GPE, NSH with context, inner
+/// Ethernet): the controller refuses networks that leave less.
+const ENCAPSULATION: u16 = 94;
 /// How many workloads.
 const WORKLOADS_MAX: usize = 2_000;
 
@@ -47,8 +50,7 @@ pub(super) fn networks(raw: Vec<RawNetwork>, underlay_mtu: u16) -> Result<Vec<Ne
             _ => {}
         }
         if let Some(mtu) = one.mtu {
-            // Outer Ethernet, IPv6, UDP and VXLAN take 70 of the underlay's bytes; one byte less never passes.
-            let most = underlay_mtu.saturating_sub(70).min(9000);
+            let most = underlay_mtu.saturating_sub(ENCAPSULATION).min(9000);
             let least = if one.cidr6.is_some() { 1280 } else { 68 };
             if !(least..=most).contains(&mtu) {
                 return wrong(
