@@ -427,7 +427,7 @@ mod tests {
             ),
             (json!({"name": "a\u{0}b"}), "NUL"),
             (json!({"name": null}), "is not a valid string"),
-            (json!({"mtu": 90_000}), "too large"),
+            (json!({"mtu": 3_000_000_000_u64}), "too large"),
             (
                 json!({"admin_state_up": "maybe"}),
                 "cannot be converted to boolean",
