@@ -19,10 +19,17 @@
 pub mod config;
 pub mod datapath;
 pub mod io;
+pub mod stats;
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the daemon is joined to workers as they land"))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the daemon is joined to workers as they land")
+)]
 mod agent;
-#[cfg_attr(not(test), expect(dead_code, reason = "the daemon is joined to workers as they land"))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the daemon is joined to workers as they land")
+)]
 mod daemon;
 mod http;
 mod local;

@@ -12,8 +12,8 @@ use net::{Id, NetworkId, PortId, Prefix, VtepId, ids::kind};
 use overlay::{Fdb, FdbEntry, FloodList, Neighbour, Neighbours, Place};
 
 use super::{
-    Epochs, Network, Port, SectionIndex, Source, Tables, Vtep, ZoneMap, address_set::PrefixSet,
-    dense::Dense, security_group::GroupSet,
+    Chain, Epochs, Hop, HopId, Network, Port, SectionIndex, Source, Tables, Vtep, ZoneMap,
+    address_set::PrefixSet, dense::Dense, security_group::GroupSet,
 };
 
 /// A network may have as many addresses as its subnets let the controller give out; this is where memory says stop.
@@ -31,6 +31,8 @@ pub(super) fn empty(seed: u64) -> Tables {
         groups: Dense::default(),
         address_sets: BTreeMap::new(),
         group_names: BTreeMap::new(),
+        chains: Vec::new(),
+        faults: Vec::new(),
         hops: Dense::default(),
         chains_section: SectionIndex(0),
         by_vni: HashMap::default(),
@@ -123,6 +125,7 @@ impl Tables {
         next.put_address_sets(&sorted);
         let ports = next.put_ports(&mut sorted, zones);
         next.put_networks(&mut sorted, &ports);
+        next.put_chains(&mut sorted);
         next.epochs.retain(next.version, &sorted.alive);
         next
     }
@@ -203,14 +206,16 @@ impl Tables {
         zones: &ZoneMap,
     ) -> BTreeMap<Id<kind::Network>, Vec<Arc<Port>>> {
         let listed = std::mem::take(&mut sorted.ports);
-        let networks: BTreeSet<_> = sorted.networks.iter().map(|(n, _, _)| n.id).collect();
+        let networks: BTreeMap<_, _> = sorted
+            .networks
+            .iter()
+            .map(|(n, _, _)| (n.id, n.mtu))
+            .collect();
         let mut sets = BTreeSet::new();
         let mut by_network: BTreeMap<_, Vec<Arc<Port>>> = BTreeMap::new();
         let mut alive = BTreeSet::new();
         for (port, section, changed) in listed {
-            let Some(&zone) = zones
-                .get(&port.id)
-                .filter(|_| networks.contains(&port.network))
+            let (Some(&zone), Some(&mtu)) = (zones.get(&port.id), networks.get(&port.network))
             else {
                 continue;
             };
@@ -224,12 +229,21 @@ impl Tables {
             });
             let network = NetworkId(self.networks.reserve(&port.network));
             let dense = PortId(self.ports.reserve(&port.id));
-            let kept = self
-                .ports
-                .get(dense.0)
-                .filter(|p| !changed && p.zone == zone && p.group == group && p.network == network);
+            let kept = self.ports.get(dense.0).filter(|p| {
+                !changed
+                    && p.zone == zone
+                    && p.group == group
+                    && p.network == network
+                    && p.mtu == mtu
+            });
             let entry = kept.map_or_else(
-                || Arc::new(local_port(port, dense, network, zone, group, section)),
+                || {
+                    Arc::new(local_port(
+                        port,
+                        (dense, network, zone, group, section),
+                        mtu,
+                    ))
+                },
                 Arc::clone,
             );
             by_network
@@ -355,6 +369,62 @@ impl Tables {
     }
 }
 
+impl Tables {
+    fn put_chains(&mut self, sorted: &mut Sorted<'_>) {
+        self.faults.clear();
+        let mut chains = Vec::new();
+        let mut alive = BTreeSet::new();
+        let mut listed = Vec::new();
+        for (config, section, changed) in std::mem::take(&mut sorted.chains) {
+            let kept = self.chains.iter().find(|c| c.section == section);
+            let chain = match kept {
+                Some(kept) if !changed => Arc::clone(&kept.chain),
+                Some(_) | None => match nfv::Chain::build(config) {
+                    Ok(chain) => Arc::new(chain),
+                    Err(fault) => {
+                        self.faults.push(format!("chain {}: {fault}", config.id));
+                        match kept {
+                            Some(kept) => Arc::clone(&kept.chain),
+                            None => continue,
+                        }
+                    }
+                },
+            };
+            // Who looked for a chain read every classifier, but no function of a chain that it did not enter.
+            listed.push((chain.id(), format!("{:?}", chain.classifiers())));
+            let hops = chain
+                .hops()
+                .iter()
+                .map(|hop| {
+                    let key = (chain.id(), hop.id());
+                    alive.insert(key);
+                    let entry = Hop {
+                        chain: chain.id(),
+                        function: hop.id(),
+                        name: hop.name().to_owned(),
+                        chain_name: chain.name().to_owned(),
+                        symmetric: chain.symmetric(),
+                        shaper: hop.shaper().cloned(),
+                    };
+                    HopId(self.hops.put(&key, Arc::new(entry)))
+                })
+                .collect();
+            chains.push(Arc::new(Chain {
+                chain,
+                hops,
+                section,
+            }));
+        }
+        self.hops.retain(|key| alive.contains(key));
+        self.chains = chains;
+        let (at, _) = self
+            .epochs
+            .note(&Source::Chains, digest(listed), self.version);
+        sorted.alive.insert(Source::Chains);
+        self.chains_section = at;
+    }
+}
+
 fn security_sets(
     group: &hostconfig::SecurityGroup,
 ) -> impl Iterator<Item = Id<kind::AddressSet>> + '_ {
@@ -366,11 +436,14 @@ fn security_sets(
 
 fn local_port(
     port: &hostconfig::Port,
-    dense: PortId,
-    network: NetworkId,
-    zone: net::Zone,
-    group: Option<net::GroupId>,
-    section: SectionIndex,
+    (dense, network, zone, group, section): (
+        PortId,
+        NetworkId,
+        net::Zone,
+        Option<net::GroupId>,
+        SectionIndex,
+    ),
+    mtu: net::Mtu,
 ) -> Port {
     let mac = port.mac.get();
     let own = port.fixed_ips.iter().map(|ip| (mac, Prefix::host(ip.addr)));
@@ -401,6 +474,7 @@ fn local_port(
         group,
         zone,
         max_connections: port.max_connections,
+        mtu,
         section,
     }
 }

@@ -95,6 +95,8 @@ pub struct Port {
     pub zone: Zone,
     /// The most connections that it may have tracked.
     pub max_connections: u32,
+    /// Its network's MTU.
+    pub mtu: Mtu,
     /// Its section.
     pub section: SectionIndex,
 }
@@ -145,6 +147,17 @@ pub struct Vtep {
     pub known: bool,
 }
 
+/// A chain of this host, with its place among the epochs.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    /// What it does.
+    pub chain: Arc<nfv::Chain>,
+    /// Each hop's counters.
+    pub hops: Vec<HopId>,
+    /// Its section.
+    pub section: SectionIndex,
+}
+
 /// A function of a chain on this host: the index of its counters. Kept while the pair stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HopId(pub u32);
@@ -158,6 +171,12 @@ pub struct Hop {
     pub function: Id<kind::Function>,
     /// The function's name, for people.
     pub name: String,
+    /// The chain's name, for people.
+    pub chain_name: String,
+    /// Do replies pass it?
+    pub symmetric: bool,
+    /// The policy of its queue, if packets wait at it.
+    pub shaper: Option<hostconfig::Shaper>,
 }
 
 /// A snapshot of all policy.
@@ -173,6 +192,8 @@ pub struct Tables {
     groups: Dense<BTreeSet<Id<kind::SecurityGroup>>, Arc<GroupSet>>,
     address_sets: BTreeMap<Id<kind::AddressSet>, Arc<PrefixSet>>,
     group_names: BTreeMap<Id<kind::SecurityGroup>, String>,
+    chains: Vec<Arc<Chain>>,
+    faults: Vec<String>,
     hops: Dense<(Id<kind::PortChain>, Id<kind::Function>), Arc<Hop>>,
     chains_section: SectionIndex,
     by_vni: HashMap<Vni, NetworkId, foldhash::fast::FixedState>,
@@ -268,6 +289,12 @@ impl Tables {
         self.vteps.get(id.0).map(|v| &**v)
     }
 
+    /// The dense id of a VTEP.
+    pub fn vtep_id(&self, addr: IpAddr) -> Option<VtepId> {
+        let (id, _) = self.vteps.by_key(&addr.to_canonical())?;
+        Some(VtepId(id))
+    }
+
     /// All remote VTEPs.
     pub fn vteps(&self) -> impl Iterator<Item = (VtepId, &Vtep)> + '_ {
         self.vteps.iter().map(|(i, _, v)| (VtepId(i), &**v))
@@ -288,6 +315,16 @@ impl Tables {
     /// The name of a security group, for people.
     pub fn group_name(&self, id: Id<kind::SecurityGroup>) -> Option<&str> {
         self.group_names.get(&id).map(String::as_str)
+    }
+
+    /// The chains, by id.
+    pub fn chains(&self) -> impl Iterator<Item = &'_ Chain> + '_ {
+        self.chains.iter().map(|c| &**c)
+    }
+
+    /// What of the config could not be built; what was there before goes on in its place. Empty for what the controller compiles.
+    pub fn faults(&self) -> &[String] {
+        &self.faults
     }
 
     /// Which chains there are at all.

@@ -1,0 +1,524 @@
+//! 5: What is done with a packet?
+//!
+//! The actions of its program, in order: rewrite, wait, answer, copy, hand out. And the books: whatever happens to a packet is
+//! counted here, in segments, under a name.
+
+use net::{
+    Consumed, Copied, DropReason, FiveTuple, Gso, Mac, Now, Originated, Packet, PacketPool, PortId,
+    headers::Quoted, rewrite,
+};
+use nfv::functions::shaper::ShaperQueue;
+
+use super::{
+    Out, Settings,
+    drops::Drops,
+    flow::{Action, CompiledFlow, ProgramId, Programs, Refusal, Stage, Verdict},
+    ledger::Ledger,
+    tables::{HopId, Tables, service},
+};
+use crate::{io::Tunnelled, stats::Counters};
+
+/// The most packets that wait in one queue: a quarter of the pool's.
+const QUEUE_PACKETS: usize = 1024;
+
+/// What a packet's execution is lent.
+#[derive(Debug)]
+pub(super) struct Cx<'a> {
+    pub(super) tables: &'a Tables,
+    pub(super) now: Now,
+    pub(super) pool: &'a mut PacketPool,
+    pub(super) out: &'a mut Out,
+}
+
+/// The part of a datapath that touches packets: books, queues, limits.
+#[derive(Debug)]
+pub(super) struct Hands {
+    pub(super) ledger: Ledger,
+    pub(super) drops: Drops,
+    pub(super) counters: Counters,
+    queues: Vec<Option<Queue>>,
+    waiting: Vec<HopId>,
+    answers: Vec<Answers>,
+    answers_per_second: u32,
+}
+
+#[derive(Debug)]
+struct Queue {
+    shaper: ShaperQueue,
+    policy: hostconfig::Shaper,
+}
+
+/// How many answers a port got in this second.
+#[derive(Debug, Clone, Copy, Default)]
+struct Answers {
+    second: u32,
+    count: u32,
+}
+
+impl Hands {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            ledger: Ledger::default(),
+            drops: Drops::new(settings.drop_records, settings.seed),
+            counters: Counters::default(),
+            queues: Vec::new(),
+            waiting: Vec::new(),
+            answers: Vec::new(),
+            answers_per_second: settings.answers_per_second,
+        }
+    }
+
+    /// Drops a packet: counted, recorded, given back.
+    pub(super) fn drop(
+        &mut self,
+        packet: Packet,
+        refusal: &Refusal,
+        now: Now,
+        pool: &mut PacketPool,
+    ) {
+        self.note_drop(&packet, refusal, now);
+        pool.give(packet);
+    }
+
+    fn note_drop(&mut self, packet: &Packet, refusal: &Refusal, now: Now) {
+        let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
+        self.ledger.drop(refusal.reason, segments);
+        self.counters.drop(refusal, segments);
+        self.drops
+            .record(refusal, packet.key(), segments, bytes, now);
+    }
+
+    /// Drops a packet on its way out.
+    pub(super) fn lose(&mut self, packet: Packet, reason: DropReason, cx: &mut Cx<'_>) {
+        let refusal = Refusal::new(reason, Stage::Egress);
+        self.drop(packet, &refusal, cx.now, cx.pool);
+    }
+
+    /// Runs a program on a packet; `to` is what its addresses become, where the program translates.
+    pub(super) fn run(
+        &mut self,
+        programs: &mut Programs,
+        id: ProgramId,
+        mut packet: Packet,
+        to: Option<FiveTuple>,
+        cx: &mut Cx<'_>,
+    ) {
+        let Some(flow) = programs.get(id) else {
+            return self.lose(packet, DropReason::FunctionFault, cx);
+        };
+        self.count_hops(flow, &packet);
+        if let Verdict::Drop(refusal) = &flow.verdict {
+            return self.drop(packet, refusal, cx.now, cx.pool);
+        }
+        for (at, action) in flow.actions.iter().enumerate() {
+            match action {
+                Action::Translate => {
+                    let ends = to.map(|t| ((t.src_addr(), t.src_port), (t.dst_addr(), t.dst_port)));
+                    let done = ends
+                        .map(|(src, dst)| rewrite::translate(&mut packet, Some(src), Some(dst)));
+                    if !matches!(done, Some(Ok(()))) {
+                        return self.lose(packet, DropReason::FunctionFault, cx);
+                    }
+                }
+                Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
+                Action::Queue(hop) => {
+                    packet.set_tag(id.number());
+                    if self.wait(*hop, packet, cx) {
+                        programs.hold(id);
+                    }
+                    return;
+                }
+                Action::Output(_)
+                | Action::Tunnel { .. }
+                | Action::Refuse(_)
+                | Action::AnswerArp(_)
+                | Action::AnswerNd(_)
+                | Action::AnswerPing
+                | Action::AnswerDhcp { .. } => return self.send(flow, at, packet, cx),
+            }
+        }
+        self.lose(packet, DropReason::NoReceiver, cx);
+    }
+
+    /// Runs an answer about an ICMP error: what it quotes is translated too. `tuples` are those of the error's own side and of the
+    /// other one, where the connection is translated.
+    pub(super) fn run_once(
+        &mut self,
+        flow: &CompiledFlow,
+        mut packet: Packet,
+        tuples: Option<[FiveTuple; 2]>,
+        cx: &mut Cx<'_>,
+    ) {
+        if let Some([own, other]) = tuples {
+            let quoted = packet.headers().quoted(packet.bytes());
+            let done = quoted.map(|q| untranslate_error(&mut packet, &q, &own, &other));
+            if !matches!(done, Some(Ok(()))) {
+                return self.lose(packet, DropReason::FunctionFault, cx);
+            }
+        }
+        for (at, action) in flow.actions.iter().enumerate() {
+            match action {
+                Action::Translate | Action::Queue(_) => {}
+                Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
+                Action::Output(_)
+                | Action::Tunnel { .. }
+                | Action::Refuse(_)
+                | Action::AnswerArp(_)
+                | Action::AnswerNd(_)
+                | Action::AnswerPing
+                | Action::AnswerDhcp { .. } => return self.send(flow, at, packet, cx),
+            }
+        }
+        self.lose(packet, DropReason::NoReceiver, cx);
+    }
+
+    fn count_hops(&mut self, flow: &CompiledFlow, packet: &Packet) {
+        if flow.hops.is_empty() {
+            return;
+        }
+        let (segments, bytes) = (packet.segments(), packet.wire_bytes());
+        for hop in &flow.hops {
+            self.counters.hop(*hop).count(segments, bytes);
+        }
+        if let Verdict::Drop(Refusal { hop: Some(hop), .. }) = flow.verdict {
+            self.counters.hop(hop).count_drop(segments);
+        }
+    }
+
+    /// The last part of a program: everything from the first action that sends or answers.
+    fn send(&mut self, flow: &CompiledFlow, from: usize, packet: Packet, cx: &mut Cx<'_>) {
+        let rest = flow.actions.get(from..).unwrap_or_default();
+        let Some((last, others)) = rest.split_last() else {
+            return self.lose(packet, DropReason::NoReceiver, cx);
+        };
+        for action in others {
+            let segments = u64::from(packet.segments());
+            self.ledger.copy(Copied::Flood, segments);
+            if let Action::Refuse(refusal) = action {
+                // Nobody would see this copy: it is counted, not made.
+                self.note_drop(&packet, refusal, cx.now);
+                continue;
+            }
+            if let Some(copy) = cx.pool.copy(&packet) {
+                self.send_one(action, copy, flow, cx);
+            } else {
+                let refusal = Refusal::new(DropReason::PoolExhausted, Stage::Egress);
+                self.note_drop(&packet, &refusal, cx.now);
+            }
+        }
+        self.send_one(last, packet, flow, cx);
+    }
+
+    fn send_one(&mut self, action: &Action, packet: Packet, flow: &CompiledFlow, cx: &mut Cx<'_>) {
+        match action {
+            Action::Output(port) => self.output(*port, packet, cx),
+            Action::Tunnel { network, vtep } => {
+                let (Some(network), Some(to)) =
+                    (cx.tables.network(*network), cx.tables.vtep(*vtep))
+                else {
+                    return self.lose(packet, DropReason::PortGone, cx);
+                };
+                if exceeds(&packet, network.mtu) {
+                    return self.lose(packet, DropReason::MtuExceeded, cx);
+                }
+                let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
+                self.ledger.tx += segments;
+                self.counters.tunnel_tx(*vtep, segments, bytes);
+                cx.out.tunnelled.push(Tunnelled {
+                    packet,
+                    vni: network.vni,
+                    vtep: to.addr,
+                });
+            }
+            Action::Refuse(refusal) => self.drop(packet, refusal, cx.now, cx.pool),
+            Action::AnswerArp(_)
+            | Action::AnswerNd(_)
+            | Action::AnswerPing
+            | Action::AnswerDhcp { .. } => self.answer(action, packet, flow, cx),
+            // These come before what sends; a program that has them behind it is none of the walk's.
+            Action::Translate | Action::SetEth { .. } | Action::Queue(_) => {
+                self.lose(packet, DropReason::FunctionFault, cx);
+            }
+        }
+    }
+
+    fn output(&mut self, id: PortId, packet: Packet, cx: &mut Cx<'_>) {
+        let Some(port) = cx.tables.port(id) else {
+            return self.lose(packet, DropReason::PortGone, cx);
+        };
+        if exceeds(&packet, port.mtu) {
+            let refusal = Refusal::new(DropReason::MtuExceeded, Stage::Egress).at(id);
+            return self.drop(packet, &refusal, cx.now, cx.pool);
+        }
+        self.deliver(id, packet, cx);
+    }
+
+    fn deliver(&mut self, id: PortId, packet: Packet, cx: &mut Cx<'_>) {
+        let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
+        self.ledger.tx += segments;
+        self.counters.transmit(id, segments, bytes);
+        cx.out.port(id, packet);
+    }
+
+    /// The switch answers, in the request's own buffer.
+    fn answer(
+        &mut self,
+        action: &Action,
+        mut packet: Packet,
+        flow: &CompiledFlow,
+        cx: &mut Cx<'_>,
+    ) {
+        let (net::Origin::Port(port), Verdict::Consume(what)) = (flow.origin, flow.verdict) else {
+            return self.lose(packet, DropReason::FunctionFault, cx);
+        };
+        let refused = |reason| Refusal::new(reason, Stage::Service).at(port);
+        if !self.may_answer(port, cx.now) {
+            let refusal = refused(DropReason::OriginateLimit);
+            return self.drop(packet, &refusal, cx.now, cx.pool);
+        }
+        let segments = u64::from(packet.segments());
+        let answered = match action {
+            Action::AnswerArp(mac) => {
+                service::answer_arp(&mut packet, *mac).map(|()| Some(Originated::ArpReply))
+            }
+            Action::AnswerNd(mac) => service::answer_neighbor(&mut packet, *mac)
+                .map(|()| Some(Originated::NeighborAdvertisement)),
+            Action::AnswerPing => {
+                service::answer_ping(&mut packet).map(|()| Some(Originated::Icmp))
+            }
+            Action::AnswerDhcp {
+                network,
+                subnet,
+                addr,
+            } => match cx.tables.network(*network) {
+                Some(network) => service::answer_dhcp(&mut packet, network, *subnet, *addr)
+                    .map(|answers| answers.then_some(Originated::Dhcp)),
+                None => Err(DropReason::PortGone),
+            },
+            Action::Translate
+            | Action::SetEth { .. }
+            | Action::Queue(_)
+            | Action::Output(_)
+            | Action::Tunnel { .. }
+            | Action::Refuse(_) => Err(DropReason::FunctionFault),
+        };
+        match answered {
+            Ok(Some(originated)) => {
+                self.consume(what, segments);
+                packet.set_origin(net::Origin::Switch);
+                // What was written must be readable, or it would be counted wrong.
+                if packet.parse().is_err() {
+                    self.ledger.originate(originated, 1);
+                    return self.lose(packet, DropReason::FunctionFault, cx);
+                }
+                self.ledger
+                    .originate(originated, u64::from(packet.segments()));
+                self.deliver(port, packet, cx);
+            }
+            Ok(None) => {
+                self.consume(what, segments);
+                cx.pool.give(packet);
+            }
+            Err(reason) => self.drop(packet, &refused(reason), cx.now, cx.pool),
+        }
+    }
+
+    fn consume(&mut self, what: Consumed, segments: u64) {
+        self.ledger.consume(what, segments);
+    }
+
+    fn may_answer(&mut self, port: PortId, now: Now) -> bool {
+        let at = port.index();
+        if at >= self.answers.len() {
+            self.answers.resize(at + 1, Answers::default());
+        }
+        let Some(answers) = self.answers.get_mut(at) else {
+            return false;
+        };
+        if answers.second != now.seconds() {
+            *answers = Answers {
+                second: now.seconds(),
+                count: 0,
+            };
+        }
+        answers.count += 1;
+        answers.count <= self.answers_per_second
+    }
+
+    /// Puts a packet into a queue; `false` when it was dropped. What may go at once goes with the next release.
+    fn wait(&mut self, hop: HopId, packet: Packet, cx: &mut Cx<'_>) -> bool {
+        let refusal = Refusal {
+            hop: Some(hop),
+            ..Refusal::new(DropReason::ShaperQueueFull, Stage::Chain)
+        };
+        let Some(policy) = cx.tables.hop(hop).and_then(|h| h.shaper.as_ref()) else {
+            self.lose(packet, DropReason::FunctionFault, cx);
+            return false;
+        };
+        let at = hop.0 as usize;
+        if at >= self.queues.len() {
+            self.queues.resize_with(at + 1, || None);
+        }
+        let Some(slot) = self.queues.get_mut(at) else {
+            self.lose(packet, DropReason::FunctionFault, cx);
+            return false;
+        };
+        let queue = slot.get_or_insert_with(|| Queue {
+            shaper: ShaperQueue::new(policy, QUEUE_PACKETS, cx.now),
+            policy: policy.clone(),
+        });
+        if queue.policy != *policy {
+            queue.shaper.reshape(policy, cx.now);
+            queue.policy = policy.clone();
+        }
+        let segments = packet.segments();
+        let was_empty = queue.shaper.is_empty();
+        match queue.shaper.enqueue(packet, cx.now) {
+            Ok(()) => {
+                self.ledger.held += u64::from(segments);
+                if was_empty {
+                    self.waiting.push(hop);
+                }
+                true
+            }
+            Err(packet) => {
+                self.counters.hop(hop).count_drop(segments);
+                self.drop(packet, &refusal, cx.now, cx.pool);
+                false
+            }
+        }
+    }
+
+    /// Lets go what may go; says when more may.
+    pub(super) fn release(&mut self, programs: &mut Programs, cx: &mut Cx<'_>) -> Option<Now> {
+        let mut wake: Option<Now> = None;
+        let mut at = 0;
+        while let Some(hop) = self.waiting.get(at).copied() {
+            self.reshape(hop, cx);
+            while let Some(packet) = self.dequeue(hop, cx.now) {
+                self.ledger.held = self
+                    .ledger
+                    .held
+                    .saturating_sub(u64::from(packet.segments()));
+                self.go_on(programs, hop, packet, cx);
+            }
+            let next = self.queue(hop).and_then(|q| q.shaper.next_wake(cx.now));
+            match next {
+                Some(next) => {
+                    wake = Some(wake.map_or(next, |w| w.min(next)));
+                    at += 1;
+                }
+                None => {
+                    self.waiting.swap_remove(at);
+                }
+            }
+        }
+        wake
+    }
+
+    fn queue(&mut self, hop: HopId) -> Option<&mut Queue> {
+        self.queues.get_mut(hop.0 as usize)?.as_mut()
+    }
+
+    fn dequeue(&mut self, hop: HopId, now: Now) -> Option<Packet> {
+        self.queue(hop)?.shaper.dequeue(now)
+    }
+
+    /// A changed policy holds at once; without one (the shaper is gone) what waits goes on unshaped.
+    fn reshape(&mut self, hop: HopId, cx: &Cx<'_>) {
+        let policy = cx.tables.hop(hop).and_then(|h| h.shaper.as_ref());
+        let now = cx.now;
+        if let Some(queue) = self.queue(hop) {
+            let free = hostconfig::Shaper {
+                rate_bps: nfv::functions::shaper::MAX_RATE_BPS,
+                burst_bytes: u64::from(u32::MAX),
+                queue_bytes: u64::from(u32::MAX),
+            };
+            let policy = policy.unwrap_or(&free);
+            if queue.policy != *policy {
+                queue.shaper.reshape(policy, now);
+                queue.policy = policy.clone();
+            }
+        }
+    }
+
+    /// A packet that has waited goes on behind its queue.
+    fn go_on(&mut self, programs: &mut Programs, hop: HopId, packet: Packet, cx: &mut Cx<'_>) {
+        let id = ProgramId::from_number(packet.tag());
+        programs.release(id);
+        let Some(flow) = programs.get(id) else {
+            return self.lose(packet, DropReason::FunctionFault, cx);
+        };
+        let behind = flow
+            .actions
+            .iter()
+            .position(|a| *a == Action::Queue(hop))
+            .map_or(flow.actions.len(), |at| at + 1);
+        match flow.actions.get(behind) {
+            Some(Action::Queue(next)) => {
+                if self.wait(*next, packet, cx) {
+                    programs.hold(id);
+                }
+            }
+            Some(_) => self.send(flow, behind, packet, cx),
+            None => self.lose(packet, DropReason::NoReceiver, cx),
+        }
+    }
+
+    /// Drops all that waits.
+    pub(super) fn drain(&mut self, programs: &mut Programs, now: Now, pool: &mut PacketPool) {
+        let mut gone = Vec::new();
+        for queue in self.queues.iter_mut().flatten() {
+            gone.extend(queue.shaper.drain());
+        }
+        self.waiting.clear();
+        for packet in gone {
+            programs.release(ProgramId::from_number(packet.tag()));
+            let segments = u64::from(packet.segments());
+            self.ledger.held = self.ledger.held.saturating_sub(segments);
+            let refusal = Refusal::new(DropReason::Shutdown, Stage::Egress);
+            self.drop(packet, &refusal, now, pool);
+        }
+    }
+}
+
+fn set_eth(packet: &mut Packet, src: Option<Mac>, dst: Option<Mac>) {
+    if let Some(mac) = src {
+        rewrite::set_eth_src(packet, mac);
+    }
+    if let Some(mac) = dst {
+        rewrite::set_eth_dst(packet, mac);
+    }
+}
+
+/// An error that travels with the side `own`: its receiver, and what it quotes, become what the receiver knows. Its sender does
+/// where it is the connection's other end; a router in between keeps its address.
+fn untranslate_error(
+    packet: &mut Packet,
+    quoted: &Quoted,
+    own: &FiveTuple,
+    other: &FiveTuple,
+) -> Result<(), rewrite::Unwritable> {
+    rewrite::translate_quoted(
+        packet,
+        quoted,
+        Some((other.src_addr(), other.src_port)),
+        Some((other.dst_addr(), other.dst_port)),
+    )?;
+    let from_end = packet.key().ip_src == own.src;
+    let src = from_end.then(|| (other.dst_addr(), 0));
+    rewrite::translate(packet, src, Some((other.src_addr(), 0)))
+}
+
+/// Is a segment of this packet larger than the link carries?
+fn exceeds(packet: &Packet, mtu: net::Mtu) -> bool {
+    let headers = packet.headers();
+    let length = match packet.offload().gso {
+        Gso::None => packet.len().saturating_sub(usize::from(headers.l3_at)),
+        Gso::Tcp { size, .. } | Gso::Udp { size } => {
+            let behind = headers.payload_at.saturating_sub(headers.l3_at);
+            usize::from(behind) + usize::from(size)
+        }
+    };
+    length > usize::from(mtu.get())
+}

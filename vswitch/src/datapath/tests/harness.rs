@@ -1,0 +1,403 @@
+//! A host in memory: a config, a clock, a datapath, and what came out of it.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use hostconfig::{
+    AddressSet, Chain, Classifier, Endpoint, Function, FunctionKind, HostConfig, Keyed, Location,
+    Network, Port, Section, SecurityGroup, SecurityGroupRule, Subnet, Vteps,
+    chain::Side,
+    group::{Direction, Family, L4Match, Remote},
+    network::Dhcp,
+    port::FixedIp,
+};
+use net::{
+    Batch, DropReason, Headers, Id, Now, Origin, PacketPool, PortId, PortRange, Vni, Zone,
+    testkit::{FrameBuilder, checksums_hold, mac},
+};
+use nfv::conntrack::Entry;
+
+use super::super::{Claims, Datapath, Out, Settings, Tables, ZoneMap};
+
+pub(super) fn id<K>(n: u128) -> Id<K> {
+    uuid::Uuid::from_u128(n).into()
+}
+
+pub(super) const NET: u128 = 1000;
+pub(super) const GROUP: u128 = 2000;
+pub(super) const REMOTE: &str = "192.0.2.9";
+
+/// The address of the n-th workload.
+pub(super) fn ip(n: u16, v6: bool) -> IpAddr {
+    if v6 {
+        format!("fd00::{n:x}").parse().unwrap()
+    } else {
+        format!("10.0.0.{n}").parse().unwrap()
+    }
+}
+
+/// A config under construction.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Conf(pub(super) HostConfig);
+
+impl Conf {
+    /// One network with DHCP, no ports.
+    pub(super) fn new() -> Self {
+        let mut this = Self::default();
+        this.network(NET, 1, 1450);
+        let vtep = hostconfig::vtep::Vtep {
+            host: "far".into(),
+            foreign: false,
+        };
+        this.put(Section::Vteps(Vteps {
+            vteps: [(REMOTE.parse().unwrap(), vtep)].into(),
+        }));
+        this
+    }
+
+    pub(super) fn put(&mut self, section: Section) {
+        self.0.insert(Arc::new(Keyed::new(section).unwrap()));
+    }
+
+    pub(super) fn network(&mut self, n: u128, vni: u32, mtu: u32) {
+        let dhcp = Dhcp {
+            server: "10.0.0.2".parse().unwrap(),
+            server_mac: mac(0xd000),
+            lease_seconds: 3600,
+            dns: vec!["10.0.0.3".parse().unwrap()],
+            domain: "example.org".into(),
+            routes: vec![],
+        };
+        let subnet = |k: u128, cidr: &str, dhcp: Option<Dhcp>| Subnet {
+            id: id(n * 10 + k),
+            cidr: cidr.parse().unwrap(),
+            gateway: dhcp.as_ref().map(|_| "10.0.0.254".parse().unwrap()),
+            dhcp,
+        };
+        self.put(Section::Network(Network {
+            id: id(n),
+            name: "blue".into(),
+            project: id(7),
+            vni: Vni::try_from(vni).unwrap(),
+            mtu: net::Mtu::try_from(mtu).unwrap(),
+            admin_up: true,
+            subnets: vec![
+                subnet(1, "10.0.0.0/24", Some(dhcp)),
+                subnet(2, "fd00::/64", None),
+            ],
+        }));
+    }
+
+    /// The n-th workload, on this host, in these groups.
+    pub(super) fn port(&mut self, n: u16, groups: &[u128]) -> &mut Self {
+        self.port_with(n, groups, |_| {})
+    }
+
+    pub(super) fn port_with(
+        &mut self,
+        n: u16,
+        groups: &[u128],
+        change: impl FnOnce(&mut Port),
+    ) -> &mut Self {
+        let fixed = |v6| FixedIp {
+            addr: ip(n, v6),
+            subnet: id(NET * 10 + if v6 { 2 } else { 1 }),
+        };
+        let mut port = Port {
+            id: id(u128::from(n)),
+            name: format!("p{n}"),
+            network: id(NET),
+            project: id(7),
+            mac: mac(n).try_into().unwrap(),
+            fixed_ips: vec![fixed(false), fixed(true)],
+            admin_up: true,
+            port_security: true,
+            allowed_address_pairs: vec![],
+            security_groups: groups.iter().map(|g| id(*g)).collect(),
+            max_connections: 1000,
+        };
+        change(&mut port);
+        self.put(Section::Port(port));
+        self
+    }
+
+    /// The n-th workload, on another host, or in every switch.
+    pub(super) fn endpoint(&mut self, n: u16, at: Location) -> &mut Self {
+        self.put(Section::Endpoint(Endpoint {
+            id: id(u128::from(n)),
+            network: id(NET),
+            mac: mac(n).try_into().unwrap(),
+            addrs: vec![ip(n, false), ip(n, true)],
+            at,
+        }));
+        self
+    }
+
+    pub(super) fn far(&mut self, n: u16) -> &mut Self {
+        self.endpoint(n, Location::Vtep(REMOTE.parse().unwrap()))
+    }
+
+    pub(super) fn group(
+        &mut self,
+        n: u128,
+        stateful: bool,
+        rules: Vec<SecurityGroupRule>,
+    ) -> &mut Self {
+        self.put(Section::Group(SecurityGroup {
+            id: id(n),
+            name: format!("g{n}"),
+            stateful,
+            rules,
+        }));
+        self
+    }
+
+    /// A stateful group that lets everything out, and `protocol` to `port` in, in both families.
+    pub(super) fn web(&mut self, protocol: u8, port: u16) -> &mut Self {
+        let mut rules = vec![];
+        for family in [Family::V4, Family::V6] {
+            rules.push(rule(Direction::Egress, family, None, L4Match::Any));
+            let ports = L4Match::Ports(PortRange::one(port));
+            rules.push(rule(Direction::Ingress, family, Some(protocol), ports));
+        }
+        for (n, r) in rules.iter_mut().enumerate() {
+            r.id = id(5000 + n as u128);
+        }
+        self.group(GROUP, true, rules)
+    }
+
+    pub(super) fn set(&mut self, n: u128, members: &[&str]) -> &mut Self {
+        self.put(Section::AddressSet(AddressSet {
+            id: id(n),
+            members: members.iter().map(|m| m.parse().unwrap()).collect(),
+        }));
+        self
+    }
+
+    /// A chain for what the network's ports send to this TCP port.
+    pub(super) fn chain(
+        &mut self,
+        n: u128,
+        dst_port: u16,
+        functions: Vec<FunctionKind>,
+    ) -> &mut Self {
+        self.chain_of(n, Some(Side::Network(id(NET))), None, dst_port, functions)
+    }
+
+    pub(super) fn chain_of(
+        &mut self,
+        n: u128,
+        source: Option<Side>,
+        destination: Option<Side>,
+        dst_port: u16,
+        functions: Vec<FunctionKind>,
+    ) -> &mut Self {
+        let functions = functions
+            .into_iter()
+            .zip(0u128..)
+            .map(|(kind, k)| Function {
+                id: id(n * 100 + k),
+                name: format!("f{k}"),
+                kind,
+            });
+        self.put(Section::Chain(Chain {
+            id: id(n),
+            name: "edge".into(),
+            project: id(7),
+            symmetric: true,
+            classifiers: vec![Classifier {
+                id: id(n * 100 + 90),
+                name: "c".into(),
+                source,
+                destination,
+                family: None,
+                protocol: Some(6),
+                source_ports: None,
+                destination_ports: Some(PortRange::one(dst_port)),
+                source_prefix: None,
+                destination_prefix: None,
+            }],
+            functions: functions.collect(),
+        }));
+        self
+    }
+}
+
+pub(super) fn rule(
+    direction: Direction,
+    family: Family,
+    protocol: Option<u8>,
+    l4: L4Match,
+) -> SecurityGroupRule {
+    SecurityGroupRule {
+        id: id(4000),
+        direction,
+        family,
+        protocol,
+        l4,
+        remote: Remote::Any,
+    }
+}
+
+/// Where a frame came out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum At {
+    Port(u16),
+    Vtep(String),
+}
+
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) tables: Arc<Tables>,
+    pub(super) dp: Datapath,
+    pub(super) pool: PacketPool,
+    pub(super) now: Now,
+    pub(super) sent: Vec<(At, Vec<u8>)>,
+    out: Out,
+}
+
+impl Host {
+    pub(super) fn new(conf: &Conf) -> Self {
+        Self::with(conf, Settings::default())
+    }
+
+    pub(super) fn with(conf: &Conf, settings: Settings) -> Self {
+        let now = Now::from_nanos(1_000_000_000_000);
+        let claims = Arc::new(Claims::new(1000, 1));
+        Self {
+            tables: Arc::new(Tables::build(None, &conf.0, &zones(conf), 1)),
+            dp: Datapath::new(settings, vec![Entry::default(); 1000], 0, claims, now),
+            pool: PacketPool::new(4096, 64),
+            now,
+            sent: vec![],
+            out: Out::new(),
+        }
+    }
+
+    pub(super) fn apply(&mut self, conf: &Conf) {
+        self.tables = Arc::new(Tables::build(Some(&self.tables), &conf.0, &zones(conf), 1));
+    }
+
+    pub(super) fn dense(&self, n: u16) -> PortId {
+        self.tables.port_by_id(id(u128::from(n))).unwrap().dense
+    }
+
+    pub(super) fn origin(&self, n: u16) -> Origin {
+        Origin::Port(self.dense(n))
+    }
+
+    pub(super) fn tunnel(&self) -> Origin {
+        Origin::Tunnel(self.tables.network_by_id(id(NET)).unwrap().dense)
+    }
+
+    /// A frame enters; what comes out is returned, in order of places.
+    pub(super) fn enter(&mut self, origin: Origin, frames: &[Vec<u8>]) -> Vec<(At, Vec<u8>)> {
+        let mut batch = Batch::new();
+        for frame in frames {
+            let mut p = self.pool.take(frame.len()).unwrap();
+            p.fill(frame).unwrap();
+            p.set_origin(origin);
+            batch.push(p).unwrap();
+        }
+        let tables = Arc::clone(&self.tables);
+        self.dp
+            .run(&tables, &mut batch, self.now, &mut self.pool, &mut self.out);
+        self.flush()
+    }
+
+    pub(super) fn tick(&mut self) -> (Vec<(At, Vec<u8>)>, Option<Now>) {
+        let tables = Arc::clone(&self.tables);
+        let wake = self
+            .dp
+            .tick(&tables, self.now, &mut self.pool, &mut self.out);
+        (self.flush(), wake)
+    }
+
+    fn flush(&mut self) -> Vec<(At, Vec<u8>)> {
+        let mut got = vec![];
+        let mut batch = Batch::new();
+        while let Some(port) = self.out.next_port(&mut batch) {
+            let name = self
+                .tables
+                .port(port)
+                .map_or(0, |p| u16::try_from(p.id.uuid().as_u128()).unwrap());
+            for p in batch.drain() {
+                got.push((At::Port(name), p.bytes().to_vec()));
+                self.pool.give(p);
+            }
+        }
+        for t in self.out.tunnelled.drain(..) {
+            got.push((At::Vtep(t.vtep.to_string()), t.packet.bytes().to_vec()));
+            self.pool.give(t.packet);
+        }
+        assert!(self.out.is_empty());
+        for (_, frame) in &got {
+            let whole = Headers::parse(frame).is_ok_and(|(_, k)| k.ip_frag == 0);
+            assert!(!whole || checksums_hold(frame), "a checksum does not hold");
+        }
+        self.dp.ledger().balanced().unwrap();
+        self.sent.extend(got.clone());
+        got
+    }
+
+    /// From the n-th port.
+    pub(super) fn from(&mut self, n: u16, frame: &FrameBuilder) -> Vec<(At, Vec<u8>)> {
+        self.enter(self.origin(n), &[frame.build()])
+    }
+
+    pub(super) fn places(&mut self, n: u16, frame: &FrameBuilder) -> Vec<At> {
+        self.from(n, frame).into_iter().map(|(at, _)| at).collect()
+    }
+
+    pub(super) fn tunnelled(&mut self, frame: &FrameBuilder) -> Vec<At> {
+        let got = self.enter(self.tunnel(), &[frame.build()]);
+        got.into_iter().map(|(at, _)| at).collect()
+    }
+
+    pub(super) fn dropped(&self, reason: DropReason) -> u64 {
+        self.dp.ledger().dropped(reason)
+    }
+
+    pub(super) fn pass(&mut self, d: Duration) {
+        self.now = self.now + d;
+    }
+}
+
+/// Every port has the zone of its number.
+pub(super) fn zones(conf: &Conf) -> ZoneMap {
+    let ports = conf.0.sections.values().filter_map(|s| match s.body() {
+        Section::Port(p) => Some((p.id, Zone(u32::try_from(p.id.uuid().as_u128()).unwrap()))),
+        Section::Vteps(_)
+        | Section::Network(_)
+        | Section::AddressSet(_)
+        | Section::Group(_)
+        | Section::Chain(_)
+        | Section::Endpoint(_) => None,
+    });
+    ports.collect()
+}
+
+/// A frame between two workloads.
+pub(super) fn between(frame: FrameBuilder, v6: bool, from: u16, to: u16) -> FrameBuilder {
+    frame
+        .macs(mac(from), mac(to))
+        .addrs(ip(from, v6), ip(to, v6))
+}
+
+pub(super) fn syn(v6: bool, from: (u16, u16), to: (u16, u16)) -> FrameBuilder {
+    use net::testkit::tcp;
+    between(FrameBuilder::tcp(v6, from.1, to.1), v6, from.0, to.0)
+        .flags(tcp::SYN)
+        .seq(100, 0)
+}
+
+/// A handshake's later segments, in turn: SYN-ACK by the answerer, ACK by the asker.
+pub(super) fn syn_ack(v6: bool, from: (u16, u16), to: (u16, u16)) -> FrameBuilder {
+    use net::testkit::tcp;
+    between(FrameBuilder::tcp(v6, from.1, to.1), v6, from.0, to.0)
+        .flags(tcp::SYN | tcp::ACK)
+        .seq(500, 101)
+}
+
+pub(super) fn ack(v6: bool, from: (u16, u16), to: (u16, u16)) -> FrameBuilder {
+    between(FrameBuilder::tcp(v6, from.1, to.1), v6, from.0, to.0).seq(101, 501)
+}

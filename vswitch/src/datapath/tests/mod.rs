@@ -1,0 +1,8 @@
+//! Packets through a whole datapath, on tables built from configs.
+
+mod chains;
+mod forwarding;
+mod harness;
+mod properties;
+mod services;
+mod tracking;

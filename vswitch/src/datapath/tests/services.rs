@@ -1,0 +1,208 @@
+use dhcproto::{
+    Decodable, Decoder, Encodable,
+    v4::{DhcpOption, Message, MessageType, OptionCode},
+};
+use hostconfig::Location;
+use net::{
+    DropReason, Headers, Mac,
+    testkit::{FrameBuilder, mac},
+};
+
+use super::harness::*;
+
+fn conf() -> Conf {
+    let mut conf = Conf::new();
+    conf.web(6, 80).port(1, &[GROUP]).port(2, &[GROUP]).far(9);
+    conf.endpoint(50, Location::Virtual);
+    conf
+}
+
+fn v4(n: u16) -> std::net::Ipv4Addr {
+    format!("10.0.0.{n}").parse().unwrap()
+}
+
+#[test]
+fn arp_is_answered_for_whom_the_controller_knows() {
+    let mut h = Host::new(&conf());
+    for n in [2, 9, 50] {
+        let ask = FrameBuilder::arp(1, (mac(1), v4(1)), (Mac::ZERO, v4(n)));
+        let got = h.enter(h.origin(1), &[ask]);
+        let answer = FrameBuilder::arp(2, (mac(n), v4(n)), (mac(1), v4(1)));
+        assert_eq!(got, [(At::Port(1), answer)]);
+    }
+    // Nobody known: everyone is asked. For its own address: everyone hears.
+    for n in [77, 1] {
+        let ask = FrameBuilder::arp(1, (mac(1), v4(1)), (Mac::ZERO, v4(n)));
+        let got = h.enter(h.origin(1), &[ask]);
+        assert_eq!(got.len(), 2, "{n}");
+        assert!(got.iter().all(|(at, _)| *at != At::Port(1)));
+    }
+    assert_eq!(h.dp.ledger().consumed[net::Consumed::Arp.index()], 3);
+}
+
+#[test]
+fn neighbors_are_advertised_and_duplicates_found() {
+    let mut h = Host::new(&conf());
+    let own = ip6(1);
+    let snm = (
+        Mac::new([0x33, 0x33, 0xff, 0, 0, 9]),
+        "ff02::1:ff00:9".parse().unwrap(),
+    );
+    let ask = FrameBuilder::neighbor(135, (mac(1), own), snm, ip6(9));
+    let got = h.enter(h.origin(1), &[ask]);
+    let answer = FrameBuilder::neighbor(136, (mac(9), ip6(9)), (mac(1), own), ip6(9));
+    assert_eq!(got, [(At::Port(1), answer)]);
+    // Somebody looks whether the address is free: it is not.
+    let probe = FrameBuilder::neighbor(135, (mac(1), "::".parse().unwrap()), snm, ip6(9));
+    let got = h.enter(h.origin(1), &[probe]);
+    assert_eq!(got.len(), 1);
+    let (_, key) = Headers::parse(&got[0].1).unwrap();
+    assert_eq!(
+        (key.dst_addr(), key.l4_src),
+        ("ff02::1".parse().unwrap(), 136)
+    );
+    // For its own address: heard by all, answered by none.
+    let own_probe = FrameBuilder::neighbor(135, (mac(1), "::".parse().unwrap()), snm, own);
+    let got = h.enter(h.origin(1), &[own_probe]);
+    assert!(got.iter().all(|(at, _)| *at != At::Port(1)) && got.len() == 2);
+}
+
+fn ip6(n: u16) -> std::net::Ipv6Addr {
+    format!("fd00::{n:x}").parse().unwrap()
+}
+
+#[test]
+fn virtual_addresses_answer_pings_and_nothing_else() {
+    for v6 in [false, true] {
+        let mut h = Host::new(&conf());
+        let ping = between(FrameBuilder::echo(v6, 3).payload(b"hello"), v6, 1, 50);
+        let got = h.from(1, &ping);
+        let pong = between(FrameBuilder::echo_reply(v6, 3).payload(b"hello"), v6, 50, 1);
+        assert_eq!(got, [(At::Port(1), pong.build())]);
+        assert_eq!(h.places(1, &syn(v6, (1, 5), (50, 80))), []);
+        assert_eq!(h.dropped(DropReason::NoListener), 1);
+        assert!(h.dp.conntrack().is_empty());
+    }
+}
+
+fn dhcp(kind: MessageType, options: &[DhcpOption]) -> FrameBuilder {
+    let mut m = Message::default();
+    m.set_chaddr(&mac(1).octets()).set_xid(0x1234);
+    m.opts_mut().insert(DhcpOption::MessageType(kind));
+    for o in options {
+        m.opts_mut().insert(o.clone());
+    }
+    FrameBuilder::udp(false, 68, 67)
+        .macs(mac(1), Mac::BROADCAST)
+        .addrs(
+            "0.0.0.0".parse().unwrap(),
+            "255.255.255.255".parse().unwrap(),
+        )
+        .payload(&m.to_vec().unwrap())
+}
+
+fn answer(h: &mut Host, ask: &FrameBuilder) -> Option<Message> {
+    let got = h.from(1, ask);
+    assert!(got.len() <= 1);
+    let (at, frame) = got.first()?;
+    assert_eq!(*at, At::Port(1));
+    let (headers, key) = Headers::parse(frame).unwrap();
+    assert_eq!((key.l4_src, key.l4_dst), (67, 68));
+    assert_eq!(key.src_mac(), mac(0xd000));
+    let payload = &frame[usize::from(headers.payload_at)..];
+    Some(Message::decode(&mut Decoder::new(payload)).unwrap())
+}
+
+#[test]
+fn dhcp_gives_each_port_its_own_address() {
+    let mut h = Host::new(&conf());
+    let offer = answer(&mut h, &dhcp(MessageType::Discover, &[])).unwrap();
+    assert_eq!(offer.opts().msg_type(), Some(MessageType::Offer));
+    assert_eq!((offer.yiaddr(), offer.xid()), (v4(1), 0x1234));
+    let get = |c| offer.opts().get(c).cloned();
+    assert_eq!(
+        get(OptionCode::SubnetMask),
+        Some(DhcpOption::SubnetMask("255.255.255.0".parse().unwrap()))
+    );
+    assert_eq!(
+        get(OptionCode::Router),
+        Some(DhcpOption::Router(vec![v4(254)]))
+    );
+    assert_eq!(
+        get(OptionCode::DomainNameServer),
+        Some(DhcpOption::DomainNameServer(vec![v4(3)]))
+    );
+    assert_eq!(
+        get(OptionCode::InterfaceMtu),
+        Some(DhcpOption::InterfaceMtu(1450))
+    );
+    assert_eq!(
+        get(OptionCode::AddressLeaseTime),
+        Some(DhcpOption::AddressLeaseTime(3600))
+    );
+    let ask = |addr, server| {
+        dhcp(
+            MessageType::Request,
+            &[
+                DhcpOption::RequestedIpAddress(addr),
+                DhcpOption::ServerIdentifier(server),
+            ],
+        )
+    };
+    let kind = |m: Option<Message>| m.and_then(|m| m.opts().msg_type());
+    assert_eq!(
+        kind(answer(&mut h, &ask(v4(1), v4(2)))),
+        Some(MessageType::Ack)
+    );
+    assert_eq!(
+        kind(answer(&mut h, &ask(v4(5), v4(2)))),
+        Some(MessageType::Nak)
+    );
+    // Another server was chosen.
+    assert_eq!(kind(answer(&mut h, &ask(v4(1), v4(99)))), None);
+    assert_eq!(
+        kind(answer(&mut h, &dhcp(MessageType::Inform, &[]))),
+        Some(MessageType::Ack)
+    );
+    for silent in [MessageType::Release, MessageType::Decline] {
+        assert_eq!(kind(answer(&mut h, &dhcp(silent, &[]))), None);
+    }
+    assert_eq!(kind(answer(&mut h, &dhcp(MessageType::Offer, &[]))), None);
+    assert_eq!(h.dropped(DropReason::MalformedDhcp), 1);
+}
+
+#[test]
+fn hostile_dhcp_messages_are_malformed_not_fatal() {
+    let mut h = Host::new(&conf());
+    let whole = dhcp(MessageType::Discover, &[DhcpOption::Hostname("x".into())]).build();
+    let payload = whole[42..].to_vec();
+    for cut in 0..payload.len() {
+        let frame = FrameBuilder::udp(false, 68, 67)
+            .macs(mac(1), Mac::BROADCAST)
+            .addrs(
+                "0.0.0.0".parse().unwrap(),
+                "255.255.255.255".parse().unwrap(),
+            );
+        h.from(1, &frame.clone().payload(&payload[..cut]));
+        let mut wild = payload.clone();
+        wild[cut] ^= 0xff;
+        h.from(1, &frame.payload(&wild));
+    }
+    assert!(h.dropped(DropReason::MalformedDhcp) > 0);
+}
+
+#[test]
+fn whoever_asks_too_often_is_not_answered() {
+    let settings = super::super::Settings {
+        answers_per_second: 5,
+        ..super::super::Settings::default()
+    };
+    let mut h = Host::with(&conf(), settings);
+    let ask = FrameBuilder::arp(1, (mac(1), v4(1)), (Mac::ZERO, v4(9)));
+    for _ in 0..9 {
+        h.enter(h.origin(1), std::slice::from_ref(&ask));
+    }
+    assert_eq!(h.dropped(DropReason::OriginateLimit), 4);
+    h.pass(std::time::Duration::from_secs(1));
+    assert_eq!(h.enter(h.origin(1), &[ask]).len(), 1);
+}

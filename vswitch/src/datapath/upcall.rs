@@ -1,0 +1,406 @@
+//! 3: What is to be done with a packet whose flow is not known, or known no longer?
+//!
+//! A miss walks the tables once. What asks to be tracked gets a record, made only now that every table has passed the packet; what
+//! does not gets a megaflow. A record whose program's sections changed is judged again, in its original direction: refused now
+//! means dropped with that rule's reason, and the record closed.
+
+use net::{
+    DropReason, FiveTuple, FlowKey, Now, Origin, Packet, Probe, Zone,
+    flow_key::{ethertype, proto},
+};
+use nfv::conntrack::{
+    Begin, Entry, Hit, NewConn, Owner, Refused, Side, SideEntry, Track, TrackInput,
+};
+
+use super::{
+    Action, CompiledFlow, Datapath, Job, ProgramId, Refusal, Stage, Verdict, Way, WorkerId,
+    conn_key,
+    flow::Found,
+    invalid, release,
+    tables::Tables,
+    walk::{Known, Lent, Outcome, Tracking, walk},
+};
+
+impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
+    /// Every packet whose way is still open gets one.
+    pub(super) fn resolve(&mut self, tables: &Tables, now: Now) {
+        let mut jobs = std::mem::take(&mut self.jobs);
+        for job in &mut jobs {
+            job.way = match job.way {
+                Way::Open(key) => self.upcall(tables, job, key, now),
+                Way::Judge(hit) => self.judge_again(tables, job, hit, now),
+                way @ (Way::Run(..) | Way::Once(..) | Way::Drop(_) | Way::Hand(_)) => way,
+            };
+        }
+        self.jobs = jobs;
+    }
+
+    fn upcall(
+        &mut self,
+        tables: &Tables,
+        job: &Job,
+        key: Option<(Zone, FiveTuple)>,
+        now: Now,
+    ) -> Way {
+        let packet = &job.packet;
+        if let Some((zone, tuple)) = key {
+            // A packet before it in this batch may have begun the connection.
+            if let Some(hit) = self.conntrack.lookup(zone, &tuple) {
+                return match self.follow(tables, packet, hit, now) {
+                    Way::Judge(hit) => self.judge_again(tables, job, hit, now),
+                    Way::Open(_) => self.first(tables, packet, now),
+                    way @ (Way::Run(..) | Way::Once(..) | Way::Drop(_) | Way::Hand(_)) => way,
+                };
+            }
+            if let Some(worker) = self.elsewhere(zone, &tuple, job.handed) {
+                return Way::Hand(worker);
+            }
+            if let Some(way) = self.related(tables, packet, zone, now) {
+                return way;
+            }
+        }
+        if let Some(program) = self.megaflows.find(packet.key()) {
+            if let Found::Current(_) = self.programs.find(program, tables) {
+                self.hands.counters.lookups.megaflow += 1;
+                return Way::Run(program, None);
+            }
+            self.megaflows.remove(packet.key());
+        }
+        self.first(tables, packet, now)
+    }
+
+    /// Is another worker home to this connection?
+    fn elsewhere(&self, zone: Zone, tuple: &FiveTuple, handed: bool) -> Option<WorkerId> {
+        if self.settings.workers <= 1 {
+            return None;
+        }
+        let me = self.settings.worker;
+        let home = self.home(tuple);
+        if !handed && home != me {
+            return Some(home);
+        }
+        // Its home knows whether another claimed it; whoever was handed it by its home keeps it.
+        (home == me)
+            .then(|| self.claims.owner(zone, tuple))
+            .flatten()
+            .filter(|w| *w != me)
+    }
+
+    fn home(&self, tuple: &FiveTuple) -> WorkerId {
+        let workers = u64::from(self.settings.workers.max(1));
+        let at = tuple.symmetric_hash(self.settings.seed) % workers;
+        WorkerId(u16::try_from(at).unwrap_or(0))
+    }
+
+    /// The first packet of a flow.
+    fn first(&mut self, tables: &Tables, packet: &Packet, now: Now) -> Way {
+        self.hands.counters.lookups.upcall += 1;
+        let mut probe = Probe::new(packet.key());
+        let lent = Lent {
+            now,
+            known: Known::New,
+        };
+        let Outcome { flow, tracking } = walk(tables, &mut probe, &mut (), lent);
+        let Some(tracking) = tracking else {
+            let mask = flow.mask;
+            let program = self.programs.intern(flow, tables);
+            self.megaflows.insert(packet.key(), mask, program);
+            return Way::Run(program, None);
+        };
+        match TrackInput::of(packet).begins() {
+            Begin::Tracked => self.begin(tables, packet, flow, &tracking, now),
+            // It stands alone: nothing to remember, and so nothing that could be translated back.
+            Begin::Untracked if !flow.actions.contains(&Action::Translate) => {
+                Way::Run(self.programs.intern(flow, tables), None)
+            }
+            Begin::Untracked | Begin::Invalid => Way::Drop(invalid(packet)),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        tables: &Tables,
+        packet: &Packet,
+        flow: CompiledFlow,
+        tracking: &Tracking,
+        now: Now,
+    ) -> Way {
+        let (key, to) = (packet.key(), tracking.reply.reversed());
+        let (Some(tuple), Some(port)) = (key.five_tuple(), tables.port(tracking.owner)) else {
+            return Way::Drop(invalid(packet));
+        };
+        let refused = |reason| {
+            let refusal = Refusal::new(reason, Stage::Conntrack);
+            Way::Drop(refusal.at(tracking.owner))
+        };
+        let program = self.programs.intern(flow, tables);
+        let [zone, reply_zone] = tracking.zones;
+        let ends = (key.src_mac(), key.dst_mac());
+        let new = NewConn {
+            sides: [
+                SideEntry::new((zone, tuple), ends, program.number(), 0),
+                SideEntry::new((reply_zone, tracking.reply), tracking.reply_eth, 0, 0),
+            ],
+            owner: Owner {
+                // The zone is kept by the agent and never reused while a record names it; dense ids are not.
+                port: net::PortId(port.zone.0),
+                port_limit: port.max_connections,
+                project: project_number(port),
+                project_limit: self.settings.project_connections,
+            },
+            first: TrackInput::of(packet),
+            segments: packet.segments(),
+            bytes: packet.wire_bytes(),
+        };
+        let translated = to != tuple;
+        if translated
+            && self.settings.workers > 1
+            && self.home(&tracking.reply) != self.settings.worker
+            && self
+                .claims
+                .claim(reply_zone, tracking.reply, self.settings.worker)
+                .is_err()
+        {
+            return refused(DropReason::ConntrackFull);
+        }
+        let mut made = self.insert(&new, now);
+        if let Err(Refused::Taken(Some(conn))) = made {
+            // What is over only waits for stray packets: the newcomer is no stray.
+            let over = self
+                .conntrack
+                .entry(conn)
+                .is_some_and(|e| e.stage().is_over());
+            if over {
+                self.close(Hit {
+                    conn,
+                    side: Side::Original,
+                });
+                made = self.insert(&new, now);
+            }
+        }
+        match made {
+            Ok(_) => Way::Run(program, translated.then_some(to)),
+            Err(refusal) => {
+                if translated && self.settings.workers > 1 {
+                    self.claims
+                        .release(reply_zone, &tracking.reply, self.settings.worker);
+                }
+                refused(refusal.into())
+            }
+        }
+    }
+
+    fn insert(&mut self, new: &NewConn, now: Now) -> Result<nfv::conntrack::ConnId, Refused> {
+        let (claims, settings) = (&self.claims, &self.settings);
+        self.conntrack
+            .insert(new, now, |evicted| release(claims, settings, evicted))
+    }
+
+    /// A packet of a connection whose program is not known, not current, or was made for other Ethernet addresses.
+    fn judge_again(&mut self, tables: &Tables, job: &Job, hit: Hit, now: Now) -> Way {
+        let packet = &job.packet;
+        // A packet before it in this batch may have had the same.
+        if let Some((zone, tuple)) = conn_key(tables, packet)
+            && !self.conntrack.holds(hit, zone, &tuple)
+        {
+            return self.upcall(tables, job, Some((zone, tuple)), now);
+        }
+        let Some(entry) = self.conntrack.entry(hit.conn).copied() else {
+            return self.first(tables, packet, now);
+        };
+        self.hands.counters.lookups.upcall += 1;
+        // A stranger's packet that shows the tuple is judged, but can't end the connection that it imitates.
+        let stranger = hit.side == Side::Original && !self.is_own(hit, packet);
+        let forward = match self.forward_program(tables, packet, hit, &entry, now) {
+            Ok(program) => program,
+            Err(refusal) if stranger => {
+                return Way::Drop(refusal.unwrap_or_else(|| invalid(packet)));
+            }
+            Err(Some(refusal)) => {
+                self.close(hit);
+                return Way::Drop(refusal);
+            }
+            Err(None) => {
+                self.close(hit);
+                return self.first(tables, packet, now);
+            }
+        };
+        let program = match hit.side {
+            Side::Original => forward,
+            Side::Reply => {
+                let Some(flow) = self.programs.get(forward).cloned() else {
+                    return Way::Drop(invalid(packet));
+                };
+                let known = Known::Reply {
+                    entry: &entry,
+                    forward: &flow,
+                };
+                let outcome = walk(
+                    tables,
+                    &mut Probe::new(packet.key()),
+                    &mut (),
+                    Lent { now, known },
+                );
+                let program = self.programs.intern(outcome.flow, tables);
+                self.remember(hit, packet, program);
+                program
+            }
+        };
+        if self
+            .programs
+            .get(program)
+            .is_none_or(|f| f.verdict != Verdict::Deliver)
+        {
+            return Way::Run(program, None);
+        }
+        match self.track(packet, hit, now) {
+            Track::Ok => {
+                let to = entry.binding().map(|_| entry.translated(hit.side));
+                Way::Run(program, to)
+            }
+            Track::Invalid => Way::Drop(invalid(packet)),
+            Track::Renew => {
+                self.close(hit);
+                self.first(tables, packet, now)
+            }
+        }
+    }
+
+    /// A current program for the connection's original side. `Err(Some)`: it is refused now. `Err(None)`: it is no longer tracked, or
+    /// goes elsewhere than its record says.
+    fn forward_program(
+        &mut self,
+        tables: &Tables,
+        packet: &Packet,
+        hit: Hit,
+        entry: &Entry,
+        now: Now,
+    ) -> Result<ProgramId, Option<Refusal>> {
+        let id = ProgramId::from_number(entry.side(Side::Original).program());
+        if hit.side == Side::Reply
+            && let Found::Current(_) = self.programs.find(id, tables)
+        {
+            return Ok(id);
+        }
+        let key = match hit.side {
+            Side::Original => *packet.key(),
+            Side::Reply => {
+                let origin = self.programs.get(id).map(|f| f.origin);
+                let origin = origin.or_else(|| original_origin(tables, entry));
+                original_key(entry, origin.ok_or(None)?)
+            }
+        };
+        let lent = Lent {
+            now,
+            known: Known::Again(entry.binding()),
+        };
+        let outcome = walk(tables, &mut Probe::new(&key), &mut (), lent);
+        if let Verdict::Drop(refusal) = outcome.flow.verdict {
+            return Err(Some(refusal));
+        }
+        let tracking = outcome.tracking.ok_or(None)?;
+        if tracking.reply != *entry.side(Side::Reply).tuple() {
+            return Err(None);
+        }
+        let program = self.programs.intern(outcome.flow, tables);
+        if hit.side == Side::Original {
+            self.remember(hit, packet, program);
+        } else {
+            let number = program.number();
+            self.conntrack
+                .set_program(hit.conn, Side::Original, number, 0);
+        }
+        Ok(program)
+    }
+
+    /// Keeps a program with the record, if it was made for the Ethernet addresses that the record names: whoever shows others is
+    /// judged each time.
+    fn remember(&mut self, hit: Hit, packet: &Packet, program: ProgramId) {
+        if self.is_own(hit, packet) {
+            self.conntrack
+                .set_program(hit.conn, hit.side, program.number(), 0);
+        }
+    }
+
+    /// Does the packet show the Ethernet addresses that its side of the record names?
+    fn is_own(&self, hit: Hit, packet: &Packet) -> bool {
+        let key = packet.key();
+        self.conntrack
+            .side(hit.conn, hit.side)
+            .is_some_and(|s| s.eth_src() == key.src_mac() && s.eth_dst() == key.dst_mac())
+    }
+
+    /// An ICMP error about a packet of a connection takes that connection's way; `None`: it is no such error.
+    fn related(&mut self, tables: &Tables, packet: &Packet, zone: Zone, now: Now) -> Option<Way> {
+        let quoted = packet.headers().quoted(packet.bytes())?;
+        let hit = self.conntrack.lookup(zone, &quoted.tuple.reversed())?;
+        let sender = Hit {
+            conn: hit.conn,
+            side: hit.side.other(),
+        };
+        if !self.conntrack.has_sent(sender, quoted.tcp_sequence) {
+            return Some(Way::Drop(invalid(packet)));
+        }
+        let entry = *self.conntrack.entry(hit.conn)?;
+        let known = Known::Related {
+            entry: &entry,
+            side: hit.side,
+        };
+        let lent = Lent { now, known };
+        let outcome = walk(tables, &mut Probe::new(packet.key()), &mut (), lent);
+        if let Verdict::Drop(refusal) = outcome.flow.verdict {
+            return Some(Way::Drop(refusal));
+        }
+        self.once.push(outcome.flow);
+        let tuples = entry.binding().map(|_| {
+            let side = *entry.side(hit.side).tuple();
+            [side, *entry.side(hit.side.other()).tuple()]
+        });
+        Some(Way::Once(self.once.len() - 1, tuples))
+    }
+}
+
+/// Where the packets of a connection's original side enter, when no program says: at the port that has their Ethernet source, or
+/// from the tunnel.
+fn original_origin(tables: &Tables, entry: &Entry) -> Option<Origin> {
+    let side = entry.side(Side::Original);
+    let port = tables.ports().find(|p| p.zone == side.zone())?;
+    let from_port = port.mac == side.eth_src() || port.macs.contains(&side.eth_src());
+    Some(if from_port {
+        Origin::Port(port.dense)
+    } else {
+        Origin::Tunnel(port.network)
+    })
+}
+
+/// The key of the connection's first packet, as far as tables ask for it.
+fn original_key(entry: &Entry, origin: Origin) -> FlowKey {
+    let side = entry.side(Side::Original);
+    let tuple = side.tuple();
+    let v4 = tuple.src_addr().is_ipv4();
+    let mut key = FlowKey {
+        ethertype: if v4 { ethertype::IPV4 } else { ethertype::IPV6 },
+        ip_src: tuple.src,
+        ip_dst: tuple.dst,
+        l4_src: tuple.src_port,
+        l4_dst: tuple.dst_port,
+        eth_src: side.eth_src().octets(),
+        eth_dst: side.eth_dst().octets(),
+        ip_proto: tuple.proto,
+        ..FlowKey::default()
+    };
+    // Of ICMP only queries are tracked, and all but a few of them are echoes.
+    match tuple.proto {
+        proto::ICMP => (key.l4_src, key.l4_dst, key.icmp_id) = (8, 0, tuple.src_port),
+        proto::ICMP6 => (key.l4_src, key.l4_dst, key.icmp_id) = (128, 0, tuple.src_port),
+        _ => {}
+    }
+    key.set_origin(origin);
+    key
+}
+
+/// The project's number in records: the same in every process, whatever else is configured.
+fn project_number(port: &super::tables::Port) -> u32 {
+    let [a, b, c, d, ..] = *port.project.uuid().as_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}

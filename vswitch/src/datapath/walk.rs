@@ -1,0 +1,595 @@
+//! What happens to the first packet of a flow?
+//!
+//! One straight walk through the tables. Source half, for what a local port sends: port security, services, egress security group,
+//! chains that name a source, forwarding. Destination half, for each local receiver: chains that name only a destination, un-NAT,
+//! ingress security group, output. The walk reads the packet through a [`Probe`] and notes which sections it read; its answer is a
+//! [`CompiledFlow`]. A [`Witness`] hears each judgement: `explain` is one that writes them down, `()` is one that costs nothing.
+//!
+//! # Invariants
+//! - Every key that is equal under the mask gets the same answer from the same tables.
+//! - The walk changes nothing: tables are read, records are lent.
+
+use std::{fmt, net::IpAddr};
+
+use hostconfig::group::Direction;
+use net::{
+    Consumed, DropReason, Fragment, Mac, NetworkId, Now, Origin, PortId, Probe, Zone,
+    flow_key::{FiveTuple, ethertype, proto},
+};
+use nfv::{
+    conntrack::{Entry, Side},
+    function::Binding,
+};
+use overlay::{Place, Receiver};
+use smallvec::SmallVec;
+
+use super::{
+    flow::{Action, CompiledFlow, Refusal, Stage, Verdict},
+    tables::{
+        Network, Port, SectionIndex, Tables, l2, port_security, security_group::Allowed, service,
+        tunnel,
+    },
+};
+
+/// How often a packet may be forwarded anew because its destination became another.
+const MAX_FORWARDS: usize = 4;
+
+/// Hears what each table says.
+pub trait Witness {
+    /// Is anybody there? What only a listener needs is not even looked up for `()`.
+    const LISTENS: bool;
+    /// A table of this stage has judged.
+    fn says(&mut self, stage: Stage, what: fmt::Arguments<'_>);
+}
+
+impl Witness for () {
+    const LISTENS: bool = false;
+    fn says(&mut self, _: Stage, _: fmt::Arguments<'_>) {}
+}
+
+/// What is known of the connection that the packet belongs to.
+#[derive(Debug, Clone, Copy)]
+pub enum Known<'a> {
+    /// Nothing: it may begin one.
+    New,
+    /// It is judged again, as if it began; its translation is lent to the functions.
+    Again(Option<Binding>),
+    /// It is a packet of a connection's reply side.
+    Reply {
+        /// The connection.
+        entry: &'a Entry,
+        /// What was decided for its original side.
+        forward: &'a CompiledFlow,
+    },
+    /// It is an ICMP error about a packet of the other side.
+    Related {
+        /// The connection.
+        entry: &'a Entry,
+        /// The side that it travels with.
+        side: Side,
+    },
+}
+
+/// What a walk is lent.
+#[derive(Debug, Clone, Copy)]
+pub struct Lent<'a> {
+    /// The time.
+    pub now: Now,
+    /// The connection.
+    pub known: Known<'a>,
+}
+
+/// What the record of a connection is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracking {
+    /// The zones of both sides.
+    pub zones: [Zone; 2],
+    /// The tuple by which replies are known.
+    pub reply: FiveTuple,
+    /// Ethernet source and destination of replies.
+    pub reply_eth: (Mac, Mac),
+    /// The local port that the connection counts for.
+    pub owner: PortId,
+}
+
+/// The answer of a walk.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// What was decided.
+    pub flow: CompiledFlow,
+    /// The record to be; `None` when no table asked for one.
+    pub tracking: Option<Tracking>,
+}
+
+/// Walks the tables for one packet.
+pub fn walk<W: Witness>(
+    tables: &Tables,
+    probe: &mut Probe,
+    witness: &mut W,
+    lent: Lent<'_>,
+) -> Outcome {
+    let sent_from = probe.rewritten_key().src_addr();
+    let mut walk = Walk {
+        tables,
+        probe,
+        witness,
+        lent,
+        flow: CompiledFlow {
+            origin: Origin::Switch,
+            mask: net::FlowMask::default(),
+            actions: SmallVec::new(),
+            hops: SmallVec::new(),
+            depends: SmallVec::new(),
+            verdict: Verdict::Deliver,
+            tracked: false,
+        },
+        zones: [None, None],
+        owner: None,
+        translated: false,
+        sent_from,
+    };
+    if let Err(refusal) = walk.enter() {
+        walk.witness
+            .says(refusal.stage, format_args!("dropped: {}", refusal.reason));
+        walk.flow.actions.clear();
+        walk.flow.verdict = Verdict::Drop(refusal);
+        // The hops up to the one that dropped it have seen it.
+        if let Some(at) = refusal
+            .hop
+            .and_then(|hop| walk.flow.hops.iter().position(|h| *h == hop))
+        {
+            walk.flow.hops.truncate(at + 1);
+        }
+    }
+    walk.finish()
+}
+
+pub(super) struct Walk<'a, W> {
+    pub(super) tables: &'a Tables,
+    pub(super) probe: &'a mut Probe,
+    pub(super) witness: &'a mut W,
+    pub(super) lent: Lent<'a>,
+    pub(super) flow: CompiledFlow,
+    pub(super) zones: [Option<Zone>; 2],
+    pub(super) owner: Option<PortId>,
+    pub(super) translated: bool,
+    /// The source address as the workload sent it.
+    pub(super) sent_from: IpAddr,
+}
+
+impl<'a, W: Witness> Walk<'a, W> {
+    fn finish(self) -> Outcome {
+        let Self {
+            mut flow,
+            probe,
+            zones,
+            owner,
+            ..
+        } = self;
+        flow.mask = probe.mask();
+        // A packet that waits is rewritten before: what goes on behind the queue needs only to be sent.
+        flow.actions.sort_by_key(|action| match action {
+            Action::Translate | Action::SetEth { .. } => 0,
+            Action::Queue(_) => 1,
+            Action::Output(_)
+            | Action::Tunnel { .. }
+            | Action::Refuse(_)
+            | Action::AnswerArp(_)
+            | Action::AnswerNd(_)
+            | Action::AnswerPing
+            | Action::AnswerDhcp { .. } => 2,
+        });
+        let delivers = flow.verdict == Verdict::Deliver;
+        flow.tracked &= delivers;
+        let [first, second] = zones;
+        let key = probe.rewritten_key();
+        let tracking = first.zip(owner).zip(key.five_tuple());
+        let tracking = tracking
+            .filter(|_| flow.tracked)
+            .map(|((zone, owner), tuple)| Tracking {
+                zones: [zone, second.unwrap_or(zone)],
+                reply: tuple.reversed(),
+                reply_eth: (key.dst_mac(), key.src_mac()),
+                owner,
+            });
+        flow.tracked = tracking.is_some();
+        Outcome { flow, tracking }
+    }
+
+    pub(super) fn depend(&mut self, section: SectionIndex) {
+        self.flow.depend(self.tables.depend(section));
+    }
+
+    fn enter(&mut self) -> Result<(), Refusal> {
+        let origin = self.probe.origin();
+        self.flow.origin = origin;
+        // What is tagged goes nowhere: neither ports nor networks carry VLANs.
+        if self.probe.vlan() != 0 {
+            return Err(Refusal::new(DropReason::VlanNotAllowed, Stage::Ingress));
+        }
+        if let Known::Reply { forward, .. } = self.lent.known {
+            for on in &forward.depends {
+                self.flow.depend(*on);
+            }
+        }
+        match origin {
+            Origin::Port(id) => self.source_half(id),
+            Origin::Tunnel(network) => {
+                let network = self.network(network)?;
+                if let Err(reason) = tunnel::judge(network, self.probe) {
+                    self.depend(network.members);
+                    return Err(Refusal::new(reason, Stage::Tunnel));
+                }
+                self.says(Stage::Tunnel, || format!("vni {}", network.vni));
+                self.known_connection();
+                self.forward(network)
+            }
+            // What the switch makes is sent, not judged.
+            Origin::Switch => Err(Refusal::new(DropReason::PortGone, Stage::Ingress)),
+        }
+    }
+
+    pub(super) fn says(&mut self, stage: Stage, what: impl FnOnce() -> String) {
+        if W::LISTENS {
+            self.witness.says(stage, format_args!("{}", what()));
+        }
+    }
+
+    fn network(&mut self, id: NetworkId) -> Result<&'a Network, Refusal> {
+        let gone = Refusal::new(DropReason::PortGone, Stage::Ingress);
+        let network = self.tables.network(id).ok_or(gone)?;
+        self.depend(network.section);
+        if network.admin_up {
+            Ok(network)
+        } else {
+            Err(Refusal::new(DropReason::AdminDown, Stage::Ingress))
+        }
+    }
+
+    fn source_half(&mut self, id: PortId) -> Result<(), Refusal> {
+        let gone = Refusal::new(DropReason::PortGone, Stage::Ingress).at(id);
+        let port = self.tables.port(id).ok_or(gone)?;
+        self.depend(port.section);
+        if !port.admin_up {
+            return Err(Refusal::new(DropReason::AdminDown, Stage::Ingress).at(id));
+        }
+        let network = self.network(port.network)?;
+        let allowed = port_security::judge(port, self.probe)
+            .map_err(|reason| Refusal::new(reason, Stage::PortSecurity).at(id))?;
+        self.witness
+            .says(Stage::PortSecurity, format_args!("{allowed}"));
+        self.zones[0] = Some(port.zone);
+        self.owner = Some(id);
+        if self.served(network, port) {
+            return Ok(());
+        }
+        self.security_group(port, Direction::Egress)?;
+        if !self.known_connection() {
+            self.source_chains(network, port)?;
+        }
+        self.forward(network)
+    }
+
+    /// ARP, ND and DHCP: does the switch answer?
+    fn served(&mut self, network: &Network, port: &Port) -> bool {
+        // That an address is not known is read too.
+        let asks = self.probe.ethertype() == ethertype::ARP
+            || (self.probe.ethertype() == ethertype::IPV6
+                && self.probe.ip_proto() == proto::ICMP6
+                && self.probe.l4_src() == 135);
+        if asks {
+            self.depend(network.members);
+        }
+        if let Some(mac) = service::arp(network, port, self.probe) {
+            self.answers(Action::AnswerArp(mac), Consumed::Arp);
+            self.says(Stage::Service, || format!("arp answered with {mac}"));
+            return true;
+        }
+        if let Some(mac) = service::neighbor(network, port, self.probe) {
+            self.answers(Action::AnswerNd(mac), Consumed::NeighborDiscovery);
+            self.says(Stage::Service, || {
+                format!("neighbor solicitation answered with {mac}")
+            });
+            return true;
+        }
+        if let Some((subnet, addr)) = service::dhcp(network, port, self.probe) {
+            let network = network.dense;
+            let action = Action::AnswerDhcp {
+                network,
+                subnet,
+                addr,
+            };
+            self.answers(action, Consumed::Dhcp);
+            self.says(Stage::Service, || format!("dhcp answered with {addr}"));
+            return true;
+        }
+        false
+    }
+
+    fn answers(&mut self, action: Action, what: Consumed) {
+        self.flow.actions.push(action);
+        self.flow.verdict = Verdict::Consume(what);
+    }
+
+    /// Did the record's connection already pass this port's stateful groups?
+    fn is_established(&self, port: &Port) -> bool {
+        match self.lent.known {
+            Known::New | Known::Again(_) => false,
+            Known::Reply { entry, .. } | Known::Related { entry, .. } => Side::BOTH
+                .iter()
+                .any(|side| entry.side(*side).zone() == port.zone),
+        }
+    }
+
+    fn security_group(&mut self, port: &Port, direction: Direction) -> Result<(), Refusal> {
+        let Some(id) = port.group else {
+            return Ok(());
+        };
+        let reason = match direction {
+            Direction::Egress => DropReason::SecurityGroupEgress,
+            Direction::Ingress => DropReason::SecurityGroupIngress,
+        };
+        let refusal = Refusal::new(reason, Stage::SecurityGroup).at(port.dense);
+        let group = self.tables.group(id).ok_or(refusal)?;
+        self.depend(group.section);
+        let way = match direction {
+            Direction::Egress => "egress",
+            Direction::Ingress => "ingress",
+        };
+        if group.stateful && self.is_established(port) {
+            self.flow.tracked = true;
+            self.says(Stage::SecurityGroup, || format!("{way}: established"));
+            return Ok(());
+        }
+        match group.judge(self.probe, direction) {
+            Some(Allowed::Rule(rule)) => {
+                self.flow.tracked |= group.stateful;
+                let tables = self.tables;
+                self.says(Stage::SecurityGroup, || {
+                    let of = group.group_of(rule);
+                    let name = of.and_then(|g| tables.group_name(g)).unwrap_or("?");
+                    let then = if group.stateful {
+                        "new -> commit"
+                    } else {
+                        "stateless"
+                    };
+                    format!("{way} rule {rule} of group {name}: {then}")
+                });
+                Ok(())
+            }
+            Some(Allowed::Always(why)) => {
+                self.says(Stage::SecurityGroup, || {
+                    format!("{way}: always allowed ({why})")
+                });
+                Ok(())
+            }
+            None => {
+                self.says(Stage::SecurityGroup, || {
+                    format!("{way}: no rule of port {} allows it", port.name)
+                });
+                Err(refusal)
+            }
+        }
+    }
+
+    /// A packet of a known connection takes that connection's way; is it one?
+    fn known_connection(&mut self) -> bool {
+        match self.lent.known {
+            Known::New | Known::Again(_) => false,
+            Known::Reply { entry, forward } => {
+                self.flow.tracked = true;
+                self.reply_hops(forward);
+                self.untranslate(entry, Side::Reply);
+                true
+            }
+            Known::Related { entry, side } => {
+                self.says(Stage::Conntrack, || {
+                    format!("related to {}", entry.side(side.other()).tuple())
+                });
+                self.untranslate(entry, side);
+                true
+            }
+        }
+    }
+
+    /// Replies pass the functions last to first, if the chain is symmetric.
+    fn reply_hops(&mut self, forward: &CompiledFlow) {
+        for hop in forward.hops.iter().rev() {
+            if self.tables.hop(*hop).is_some_and(|h| h.symmetric) {
+                self.flow.hops.push(*hop);
+                if forward.actions.contains(&Action::Queue(*hop)) {
+                    self.flow.actions.push(Action::Queue(*hop));
+                }
+            }
+        }
+    }
+
+    fn untranslate(&mut self, entry: &Entry, side: Side) {
+        if entry.binding().is_none() {
+            return;
+        }
+        let mut to = entry.translated(side);
+        let other = entry.side(side.other());
+        let (src, dst) = (other.eth_dst(), other.eth_src());
+        if matches!(self.lent.known, Known::Related { .. }) {
+            // An error has no ports: where they would be, its type and code stay.
+            let key = self.probe.rewritten_key();
+            (to.src_port, to.dst_port) = (key.l4_src, key.l4_dst);
+        }
+        self.translate(&to, src, dst);
+        self.says(Stage::Conntrack, || format!("translated to {to}"));
+    }
+
+    fn translate(&mut self, to: &FiveTuple, eth_src: Mac, eth_dst: Mac) {
+        self.probe.set_src(to.src_addr(), to.src_port);
+        self.probe.set_dst(to.dst_addr(), to.dst_port);
+        self.set_eth(Some(eth_src), Some(eth_dst));
+        if !self.translated {
+            self.flow.actions.push(Action::Translate);
+        }
+        self.translated = true;
+    }
+
+    pub(super) fn set_eth(&mut self, src: Option<Mac>, dst: Option<Mac>) {
+        if let Some(mac) = src {
+            self.probe.set_eth_src(mac);
+        }
+        if let Some(mac) = dst {
+            self.probe.set_eth_dst(mac);
+        }
+        self.flow.actions.push(Action::SetEth { src, dst });
+    }
+
+    fn forward(&mut self, network: &'a Network) -> Result<(), Refusal> {
+        for _ in 0..MAX_FORWARDS {
+            let to = match l2::forward(self.tables, network, self.probe) {
+                Ok(l2::Forward::Flood) => return self.flood(network),
+                Ok(l2::Forward::To {
+                    place,
+                    port,
+                    section,
+                }) => {
+                    self.depend(section);
+                    (place, port)
+                }
+                Err(reason) => {
+                    self.depend(network.members);
+                    return Err(self.about_sender(reason, Stage::L2));
+                }
+            };
+            let origin = self.flow.origin;
+            // A client that is its own load balancer's member gets its packets back, translated.
+            if l2::returns(origin, to.0) && !self.translated {
+                return Err(self.about_sender(DropReason::SplitHorizon, Stage::L2));
+            }
+            match to.0 {
+                Place::Local(id) => {
+                    let mac = self.probe.eth_dst();
+                    self.says(Stage::L2, || format!("{mac} is local port {}", to.1));
+                    return self.destination_half(id);
+                }
+                Place::Vtep(vtep) => {
+                    if matches!(origin, Origin::Tunnel(_)) {
+                        return Err(Refusal::new(DropReason::SplitHorizon, Stage::L2));
+                    }
+                    let tables = self.tables;
+                    self.says(Stage::Tunnel, || {
+                        let addr = tables.vtep(vtep).map(|v| v.addr.to_string());
+                        let addr = addr.unwrap_or_else(|| "gone".to_owned());
+                        format!("vtep {addr}, vni {}", network.vni)
+                    });
+                    self.flow.actions.push(Action::Tunnel {
+                        network: network.dense,
+                        vtep,
+                    });
+                    return Ok(());
+                }
+                Place::Virtual => {
+                    if !self.virtual_address(network, to.1)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Err(self.about_sender(DropReason::HopLimit, Stage::L2))
+    }
+
+    pub(super) fn about_sender(&self, reason: DropReason, stage: Stage) -> Refusal {
+        Refusal {
+            port: self.owner,
+            ..Refusal::new(reason, stage)
+        }
+    }
+
+    /// A packet to a virtual address that no chain named by its source has taken. `Ok(true)`: it has another destination now.
+    fn virtual_address(
+        &mut self,
+        network: &'a Network,
+        vip: net::Id<net::ids::kind::Port>,
+    ) -> Result<bool, Refusal> {
+        if self.destination_chains(network, vip, None)? && self.translated {
+            return Ok(true);
+        }
+        self.depend(network.members);
+        let echo = match (self.probe.ethertype(), self.probe.ip_proto()) {
+            (ethertype::IPV4, proto::ICMP) => self.probe.l4_src() == 8,
+            (ethertype::IPV6, proto::ICMP6) => self.probe.l4_src() == 128,
+            _ => false,
+        };
+        let dst = self.probe.ip_dst();
+        let whole = self.probe.ip_frag() == Fragment::Whole as u8;
+        let named = network.neighbours.get(dst).is_some_and(|n| n.port == vip);
+        // Who is elsewhere is answered by its own switch.
+        let here = matches!(self.flow.origin, Origin::Port(_));
+        if echo && whole && named && here {
+            self.flow.tracked = false;
+            self.answers(Action::AnswerPing, Consumed::Icmp);
+            self.says(Stage::Service, || {
+                format!("ping of virtual address {dst} answered")
+            });
+            return Ok(false);
+        }
+        Err(self.about_sender(DropReason::NoListener, Stage::Service))
+    }
+
+    fn destination_half(&mut self, id: PortId) -> Result<(), Refusal> {
+        let gone = Refusal::new(DropReason::PortGone, Stage::Egress).at(id);
+        let port = self.tables.port(id).ok_or(gone)?;
+        self.depend(port.section);
+        if !port.admin_up {
+            return Err(Refusal::new(DropReason::AdminDown, Stage::Egress).at(id));
+        }
+        if self.zones[0].is_none() {
+            self.zones[0] = Some(port.zone);
+        }
+        self.zones[1] = Some(port.zone);
+        self.owner.get_or_insert(id);
+        let fresh = matches!(self.lent.known, Known::New | Known::Again(_));
+        if fresh && let Some(network) = self.tables.network(port.network) {
+            self.destination_chains(network, port.id, Some(port))?;
+        }
+        self.security_group(port, Direction::Ingress)?;
+        self.flow.actions.push(Action::Output(id));
+        self.says(Stage::Egress, || {
+            format!("port {} ({})", port.name, port.id)
+        });
+        Ok(())
+    }
+
+    fn flood(&mut self, network: &'a Network) -> Result<(), Refusal> {
+        self.depend(network.members);
+        let origin = self.flow.origin;
+        let mut receivers = 0usize;
+        for receiver in network.flood.replicate(origin) {
+            receivers += 1;
+            match receiver {
+                Receiver::Vtep(vtep) => self.flow.actions.push(Action::Tunnel {
+                    network: network.dense,
+                    vtep,
+                }),
+                Receiver::Port(id) => {
+                    let Some(port) = self.tables.port(id) else {
+                        continue;
+                    };
+                    self.depend(port.section);
+                    let judged = if port.admin_up {
+                        self.security_group(port, Direction::Ingress)
+                    } else {
+                        Err(Refusal::new(DropReason::AdminDown, Stage::Egress).at(id))
+                    };
+                    self.flow.actions.push(match judged {
+                        Ok(()) => Action::Output(id),
+                        Err(refusal) => Action::Refuse(refusal),
+                    });
+                }
+            }
+        }
+        // What goes to many has no one reply: nothing to track.
+        self.flow.tracked = false;
+        if receivers == 0 {
+            return Err(self.about_sender(DropReason::NoReceiver, Stage::L2));
+        }
+        self.says(Stage::L2, || format!("flooded to {receivers} receivers"));
+        Ok(())
+    }
+}
