@@ -135,25 +135,29 @@ pub(super) fn advance(state: &mut State, side: Side, segment: &TcpSegment) -> Tr
     if belongs { Track::Ok } else { Track::Invalid }
 }
 
+/// Is it the SYN that is known already? It may come again with less data than the first time (RFC 7413 §4.2.2), or while data
+/// has followed it.
+fn is_known(syn: &TcpSegment, sent: &Window) -> bool {
+    at_most(syn.end(), sent.end) && at_most(sent.end.wrapping_sub(ACK_LAG), syn.end())
+}
+
 fn on_syn(state: &mut State, side: Side, syn: &TcpSegment) -> bool {
+    let sent = side.of(&state.windows);
     match (state.stage(), side) {
-        // Sent again, or anew by an end that gave up before.
-        (Stage::SynSent, Side::Original) => {
+        // It gave up, and begins anew.
+        (Stage::SynSent, Side::Original) if sent.max_end != syn.seq.wrapping_add(1) => {
             state.flags &= !CHALLENGED;
             synchronize(state, side, syn);
         }
-        // Both at once (RFC 9293 figure 7).
-        (Stage::SynSent, Side::Reply) => {
+        (Stage::SynReceived, _) if is_known(syn, sent) => {}
+        // Both at once (RFC 9293 figure 7); or anew, behind an answer.
+        (Stage::SynSent, Side::Reply) | (Stage::SynReceived, _) => {
             state.flags &= !CHALLENGED;
             synchronize(state, side, syn);
             both_spoke(state);
             state.set_stage(Stage::SynReceived);
         }
-        (Stage::SynReceived, _) if side.of(&state.windows).end != syn.end() => {
-            synchronize(state, side, syn);
-            both_spoke(state);
-        }
-        // Inside a connection its receiver answers with a challenge; the record stays as it is.
+        // The same again; or inside a connection, where its receiver answers with a challenge; the record stays as it is.
         _ => {}
     }
     true
@@ -165,7 +169,7 @@ fn on_syn_ack(state: &mut State, side: Side, segment: &TcpSegment) -> bool {
     // Sent again with another sequence number: a server that kept no state for the first (SYN cookies).
     let anew = stage == Stage::SynReceived
         && side == Side::Reply
-        && side.of(&state.windows).end != segment.end();
+        && !is_known(segment, side.of(&state.windows));
     let belongs = match (stage, side) {
         (Stage::SynSent, Side::Reply) => acknowledges_syn(&sent, segment.ack),
         (Stage::SynSent, Side::Original) => false,

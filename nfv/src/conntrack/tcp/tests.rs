@@ -293,6 +293,30 @@ fn data_in_a_syn_may_stay_unacknowledged_but_the_syn_may_not() {
 }
 
 #[test]
+fn a_syn_that_is_repeated_without_its_data_takes_nothing_back() {
+    let mut t = Talk::begin(segment(flag::SYN, 99, 0, 400));
+    t.ok(A, segment(flag::SYN, 99, 0, 0));
+    t.ok(B, segment(SYN_ACK, 499, 500, 0));
+    t.ok(B, segment(flag::ACK, 500, 500, 600));
+    t.ok(A, segment(flag::SYN, 99, 0, 0));
+    t.ok(B, segment(SYN_ACK, 499, 500, 0));
+    t.ok(A, segment(flag::ACK, 500, 1100, 0));
+    t.is(Stage::Established, 12 * 3600);
+}
+
+#[test]
+fn an_end_that_begins_anew_is_followed() {
+    let mut t = Talk::begin(segment(flag::SYN, 99, 0, 0));
+    t.ok(A, segment(flag::SYN, 900_000, 0, 0));
+    t.refused(B, segment(SYN_ACK, 499, 100, 0));
+    t.ok(B, segment(SYN_ACK, 499, 900_001, 0));
+    t.ok(A, segment(flag::SYN, 2_000_000, 0, 0));
+    t.ok(B, segment(SYN_ACK, 3_000_000, 2_000_001, 0));
+    t.ok(A, segment(flag::ACK, 2_000_001, 3_000_001, 10));
+    t.is(Stage::Established, 300);
+}
+
+#[test]
 fn what_is_out_of_the_window_is_refused() {
     let mut t = Talk::established();
     t.refused(A, segment(flag::ACK, 1101, 500, 0));
