@@ -363,3 +363,6 @@ fn chain(chain: &PortChain) -> Chain {
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;
