@@ -183,14 +183,19 @@ impl Controller {
             if tls.is_some() { "https" } else { "http" },
             reachable(addr)
         );
-        match bootstrap(&core).await? {
-            Some(password) => write_clouds(&clouds, &url, &password),
-            None => refresh_clouds(&clouds, &url),
-        }
-        .map_err(|source| StartError::File {
+        let unusable = |source| StartError::File {
             path: clouds.clone(),
             source,
-        })?;
+        };
+        match first_start(&core)? {
+            Some((password, with)) => {
+                // The file first: a crash between the two makes another admin at the next start,
+                // the other way round it would leave one whose password nobody knows.
+                write_clouds(&clouds, &url, &password).map_err(unusable)?;
+                bootstrap(&core, with).await?;
+            }
+            None => refresh_clouds(&clouds, &url).map_err(unusable)?,
+        }
         let limits = Limits {
             connections: config.max_connections,
             ..Limits::default()
@@ -232,11 +237,7 @@ impl Controller {
     /// Answers until `shutdown`, then lets open requests end.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let api = Api {
-            core: Arc::clone(&self.core),
-            stats: self.stats,
-            scheme,
-        };
+        let api = Api::new(Arc::clone(&self.core), self.stats, scheme);
         api::serve(self.listener, api.router(), self.tls, self.limits, shutdown).await;
         self.sweeper.abort();
         tracing::info!("the API has stopped");
@@ -296,8 +297,8 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, addr.port())
 }
 
-/// Makes the admin at the first start; the password if it did.
-async fn bootstrap(core: &Arc<Core>) -> Result<Option<String>, StartError> {
+/// The password and the records of an admin, if there is none yet.
+fn first_start(core: &Core) -> Result<Option<(String, Bootstrap)>, StartError> {
     let snapshot = core.store.snapshot();
     if identity::by_name::<identity::User>(&snapshot, "user", "admin").is_some() {
         return Ok(None);
@@ -316,11 +317,15 @@ async fn bootstrap(core: &Arc<Core>) -> Result<Option<String>, StartError> {
         ids: ids.collect(),
         password_hash,
     };
+    Ok(Some((password, with)))
+}
+
+async fn bootstrap(core: &Core, with: Bootstrap) -> Result<(), StartError> {
     let made = transact::<_, ()>(core.store.as_ref(), move |view| {
         Ok(identity::bootstrap(view, &with))
     });
     match made.await {
-        Ok(made) => Ok(made.value.then_some(password)),
+        Ok(_) => Ok(()),
         Err(TransactError::Refused(())) => unreachable!("it refuses nothing"),
         Err(TransactError::Unavailable(error)) => {
             Err(StartError::Unavailable(error.reason.to_string()))

@@ -41,6 +41,9 @@ pub enum ApiError {
         /// The bound.
         limit: usize,
     },
+    /// The body took too long.
+    #[error("the request took too long to arrive")]
+    Slow,
     /// The store cannot write.
     #[error("the store cannot write now: {reason}")]
     Unavailable {
@@ -77,6 +80,7 @@ impl ApiError {
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -99,6 +103,7 @@ impl ApiError {
             Self::NoMethod => "HTTPMethodNotAllowed".to_owned(),
             Self::NotAcceptable => "HTTPNotAcceptable".to_owned(),
             Self::BodyTooLarge { .. } => "HTTPRequestEntityTooLarge".to_owned(),
+            Self::Slow => "HTTPRequestTimeout".to_owned(),
             Self::Unavailable { .. } => "ServiceUnavailable".to_owned(),
         }
     }
@@ -151,7 +156,8 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_status_and_name() {
-        let table: [(ApiError, u16, &str); 13] = [
+        let table: [(ApiError, u16, &str); 14] = [
+            (ApiError::Slow, 408, "HTTPRequestTimeout"),
             (
                 Refusal::missing("Network", "x").into(),
                 404,

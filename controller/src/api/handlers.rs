@@ -300,59 +300,65 @@ impl Api {
     }
 }
 
-/// All objects that the caller may see, or fewer if the query names an index.
-fn candidates(
+/// All objects that the caller may see, or fewer if the query names an index, in the order of their
+/// ids; from the query's start on, if that is all that it wants.
+fn candidates<'a>(
     spec: &'static Spec,
-    snapshot: &Snapshot,
-    caller: &Caller,
+    snapshot: &'a Snapshot,
+    caller: &'a Caller,
     query: &Query,
-) -> Vec<Arc<dyn Object>> {
-    let load = |id: Uuid| stored(snapshot, spec, id);
-    let seen = |object: &Arc<dyn Object>| {
+) -> Box<dyn Iterator<Item = Arc<dyn Object>> + 'a> {
+    let seen = move |object: &Arc<dyn Object>| {
         caller.owns(&object.meta().project_id) || object.shared(snapshot)
     };
+    let start = query.start();
+    let load = move |ids: BTreeSet<Uuid>| {
+        let rest = ids
+            .into_iter()
+            .filter(move |id| start.is_none_or(|start| *id >= start));
+        Box::new(
+            rest.filter_map(move |id| stored(snapshot, spec, id))
+                .filter(seen),
+        )
+    };
     if let Some(ids) = query.filter("id") {
-        let ids: BTreeSet<Uuid> = ids.iter().filter_map(|id| id.parse().ok()).collect();
-        return ids.into_iter().filter_map(load).filter(seen).collect();
+        return load(ids.iter().filter_map(|id| id.parse().ok()).collect());
     }
-    for field in [
-        "network_id",
-        "device_id",
-        "security_group_id",
-        "security_groups",
-    ] {
-        let indexed = match spec.storage {
-            "port" => field != "security_group_id",
-            "subnet" => field == "network_id",
-            "security_group_rule" => field == "security_group_id",
-            _ => false,
-        };
+    for field in indexed(spec) {
         if let Some(values) = query.filter(field)
-            && indexed
             && values.iter().all(|value| !value.is_empty())
         {
-            let ids: BTreeSet<Uuid> = values
+            let prefixes = values
                 .iter()
-                .flat_map(|value| snapshot.ids(&index_prefix(spec.storage, field, value)))
-                .collect();
-            return ids.into_iter().filter_map(load).filter(seen).collect();
+                .map(|value| index_prefix(spec.storage, field, value));
+            return load(prefixes.flat_map(|prefix| snapshot.ids(&prefix)).collect());
         }
     }
     if caller.admin {
-        let prefix = format!("{}/", spec.storage);
-        return snapshot
-            .scan(&prefix)
-            .filter_map(|(_, entry)| spec.ops.object(entry))
-            .collect();
+        let from = start.map_or_else(|| "/".to_owned(), |id| format!("/{id}"));
+        let own = |(key, _): &(&str, _)| key.as_bytes().get(spec.storage.len()) == Some(&b'/');
+        let all = snapshot.scan_from(spec.storage, &from).take_while(own);
+        return Box::new(all.filter_map(|(_, entry)| spec.ops.object(entry)));
     }
-    let own = snapshot.ids(&index_prefix(
-        spec.storage,
-        "project_id",
-        &caller.project_id,
-    ));
-    let shared = snapshot.ids(&index_prefix(spec.storage, "shared", "true"));
-    let ids: BTreeSet<Uuid> = own.into_iter().chain(shared).collect();
-    ids.into_iter().filter_map(load).filter(seen).collect()
+    let project = index_prefix(spec.storage, "project_id", &caller.project_id);
+    let shared = index_prefix(spec.storage, "shared", "true");
+    load(
+        snapshot
+            .ids(&project)
+            .into_iter()
+            .chain(snapshot.ids(&shared))
+            .collect(),
+    )
+}
+
+/// The filters that have an index, the most selective first.
+fn indexed(spec: &Spec) -> &'static [&'static str] {
+    match spec.storage {
+        "port" => &["device_id", "network_id", "security_groups"],
+        "subnet" => &["network_id"],
+        "security_group_rule" => &["security_group_id"],
+        _ => &[],
+    }
 }
 
 fn build(spec: &Spec, admitted: &Admitted, id: Uuid) -> Result<Arc<dyn Object>, Refusal> {

@@ -288,7 +288,7 @@ async fn issue(api: &Api, request: Request<Body>) -> Answer {
             let given = who.pointer("/password/user");
             let given = given.ok_or_else(|| Fault::bad("password.user is missing"))?;
             (
-                check_password(&call.snapshot, given).await?,
+                check_password(api, &call.snapshot, given).await?,
                 now.plus(TOKEN_LIFE),
                 None,
             )
@@ -332,7 +332,7 @@ async fn issue(api: &Api, request: Request<Body>) -> Answer {
     Ok(with_subject(respond(StatusCode::CREATED, &body), &secret))
 }
 
-async fn check_password(snapshot: &Snapshot, given: &Value) -> Result<Arc<User>, Fault> {
+async fn check_password(api: &Api, snapshot: &Snapshot, given: &Value) -> Result<Arc<User>, Fault> {
     let text = |name: &str| given.get(name).and_then(Value::as_str);
     let user = match (text("id"), text("name")) {
         (Some(id), _) => snapshot.get::<User>(&key("user", id)),
@@ -344,11 +344,12 @@ async fn check_password(snapshot: &Snapshot, given: &Value) -> Result<Arc<User>,
         .ok_or_else(|| Fault::bad("password is missing"))?
         .to_owned();
     let hash = user.as_ref().and_then(|user| user.password_hash.clone());
-    let verified = verify(password, hash).await;
+    let verified = verify(api, password, hash).await;
     user.filter(|_| verified).ok_or_else(Fault::unauthorized)
 }
 
-async fn verify(password: String, hash: Option<String>) -> bool {
+async fn verify(api: &Api, password: String, hash: Option<String>) -> bool {
+    let _turn = api.logins.acquire().await;
     let work = move || identity::verify_password(&password, hash.as_deref());
     tokio::task::spawn_blocking(work).await.unwrap_or(false)
 }
@@ -787,7 +788,7 @@ struct Wanted {
     password_hash: Option<String>,
 }
 
-async fn wanted(kind: Kind, body: &Value) -> Result<Wanted, Fault> {
+async fn wanted(api: &Api, kind: Kind, body: &Value) -> Result<Wanted, Fault> {
     let given = body.get(kind.word()).and_then(Value::as_object);
     let given: &Map<String, Value> =
         given.ok_or_else(|| Fault::bad(format!("{} is missing", kind.word())))?;
@@ -816,7 +817,7 @@ async fn wanted(kind: Kind, body: &Value) -> Result<Wanted, Fault> {
         ),
     };
     let password_hash = match text("password")? {
-        Some(password) => Some(hashed(password).await?),
+        Some(password) => Some(hashed(api, password).await?),
         None => None,
     };
     Ok(Wanted {
@@ -829,7 +830,8 @@ async fn wanted(kind: Kind, body: &Value) -> Result<Wanted, Fault> {
     })
 }
 
-async fn hashed(password: String) -> Result<String, Fault> {
+async fn hashed(api: &Api, password: String) -> Result<String, Fault> {
+    let _turn = api.logins.acquire().await;
     let mut salt = [0_u8; 16];
     rand::rng().fill_bytes(&mut salt);
     let work = move || identity::hash_password(&password, salt);
@@ -848,7 +850,7 @@ async fn write(
     body: &Value,
     caller: &Caller,
 ) -> Result<String, Fault> {
-    let wanted = wanted(kind, body).await?;
+    let wanted = wanted(api, kind, body).await?;
     if id.is_none() && wanted.name.is_none() {
         return Err(Fault::bad("name is missing"));
     }
@@ -1011,13 +1013,13 @@ async fn own_password(
             return Err(Fault::bad("original_password and password are wanted"));
         };
         let given = json!({"id": user, "password": old});
-        let known = check_password(&call.snapshot, &given).await?;
+        let known = check_password(&api, &call.snapshot, &given).await?;
         let caller = Caller {
             user_id: known.id.clone(),
             user_name: known.name.clone(),
             ..Caller::default()
         };
-        let hash = hashed(new.to_owned()).await?;
+        let hash = hashed(&api, new.to_owned()).await?;
         let id = known.id.clone();
         let rule = move |view: &mut View| {
             let wanted = Wanted {

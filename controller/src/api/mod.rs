@@ -44,10 +44,19 @@ use axum::{
 use error::{respond, respond_empty};
 use handlers::{Answer, Asked};
 use serde_json::json;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::Semaphore;
 
 /// Bytes that a body may have: a bulk create of several thousand ports.
 const LARGEST_BODY: usize = 8 * 1024 * 1024;
+
+/// Passwords that are hashed at once.
+const LOGINS: usize = 4;
+/// How long a body may take: a slow one must not hold a connection for ever.
+const BODY_TIME: Duration = Duration::from_mins(1);
 
 /// The API: what its handlers share.
 #[derive(Debug, Clone)]
@@ -58,9 +67,21 @@ pub struct Api {
     pub stats: Arc<Stats>,
     /// `http` or `https`.
     pub scheme: &'static str,
+    /// Turns at the passwords: each hash takes 19 MiB and a core for a while.
+    logins: Arc<Semaphore>,
 }
 
 impl Api {
+    /// The API of a controller.
+    pub fn new(core: Arc<Core>, stats: Arc<Stats>, scheme: &'static str) -> Self {
+        Self {
+            core,
+            stats,
+            scheme,
+            logins: Arc::new(Semaphore::new(LOGINS)),
+        }
+    }
+
     /// All routes.
     pub fn router(self) -> Router {
         let mut router = Router::new()
@@ -223,11 +244,13 @@ impl Api {
 
 /// The body, if it is not too large.
 async fn whole_body(body: Body) -> Result<bytes::Bytes, ApiError> {
-    match axum::body::to_bytes(body, LARGEST_BODY).await {
-        Ok(bytes) => Ok(bytes),
-        Err(_) => Err(ApiError::BodyTooLarge {
+    let whole = axum::body::to_bytes(body, LARGEST_BODY);
+    match tokio::time::timeout(BODY_TIME, whole).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => Err(ApiError::BodyTooLarge {
             limit: LARGEST_BODY,
         }),
+        Err(_) => Err(ApiError::Slow),
     }
 }
 

@@ -94,24 +94,44 @@ impl Query {
         self.filters.get(name).map(Vec::as_slice)
     }
 
-    /// The objects of the answer, and its links.
+    /// Is a page of the natural order all that is wanted? Then nothing before it need be read.
+    fn is_plain_page(&self) -> bool {
+        self.sort.is_empty() && !self.reverse && self.limit.is_some()
+    }
+
+    /// The id from which on candidates matter.
+    pub(crate) fn start(&self) -> Option<Uuid> {
+        let marker = self.marker.as_ref().filter(|_| self.is_plain_page())?;
+        marker.parse().ok()
+    }
+
+    /// The objects of the answer, and its links. Candidates come in the order of their ids.
     ///
     /// # Errors
     /// When a filter's value is not valid, or the marker is not known.
     pub(crate) fn select(
         &self,
         spec: &Spec,
-        candidates: Vec<Arc<dyn Object>>,
+        candidates: impl Iterator<Item = Arc<dyn Object>>,
         scene: &Scene<'_>,
         base: &str,
     ) -> Result<Selection, Refusal> {
         let filters = self.compiled(spec, scene)?;
-        let mut chosen = Vec::new();
-        for object in candidates {
-            if self.tags_match(&object.meta().tags) && matches(&filters, object.as_ref(), scene) {
-                chosen.push(object);
+        let mut chosen = candidates.filter(|object| {
+            self.tags_match(&object.meta().tags) && matches(&filters, object.as_ref(), scene)
+        });
+        if let Some(limit) = self.limit.filter(|_| self.is_plain_page()) {
+            if let Some(marker) = &self.marker {
+                let first = chosen.next().map(|object| object.meta().id.to_string());
+                if first.as_ref() != Some(marker) {
+                    return Err(Refusal::missing(spec.title, marker));
+                }
             }
+            let page: Vec<Arc<dyn Object>> = chosen.take(limit).collect();
+            let links = self.links(&page, limit, base);
+            return Ok((page, links));
         }
+        let mut chosen: Vec<Arc<dyn Object>> = chosen.collect();
         self.sort(spec, &mut chosen, scene);
         let Some(limit) = self.limit else {
             return Ok((self.after_marker(spec, chosen)?, Vec::new()));

@@ -43,7 +43,7 @@ impl Default for Limits {
         Self {
             // Two file descriptors of the usual 1024-descriptor limit's worth stay for the rest.
             connections: 900,
-            header: Duration::from_secs(15),
+            header: Duration::from_secs(30),
             drain: Duration::from_secs(10),
         }
     }

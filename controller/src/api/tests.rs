@@ -109,11 +109,7 @@ impl Cloud {
         .await
         .unwrap();
         let stats = Arc::new(Stats::new().unwrap());
-        let api = Api {
-            core,
-            stats,
-            scheme: "http",
-        };
+        let api = Api::new(core, stats, "http");
         Self {
             router: api.clone().router(),
             api,
