@@ -20,6 +20,7 @@ pub mod config;
 pub mod datapath;
 pub mod io;
 pub mod stats;
+pub mod worker;
 
 #[cfg_attr(
     not(test),

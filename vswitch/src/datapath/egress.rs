@@ -29,7 +29,7 @@ impl Out {
         self.ready.is_empty() && self.tunnelled.is_empty() && self.handed.is_empty()
     }
 
-    pub(super) fn port(&mut self, port: PortId, packet: Packet) {
+    pub(crate) fn port(&mut self, port: PortId, packet: Packet) {
         let at = port.index();
         if at >= self.queues.len() {
             self.queues.resize_with(at + 1, Vec::new);

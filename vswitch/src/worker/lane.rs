@@ -1,0 +1,103 @@
+//! Which tables does a worker's datapath run on?
+//!
+//! The ones that stood when the turn began: the agent swaps a pointer, each worker looks at it once a turn, and no packet
+//! sees half a change.
+
+use std::{net::IpAddr, sync::Arc};
+
+use arc_swap::{ArcSwap, Cache};
+use net::{Batch, DropReason, Now, Packet, PacketPool, PortId};
+use nfv::conntrack::Entry;
+
+use super::Corridor;
+use crate::{
+    datapath::{Datapath, Out, Tables},
+    io::Tunnelled,
+};
+
+/// The tables that all workers of a switch read.
+pub type SharedTables = Arc<ArcSwap<Tables>>;
+
+/// One worker's [`Datapath`] on tables that are swapped. `M` lends the connection table's entries.
+#[derive(Debug)]
+pub struct Lane<M = Vec<Entry>> {
+    datapath: Datapath<M>,
+    shared: Cache<SharedTables, Arc<Tables>>,
+    tables: Arc<Tables>,
+}
+
+impl<M> Lane<M> {
+    /// A datapath that follows these tables.
+    pub fn new(datapath: Datapath<M>, tables: SharedTables) -> Self {
+        let now = tables.load_full();
+        Self {
+            datapath,
+            shared: Cache::new(tables),
+            tables: now,
+        }
+    }
+
+    /// The datapath, and the tables of this turn: what dumps and metrics are made of.
+    pub fn view(&self) -> (&Datapath<M>, &Tables) {
+        (&self.datapath, &self.tables)
+    }
+}
+
+impl<M: AsRef<[Entry]> + AsMut<[Entry]> + Send + 'static> Corridor for Lane<M> {
+    fn refresh(&mut self) {
+        let now = self.shared.load();
+        if !Arc::ptr_eq(now, &self.tables) {
+            self.tables = Arc::clone(now);
+        }
+    }
+
+    fn admits(&self, outer_source: IpAddr) -> bool {
+        self.tables.admits(outer_source)
+    }
+
+    fn run(&mut self, batch: &mut Batch, now: Now, pool: &mut PacketPool, out: &mut Out) {
+        self.datapath.run(&self.tables, batch, now, pool, out);
+    }
+
+    fn take_over(&mut self, batch: &mut Batch, now: Now, pool: &mut PacketPool, out: &mut Out) {
+        self.datapath.take_over(&self.tables, batch, now, pool, out);
+    }
+
+    fn enter_tunnel(
+        &mut self,
+        frame: Tunnelled,
+        batch: &mut Batch,
+        now: Now,
+        pool: &mut PacketPool,
+    ) -> Result<(), Tunnelled> {
+        self.datapath
+            .enter_tunnel(&self.tables, frame, batch, now, pool)
+    }
+
+    fn refuse_rx(&mut self, packet: Packet, reason: DropReason, now: Now, pool: &mut PacketPool) {
+        self.datapath.refuse_rx(packet, reason, now, pool);
+    }
+
+    fn refuse_tx(
+        &mut self,
+        packet: Packet,
+        port: Option<PortId>,
+        reason: DropReason,
+        now: Now,
+        pool: &mut PacketPool,
+    ) {
+        self.datapath.refuse_tx(packet, port, reason, now, pool);
+    }
+
+    fn refuse_handed(&mut self, packet: Packet, now: Now, pool: &mut PacketPool) {
+        self.datapath.refuse_handed(packet, now, pool);
+    }
+
+    fn tick(&mut self, now: Now, pool: &mut PacketPool, out: &mut Out) -> Option<Now> {
+        self.datapath.tick(&self.tables, now, pool, out)
+    }
+
+    fn drain(&mut self, now: Now, pool: &mut PacketPool) {
+        self.datapath.drain(now, pool);
+    }
+}
