@@ -178,6 +178,11 @@ impl SideEntry {
         }
     }
 
+    /// Is this its key?
+    pub(super) fn is(&self, zone: Zone, tuple: &FiveTuple) -> bool {
+        self.zone == zone.0 && self.tuple == *tuple
+    }
+
     /// The zone in which the tuple is looked up.
     pub fn zone(&self) -> Zone {
         Zone(self.zone)

@@ -60,29 +60,73 @@ impl KeyHash {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Crowded;
 
+/// Ten tags, the count of keys passed on, and 16 bits of nothing, as lanes of three words, so that a tag is compared with four
+/// at a time; then the places.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 struct Bucket {
-    tags: [u16; SLOTS],
-    passed_on: u16,
-    _fill: u16,
+    lanes: [u64; 3],
     places: [u32; SLOTS],
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
 const EMPTY: Bucket = Bucket {
-    tags: [0; SLOTS],
-    passed_on: 0,
-    _fill: 0,
+    lanes: [0; 3],
     places: [0; SLOTS],
 };
 
+/// The lowest bit of each lane, and the highest.
+const LOW: u64 = 0x0001_0001_0001_0001;
+const HIGH: u64 = LOW << 15;
+
+/// The highest bit of each lane that is `tag`.
+fn equal_lanes(word: u64, tag: u16) -> u64 {
+    let differing = word ^ (LOW * u64::from(tag));
+    // Adding all but the highest bit carries into it unless the lane was zero; nothing carries out of a lane.
+    !(((differing & !HIGH) + !HIGH) | differing) & HIGH
+}
+
+/// Slots of a bucket, lowest bits first: word `w`, lane `l` is bit `16 l + w`.
+struct Slots(u64);
+
+impl Iterator for Slots {
+    type Item = usize;
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let bit = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some((bit % 16) * 4 + bit / 16)
+    }
+}
+
 impl Bucket {
-    /// Bit i: slot i has this tag.
-    fn matches(&self, tag: u16) -> u32 {
-        let bits = self.tags.iter().enumerate();
-        bits.fold(0, |bits, (i, t)| bits | u32::from(*t == tag) << i)
+    fn slots(&self, tag: u16) -> Slots {
+        let [a, b, c] = self.lanes;
+        let (a, b) = (equal_lanes(a, tag), equal_lanes(b, tag));
+        // The last two lanes are no tags.
+        let c = equal_lanes(c, tag) & 0xffff_ffff;
+        Slots((a >> 15) | (b >> 14) | (c >> 13))
+    }
+
+    fn set_tag(&mut self, slot: usize, tag: u16) {
+        if let Some(word) = self.lanes.get_mut(slot / 4) {
+            let shift = slot % 4 * 16;
+            *word = *word & !(0xffff << shift) | u64::from(tag) << shift;
+        }
+    }
+
+    fn passed_on(&self) -> u16 {
+        let [.., last] = self.lanes;
+        let [_, _, _, _, low, high, _, _] = last.to_le_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
+    fn set_passed_on(&mut self, count: u16) {
+        let [.., last] = &mut self.lanes;
+        *last = *last & 0xffff_ffff | u64::from(count) << 32;
     }
 }
 
@@ -122,8 +166,17 @@ impl Index {
     }
 
     /// Brings the key's bucket into the cache: a read that nothing waits for.
-    pub(super) fn touch(&self, hash: KeyHash) -> u16 {
-        self.buckets.get(self.home(hash)).map_or(0, |b| b.passed_on)
+    pub(super) fn touch(&self, hash: KeyHash) -> u32 {
+        self.buckets
+            .get(self.home(hash))
+            .map_or(0, |b| u32::from(b.passed_on()))
+    }
+
+    /// Where the key most likely is.
+    pub(super) fn guess(&self, hash: KeyHash) -> Option<Place> {
+        let bucket = self.buckets.get(self.home(hash))?;
+        let slot = bucket.slots(hash.tag()).next()?;
+        bucket.places.get(slot).map(|p| Place(*p))
     }
 
     /// The first place with the key's tag that `is` says is the key's.
@@ -132,15 +185,13 @@ impl Index {
         let mut at = self.home(hash);
         for _ in 0..MAX_BUCKETS {
             let bucket = self.buckets.get(at)?;
-            let mut bits = bucket.matches(tag);
-            while bits != 0 {
-                let place = Place(*bucket.places.get(bits.trailing_zeros() as usize)?);
+            for slot in bucket.slots(tag) {
+                let place = Place(*bucket.places.get(slot)?);
                 if is(place) {
                     return Some(place);
                 }
-                bits &= bits - 1;
             }
-            if bucket.passed_on == 0 {
+            if bucket.passed_on() == 0 {
                 return None;
             }
             at = self.after(at);
@@ -150,28 +201,21 @@ impl Index {
 
     /// Adds a key that is not there.
     pub(super) fn insert(&mut self, hash: KeyHash, place: Place) -> Result<(), Crowded> {
-        let mut at = self.home(hash);
-        let mut distance = 0;
-        while self.buckets.get(at).is_none_or(|b| b.matches(0) == 0) {
-            distance += 1;
-            if distance == MAX_BUCKETS {
-                return Err(Crowded);
+        let home = self.home(hash);
+        let mut at = home;
+        for distance in 0..MAX_BUCKETS {
+            let bucket = self.buckets.get_mut(at).ok_or(Crowded)?;
+            if let Some(slot) = bucket.slots(0).next() {
+                bucket.set_tag(slot, hash.tag());
+                if let Some(p) = bucket.places.get_mut(slot) {
+                    *p = place.0;
+                }
+                self.count_passed(home, distance, |count| count.saturating_add(1));
+                return Ok(());
             }
             at = self.after(at);
         }
-        let mut on_the_way = self.home(hash);
-        for _ in 0..distance {
-            if let Some(bucket) = self.buckets.get_mut(on_the_way) {
-                bucket.passed_on = bucket.passed_on.saturating_add(1);
-            }
-            on_the_way = self.after(on_the_way);
-        }
-        let bucket = self.buckets.get_mut(at).ok_or(Crowded)?;
-        let slot = bucket.matches(0).trailing_zeros() as usize;
-        if let (Some(t), Some(p)) = (bucket.tags.get_mut(slot), bucket.places.get_mut(slot)) {
-            (*t, *p) = (hash.tag(), place.0);
-        }
-        Ok(())
+        Err(Crowded)
     }
 
     /// Takes a key out.
@@ -183,27 +227,25 @@ impl Index {
             let Some(bucket) = self.buckets.get_mut(at) else {
                 return;
             };
-            let slots = bucket.tags.iter_mut().zip(&bucket.places);
-            if let Some((t, _)) = slots
-                .into_iter()
-                .find(|(t, p)| **t == tag && **p == place.0)
-            {
-                *t = 0;
-                self.forget_passed(home, distance);
+            let mut slots = bucket.slots(tag);
+            if let Some(slot) = slots.find(|s| bucket.places.get(*s) == Some(&place.0)) {
+                bucket.set_tag(slot, 0);
+                self.count_passed(home, distance, |count| match count {
+                    // A count that was ever full is no longer exact: it stays, and costs a look at the next bucket.
+                    u16::MAX => count,
+                    _ => count.saturating_sub(1),
+                });
                 return;
             }
             at = self.after(at);
         }
     }
 
-    fn forget_passed(&mut self, home: usize, distance: usize) {
+    fn count_passed(&mut self, home: usize, distance: usize, change: impl Fn(u16) -> u16) {
         let mut at = home;
         for _ in 0..distance {
-            if let Some(bucket) = self.buckets.get_mut(at)
-                // A count that was ever full is no longer exact: it stays, and costs a look at the next bucket.
-                && bucket.passed_on != u16::MAX
-            {
-                bucket.passed_on = bucket.passed_on.saturating_sub(1);
+            if let Some(bucket) = self.buckets.get_mut(at) {
+                bucket.set_passed_on(change(bucket.passed_on()));
             }
             at = self.after(at);
         }
@@ -230,12 +272,30 @@ mod tests {
             index.remove(hash, place(i));
             assert_eq!(index.find(hash, |p| p == place(i)), None);
         }
-        assert!(
-            index
-                .buckets
-                .iter()
-                .all(|b| b.passed_on == 0 && b.tags == [0; SLOTS])
-        );
+        assert!(index.buckets.iter().all(|b| b.lanes == [0; 3]));
+    }
+
+    #[test]
+    fn lanes_compare_exactly() {
+        let word = 0x8001_0001_0000_ffff;
+        for (tag, bits) in [
+            (0xffff, 1),
+            (0, 1 << 16),
+            (1, 1 << 32),
+            (0x8001, 1 << 48),
+            (0x8000, 0),
+            (0x7fff, 0),
+        ] {
+            assert_eq!(equal_lanes(word, tag) >> 15, bits, "{tag:#x}");
+        }
+        let mut bucket = EMPTY;
+        for slot in 0..SLOTS {
+            bucket.set_tag(slot, 7);
+            bucket.set_passed_on(7);
+            assert_eq!(bucket.slots(7).count(), slot + 1);
+            assert_eq!(bucket.slots(0).count(), SLOTS - slot - 1);
+        }
+        assert_eq!(bucket.passed_on(), 7);
     }
 
     #[test]
@@ -264,7 +324,7 @@ mod tests {
             let hash = index.hash(Zone(5), &t);
             index.insert(hash, Place(n)).unwrap();
         }
-        let passing = index.buckets.iter().filter(|b| b.passed_on > 0).count();
+        let passing = index.buckets.iter().filter(|b| b.passed_on() > 0).count();
         assert!(
             passing * 100 < index.buckets.len() * 12,
             "{passing} of {}",

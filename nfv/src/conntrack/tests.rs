@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use net::{TcpSegment, tcp::flag};
+use net::{FiveTuple, Now, TcpSegment, Zone, tcp::flag};
 use proptest::prelude::*;
 
 use super::*;
