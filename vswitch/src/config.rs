@@ -305,9 +305,34 @@ impl Config {
         })
     }
 
+    /// What holds, as a file would say it; the token is left out.
+    fn effective(&self) -> Vec<(&'static str, String)> {
+        let text = |value: &dyn fmt::Display| format!("{:?}", value.to_string());
+        let mut lines = vec![
+            ("host", text(&self.host)),
+            ("controller", text(&self.controller)),
+            ("run_dir", text(&self.run_dir.display())),
+            ("state_dir", text(&self.state_dir.display())),
+            ("workers", self.workers.to_string()),
+            ("metrics_listen", text(&self.metrics_listen)),
+            ("conntrack_entries", self.conntrack_entries.to_string()),
+        ];
+        if let Some(vtep) = &self.vtep_ip {
+            lines.push(("vtep_ip", text(vtep)));
+        }
+        lines
+    }
+
     /// The local socket.
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join("vswitch.sock")
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = self.effective().into_iter();
+        lines.try_for_each(|(key, value)| writeln!(f, "{key} = {value}"))
     }
 }
 
@@ -477,6 +502,19 @@ mod tests {
                 .to_string()
                 .starts_with("/nowhere.toml: can't be read"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_printed_is_a_file_that_says_the_same() {
+        let given = Options {
+            vtep_ip: Some("192.0.2.7".parse().unwrap()),
+            ..flags()
+        };
+        let config = Config::load(None, given).unwrap();
+        assert_eq!(
+            load(&config.to_string(), Options::default()).unwrap(),
+            config
         );
     }
 

@@ -14,7 +14,7 @@
 //! what became of it. Without a controller the switch goes on with what it was last told, also after a restart.
 //!
 //! # Parts
-//! The daemon builds them from a [`Config`] and runs them; the local socket and HTTP carry questions to the agent. Workers are threads of their own; tokio carries only the control plane.
+//! [`run`] builds them from a [`Config`] and runs them; the local socket and HTTP carry questions to the agent. Workers are threads of their own; tokio carries only the control plane.
 
 pub mod config;
 pub mod datapath;
@@ -22,25 +22,20 @@ pub mod io;
 pub mod stats;
 pub mod worker;
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the daemon is joined to workers as they land")
-)]
 mod agent;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the daemon is joined to workers as they land")
-)]
 mod daemon;
+mod dump;
 mod http;
 mod local;
+mod switch;
 #[cfg(test)]
 mod testing;
 
 pub use self::{
     agent::{IdentityError, InvalidToken, JoinError, JoinToken, LinkError, StateError},
     config::{Config, ConfigError, ControllerUrl, Options},
-    daemon::Error,
+    daemon::{Error, run},
     http::HttpError,
     local::LocalError,
+    switch::StartError,
 };

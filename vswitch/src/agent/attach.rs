@@ -3,6 +3,10 @@
 //! Somebody on this host asks for a port's device in a namespace. That may come before the controller's word of the port:
 //! the request waits for it, and for the port to be ACTIVE. The attachment is on disk before the device is made, so that a
 //! crash in between leaves nothing that nobody knows of.
+//!
+//! # Failure
+//! An open tap keeps its namespace alive, also when nothing else does. So the switch lets go of it when the namespace's name
+//! is gone, or names another one: looked after every [`LOOK_EVERY`], and whenever the port is attached.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,7 +15,9 @@ use net::{Id, Now, ids::kind};
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::{Agent, DeviceError, Switch, Wanted, Wire, report::Device, state::Attachment};
+use super::{
+    Agent, DeviceError, Switch, Wanted, Wire, device::netns_at, report::Device, state::Attachment,
+};
 use crate::{
     io::{netns::Netns, tap::IfName},
     local::{Answer, Attach, Refusal, Reply, code},
@@ -21,6 +27,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For a port that is bound elsewhere: long enough for a binding that just changed.
 const PATIENCE_ELSEWHERE: Duration = Duration::from_secs(2);
+/// How long a namespace that was deleted may live on.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Requests that wait at a time.
 const WAITING_MAX: usize = 1024;
 
@@ -101,6 +109,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
     }
 
     fn try_attach(&mut self, port: Id<kind::Port>, at: &Attachment) -> Step {
+        self.let_go_of_lost(Some(port));
         if let Some(step) = self.conflict(port, at) {
             return step;
         }
@@ -124,7 +133,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                 self.keep_ports();
                 return Step::Refused(Refusal::new(error.code, error.message));
             }
-            self.devices.insert(port, Device::Open);
+            self.opened(port, at);
             let old = before.filter(|old| (&old.netns, &old.ifname) != (&at.netns, &at.ifname));
             if let Some(old) = old
                 && let Err(error) = self.switch.delete(port, &old)
@@ -278,7 +287,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                 },
                 Some(Device::Broken(_)) => continue, // until someone attaches it again
                 None => self.switch.open(&wanted).map(|()| {
-                    self.devices.insert(id, Device::Open);
+                    self.opened(id, &at);
                 }),
             };
             if let Err(error) = done {
@@ -286,6 +295,35 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                 self.switch.close(id);
                 self.devices.insert(id, Device::Broken(error.message));
             }
+        }
+    }
+
+    fn opened(&mut self, port: Id<kind::Port>, at: &Attachment) {
+        self.devices.insert(port, Device::Open);
+        match netns_at(&at.netns) {
+            Some(netns) => drop(self.inside.insert(port, netns)),
+            None => drop(self.inside.remove(&port)),
+        }
+    }
+
+    /// Lets go of devices whose namespace is gone, or of one that is.
+    pub(super) fn let_go_of_lost(&mut self, only: Option<Id<kind::Port>>) {
+        let attachments = &self.ports.attachments;
+        let lost: Vec<_> = self
+            .devices
+            .iter()
+            .filter(|(id, device)| **device == Device::Open && only.is_none_or(|o| o == **id))
+            .map(|(id, _)| *id)
+            .filter(|id| {
+                let now = attachments.get(id).and_then(|at| netns_at(&at.netns));
+                now.is_none() || now.as_ref() != self.inside.get(id)
+            })
+            .collect();
+        for port in lost {
+            warn!(%port, "the port's network namespace is gone");
+            self.switch.close(port);
+            let why = "its network namespace is gone; attach the port again";
+            self.devices.insert(port, Device::Broken(why.to_owned()));
         }
     }
 

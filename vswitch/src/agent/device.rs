@@ -1,6 +1,8 @@
 //! What is a port's tap made from, and what does it mean when it can't be?
 
-use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU16};
+use std::{
+    collections::BTreeSet, net::IpAddr, num::NonZeroU16, os::unix::fs::MetadataExt as _, path::Path,
+};
 
 use hostconfig::{Network, Subnet};
 use net::{Id, ids::kind};
@@ -13,6 +15,15 @@ use crate::{
     },
     local::code,
 };
+
+/// Which network namespace it is, whatever its name: device and inode of its file.
+pub(crate) type NetnsId = (u64, u64);
+
+/// The namespace that a path names now; `None`: none.
+pub(crate) fn netns_at(path: &Path) -> Option<NetnsId> {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
+}
 
 /// Where a port's tap is.
 ///

@@ -35,6 +35,7 @@ use tracing::{error, info, warn};
 
 use self::{
     attach::Waiting,
+    device::NetnsId,
     identity::Identity,
     report::{Device, Underlay},
     session::{Applied, Complaint, Effect, Event, PortState, Session, StreamId},
@@ -64,8 +65,8 @@ pub(crate) enum Input {
     NotJoined(String),
     /// Of someone on this host.
     Ask(Ask, Reply),
-    /// The workers lost a port's device.
-    DeviceGone(Id<kind::Port>),
+    /// The workers lost a device; [`Switch::gone`] says which.
+    DeviceGone,
     /// Stop.
     Stop,
 }
@@ -90,8 +91,8 @@ pub(crate) struct Wanted<'a> {
 
 /// What the agent acts on: the workers of this host and the devices that they hold.
 pub(crate) trait Switch {
-    /// Makes every worker run this config; returns when all do.
-    fn run(&mut self, config: &HostConfig, zones: &Ports);
+    /// Makes every worker run this config; returns when all do, with what of it can't be realised.
+    fn run(&mut self, config: &HostConfig, zones: &Ports) -> Vec<Complaint>;
     /// Makes a port's device and gives it to the workers; one that is there already and the port's own is taken over.
     fn create(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError>;
     /// Opens the device that an earlier process made and gives it to the workers.
@@ -102,7 +103,9 @@ pub(crate) trait Switch {
     fn close(&mut self, port: Id<kind::Port>);
     /// Deletes the device.
     fn delete(&mut self, port: Id<kind::Port>, at: &Attachment) -> Result<(), DeviceError>;
-    /// Answers a question about packets: explain, flows, conntrack, drops, fdb, metrics.
+    /// The ports whose devices went away since this was last asked.
+    fn gone(&mut self) -> Vec<Id<kind::Port>>;
+    /// Answers a question about packets: explain, flows, conntrack, drops, fdb, metrics, and the switch's part of the status.
     fn ask(&mut self, ask: &Ask) -> Result<Answer, Refusal>;
     /// Stops the workers: what they hold goes out first.
     fn stop(&mut self);
@@ -152,6 +155,10 @@ pub(crate) struct Agent<S, W> {
     /// Accepted, not yet run.
     next: Option<Arc<HostConfig>>,
     devices: BTreeMap<Id<kind::Port>, Device>,
+    /// In which namespace each open device is.
+    inside: BTreeMap<Id<kind::Port>, NetnsId>,
+    /// When to look after those namespaces next.
+    look: Now,
     told: BTreeMap<Id<kind::Port>, PortState>,
     waiting: Vec<Waiting>,
     /// Configs applied, for metrics.
@@ -191,6 +198,8 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             running: Running::default(),
             next: None,
             devices: BTreeMap::new(),
+            inside: BTreeMap::new(),
+            look: now,
             told: BTreeMap::new(),
             waiting: Vec::new(),
             applied: 0,
@@ -214,13 +223,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             Input::Joined { identity, fresh } => self.join(&identity, fresh, now),
             Input::NotJoined(why) => self.unjoined = why,
             Input::Ask(ask, reply) => self.answer(ask, reply, now),
-            Input::DeviceGone(port) => {
-                warn!(%port, "the port's device is gone");
-                self.switch.close(port);
-                let gone = Device::Broken("its device is gone; attach the port again".to_owned());
-                self.devices.insert(port, gone);
-            }
-            Input::Stop => {}
+            Input::DeviceGone | Input::Stop => {} // seen to when all is heard
         }
     }
 
@@ -252,6 +255,16 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             self.wake = None;
             self.step(Event::Tick, now);
         }
+        if now >= self.look {
+            self.let_go_of_lost(None);
+            self.look = now + attach::LOOK_EVERY;
+        }
+        for port in self.switch.gone() {
+            warn!(%port, "the port's device is gone");
+            self.switch.close(port);
+            let gone = Device::Broken("its device is gone; attach the port again".to_owned());
+            self.devices.insert(port, gone);
+        }
         self.attach_waiting(now);
         self.tell_ports(now);
     }
@@ -266,10 +279,11 @@ impl<S: Switch, W: Wire> Agent<S, W> {
 
     /// When [`Agent::settle`] wants to be called again at the latest.
     pub(crate) fn deadline(&self) -> Option<Now> {
-        self.waiting
-            .iter()
-            .map(|w| w.deadline)
+        let open = self.devices.values().any(|d| *d == Device::Open);
+        let waiting = self.waiting.iter().map(|w| w.deadline);
+        waiting
             .chain(self.wake)
+            .chain(open.then_some(self.look))
             .min()
     }
 
@@ -332,7 +346,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
 
     /// Makes the workers run a config, and the devices follow it.
     fn run(&mut self, told: Arc<HostConfig>) {
-        let (config, complaints) = apply::usable(&told);
+        let (config, mut complaints) = apply::usable(&told);
         for complaint in &complaints {
             warn!(section = complaint.key, "{}", complaint.text);
         }
@@ -348,7 +362,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         if self.ports != before {
             self.keep_ports(); // before a record can name a zone
         }
-        self.switch.run(&config, &self.ports);
+        complaints.extend(self.switch.run(&config, &self.ports));
         let old = std::mem::replace(
             &mut self.running,
             Running {
@@ -382,7 +396,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         let answer = match ask {
             Ask::Attach(attach) => return self.attach(attach, reply, now),
             Ask::Detach(detach) => self.detach(detach.port),
-            Ask::Status => Ok(self.status()),
+            Ask::Status => self.switch.ask(&Ask::Status).map(|s| self.status(&s.ok)),
             Ask::Health => self.health(),
             Ask::Metrics => self.switch.ask(&Ask::Metrics).map(|mut answer| {
                 self.metrics(&mut answer.text);

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use hostconfig::{Section, SectionKey};
 use net::{Id, ids::kind};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Agent, Switch, Wire};
 use crate::local::{Answer, Refusal, code};
@@ -73,7 +73,8 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         })
     }
 
-    pub(super) fn status(&self) -> Answer {
+    /// All of it; `switch` is the workers' part.
+    pub(super) fn status(&self, switch: &Value) -> Answer {
         let told = &self.running.told;
         let connected = self.session.is_connected();
         let link = match (&self.tls, connected) {
@@ -117,6 +118,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             "vtep": self.me.underlay.vtep,
             "underlay_mtu": self.me.underlay.mtu,
             "workers": self.me.workers,
+            "switch": switch,
             "controller": self.me.controller,
             "joined": self.tls.is_some(),
             "connected": connected,

@@ -26,6 +26,7 @@ pub(crate) struct Machine {
     pub(crate) devices: BTreeMap<(PathBuf, String), Id<kind::Port>>,
     pub(crate) held: BTreeSet<Id<kind::Port>>,
     pub(crate) ran: Vec<u64>,
+    gone: Vec<Id<kind::Port>>,
     ports: usize,
     changes: usize,
 }
@@ -38,7 +39,7 @@ fn place(at: &Attachment) -> (PathBuf, String) {
 }
 
 impl Switch for FakeSwitch {
-    fn run(&mut self, config: &HostConfig, zones: &Ports) {
+    fn run(&mut self, config: &HostConfig, zones: &Ports) -> Vec<Complaint> {
         let mut machine = self.0.lock().unwrap();
         machine.ran.push(config.generation.get());
         let ports = config
@@ -47,6 +48,7 @@ impl Switch for FakeSwitch {
             .filter(|k| matches!(k, SectionKey::Port(_)));
         machine.ports = ports.count();
         assert_eq!(zones.zones.len(), machine.ports);
+        Vec::new()
     }
     fn create(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError> {
         assert_eq!(wanted.network.id, wanted.port.network);
@@ -85,6 +87,9 @@ impl Switch for FakeSwitch {
     fn delete(&mut self, _: Id<kind::Port>, at: &Attachment) -> Result<(), DeviceError> {
         self.0.lock().unwrap().devices.remove(&place(at));
         Ok(())
+    }
+    fn gone(&mut self) -> Vec<Id<kind::Port>> {
+        std::mem::take(&mut self.0.lock().unwrap().gone)
     }
     fn ask(&mut self, _: &Ask) -> Result<Answer, Refusal> {
         Ok(Answer::default())
@@ -331,7 +336,8 @@ fn a_device_that_is_gone_after_a_restart_is_told_of_and_can_be_attached_again() 
     assert_eq!(code_of(&mut host.attach(1, "eth0")), "ok");
     assert!(host.told_of(1).unwrap().active);
 
-    host.hear(Input::DeviceGone(id(1)));
+    host.machine.0.lock().unwrap().gone.push(id(1));
+    host.hear(Input::DeviceGone);
     assert!(!host.told_of(1).unwrap().attached);
 }
 
@@ -354,7 +360,8 @@ fn an_attachment_waits_for_its_port_and_not_for_ever() {
     assert_eq!(code_of(&mut unknown), "waiting");
     host.pass(Duration::from_millis(1));
     assert_eq!(code_of(&mut unknown), code::UNKNOWN_PORT);
-    assert_eq!(host.agent().deadline(), None);
+    let look = host.agent().look;
+    assert_eq!(host.agent().deadline(), Some(look), "nobody waits any more");
 }
 
 #[test]
@@ -396,6 +403,42 @@ fn each_reason_not_to_attach_has_its_code() {
         fixed: false,
     });
     assert_eq!(code_of(&mut host.ask(nowhere)), code::NO_NAMESPACE);
+}
+
+#[test]
+fn a_namespace_that_went_takes_its_port_down_and_its_name_may_be_used_again() {
+    let mut host = Host::new("agent-netns");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    let netns = host.dir.path().join("w");
+    std::fs::write(&netns, "").unwrap();
+    let attach = || Attach {
+        port: id(1),
+        netns: netns.display().to_string(),
+        ifname: "eth0".to_owned(),
+        fixed: true,
+    };
+    assert_eq!(code_of(&mut host.ask(Ask::Attach(attach()))), "ok");
+    assert_eq!(
+        host.agent().deadline(),
+        Some(Now::ZERO + attach::LOOK_EVERY)
+    );
+    // Gone: seen at the next look.
+    std::fs::remove_file(&netns).unwrap();
+    host.pass(attach::LOOK_EVERY);
+    assert!(!host.told_of(1).unwrap().attached);
+    assert!(host.machine.0.lock().unwrap().held.is_empty());
+    assert_eq!(host.agent().deadline(), None);
+    // Back, another one of the same name; then replaced behind the switch's back: seen by whoever attaches.
+    std::fs::write(&netns, "").unwrap();
+    assert_eq!(code_of(&mut host.ask(Ask::Attach(attach()))), "ok");
+    let other = host.dir.path().join("other");
+    std::fs::write(&other, "").unwrap();
+    std::fs::rename(&other, &netns).unwrap();
+    host.machine.0.lock().unwrap().devices.clear();
+    assert_eq!(code_of(&mut host.ask(Ask::Attach(attach()))), "ok");
+    assert_eq!(host.machine.0.lock().unwrap().devices.len(), 1);
+    assert!(host.told_of(1).unwrap().active);
 }
 
 #[test]

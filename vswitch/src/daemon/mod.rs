@@ -20,6 +20,7 @@ use crate::{
     config::Config,
     http::{self, HttpError},
     local::{self, Asker, LocalError},
+    switch::{LocalSwitch, StartError},
 };
 
 /// Inputs that wait for the agent; who has more to say waits.
@@ -62,9 +63,24 @@ pub enum Error {
     /// The system gives no thread.
     #[error("can't start a thread")]
     Thread(#[source] IoError),
+    /// The workers can't be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// A thread of the vswitch ended before it was told to.
     #[error("the agent ended unexpectedly; see the log")]
     Ended,
+}
+
+/// Runs a vswitch until `shutdown`; its taps and its state dir stay for the next.
+///
+/// # Errors
+/// When it can't start, or the controller does not let it join. What it says names the remedy.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    serve(config, shutdown, |config, state, underlay, inputs| {
+        let seed = state.seed()?;
+        Ok(LocalSwitch::start(config, underlay.vtep, seed, &inputs)?)
+    })
+    .await
 }
 
 /// Runs the parts around a switch that `build` makes, until `shutdown`.

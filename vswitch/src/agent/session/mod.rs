@@ -179,6 +179,7 @@ impl Session {
     }
 
     /// What the controller last proved.
+    #[cfg(test)]
     pub(crate) fn held(&self) -> &Arc<HostConfig> {
         &self.held
     }

@@ -1,0 +1,427 @@
+//! What does the agent move?
+//!
+//! The workers of this host with their tables, the underlay's sockets, and the taps: [`LocalSwitch`] is what the agent's
+//! decisions are carried out by. Each worker runs a [`Lane`]: its datapath, on the tables behind one shared pointer.
+//!
+//! # Invariants
+//! - A config runs when every worker has said so.
+//! - The queues of a port that goes are taken from the workers before the tables that no longer know it are swapped in: its
+//!   dense id may be another port's in them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    num::NonZeroU16,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use hostconfig::{HostConfig, SectionKey};
+use net::{DropReason, Id, Now, PortId, ids::kind};
+use nfv::conntrack::Entry;
+use rustix::fs::SeekFrom;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use crate::{
+    agent::{
+        DeviceError, Input, Switch, Wanted,
+        device::{place, spec},
+        session::Complaint,
+        state::{Attachment, Ports},
+    },
+    config::Config,
+    datapath::{
+        Claims, Datapath, Settings, Tables, WorkerId,
+        explain::{Described, Entrance, NotExplained, explain},
+    },
+    dump,
+    io::{
+        mapping::{ConnMapping, MappingError},
+        tap::Tap,
+        underlay::{UdpUnderlay, UnderlayError, UnderlaySpec},
+    },
+    local::{Answer, Ask, Explain, Refusal, Rows, code},
+    stats::WorkerStats,
+    worker::{self, Command, Handle, Lane, Limits, SharedTables, WorkerGone},
+};
+
+/// The version of [`Entry`]: another one's tables are begun anew.
+const LAYOUT: u64 = 1;
+/// Packets in a ring between two workers.
+const RING: usize = 1024;
+/// Tuples that rewrites moved to another worker's half of the hash.
+const CLAIMS: usize = 65_536;
+/// Extents of a connection table's file that are looked at; one with more is read whole.
+const EXTENTS: usize = 4096;
+
+/// Why the workers could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The underlay's sockets.
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    /// A connection table.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// Threads, event queues.
+    #[error("can't start a worker")]
+    Worker(#[source] std::io::Error),
+    /// A worker ended as it began.
+    #[error("a worker ended as it began; see the log")]
+    Gone(#[from] WorkerGone),
+}
+
+/// What each worker runs: its datapath, its connections in a file that outlives the process.
+type Live = Lane<ConnMapping<Entry>>;
+
+/// The workers and devices of this host.
+#[derive(Debug)]
+pub(crate) struct LocalSwitch {
+    seed: u64,
+    tables: SharedTables,
+    workers: Vec<Handle<Live>>,
+    queues: NonZeroU16,
+    /// Ports whose queues the workers have, under which number.
+    open: BTreeMap<Id<kind::Port>, PortId>,
+    gone: Gone,
+}
+
+/// A worker's datapath and its tables.
+type Workings<'a> = (&'a Datapath<ConnMapping<Entry>>, &'a Tables);
+
+/// Ports whose devices the workers lost and nobody heard of yet.
+type Gone = Arc<Mutex<BTreeSet<Id<kind::Port>>>>;
+
+impl LocalSwitch {
+    /// Starts the workers, which refuse everything until they are told more.
+    ///
+    /// # Errors
+    /// When the underlay, a connection table or a thread can't be had.
+    pub(crate) fn start(
+        config: &Config,
+        vtep: IpAddr,
+        seed: u64,
+        inputs: &mpsc::Sender<Input>,
+    ) -> Result<Self, StartError> {
+        let count = u16::try_from(config.workers.get()).unwrap_or(u16::MAX);
+        let queues = NonZeroU16::new(count).unwrap_or(NonZeroU16::MIN);
+        let tables = Arc::new(ArcSwap::from_pointee(Tables::empty(seed)));
+        let claims = Arc::new(Claims::new(CLAIMS, seed));
+        let gone = Gone::default();
+        let underlay = UnderlaySpec {
+            shared: count > 1,
+            ..UnderlaySpec::new(vtep)
+        };
+        let mut workers = Vec::new();
+        for seat in worker::crew(count, RING).map_err(StartError::Worker)? {
+            let WorkerId(number) = seat.id();
+            let path = config.run_dir.join(format!("connections-{number}"));
+            let used = used_entries(&path, config.conntrack_entries);
+            let storage = ConnMapping::<Entry>::open(&path, LAYOUT, config.conntrack_entries)?;
+            let used = if storage.is_fresh() { 0 } else { used };
+            let settings = Settings {
+                worker: seat.id(),
+                workers: count,
+                seed,
+                ..Settings::default()
+            };
+            let now = worker::monotonic();
+            let datapath = Datapath::new(settings, storage, used, Arc::clone(&claims), now);
+            info!(
+                worker = number,
+                connections = datapath.conntrack().len(),
+                "worker starts"
+            );
+            let corridor = Lane::new(datapath, Arc::clone(&tables));
+            let lost = lost(Arc::clone(&tables), Arc::clone(&gone), inputs.clone());
+            let handle = worker::spawn(seat, corridor, Limits::default(), lost)
+                .map_err(StartError::Worker)?;
+            let socket = UdpUnderlay::open(&underlay)?;
+            handle.tell(Command::SetUnderlay(Some(Box::new(socket))))?;
+            workers.push(handle);
+        }
+        Ok(Self {
+            seed,
+            tables,
+            workers,
+            queues,
+            open: BTreeMap::new(),
+            gone,
+        })
+    }
+
+    /// Waits until every worker runs what it was told, on the tables that stand.
+    fn settle(&self) {
+        for worker in &self.workers {
+            if let Err(gone) = worker.ask(|_, _| ()) {
+                error!(%gone, "a worker does not answer");
+            }
+        }
+    }
+
+    fn tell(&self, command: impl Fn() -> Command<Live>) {
+        for worker in &self.workers {
+            if let Err(gone) = worker.tell(command()) {
+                error!(%gone, "a worker does not listen");
+            }
+        }
+    }
+
+    /// Gives a tap's queues to the workers, one each.
+    fn serve(&mut self, port: Id<kind::Port>, tap: Tap) -> Result<(), DeviceError> {
+        let tables = self.tables.load_full();
+        let known = tables.port_by_id(port).map(|p| p.dense);
+        let dense = known.ok_or_else(|| DeviceError {
+            code: code::DEVICE,
+            message: format!("the switch does not run port {port}"),
+        })?;
+        for (worker, queue) in self.workers.iter().zip(tap.into_queues()) {
+            if let Err(gone) = worker.tell(Command::AddPort(dense, Box::new(queue))) {
+                error!(%gone, "a worker does not listen");
+            }
+        }
+        self.open.insert(port, dense);
+        self.settle();
+        Ok(())
+    }
+
+    /// What each worker says to a question.
+    fn all<T: Send + 'static>(
+        &self,
+        question: impl Fn(Workings<'_>, Now) -> Vec<T> + Clone + Send + 'static,
+    ) -> Result<Vec<T>, Refusal> {
+        let mut rows = Vec::new();
+        for worker in &self.workers {
+            let question = question.clone();
+            let answer = worker.ask(move |lane, now| question(lane.view(), now));
+            let ended = |gone: WorkerGone| Refusal::new(code::UNAVAILABLE, gone.to_string());
+            rows.extend(answer.map_err(ended)?);
+        }
+        Ok(rows)
+    }
+
+    fn stats(&self) -> Result<WorkerStats, Refusal> {
+        let mut sum = WorkerStats::default();
+        for stats in self.all(|(datapath, _), _| vec![WorkerStats::of(datapath)])? {
+            sum.add(&stats);
+        }
+        Ok(sum)
+    }
+
+    fn explain(&self, ask: &Explain) -> Result<Answer, Refusal> {
+        let refuse = |e: NotExplained| {
+            let code = match e {
+                NotExplained::Port(_) => code::UNKNOWN_PORT,
+                NotExplained::Description(_)
+                | NotExplained::Ambiguous(_)
+                | NotExplained::Network(_)
+                | NotExplained::Destination(_) => code::BAD_REQUEST,
+            };
+            Refusal::new(code, e.to_string())
+        };
+        let tables = self.tables.load_full();
+        let packet: Described = ask.packet.parse().map_err(refuse)?;
+        let entrance = match (&ask.port, ask.tunnel) {
+            (Some(port), None) => Entrance::Port(port.clone()),
+            (None, Some(tunnel)) if tables.admits(tunnel.vtep) => Entrance::Tunnel(tunnel.vni),
+            (None, Some(tunnel)) => {
+                let reason = DropReason::UnknownVtep.name();
+                return Ok(Answer {
+                    ok: json!({"verdict": {
+                        "result": "dropped", "reason": reason, "stage": "io",
+                        "rule": null, "object": null,
+                    }}),
+                    text: format!(
+                        "tunnel (vni {})\nverdict   dropped: {reason} (io), {} is no VTEP of the fabric\n",
+                        tunnel.vni, tunnel.vtep
+                    ),
+                });
+            }
+            (Some(_), Some(_)) | (None, None) => {
+                let either = "a packet comes from a port or over the tunnel";
+                return Err(Refusal::new(code::BAD_REQUEST, either));
+            }
+        };
+        let told = explain(&tables, &entrance, &packet, worker::monotonic()).map_err(refuse)?;
+        Ok(Answer {
+            text: format!("{told}\n"),
+            ok: json!(told),
+        })
+    }
+}
+
+/// A fault of the tables, which begins with the section that it is of: `chain 6f1c…: why`.
+fn complaint(fault: &str) -> Complaint {
+    let of = fault
+        .split_once(": ")
+        .map(|(of, _)| of.replacen(' ', "/", 1));
+    Complaint {
+        key: of
+            .filter(|key| key.parse::<SectionKey>().is_ok())
+            .unwrap_or_default(),
+        text: fault.to_owned(),
+    }
+}
+
+/// Says that a port's device went away.
+fn lost(tables: SharedTables, gone: Gone, inputs: mpsc::Sender<Input>) -> worker::Lost {
+    Box::new(move |dense| {
+        let Some(port) = tables.load().port(dense).map(|p| p.id) else {
+            return;
+        };
+        gone.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(port);
+        // When there is no room the agent has much to do, and looks behind it.
+        drop(inputs.try_send(Input::DeviceGone));
+    })
+}
+
+/// Up to which entry the file of a connection table holds anything: what was never written is a hole.
+fn used_entries(path: &Path, capacity: usize) -> usize {
+    let Ok(file) = fs::File::open(path) else {
+        return 0;
+    };
+    let mut end = 0;
+    for _ in 0..EXTENTS {
+        let Ok(data) = rustix::fs::seek(&file, SeekFrom::Data(end)) else {
+            // No more data.
+            let entries = usize::try_from(end).unwrap_or(usize::MAX) / size_of::<Entry>();
+            return entries.saturating_add(1).min(capacity);
+        };
+        match rustix::fs::seek(&file, SeekFrom::Hole(data)) {
+            Ok(hole) if hole > end => end = hole,
+            Ok(_) | Err(_) => return capacity,
+        }
+    }
+    capacity
+}
+
+impl Switch for LocalSwitch {
+    fn run(&mut self, config: &HostConfig, ports: &Ports) -> Vec<Complaint> {
+        let leaving: Vec<_> = self
+            .open
+            .keys()
+            .filter(|id| !config.sections.contains_key(&SectionKey::Port(**id)))
+            .copied()
+            .collect();
+        for port in leaving {
+            self.close(port);
+        }
+        let zones = ports.zones.iter().map(|(id, zone)| (*id, *zone)).collect();
+        let tables = Tables::build(Some(&self.tables.load()), config, &zones, self.seed);
+        let faults = tables.faults().iter().map(|fault| complaint(fault));
+        let complaints = faults.collect();
+        self.tables.store(Arc::new(tables));
+        self.settle();
+        complaints
+    }
+
+    fn create(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError> {
+        let place = place(wanted.port.id, wanted.at)?;
+        let tap = Tap::create(&place, &spec(wanted, self.queues))?;
+        self.serve(wanted.port.id, tap)
+    }
+
+    fn open(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError> {
+        let place = place(wanted.port.id, wanted.at)?;
+        let tap = Tap::open(&place, self.queues)?;
+        self.serve(wanted.port.id, tap)
+    }
+
+    fn change(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError> {
+        let place = place(wanted.port.id, wanted.at)?;
+        Ok(Tap::change(
+            &place,
+            wanted.port.mac.into(),
+            wanted.network.mtu,
+        )?)
+    }
+
+    fn close(&mut self, port: Id<kind::Port>) {
+        if let Some(dense) = self.open.remove(&port) {
+            self.tell(|| Command::RemovePort(dense));
+            self.settle();
+        }
+    }
+
+    fn delete(&mut self, port: Id<kind::Port>, at: &Attachment) -> Result<(), DeviceError> {
+        Ok(Tap::delete(&place(port, at)?)?)
+    }
+
+    fn gone(&mut self) -> Vec<Id<kind::Port>> {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *gone).into_iter().collect()
+    }
+
+    fn ask(&mut self, ask: &Ask) -> Result<Answer, Refusal> {
+        let own = |rows: &Rows| rows.clone();
+        match ask {
+            Ask::Explain(ask) => self.explain(ask),
+            Ask::Flows(rows) => {
+                let rows = own(rows);
+                let limit = rows.limit;
+                let all =
+                    self.all(move |(datapath, tables), _| dump::flows(datapath, tables, &rows))?;
+                Ok(dump::answer("flows", all, limit))
+            }
+            Ask::Conntrack(rows) => {
+                let rows = own(rows);
+                let limit = rows.limit;
+                let all = self.all(move |(datapath, tables), now| {
+                    dump::connections(datapath, tables, &rows, now)
+                })?;
+                Ok(dump::answer("connections", all, limit))
+            }
+            Ask::Drops(rows) => {
+                let rows = own(rows);
+                let limit = rows.limit;
+                let all = self.all(move |(datapath, tables), now| {
+                    dump::drops(datapath, tables, &rows, now)
+                })?;
+                Ok(dump::answer("drops", dump::merge_drops(all), limit))
+            }
+            Ask::Fdb(rows) => {
+                let all = dump::fdb(&self.tables.load(), rows);
+                Ok(dump::answer("fdb", all, rows.limit))
+            }
+            Ask::Metrics => {
+                let families = self.stats()?.families(&self.tables.load());
+                Ok(Answer {
+                    text: dump::prometheus(&families),
+                    ..Answer::default()
+                })
+            }
+            Ask::Status => {
+                let stats = self.stats()?;
+                let balance = stats.ledger.balanced();
+                Ok(Answer {
+                    ok: json!({
+                        "tables": self.tables.load().version(),
+                        "connections": stats.connections,
+                        "held": stats.ledger.held,
+                        "unbalanced": balance.err(),
+                    }),
+                    ..Answer::default()
+                })
+            }
+            Ask::Attach(_) | Ask::Detach(_) | Ask::Health => {
+                let not_here = "the agent answers this";
+                Err(Refusal::new(code::BAD_REQUEST, not_here))
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        for worker in self.workers.drain(..) {
+            if worker.stop().is_err() {
+                warn!("a worker had ended before; see the log");
+            }
+        }
+        self.open.clear();
+    }
+}
