@@ -12,6 +12,7 @@ mod inspect;
 mod lab;
 mod port;
 mod token;
+mod vswitch;
 
 pub(crate) use host::add as add_host;
 pub(crate) use port::attach as attach_port;
@@ -28,6 +29,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     Controller(controller::Args),
+    Vswitch(vswitch::Args),
     Host(host::Args),
     Token(token::Args),
     Port(port::Args),
@@ -48,6 +50,7 @@ impl Verb {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Controller(args) => args.run(),
+            Self::Vswitch(args) => args.run(),
             Self::Host(args) => args.run(),
             Self::Token(args) => args.run(),
             Self::Port(args) => args.run(),

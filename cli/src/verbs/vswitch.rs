@@ -1,0 +1,98 @@
+//! `overweave vswitch`: who forwards on this host?
+
+use std::io::{IsTerminal, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use vswitch::{Config, Options};
+
+use crate::daemon;
+
+/// The longest join token that is read.
+const TOKEN_MAX: u64 = 4096;
+
+/// The switch of this host, and its agent
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  overweave vswitch --host h1 --controller https://192.0.2.1:9697 --join \"$(overweave host add h1)\"
+  overweave host add h1 | ssh h1 overweave vswitch --controller https://192.0.2.1:9697 --join -
+  overweave vswitch --config /etc/overweave/vswitch.toml --check")]
+pub(crate) struct Args {
+    /// A TOML file; a flag of the same name wins
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// This host's name, as in `overweave host add` [default: the system's host name]
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// The controller [default port: 9697]
+    #[arg(long, value_name = "https://ADDR:9697")]
+    controller: Option<String>,
+    /// A join token, needed once; `-` reads it from standard input
+    #[arg(long, value_name = "TOKEN")]
+    join: Option<String>,
+    /// The underlay address of this host [default: the one that the controller is reached from]
+    #[arg(long, value_name = "IP")]
+    vtep_ip: Option<IpAddr>,
+    /// Where the local socket is [default: /run/overweave]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Where the host's state is kept [default: /var/lib/overweave/vswitch, or RUN-DIR/state]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Worker threads [default: one a CPU, four at most]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// Where /metrics and /healthz are served [default: 127.0.0.1:9698]
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics_listen: Option<SocketAddr>,
+    /// Connections that a worker tracks [default: 262144]
+    #[arg(long, value_name = "N")]
+    conntrack_entries: Option<usize>,
+    /// Check the configuration, print it, and end
+    #[arg(long)]
+    check: bool,
+}
+
+impl Args {
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        let config = Config::load(self.config.as_deref(), self.options()?)?;
+        if self.check {
+            crate::say::out(&config.to_string())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        daemon::run(|shutdown| vswitch::run(config, shutdown)).context("run the vswitch")
+    }
+
+    fn options(&self) -> anyhow::Result<Options> {
+        let join = match self.join.as_deref() {
+            Some("-") => Some(token_from(std::io::stdin())?),
+            Some(token) => Some(token.to_owned()),
+            None => None,
+        };
+        Ok(Options {
+            host: self.host.clone(),
+            controller: self.controller.clone(),
+            join,
+            vtep_ip: self.vtep_ip,
+            run_dir: self.run_dir.clone(),
+            state_dir: self.state_dir.clone(),
+            workers: self.workers,
+            metrics_listen: self.metrics_listen,
+            conntrack_entries: self.conntrack_entries,
+        })
+    }
+}
+
+fn token_from(stdin: std::io::Stdin) -> anyhow::Result<String> {
+    if stdin.is_terminal() {
+        bail!("--join - reads the token from standard input; pipe it in");
+    }
+    let mut token = String::new();
+    stdin
+        .take(TOKEN_MAX)
+        .read_to_string(&mut token)
+        .context("read the join token from standard input")?;
+    Ok(token)
+}
