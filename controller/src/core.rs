@@ -262,6 +262,7 @@ pub async fn run(
         status: Arc::clone(&controller.core().status),
         tls: authority.server_config()?,
         authority,
+        stats: hosts::Stats::new(controller.stats().registry())?,
     };
     tracing::info!(%addr, "hosts are listened to");
     let shutdown = shutdown.shared();

@@ -14,10 +14,12 @@ pub mod session;
 mod server;
 #[cfg(test)]
 mod server_tests;
+mod stats;
 mod status;
 mod task;
 #[cfg(test)]
 mod tests;
 
 pub use server::Limits;
+pub use stats::{METRICS, Stats};
 pub use task::{Parts, serve};

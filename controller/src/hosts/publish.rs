@@ -112,6 +112,13 @@ impl Publisher {
         &self.compiler
     }
 
+    /// How far each connected host is behind.
+    pub fn lags(&self) -> impl Iterator<Item = (&HostName, u64)> {
+        let generation = self.compiler.generation();
+        let lag = move |live: &Live| live.session.lag(generation);
+        self.live.iter().map(move |(host, live)| (host, lag(live)))
+    }
+
     /// Takes an event in; what is to be done comes out.
     pub fn on(&mut self, event: Event, at: Reading) -> Vec<Effect> {
         let mut effects = Vec::new();

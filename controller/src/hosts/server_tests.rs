@@ -26,7 +26,7 @@ use tonic::{
 use uuid::Uuid;
 
 use super::{
-    Limits, Parts,
+    Limits, Parts, Stats,
     pki::{Authority, CONTROLLER_NAME},
     serve,
     server::stub::hosts_client::HostsClient,
@@ -95,6 +95,7 @@ impl Fabric {
             status: Arc::clone(&status),
             tls: authority.server_config().unwrap(),
             authority: Arc::clone(&authority),
+            stats: Stats::new(&prometheus::Registry::new()).unwrap(),
         };
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(serve(listener, parts, Limits { connections: 8 }, async {

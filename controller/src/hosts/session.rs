@@ -232,6 +232,16 @@ impl Session {
                 .any(|update| update.keys.contains(&key))
     }
 
+    /// How far the last generation that the host proved is behind; 0 if it has proved all.
+    pub fn lag(&self, generation: Generation) -> u64 {
+        let idle = self.extent == Extent::Named && self.pending.is_empty();
+        match self.believed {
+            Some(_) if idle && self.in_flight.is_empty() => 0,
+            Some((proved, _)) => generation.get().saturating_sub(proved.get()),
+            None => generation.get(),
+        }
+    }
+
     /// What the host said of a port.
     pub fn report(&self, port: Id<kind::Port>) -> Option<&PortReport> {
         self.reports.as_ref()?.get(&port)

@@ -31,6 +31,7 @@ use super::{
     publish::{Conn, Effect, Event, Publisher, Reading},
     server::{self, Limits, Service},
     session::HangUp,
+    stats::Stats,
 };
 use crate::{
     compile::{intent::HostName, view},
@@ -81,6 +82,8 @@ pub struct Parts {
     pub authority: Arc<Authority>,
     /// The listener's TLS, [`Authority::server_config`].
     pub tls: ServerConfig,
+    /// What is counted.
+    pub stats: Stats,
 }
 
 /// Serves the hosts on `listener` until `shutdown`, then ends their streams.
@@ -95,12 +98,13 @@ pub async fn serve(
         status,
         authority,
         tls,
+        stats,
     } = parts;
     let tls = TlsAcceptor::from(Arc::new(tls));
     let (stop, stopped) = watch::channel(false);
     let (inbox, messages) = mpsc::channel(INBOX);
     let (ready, connections) = mpsc::channel(READY);
-    let task = Task::new(Arc::clone(&store), status, inbox.clone());
+    let task = Task::new(Arc::clone(&store), status, inbox.clone(), stats);
     let service = Service::new(store, authority, inbox);
     let accepting = tokio::spawn(server::accept(
         listener,
@@ -140,11 +144,17 @@ struct Task {
     store: Arc<dyn Store>,
     inbox: mpsc::Sender<Message>,
     streams: HashMap<Conn, Stream>,
+    stats: Stats,
     started: Instant,
 }
 
 impl Task {
-    fn new(store: Arc<dyn Store>, status: Arc<StatusBoard>, inbox: mpsc::Sender<Message>) -> Self {
+    fn new(
+        store: Arc<dyn Store>,
+        status: Arc<StatusBoard>,
+        inbox: mpsc::Sender<Message>,
+        stats: Stats,
+    ) -> Self {
         let started = Instant::now();
         let (snapshot, watcher) = store.watch();
         let publisher = Publisher::new(
@@ -160,6 +170,7 @@ impl Task {
             store,
             inbox,
             streams: HashMap::new(),
+            stats,
             started,
         }
     }
@@ -177,7 +188,10 @@ impl Task {
                     Some(message) => self.hear(message).await,
                     None => break,
                 },
-                _ = ticks.tick() => self.step(Event::Tick),
+                _ = ticks.tick() => {
+                    self.step(Event::Tick);
+                    self.stats.show_lags(self.publisher.lags());
+                }
                 () = told(&mut stop) => break,
             }
         }
@@ -192,6 +206,7 @@ impl Task {
     }
 
     fn follow(&mut self, event: store::Event) {
+        let began = Instant::now();
         let event = match event {
             store::Event::Commit(commit) => Event::Commit(
                 commit.changes.iter().filter_map(view::change).collect(),
@@ -204,6 +219,7 @@ impl Task {
             }
         };
         self.step(event);
+        self.stats.followed(began.elapsed());
     }
 
     async fn hear(&mut self, message: Message) {
