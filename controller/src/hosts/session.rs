@@ -328,7 +328,12 @@ impl Session {
             text => Some(text.parse().or(Err(HangUp::Protocol("vtep")))?),
         };
         effects.push(Effect::Vtep(vtep));
-        self.extent = Extent::Compared;
+        // A host that names nothing has nothing, or no trust in what it has.
+        self.extent = if hello.sections.is_empty() {
+            Extent::Whole
+        } else {
+            Extent::Compared
+        };
         for section in hello.sections {
             let hash = <[u8; 16]>::try_from(section.hash.as_slice());
             let hash = hash.or(Err(HangUp::Protocol("section hash")))?;

@@ -41,6 +41,8 @@ struct SimHost {
     upserts: usize,
     updates: usize,
     answers: bool,
+    /// Names nothing in its hello, though it holds something.
+    distrusts: bool,
 }
 
 fn from_host(message: from_host::Message) -> wire::FromHost {
@@ -62,6 +64,7 @@ impl SimHost {
             upserts: 0,
             updates: 0,
             answers: true,
+            distrusts: false,
         }
     }
 
@@ -74,10 +77,11 @@ impl SimHost {
                 key: section.key().to_string(),
                 hash: section.hash().0.to_vec(),
             });
+        let sections: Vec<_> = sections.collect();
         let hello = wire::Hello {
             incarnation: self.config.incarnation.to_string(),
             generation: self.config.generation.get(),
-            sections: sections.collect(),
+            sections: if self.distrusts { vec![] } else { sections },
             vtep: self.vtep.clone(),
             version: "sim".to_owned(),
             underlay_mtu: 1600,
@@ -546,6 +550,24 @@ fn a_wrong_digest_is_mended_by_the_whole() {
     region.deliver_all();
     region.assert_converged();
     assert_eq!(region.hosts[&name].conn, conn, "the stream goes on");
+}
+
+#[test]
+fn a_host_that_distrusts_what_it_holds_gets_the_whole() {
+    let mut region = Region::new(world(2, 8), 0..2);
+    region.connect_all();
+    let name = kit::host_name(0);
+    region.cut(&name);
+    let host = region.hosts.get_mut(&name).unwrap();
+    host.distrusts = true;
+    let stale = kit::network(9, "never told");
+    let Object::Network(stale) = stale else {
+        unreachable!()
+    };
+    let stale = hostconfig::Section::Network(hostconfig::Network::clone(&stale));
+    host.config.insert(Arc::new(Keyed::new(stale).unwrap()));
+    region.connect_all();
+    region.assert_converged();
 }
 
 #[test]
