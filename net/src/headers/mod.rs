@@ -501,13 +501,16 @@ fn quoted_ports(protocol: u8, l4: &[u8]) -> Option<(u16, u16)> {
             .first_chunk::<2>()
             .map(|w| u16::from_be_bytes(*w))
     };
-    l4.first_chunk::<8>()?;
     match protocol {
-        proto::TCP | proto::UDP | proto::SCTP => Some((word(0)?, word(2)?)),
+        proto::TCP | proto::UDP | proto::SCTP => {
+            l4.first_chunk::<8>()?;
+            Some((word(0)?, word(2)?))
+        }
         proto::ICMP | proto::ICMP6 => {
             let id = word(4)?;
             Some((id, id))
         }
+        // Nothing is asked of it, and the packet may have been shorter.
         _ => Some((0, 0)),
     }
 }

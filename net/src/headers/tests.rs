@@ -177,3 +177,15 @@ fn endless_extension_chains_are_refused() {
     frame[20] = 59;
     assert!(Headers::parse(&frame).is_ok());
 }
+
+/// What is quoted of a packet may be shorter than eight bytes, if all of its payload was.
+#[test]
+fn the_quote_of_an_empty_packet_names_its_connection() {
+    for v6 in [false, true] {
+        let frame = FrameBuilder::other(v6, 47).build();
+        let error = FrameBuilder::icmp_error(&frame);
+        let (headers, _) = Headers::parse(&error).unwrap();
+        let quoted = headers.quoted(&error).unwrap().tuple;
+        assert_eq!(Some(quoted), Headers::parse(&frame).unwrap().1.five_tuple());
+    }
+}
