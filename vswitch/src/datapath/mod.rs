@@ -128,6 +128,8 @@ enum Way {
     Open(Option<(Zone, FiveTuple)>),
     /// It is of this connection, which must be judged again first.
     Judge(Hit),
+    /// It begins another connection in place of the one that it was found by, if the tables let it.
+    Renew,
     /// This program, and what its addresses become.
     Run(ProgramId, Option<FiveTuple>),
     /// The answer at this place of `once`, and the connection's tuple on either side of it.
@@ -355,10 +357,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 Way::Run(program, to)
             }
             Track::Invalid => Way::Drop(invalid(packet)),
-            Track::Renew => {
-                self.close(hit);
-                Way::Open(key.five_tuple().map(|t| (side_zone(tables, packet), t)))
-            }
+            Track::Renew => Way::Renew,
         }
     }
 
@@ -402,7 +401,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     cx.out.handed.push((worker, job.packet));
                 }
                 // Resolving left nothing open; if it ever did, the packet has a name all the same.
-                Way::Open(_) | Way::Judge(_) => {
+                Way::Open(_) | Way::Judge(_) | Way::Renew => {
                     hands.lose(job.packet, DropReason::FunctionFault, &mut cx);
                 }
             }
@@ -515,10 +514,6 @@ fn zone_of(tables: &Tables, packet: &Packet) -> Option<Zone> {
         }
         Origin::Switch => None,
     }
-}
-
-fn side_zone(tables: &Tables, packet: &Packet) -> Zone {
-    zone_of(tables, packet).unwrap_or_default()
 }
 
 /// Lets go of the tuples that an ended connection claimed.

@@ -29,6 +29,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             job.way = match job.way {
                 Way::Open(key) => self.upcall(tables, job, key, now),
                 Way::Judge(hit) => self.judge_again(tables, job, hit, now),
+                Way::Renew => self.first(tables, &job.packet, now),
                 way @ (Way::Run(..) | Way::Once(..) | Way::Drop(_) | Way::Hand(_)) => way,
             };
         }
@@ -48,11 +49,14 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             if let Some(hit) = self.conntrack.lookup(zone, &tuple) {
                 return match self.follow(tables, packet, hit, now) {
                     Way::Judge(hit) => self.judge_again(tables, job, hit, now),
-                    Way::Open(_) => self.first(tables, packet, now),
+                    Way::Open(_) | Way::Renew => self.first(tables, packet, now),
                     way @ (Way::Run(..) | Way::Once(..) | Way::Drop(_) | Way::Hand(_)) => way,
                 };
             }
-            if let Some(worker) = self.elsewhere(zone, &tuple, job.handed) {
+            // An ICMP error is at home where the connection is that it speaks of.
+            let quoted = packet.headers().quoted(packet.bytes());
+            let of = quoted.map_or(tuple, |q| q.tuple.reversed());
+            if let Some(worker) = self.elsewhere(zone, &of, job.handed) {
                 return Way::Hand(worker);
             }
             if let Some(way) = self.related(tables, packet, zone, now) {
@@ -165,11 +169,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
         let mut made = self.insert(&new, now);
         if let Err(Refused::Taken(Some(conn))) = made {
-            // What is over only waits for stray packets: the newcomer is no stray.
+            // What is over only waits for stray packets: the newcomer is no stray. And one identifier is one conversation: the last one
+            // that was let pass, whichever end asks.
+            let query = matches!(new.first, TrackInput::Icmp(_) | TrackInput::Icmp6(_));
             let over = self
                 .conntrack
                 .entry(conn)
-                .is_some_and(|e| e.stage().is_over());
+                .is_none_or(|e| query || e.stage().is_over() || has_moved(e, &new.sides));
             if over {
                 self.close(Hit {
                     conn,
@@ -259,10 +265,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 Way::Run(program, to)
             }
             Track::Invalid => Way::Drop(invalid(packet)),
-            Track::Renew => {
-                self.close(hit);
-                self.first(tables, packet, now)
-            }
+            Track::Renew => self.first(tables, packet, now),
         }
     }
 
@@ -299,7 +302,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return Err(Some(refusal));
         }
         let tracking = outcome.tracking.ok_or(None)?;
-        if tracking.reply != *entry.side(Side::Reply).tuple() {
+        // An end that moved here, or away, is known by another zone from now on.
+        let zones = Side::BOTH.map(|side| entry.side(side).zone());
+        let own = hit.side == Side::Reply || self.is_own(hit, packet);
+        let moved = own && tracking.zones != zones;
+        if moved || tracking.reply != *entry.side(Side::Reply).tuple() {
             return Err(None);
         }
         let program = self.programs.intern(outcome.flow, tables);
@@ -342,6 +349,15 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return Some(Way::Drop(invalid(packet)));
         }
         let entry = *self.conntrack.entry(hit.conn)?;
+        // It goes with the connection, so it ends with it: by the record, not by this packet, is judged what began.
+        let reply = Hit {
+            side: Side::Reply,
+            ..hit
+        };
+        if let Err(refusal) = self.forward_program(tables, packet, reply, &entry, now) {
+            self.close(hit);
+            return refusal.map(Way::Drop);
+        }
         let known = Known::Related {
             entry: &entry,
             side: hit.side,
@@ -358,6 +374,18 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         });
         Some(Way::Once(self.once.len() - 1, tuples))
     }
+}
+
+/// Does a record say of an end that it is here, or elsewhere, when it is no longer? Its Ethernet address says that it is the same end.
+fn has_moved(entry: &Entry, new: &[SideEntry; 2]) -> bool {
+    let zones = |a: Zone, b: Zone| (a.min(b), a.max(b));
+    let [first, reply] = new;
+    let there = Side::BOTH.map(|side| entry.side(side));
+    let same_end = there
+        .iter()
+        .any(|s| *s.tuple() == *reply.tuple() && s.eth_dst() == first.eth_src());
+    let [a, b] = there.map(SideEntry::zone);
+    same_end && zones(a, b) != zones(first.zone(), reply.zone())
 }
 
 /// Where the packets of a connection's original side enter, when no program says: at the port that has their Ethernet source, or
