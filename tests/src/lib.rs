@@ -1,7 +1,10 @@
 //! What proves the fabric?
 //!
 //! # Map
+//! - [`traffic`]: what workloads say to each other
+//! - [`random`]: fabrics and traffic that nobody thought of
 //! - [`plan`]: a fabric as a test says it, compiled to one [`hostconfig::HostConfig`] a host
+//! - [`fabric`]: its switches in one process, with wires in memory and a virtual clock
 //! - [`oracle`]: the naive switch that says where a frame must go
 
 // A test library fails loudly: whatever goes wrong here is a failed test.
@@ -14,5 +17,8 @@
     reason = "test kit"
 )]
 
+pub mod fabric;
 pub mod oracle;
 pub mod plan;
+pub mod random;
+pub mod traffic;

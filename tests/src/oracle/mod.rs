@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use hostconfig::{
     Chain, Classifier, Function, FunctionKind, HostConfig, Location, Network, Port, Section,
     SectionKey, SecurityGroupRule,
-    chain::Action,
+    chain::{Action, Side},
     group::{Direction, L4Match, Remote},
 };
 use net::{
@@ -53,7 +53,36 @@ impl What {
         Self::of_key(&key)
     }
 
+    /// Is this frame what must be received?
+    pub fn is(&self, frame: &[u8]) -> bool {
+        let Ok((headers, key)) = Headers::parse(frame) else {
+            return false;
+        };
+        let payload = usize::from(headers.payload_at);
+        match self {
+            Self::Frame { .. } => *self == Self::of_key(&key),
+            Self::Neighbor(addr, mac) => {
+                let (kind, who) = match key.ethertype {
+                    ethertype::ARP => (key.ip_proto == 2, key.src_addr()),
+                    _ => (key.l4_src == 136, IpAddr::V6(key.nd_target.into())),
+                };
+                kind && who == *addr && key.link_addr == mac.octets()
+            }
+            Self::Dhcp(addr) => {
+                let client = frame.get(payload + 16..payload + 20);
+                (key.l4_src, key.l4_dst) == (67, 68)
+                    && client.is_some_and(|c| addr_bytes(*addr).ends_with(c))
+            }
+            Self::Pong(addr) => query(&key) == Some(false) && key.src_addr() == *addr,
+        }
+    }
+
     fn of_key(key: &FlowKey) -> Self {
+        let mut key = *key;
+        // A later fragment shows no ports, whatever it was lent.
+        if key.ip_frag == Fragment::Later as u8 {
+            (key.l4_src, key.l4_dst, key.icmp_id) = (0, 0, 0);
+        }
         Self::Frame {
             macs: (key.src_mac(), key.dst_mac()),
             ethertype: key.ethertype,
@@ -75,7 +104,7 @@ pub struct Fate {
 }
 
 /// A connection as one host knows it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Conn {
     from: Option<PortUuid>,
     to: Option<PortUuid>,
@@ -99,7 +128,7 @@ enum Place {
     Virtual,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Host {
     config: HostConfig,
     conns: Vec<Conn>,
@@ -113,7 +142,7 @@ type Receiver = Result<(FlowKey, Place), DropReason>;
 type FragmentKey = (Option<PortUuid>, [u8; 16], [u8; 16], u8, u32);
 
 /// The naive switch of a whole fabric.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Oracle {
     hosts: Vec<Host>,
 }
@@ -137,6 +166,12 @@ impl Oracle {
         }
     }
 
+    /// Do the two know the same connections? Then they say the same from here on.
+    pub fn same_connections(&self, other: &Self) -> bool {
+        let hosts = self.hosts.iter().zip(&other.hosts);
+        hosts.into_iter().all(|(a, b)| a.conns == b.conns)
+    }
+
     /// The hosts are told anew; connections stay.
     pub fn configure(&mut self, configs: Vec<HostConfig>) {
         for (host, config) in self.hosts.iter_mut().zip(configs) {
@@ -146,7 +181,7 @@ impl Oracle {
 
     /// A workload sends a frame. Where a choice is the switch's to make (a load balancer's member), `seen` is what it did; the oracle
     /// accepts every choice that is legal.
-    pub fn send(&mut self, port: PortUuid, frame: &[u8], seen: &[Delivery]) -> Fate {
+    pub fn send(&mut self, port: PortUuid, frame: &[u8], seen: &[PortUuid]) -> Fate {
         let host = self.hosts.iter().position(|h| h.port(port).is_some());
         let host = host.expect("a port of this fabric sends");
         let mut fate = Fate::default();
@@ -246,7 +281,7 @@ impl Host {
         &mut self,
         origin: Option<PortUuid>,
         arrival: &Arrival,
-        seen: &[Delivery],
+        seen: &[PortUuid],
         fate: &mut Fate,
     ) -> Vec<(usize, Arrival)> {
         let mut arrival = arrival.clone();
@@ -273,7 +308,11 @@ impl Host {
                         ..arrival.clone()
                     },
                 )),
-                Ok((_, Place::Foreign | Place::Virtual)) => {}
+                Ok((key, Place::Virtual)) => {
+                    let asker = origin.expect("only local ports reach virtual addresses");
+                    fate.deliveries.push((asker, What::Pong(key.dst_addr())));
+                }
+                Ok((_, Place::Foreign)) => {}
             }
         }
         out
@@ -292,9 +331,6 @@ impl Host {
         let up = self.network(a.network).is_some_and(|n| n.admin_up);
         if !up || port.as_ref().is_some_and(|p| !p.admin_up) {
             return Err(DropReason::AdminDown);
-        }
-        if a.key.dst_mac().is_link_local_control() {
-            return Err(DropReason::LinkLocalControl);
         }
         self.defragment(origin, a)?;
         let Some(port) = port else {
@@ -357,6 +393,17 @@ impl Host {
         }
     }
 
+    /// Is it a ping to a virtual address? That is the switch's to answer.
+    fn is_ping_to(&self, network: NetId, key: &FlowKey) -> bool {
+        let asks = query(key) == Some(true) && matches!(key.l4_src, 8 | 128);
+        let named = |e: &hostconfig::Endpoint| {
+            let there = e.at == Location::Virtual && e.mac.get() == key.dst_mac();
+            there && e.addrs.contains(&key.dst_addr())
+        };
+        let whole = key.ip_frag == Fragment::Whole as u8;
+        asks && whole && self.endpoints(network).any(named)
+    }
+
     fn place(&self, network: NetId, mac: Mac) -> Option<Place> {
         let mut here = self.ports().filter(|p| p.network == network);
         if let Some(port) = here.find(|p| macs_of(p).contains(&mac)) {
@@ -370,6 +417,9 @@ impl Host {
     fn flood(&self, origin: Option<PortUuid>, a: &Arrival) -> Result<Vec<Receiver>, DropReason> {
         if let Some(port) = origin.and_then(|p| self.port(p)) {
             self.group(port, &a.key, Direction::Egress)?;
+        }
+        if a.key.dst_mac().is_link_local_control() {
+            return Err(DropReason::LinkLocalControl);
         }
         let ports = self
             .ports()
@@ -396,7 +446,7 @@ impl Host {
         Ok(copies)
     }
 
-    fn unicast(&mut self, origin: Option<PortUuid>, a: &Arrival, seen: &[Delivery]) -> Receiver {
+    fn unicast(&mut self, origin: Option<PortUuid>, a: &Arrival, seen: &[PortUuid]) -> Receiver {
         let key = a.key;
         if !key.is_ip() {
             let walk = self.walk(origin, a.network, &key, None, seen)?;
@@ -405,9 +455,18 @@ impl Host {
         let tuple = key.five_tuple().expect("ip has a tuple");
         if let Some((at, way)) = self.find(origin, a, tuple) {
             let conn = self.conns[at].clone();
-            let walked = self.walk(conn.from, a.network, &conn.first, Some(conn.wire), seen);
+            // A packet of the original side goes by its own Ethernet addresses.
+            let mut first = conn.first;
+            if way == Way::Original && a.quote.is_none() {
+                (first.eth_src, first.eth_dst) = (key.eth_src, key.eth_dst);
+            }
+            let walked = self.walk(conn.from, a.network, &first, Some(conn.wire), seen);
+            // What only imitates a connection can't end it.
+            let own = (first.eth_src, first.eth_dst) == (conn.first.eth_src, conn.first.eth_dst);
             let walk = walked.inspect_err(|_| {
-                self.conns.remove(at);
+                if own {
+                    self.conns.remove(at);
+                }
             })?;
             let mut to = key;
             if way == Way::Original {
@@ -489,7 +548,7 @@ impl Host {
         network: NetId,
         first: &FlowKey,
         bound: Option<FiveTuple>,
-        seen: &[Delivery],
+        seen: &[PortUuid],
     ) -> Result<Walk, DropReason> {
         let mut key = *first;
         let mut tracked = false;
@@ -498,10 +557,7 @@ impl Host {
             return Err(DropReason::PortGone);
         }
         if let Some(port) = sender {
-            if key.is_ip() && self.stateful(port) {
-                tracked = true;
-            }
-            self.refuse_strays(port, &key)?;
+            tracked |= self.tracks(port, &key, Direction::Egress);
             self.group(port, &key, Direction::Egress)?;
             for chain in self.chains() {
                 let of = |c: &&Classifier| c.source.is_some_and(|s| side(s, port));
@@ -526,22 +582,9 @@ impl Host {
                 if !port.admin_up {
                     return Err(DropReason::AdminDown);
                 }
-                tracked |= key.is_ip() && self.stateful(port);
-                for chain in self.chains() {
-                    let named = |c: &&Classifier| {
-                        c.source.is_none() && c.destination.is_some_and(|s| side(s, port))
-                    };
-                    if chain
-                        .classifiers
-                        .iter()
-                        .filter(named)
-                        .any(|c| matches(c, &key))
-                    {
-                        tracked = true;
-                        self.functions(chain, &mut key, bound, seen)?;
-                    }
-                }
-                self.refuse_strays(port, &key)?;
+                tracked |= self.tracks(port, &key, Direction::Ingress);
+                let of = |s| side(s, port);
+                tracked |= self.destination_chains(of, &mut key, bound, seen)?;
                 self.group(port, &key, Direction::Ingress)?;
                 Ok(Walk {
                     key,
@@ -549,7 +592,27 @@ impl Host {
                     tracked,
                 })
             }
-            Place::Virtual => Err(DropReason::NoListener),
+            // Its receiver is in every switch: so are the chains before it.
+            Place::Virtual => {
+                let mac = key.eth_dst;
+                let endpoint = self
+                    .endpoints(network)
+                    .find(|e| e.mac.get().octets() == mac);
+                let of = |s| match s {
+                    Side::Port(id) => endpoint.is_some_and(|e| e.id == id),
+                    Side::Network(id) => network == id,
+                    Side::Project(_) => false,
+                };
+                self.destination_chains(of, &mut key, bound, seen)?;
+                if self.is_ping_to(network, &key) && origin.is_some() {
+                    return Ok(Walk {
+                        key,
+                        place,
+                        tracked: false,
+                    });
+                }
+                Err(DropReason::NoListener)
+            }
             Place::Host(_) | Place::Foreign if origin.is_none() => Err(DropReason::SplitHorizon),
             Place::Host(_) | Place::Foreign => Ok(Walk {
                 key,
@@ -559,12 +622,24 @@ impl Host {
         }
     }
 
-    /// A stateful port takes no packet of a connection that is not there, whatever its rules.
-    fn refuse_strays(&self, port: &Port, key: &FlowKey) -> Result<(), DropReason> {
-        if key.is_ip() && self.stateful(port) && begins(key) == Begins::Nothing {
-            return Err(DropReason::ConntrackInvalid);
+    /// The first chain that names only a destination, and this one. Was there one?
+    fn destination_chains(
+        &self,
+        of: impl Fn(Side) -> bool,
+        key: &mut FlowKey,
+        bound: Option<FiveTuple>,
+        seen: &[PortUuid],
+    ) -> Result<bool, DropReason> {
+        let named = |c: &Classifier| {
+            c.source.is_none() && c.destination.is_some_and(&of) && matches(c, key)
+        };
+        let chain = self
+            .chains()
+            .find(|chain| chain.classifiers.iter().any(named));
+        if let Some(chain) = chain {
+            self.functions(chain, key, bound, seen)?;
         }
-        Ok(())
+        Ok(chain.is_some())
     }
 
     /// Ports without state judge each packet by itself, both ways.
@@ -593,7 +668,7 @@ impl Host {
         chain: &Chain,
         key: &mut FlowKey,
         bound: Option<FiveTuple>,
-        seen: &[Delivery],
+        seen: &[PortUuid],
     ) -> Result<(), DropReason> {
         for Function { kind, .. } in &chain.functions {
             match kind {
@@ -626,9 +701,7 @@ impl Host {
                     });
                     let chosen = kept.or_else(|| {
                         let mut open = lb.members.iter().filter(|m| m.weight > 0);
-                        let taken = |m: &&hostconfig::chain::Member| {
-                            seen.iter().any(|(port, _)| *port == m.id)
-                        };
+                        let taken = |m: &&hostconfig::chain::Member| seen.contains(&m.id);
                         open.clone().find(taken).or_else(|| open.next())
                     });
                     let member = chosen.ok_or(DropReason::NoHealthyMember)?;
@@ -672,6 +745,11 @@ impl Host {
             _ => None,
         });
         port.port_security && (port.security_groups.is_empty() || groups.any(|g| g.stateful))
+    }
+
+    /// Does the port remember what it lets pass? What is always allowed needs no memory.
+    fn tracks(&self, port: &Port, key: &FlowKey, direction: Direction) -> bool {
+        key.is_ip() && self.stateful(port) && !always(key, direction)
     }
 
     fn group(&self, port: &Port, key: &FlowKey, direction: Direction) -> Result<(), DropReason> {

@@ -1,0 +1,616 @@
+//! What if nobody thought of it?
+//!
+//! Strategies for whole fabrics and for what happens in them. A [`Scenario`] is played by [`play`]: each frame goes through the
+//! fabric and is shown to the oracle, and what the two say must be the same.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hostconfig::{
+    Firewall, FunctionKind, SecurityGroupRule, Shaper,
+    chain::{Action, Classifier, Side},
+    group::{Direction, Family, L4Match, Remote},
+    port::AddressPair,
+};
+use net::{
+    Id, Mac, PortRange, Prefix, UnicastMac,
+    flow_key::proto,
+    ids::kind,
+    testkit::{FrameBuilder, any_frame, mac},
+};
+use proptest::prelude::*;
+
+use crate::{
+    fabric::{Build, Fabric, agree, assert_fate, check_frames},
+    oracle::Oracle,
+    plan::{GroupUuid, NetId, Plan, PortUuid, allow, allow_all, firewall_rule, from_network},
+    traffic::{Between, answer, dhcp_discover, who_has},
+};
+
+/// A fabric and what happens in it.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    hosts: usize,
+    rules: Vec<Vec<Rule>>,
+    ports: Vec<PortSpec>,
+    chain: Option<ChainSpec>,
+    ops: Vec<Op>,
+}
+
+/// A rule of a group, as far as it does not name others.
+#[derive(Debug, Clone)]
+struct Rule {
+    egress: bool,
+    v6: bool,
+    what: usize,
+    remote: usize,
+}
+
+#[derive(Debug, Clone)]
+struct PortSpec {
+    host: usize,
+    network: usize,
+    groups: Vec<usize>,
+    open: bool,
+    pair: bool,
+}
+
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a coin")]
+struct ChainSpec {
+    firewall: Vec<(bool, usize)>,
+    default_deny: bool,
+    members: usize,
+    v6: bool,
+    udp: bool,
+    shaper: bool,
+    destination: bool,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone)]
+enum Op {
+    /// From, to, kind, number, family.
+    Send(usize, usize, Kind, u16, bool),
+    /// What a received frame's receiver answers.
+    Answer(usize),
+    /// The ICMP error about a received frame.
+    Error(usize),
+    /// To the virtual address.
+    Virtual(usize, Kind, u16),
+    /// What it is not: (port, other, how).
+    Spoof(usize, usize, usize, bool),
+    /// Any frame, perhaps with the port's own source MAC.
+    Any(usize, Vec<u8>, bool),
+    /// A group's rules are others.
+    Rules(usize, Vec<Rule>),
+    /// The firewall's rules are others.
+    Firewall(Vec<(bool, usize)>, bool),
+    /// A host forgets all that it need not know.
+    Restart(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Udp,
+    Tcp,
+    Ack,
+    Echo,
+    Other,
+    Fragments,
+    WhoHas,
+    WhoHasNobody,
+    Dhcp,
+    Multicast,
+    UnknownMac,
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    use Kind::{
+        Ack, Dhcp, Echo, Fragments, Multicast, Other, Tcp, Udp, UnknownMac, WhoHas, WhoHasNobody,
+    };
+    prop_oneof![
+        4 => Just(Udp),
+        4 => Just(Tcp),
+        1 => Just(Ack),
+        3 => Just(Echo),
+        1 => Just(Other),
+        1 => Just(Fragments),
+        1 => Just(WhoHas),
+        1 => Just(WhoHasNobody),
+        1 => Just(Dhcp),
+        1 => Just(Multicast),
+        1 => Just(UnknownMac),
+    ]
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    (any::<bool>(), any::<bool>(), 0usize..10, 0usize..5).prop_map(|(egress, v6, what, remote)| {
+        Rule {
+            egress,
+            v6,
+            what,
+            remote,
+        }
+    })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let firewall = prop::collection::vec((any::<bool>(), 0usize..6), 0..4);
+    prop_oneof![
+        8 => (any::<usize>(), any::<usize>(), kind(), 0u16..4, any::<bool>())
+            .prop_map(|(a, b, k, n, v6)| Op::Send(a, b, k, n, v6)),
+        8 => any::<usize>().prop_map(Op::Answer),
+        1 => any::<usize>().prop_map(Op::Error),
+        3 => (any::<usize>(), kind(), 0u16..4).prop_map(|(a, k, n)| Op::Virtual(a, k, n)),
+        1 => (any::<usize>(), any::<usize>(), 0usize..8, any::<bool>())
+            .prop_map(|(a, b, how, v6)| Op::Spoof(a, b, how, v6)),
+        1 => (any::<usize>(), any_frame(), any::<bool>()).prop_map(|(a, f, own)| Op::Any(a, f, own)),
+        1 => (any::<usize>(), prop::collection::vec(rule(), 0..6)).prop_map(|(g, r)| Op::Rules(g, r)),
+        1 => (firewall, any::<bool>()).prop_map(|(r, d)| Op::Firewall(r, d)),
+        1 => any::<usize>().prop_map(Op::Restart),
+    ]
+}
+
+/// Any fabric of up to three hosts, three networks' worth of overlapping tenants, and up to `steps` things that happen in it.
+pub fn scenario(steps: usize) -> impl Strategy<Value = Scenario> {
+    let port = (
+        0usize..3,
+        0usize..2,
+        prop::collection::vec(0usize..3, 0..3),
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.2),
+    );
+    let port = port.prop_map(|(host, network, groups, open, pair)| PortSpec {
+        host,
+        network,
+        groups,
+        open,
+        pair,
+    });
+    let chain = (
+        prop::collection::vec((any::<bool>(), 0usize..6), 0..4),
+        prop::bool::weighted(0.2),
+        0usize..4,
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        prop::bool::weighted(0.3),
+    );
+    let chain = chain.prop_map(
+        |(firewall, default_deny, members, v6, udp, shaper, destination)| ChainSpec {
+            firewall,
+            default_deny,
+            members,
+            v6,
+            udp,
+            shaper,
+            destination,
+        },
+    );
+    (
+        1usize..=3,
+        prop::collection::vec(prop::collection::vec(rule(), 0..6), 3),
+        prop::collection::vec(port, 2..8),
+        prop::option::of(chain),
+        prop::collection::vec(op(), 1..steps),
+    )
+        .prop_map(|(hosts, rules, ports, chain, ops)| Scenario {
+            hosts,
+            rules,
+            ports,
+            chain,
+            ops,
+        })
+}
+
+struct Built {
+    plan: Plan,
+    ports: Vec<PortUuid>,
+    groups: Vec<GroupUuid>,
+    chain: Option<(Id<kind::PortChain>, PortUuid, NetId)>,
+}
+
+fn rules_of(rules: &[Rule], groups: &[GroupUuid]) -> Vec<SecurityGroupRule> {
+    // Half of what a workload wants to say is allowed from the start: else nearly everything ends at the first door.
+    let mut all = allow_all(Direction::Egress);
+    if rules.len() % 2 == 1 {
+        all.clear();
+    }
+    all.extend(rules.iter().map(|r| {
+        let direction = if r.egress {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        };
+        let icmp = if r.v6 { proto::ICMP6 } else { proto::ICMP };
+        let (protocol, l4) = match r.what {
+            0 | 1 => (None, L4Match::Any),
+            2 => (Some(proto::TCP), L4Match::Any),
+            3 => (Some(proto::TCP), L4Match::Ports(PortRange::one(80))),
+            4 => (
+                Some(proto::UDP),
+                L4Match::Ports(PortRange::new(80, 82).unwrap()),
+            ),
+            5 => (Some(proto::UDP), L4Match::Ports(PortRange::ANY)),
+            6 => (Some(icmp), L4Match::Any),
+            7 => {
+                let kind = if r.v6 { 128 } else { 8 };
+                let code = (r.remote % 2 == 0).then_some(0);
+                (Some(icmp), L4Match::Icmp { kind, code })
+            }
+            8 => (Some(47), L4Match::Any),
+            _ => (
+                Some(proto::TCP),
+                L4Match::Ports(PortRange::new(1, 1024).unwrap()),
+            ),
+        };
+        let half: Prefix = if r.v6 { "fd00::/124" } else { "10.0.0.0/28" }
+            .parse()
+            .unwrap();
+        let remote = match r.remote {
+            0 | 1 => Remote::Any,
+            2 => Remote::Prefix(half),
+            n => Plan::members_of(groups[n % groups.len()]),
+        };
+        SecurityGroupRule {
+            protocol,
+            l4,
+            remote,
+            ..allow(direction, if r.v6 { Family::V6 } else { Family::V4 })
+        }
+    }));
+    all
+}
+
+fn firewall_of(rules: &[(bool, usize)], deny: bool) -> FunctionKind {
+    let action = |deny| if deny { Action::Deny } else { Action::Allow };
+    let rules = rules.iter().map(|&(deny, what)| {
+        let mut rule = firewall_rule(action(deny));
+        match what {
+            0 => rule.protocol = Some(proto::UDP),
+            1 => rule.source = Some("10.0.0.0/28".parse().unwrap()),
+            2 => rule.destination = Some("fd00::/124".parse().unwrap()),
+            3 => rule.destination_ports = Some(PortRange::new(80, 81).unwrap()),
+            4 => rule.family = Some(Family::V6),
+            _ => rule.source_ports = Some(PortRange::new(4001, 4002).unwrap()),
+        }
+        rule
+    });
+    FunctionKind::Firewall(Firewall {
+        rules: rules.collect(),
+        default: action(deny),
+    })
+}
+
+impl Scenario {
+    fn build(&self) -> Built {
+        let mut plan = Plan::new(self.hosts);
+        let networks = [plan.network("red"), plan.network("blue")];
+        let groups: Vec<_> = (0..3).map(|_| plan.group(vec![])).collect();
+        for (group, rules) in groups.iter().zip(&self.rules) {
+            plan.set_rules(*group, rules_of(rules, &groups));
+        }
+        let mut ports = vec![];
+        for (n, spec) in self.ports.iter().enumerate() {
+            let mut of: Vec<_> = spec.groups.iter().map(|g| groups[*g]).collect();
+            of.dedup();
+            let port = plan.port(spec.host % self.hosts, networks[spec.network], &of);
+            plan.get_mut(port).port_security = !spec.open;
+            if spec.pair {
+                plan.get_mut(port).allowed_address_pairs = vec![AddressPair {
+                    mac: UnicastMac::try_from(mac(0x7700 + u16::try_from(n).unwrap())).unwrap(),
+                    prefix: "10.0.0.128/25".parse().unwrap(),
+                }];
+            }
+            ports.push(port);
+        }
+        let chain = self.chain.as_ref().map(|spec| {
+            let net = networks[0];
+            let of_net = plan.ports().filter(|p| p.network == net).map(|p| p.id);
+            let members: Vec<_> = of_net.take(spec.members).collect();
+            let protocol = if spec.udp { proto::UDP } else { proto::TCP };
+            let (vip, balancer) = plan.load_balancer(net, spec.v6, (protocol, 80), &members);
+            let mut functions = vec![firewall_of(&spec.firewall, spec.default_deny)];
+            let classifier = if spec.destination {
+                Classifier {
+                    source: None,
+                    destination: Some(Side::Network(net)),
+                    ..from_network(net)
+                }
+            } else {
+                functions.push(FunctionKind::LoadBalancer(balancer));
+                from_network(net)
+            };
+            if spec.shaper {
+                functions.push(FunctionKind::Shaper(Shaper {
+                    rate_bps: 1_000_000_000_000,
+                    burst_bytes: 1 << 30,
+                    queue_bytes: 1 << 20,
+                }));
+            }
+            (plan.chain(vec![classifier], functions), vip, net)
+        });
+        Built {
+            plan,
+            ports,
+            groups,
+            chain,
+        }
+    }
+}
+
+struct Player {
+    fabric: Fabric,
+    /// All that may be so: which member a balancer chose is seen only when something arrives there.
+    oracles: Vec<Oracle>,
+    built: Built,
+    received: Vec<(PortUuid, Vec<u8>)>,
+    tcp_port: u16,
+    workers: u16,
+}
+
+/// Plays a scenario, and holds the fabric to the oracle at every step.
+pub fn play(scenario: &Scenario, build: Build) {
+    let built = scenario.build();
+    let mut fabric = Fabric::build(built.plan.clone(), build);
+    let oracle = Oracle::new(fabric.apply());
+    let mut player = Player {
+        fabric,
+        oracles: vec![oracle],
+        built,
+        received: vec![],
+        tcp_port: 20_000,
+        workers: build.workers,
+    };
+    for (n, op) in scenario.ops.iter().enumerate() {
+        player.step(&format!("step {n}, {op:?}"), op);
+    }
+}
+
+impl Player {
+    fn port(&self, n: usize) -> PortUuid {
+        self.built.ports[n % self.built.ports.len()]
+    }
+
+    /// Another port of the same network, if there is one; else itself.
+    fn peer(&self, of: PortUuid, n: usize) -> PortUuid {
+        let network = self.fabric.plan.get(of).network;
+        let same: Vec<_> = self
+            .fabric
+            .plan
+            .ports()
+            .filter(|p| p.network == network)
+            .collect();
+        same[n % same.len()].id
+    }
+
+    fn frame(&mut self, between: &Between<'_>, kind: Kind, n: u16) -> Vec<Vec<u8>> {
+        let (sport, dport) = (4000 + n, 80 + n);
+        let one = |f: FrameBuilder| vec![f.build()];
+        match kind {
+            Kind::Udp => one(between.udp(sport, dport).payload(b"ask")),
+            Kind::Tcp => {
+                self.tcp_port += 1;
+                one(between.syn(self.tcp_port, dport))
+            }
+            Kind::Ack => one(between.ack(19_000 + n, dport)),
+            Kind::Echo => one(between.echo(7 + n)),
+            Kind::Other => one(between.other(if n.is_multiple_of(2) { 47 } else { 50 })),
+            Kind::Fragments => {
+                let whole = between.udp(sport, dport).payload(&[7; 64]);
+                // A device puts all fragments of a packet into one queue; this fabric's coin does not.
+                if self.workers > 1 {
+                    return one(whole);
+                }
+                let id = u32::from(self.tcp_port) + u32::from(n);
+                vec![
+                    whole.clone().fragment(id, 0, true).build(),
+                    whole.clone().fragment(id, 9, false).build(),
+                    whole.fragment(id + 0x4000, 9, false).build(),
+                ]
+            }
+            Kind::WhoHas => vec![between.who_has()],
+            Kind::WhoHasNobody => {
+                let nobody: IpAddr = if between.v6 {
+                    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x9999).into()
+                } else {
+                    Ipv4Addr::new(10, 0, 0, 99).into()
+                };
+                vec![who_has(between.plan, between.from, nobody)]
+            }
+            Kind::Dhcp => vec![dhcp_discover(between.plan.mac(between.from))],
+            Kind::Multicast => {
+                let (group, addr): (_, IpAddr) = if between.v6 {
+                    (
+                        Mac::new([0x33, 0x33, 0, 0, 0, 5]),
+                        "ff02::5".parse().unwrap(),
+                    )
+                } else {
+                    (
+                        Mac::new([1, 0, 0x5e, 1, 1, 1]),
+                        "239.1.1.1".parse().unwrap(),
+                    )
+                };
+                let from = between.plan.addr(between.from, between.v6);
+                one(between
+                    .udp(sport, dport)
+                    .macs(between.plan.mac(between.from), group)
+                    .addrs(from, addr))
+            }
+            Kind::UnknownMac => one(between
+                .udp(sport, dport)
+                .macs(between.plan.mac(between.from), mac(0x9999))),
+        }
+    }
+
+    fn step(&mut self, what: &str, op: &Op) {
+        match op {
+            Op::Send(from, to, kind, n, v6) => {
+                let from = self.port(*from);
+                let to = self.peer(from, *to);
+                self.between(what, from, to, *kind, *n, *v6);
+            }
+            Op::Virtual(from, kind, n) => {
+                if let Some((_, vip, network)) = self.built.chain {
+                    let ports = self.fabric.plan.ports().filter(|p| p.network == network);
+                    let ports: Vec<_> = ports.map(|p| p.id).collect();
+                    if let Some(&from) = ports.get(from % ports.len().max(1)) {
+                        self.between(what, from, vip, *kind, *n, n % 2 == 1);
+                    }
+                }
+            }
+            Op::Answer(n) => {
+                if let Some((port, frame)) = self.any_received(*n)
+                    && let Some(frame) = answer(&frame, b"and back")
+                {
+                    self.send(what, port, &frame);
+                }
+            }
+            Op::Error(n) => {
+                if let Some((port, frame)) = self.any_received(*n) {
+                    let (_, key) = net::Headers::parse(&frame).unwrap();
+                    let lone = matches!(key.ip_proto, proto::ICMP | proto::ICMP6);
+                    if key.is_ip() && key.ip_frag == 0 && !lone && !key.dst_mac().is_multicast() {
+                        self.send(what, port, &FrameBuilder::icmp_error(&frame));
+                    }
+                }
+            }
+            Op::Spoof(from, other, how, v6) => {
+                let from = self.port(*from);
+                let other = self.peer(from, *other);
+                let frame = spoof(&self.fabric.plan, from, other, *how, *v6);
+                self.send(what, from, &frame);
+            }
+            Op::Any(from, frame, own) => {
+                let from = self.port(*from);
+                let mut frame = frame.clone();
+                if *own {
+                    frame[6..12].copy_from_slice(&self.fabric.plan.mac(from).octets());
+                }
+                self.send(what, from, &frame);
+            }
+            Op::Rules(group, rules) => {
+                let groups = self.built.groups.clone();
+                let rules = rules_of(rules, &groups);
+                self.fabric
+                    .plan
+                    .set_rules(groups[group % groups.len()], rules);
+                self.reconfigure();
+            }
+            Op::Firewall(rules, deny) => {
+                if let Some((chain, ..)) = self.built.chain {
+                    let there = &self.fabric.plan.chain_mut(chain).functions;
+                    let mut functions: Vec<_> = there.iter().map(|f| f.kind.clone()).collect();
+                    functions[0] = firewall_of(rules, *deny);
+                    self.fabric.plan.set_functions(chain, functions);
+                    self.reconfigure();
+                }
+            }
+            Op::Restart(host) => self.fabric.restart(host % self.fabric.plan.hosts()),
+        }
+    }
+
+    fn reconfigure(&mut self) {
+        let configs = self.fabric.apply();
+        for oracle in &mut self.oracles {
+            oracle.configure(configs.clone());
+        }
+    }
+
+    fn any_received(&self, n: usize) -> Option<(PortUuid, Vec<u8>)> {
+        // The last few are the ones that go on.
+        let last = &self.received[self.received.len().saturating_sub(6)..];
+        last.get(n % last.len().max(1)).cloned()
+    }
+
+    fn between(&mut self, what: &str, from: PortUuid, to: PortUuid, kind: Kind, n: u16, v6: bool) {
+        let plan = self.fabric.plan.clone();
+        let between = Between {
+            plan: &plan,
+            from,
+            to,
+            v6,
+        };
+        for frame in self.frame(&between, kind, n) {
+            self.send(what, from, &frame);
+        }
+    }
+
+    fn send(&mut self, what: &str, port: PortUuid, frame: &[u8]) {
+        let (received, drops) = self.fabric.send_judged(port, frame);
+        let seen: Vec<_> = received.iter().map(|r| r.port).collect();
+        let mut choices = vec![seen];
+        if received.is_empty() && self.built.chain.is_some() {
+            choices.extend(self.built.ports.iter().map(|p| vec![*p]));
+        }
+        let mut possible: Vec<Oracle> = vec![];
+        let mut first = None;
+        for oracle in &self.oracles {
+            for seen in &choices {
+                let mut oracle = oracle.clone();
+                let fate = oracle.send(port, frame, seen);
+                let agrees = agree(&fate, &received, &drops);
+                first.get_or_insert(fate);
+                if agrees && !possible.iter().any(|o| o.same_connections(&oracle)) {
+                    possible.push(oracle);
+                }
+            }
+        }
+        if let (true, Some(fate)) = (possible.is_empty(), &first) {
+            assert_fate(what, fate, &received, &drops);
+        }
+        possible.truncate(32);
+        self.oracles = possible;
+        check_frames(what, &received);
+        let frames = received.into_iter().map(|r| (r.port, r.frame.bytes));
+        self.received.extend(frames);
+    }
+}
+
+/// A frame in which a port says that it is another.
+fn spoof(plan: &Plan, from: PortUuid, other: PortUuid, how: usize, v6: bool) -> Vec<u8> {
+    let between = Between {
+        plan,
+        from,
+        to: other,
+        v6,
+    };
+    let nobody: IpAddr = if v6 { "fd00::7777" } else { "10.0.0.77" }.parse().unwrap();
+    let frame = between.udp(4000, 80);
+    let own = plan.mac(from);
+    match how {
+        0 => frame.macs(mac(0x6666), plan.mac(other)).build(),
+        1 => frame.addrs(nobody, plan.addr(other, v6)).build(),
+        2 => {
+            let (IpAddr::V4(a), IpAddr::V4(b)) = (plan.addr(other, false), plan.addr(from, false))
+            else {
+                unreachable!("ipv4 was asked for")
+            };
+            FrameBuilder::arp(2, (own, a), (plan.mac(other), b))
+        }
+        3 => {
+            let IpAddr::V6(target) = plan.addr(other, true) else {
+                unreachable!("ipv6 was asked for")
+            };
+            let all = (
+                Mac::new([0x33, 0x33, 0, 0, 0, 1]),
+                "ff02::1".parse().unwrap(),
+            );
+            FrameBuilder::neighbor(136, (own, own.link_local()), all, target)
+        }
+        // A foreign DHCP server, for either family.
+        4 => between
+            .udp(if v6 { 547 } else { 67 }, if v6 { 546 } else { 68 })
+            .build(),
+        5 => frame.vlan(7).build(),
+        // What is neither IP nor ARP.
+        6 => {
+            let mut frame = frame.build();
+            frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+            frame
+        }
+        _ => frame
+            .macs(own, Mac::new([1, 0x80, 0xc2, 0, 0, 0x0e]))
+            .build(),
+    }
+}

@@ -1,0 +1,21 @@
+//! Does the datapath do what a naive switch would?
+
+use proptest::prelude::*;
+use tests::{
+    fabric::Build,
+    random::{play, scenario},
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn deliveries_and_drops_are_those_of_the_oracle(scenario in scenario(60)) {
+        play(&scenario, Build::default());
+    }
+
+    #[test]
+    fn several_workers_are_one_switch(scenario in scenario(40), workers in 2u16..4, seed in 1u64..1000) {
+        play(&scenario, Build { workers, seed, ..Build::default() });
+    }
+}
