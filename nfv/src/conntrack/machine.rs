@@ -71,8 +71,8 @@ pub enum Track {
     Ok,
     /// It does not belong; nothing was changed or counted.
     Invalid,
-    /// It begins another connection in place of this one, which is over (or, with ICMP, was asked from the other end): close the
-    /// record, and judge the packet as a first one. Nothing was changed or counted.
+    /// It belongs to another connection in place of this one, which is over (or, with ICMP, was asked from the other end): close
+    /// the record, and judge the packet as a first one. Nothing was changed or counted.
     Renew,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A watcher's view of RFC 9293: the stages of both ends at once, and for each direction the highest sequence number sent
 //! (`end`), the highest that the other end has made room for (`max_end`) and the largest window that it ever offered
-//! (`max_room`, scaled). A segment belongs if it starts no higher than its receiver allows, ends no lower than a
+//! (`room`, scaled). A segment belongs if it starts no higher than its receiver allows, ends no lower than a
 //! retransmission could, and acknowledges nothing that was not sent.
 //!
 //! # Invariants
@@ -33,11 +33,25 @@ pub struct Window {
     end: u32,
     /// The highest sequence number that the receiver has allowed.
     max_end: u32,
-    /// The largest window that this end has offered, at least 1; 0: it has not spoken yet.
-    max_room: u32,
+    /// The largest window that this end has offered, rounded up to units of 16 KiB; 0: it has not spoken yet.
+    room: u16,
+    /// Half of the number that [`PENDING`] speaks of.
+    pending: u16,
 }
 
+/// 65,535 of them are the largest window there is (RFC 7323 §2.3).
+const ROOM_UNIT: u32 = 1 << 14;
+
 impl Window {
+    fn max_room(&self) -> u32 {
+        u32::from(self.room) * ROOM_UNIT
+    }
+
+    fn offer(&mut self, window: u32) {
+        let units = window.div_ceil(ROOM_UNIT).max(1);
+        self.room = self.room.max(u16::try_from(units).unwrap_or(u16::MAX));
+    }
+
     /// Where a segment may start at most. Once data has run over the window, what stands behind it (an ACK alone, say) starts
     /// there.
     fn highest_start(&self) -> u32 {
@@ -60,6 +74,8 @@ const UNACKED: u8 = 0x10;
 const DOUBT: u8 = 0x40;
 /// The answer to the SYN was a bare ACK: its acknowledgment stands in the reply side's `end`.
 const CHALLENGED: u8 = 0x80;
+/// The same bit, once the connection is made: the initiator has sent a SYN inside it, and this number would answer that.
+const PENDING: u8 = CHALLENGED;
 /// In `State::scales`: this end offered no scaling.
 const NO_SCALE: u8 = 15;
 
@@ -92,8 +108,8 @@ fn set_scale(state: &mut State, side: Side, offered: Option<u8>) {
 /// scales (RFC 7323 §2.2).
 fn both_spoke(state: &mut State) {
     let [original, reply] = &mut state.windows;
-    original.max_end = original.end.wrapping_add(reply.max_room);
-    reply.max_end = reply.end.wrapping_add(original.max_room);
+    original.max_end = original.end.wrapping_add(reply.max_room());
+    reply.max_end = reply.end.wrapping_add(original.max_room());
     if state.scales & 15 == NO_SCALE || state.scales >> 4 == NO_SCALE {
         state.scales = 0;
     }
@@ -101,12 +117,14 @@ fn both_spoke(state: &mut State) {
 
 /// A direction as its SYN shows it.
 fn synchronize(state: &mut State, side: Side, syn: &TcpSegment) {
-    *side.of_mut(&mut state.windows) = Window {
+    let window = side.of_mut(&mut state.windows);
+    *window = Window {
         end: syn.end(),
         // Until there is an answer the receiver allows the SYN alone; this is also what an answer must acknowledge at least.
         max_end: syn.seq.wrapping_add(1),
-        max_room: u32::from(syn.window).max(1),
+        ..Window::default()
     };
+    window.offer(u32::from(syn.window));
     set_scale(state, side, syn.window_scale);
 }
 
@@ -126,6 +144,10 @@ pub(super) fn advance(state: &mut State, side: Side, segment: &TcpSegment) -> Tr
     let belongs = match segment.flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN) {
         flag::SYN if state.stage().is_over() => return Track::Renew,
         flag::SYN => on_syn(state, side, segment),
+        // Both ends agree on a connection that is not this one: its end was not seen here. The SYN will come again.
+        f if f == flag::SYN | flag::ACK && answers_pending(state, side, segment) => {
+            return Track::Renew;
+        }
         f if f == flag::SYN | flag::ACK => on_syn_ack(state, side, segment),
         f if f == flag::RST || f == flag::RST | flag::ACK => on_reset(state, side, segment),
         f if f == flag::ACK || f == flag::ACK | flag::FIN => on_ack(state, side, segment),
@@ -157,10 +179,28 @@ fn on_syn(state: &mut State, side: Side, syn: &TcpSegment) -> bool {
             both_spoke(state);
             state.set_stage(Stage::SynReceived);
         }
-        // The same again; or inside a connection, where its receiver answers with a challenge; the record stays as it is.
-        _ => {}
+        // The same again; or a reply that its receiver will challenge.
+        (Stage::SynSent, Side::Original) | (_, Side::Reply) => {}
+        // Inside a connection its receiver answers with a challenge, and the record stays as it is; or it has forgotten the
+        // connection, and answers with a SYN of its own.
+        (_, Side::Original) => {
+            state.flags |= PENDING;
+            let [a, b, c, d] = syn.seq.wrapping_add(1).to_le_bytes();
+            let [original, reply] = &mut state.windows;
+            original.pending = u16::from_le_bytes([a, b]);
+            reply.pending = u16::from_le_bytes([c, d]);
+        }
     }
     true
+}
+
+fn answers_pending(state: &State, side: Side, segment: &TcpSegment) -> bool {
+    let [original, reply] = &state.windows;
+    let pending = u32::from(original.pending) | u32::from(reply.pending) << 16;
+    side == Side::Reply
+        && state.stage() > Stage::SynReceived
+        && state.flags & PENDING != 0
+        && segment.ack == pending
 }
 
 fn on_syn_ack(state: &mut State, side: Side, segment: &TcpSegment) -> bool {
@@ -224,7 +264,7 @@ fn on_reset(state: &mut State, side: Side, segment: &TcpSegment) -> bool {
     }
     let lowest = sent
         .end
-        .wrapping_sub(side.other().of(&state.windows).max_room);
+        .wrapping_sub(side.other().of(&state.windows).max_room());
     if !at_most(lowest, segment.seq) || !at_most(segment.seq, sent.highest_start()) {
         return false;
     }
@@ -259,10 +299,10 @@ fn on_ack(state: &mut State, side: Side, segment: &TcpSegment) -> bool {
 fn in_window(state: &State, side: Side, segment: &TcpSegment) -> bool {
     let sender = side.of(&state.windows);
     let receiver = side.other().of(&state.windows);
-    let lag = sender.max_room.max(ACK_LAG);
+    let lag = sender.max_room().max(ACK_LAG);
     let highest = sender.highest_start();
     at_most(segment.seq, highest)
-        && at_most(sender.end.wrapping_sub(receiver.max_room), segment.end())
+        && at_most(sender.end.wrapping_sub(receiver.max_room()), segment.end())
         && at_most(segment.ack, receiver.end)
         && at_most(receiver.end.wrapping_sub(lag), segment.ack)
 }
@@ -276,8 +316,11 @@ fn learn(state: &mut State, side: Side, segment: &TcpSegment) {
     let window = u32::from(segment.window) << shift;
     let end = segment.end();
     let mut flags = state.flags & !DOUBT;
+    if side == Side::Reply {
+        flags &= !PENDING;
+    }
     let sender = side.of_mut(&mut state.windows);
-    sender.max_room = sender.max_room.max(window);
+    sender.offer(window);
     let allowed = sender.max_end;
     if !at_most(end, sender.end) {
         sender.end = end;
@@ -286,10 +329,11 @@ fn learn(state: &mut State, side: Side, segment: &TcpSegment) {
     let receiver = side.other().of_mut(&mut state.windows);
     if !at_most(end, allowed) {
         // It started inside and ran over: the receiver may take it, and its retransmission must not be refused.
-        receiver.max_room = receiver
-            .max_room
-            .saturating_add(end.wrapping_sub(allowed))
-            .min(1 << 30);
+        receiver.offer(
+            receiver
+                .max_room()
+                .saturating_add(end.wrapping_sub(allowed)),
+        );
     }
     // A closed window still takes a probe of one byte (RFC 9293 §3.8.6.1).
     let top = segment.ack.wrapping_add(window.max(1));
@@ -331,7 +375,7 @@ fn move_on(state: &mut State, side: Side, segment: &TcpSegment) {
 /// Can `seq` be that of a packet which this side has sent, and which an ICMP error now quotes (RFC 5927 §4.1)?
 pub(super) fn has_sent(state: &State, side: Side, seq: u32) -> bool {
     let sent = side.of(&state.windows);
-    let back = side.other().of(&state.windows).max_room.max(ACK_LAG);
+    let back = side.other().of(&state.windows).max_room().max(ACK_LAG);
     at_most(sent.end.wrapping_sub(back), seq) && at_most(seq, sent.end)
 }
 

@@ -194,7 +194,10 @@ fn sequence_numbers_wrap() {
     t.ok(A, segment(flag::ACK, isn + 1, 0, 500));
     t.ok(B, segment(flag::ACK, 0, 490 - 1, 500));
     t.ok(A, segment(flag::ACK, 489, 500, 0));
-    t.refused(A, segment(flag::ACK, isn.wrapping_sub(2000), 500, 0));
+    t.refused(
+        A,
+        segment(flag::ACK, isn.wrapping_sub(2 * ROOM_UNIT), 500, 0),
+    );
 }
 
 #[test]
@@ -320,7 +323,14 @@ fn an_end_that_begins_anew_is_followed() {
 fn what_is_out_of_the_window_is_refused() {
     let mut t = Talk::established();
     t.refused(A, segment(flag::ACK, 1101, 500, 0));
-    t.refused(A, segment(flag::ACK, 100_u32.wrapping_sub(1001), 500, 0));
+    t.ok(
+        A,
+        segment(flag::ACK, 100_u32.wrapping_sub(ROOM_UNIT), 500, 0),
+    );
+    t.refused(
+        A,
+        segment(flag::ACK, 99_u32.wrapping_sub(ROOM_UNIT), 500, 0),
+    );
     t.refused(A, segment(flag::ACK, 100, 501, 0));
     t.refused(
         A,
@@ -377,6 +387,20 @@ fn a_syn_inside_a_connection_is_left_to_its_receiver() {
     t.ok(B, segment(flag::ACK, 500, 100, 0));
     t.ok(A, segment(flag::RST, 100, 0, 0));
     t.is(Stage::Closed, 10);
+}
+
+#[test]
+fn ends_that_agree_on_another_connection_are_believed() {
+    // Both were started anew, and nobody saw the first connection end.
+    let mut t = Talk::established();
+    t.ok(A, segment(flag::SYN, 77_000, 0, 0));
+    t.refused(B, segment(SYN_ACK, 88_000, 77_000, 0));
+    t.refused(A, segment(SYN_ACK, 88_000, 77_001, 0));
+    assert_eq!(t.see(B, segment(SYN_ACK, 88_000, 77_001, 0)), Track::Renew);
+    // An end that still has it challenges the SYN: then nothing is pending.
+    t.ok(B, segment(flag::ACK, 500, 100, 0));
+    t.refused(B, segment(SYN_ACK, 88_000, 77_001, 0));
+    t.is(Stage::Established, 12 * 3600);
 }
 
 #[test]
