@@ -582,4 +582,62 @@ mod tests {
             ChainFault::Classifier { .. }
         ));
     }
+
+    fn any_key() -> impl proptest::strategy::Strategy<Value = FlowKey> {
+        use proptest::prelude::*;
+        let addr = || {
+            prop_oneof![
+                Just(VIP),
+                Just(MEMBER),
+                Just([10, 0, 0, 7]),
+                Just([10, 9, 9, 9])
+            ]
+        };
+        let port = || prop_oneof![Just(80u16), Just(8080), Just(40_000)];
+        let protocol = prop_oneof![Just(6u8), Just(17), Just(1)];
+        (addr(), addr(), port(), port(), protocol).prop_map(
+            |(src, dst, l4_src, l4_dst, ip_proto)| {
+                let ip_dst = addr_bytes(dst.into());
+                FlowKey {
+                    ip_dst,
+                    l4_src,
+                    l4_dst,
+                    ip_proto,
+                    ..key(src)
+                }
+            },
+        )
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_key_that_is_equal_under_the_mask_has_the_same_outcome(
+            k in any_key(),
+            others in proptest::collection::vec(any_key(), 20),
+            deny in proptest::option::of(proptest::prop_oneof![
+                proptest::strategy::Just(VIP), proptest::strategy::Just(MEMBER)
+            ]),
+            before in proptest::bool::ANY,
+        ) {
+            use zerocopy::IntoBytes;
+            let mut functions = vec![load_balancer(12), shaper(13)];
+            functions.insert(if before { 0 } else { 2 }, firewall(11, deny));
+            let chain = Chain::build(&config(functions)).unwrap();
+            let cx = Context { now: Now::ZERO, binding: None, seed: 5 };
+            let decide = |k: &FlowKey| {
+                let mut probe = Probe::new(k);
+                let outcome = chain.decide(&mut probe, &cx, &mut |_, _| {});
+                (outcome, probe.mask())
+            };
+            let (outcome, mask) = decide(&k);
+            for other in others {
+                let (mut mixed, outside) = (mask.apply(&k), mask.apply(&other));
+                let rest = other.as_bytes().iter().zip(outside.as_bytes());
+                for (m, (o, x)) in mixed.as_mut_bytes().iter_mut().zip(rest) {
+                    *m |= o ^ x;
+                }
+                proptest::prop_assert_eq!(&decide(&mixed).0, &outcome, "{:?} and {:?}", k, mixed);
+            }
+        }
+    }
 }

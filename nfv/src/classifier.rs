@@ -4,7 +4,7 @@
 //! knows the ports) and what it looks like (read through the probe).
 //!
 //! # References
-//! SEMANTICS §4; networking-sfc's flow classifier.
+//! networking-sfc's API, flow classifier.
 
 use hostconfig::chain::Side;
 use net::{Id, Probe, ids::kind};

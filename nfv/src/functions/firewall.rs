@@ -6,7 +6,7 @@
 //! # Cost
 //! A few instructions a rule, and each bit of the packet marked once. Rules are compared one after the other; a rule that is
 //! passed over marks what it looked at, so a mask is as wide as the fields that the rules before the decision ask for.
-//! (Tuple space search would take the place of the loop in [`Firewall::first_match`], and nothing else.)
+//! (Tuple space search would take the place of the loop in `Firewall::first_match`, and nothing else.)
 
 use hostconfig::chain::Action;
 use net::{DropReason, Id, Probe, ids::kind};

@@ -11,7 +11,7 @@
 //! The hash over a flow's addresses is keyed, so that a client can't aim at one member.
 //!
 //! # References
-//! SEMANTICS §6; the table is [Maglev's](super::maglev).
+//! D. Eisenbud and others, Maglev, NSDI 2016 (the table: `maglev.rs`).
 
 use std::net::IpAddr;
 
