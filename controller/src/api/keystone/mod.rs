@@ -1,0 +1,290 @@
+//! How does the identity API answer?
+//!
+//! Keystone v3 below `/identity`, as far as the real clients need it: tokens by password or token,
+//! projects, users, roles and their assignments, the one domain, the catalog. Anyone may read what is
+//! their own; the rest is an admin's.
+
+mod records;
+mod roles;
+mod tokens;
+
+use crate::{
+    api::{
+        Api, ApiError,
+        error::{keystone_error, respond},
+        whole_body,
+    },
+    identity::{self, DOMAIN},
+    rules::Caller,
+    store::{Snapshot, View, transact},
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Query, State},
+    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
+    routing::{any, get},
+};
+use rand::RngCore;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use uuid::Uuid;
+
+const MEDIA: &str = "application/vnd.openstack.identity-v3+json";
+const SUBJECT: &str = "x-subject-token";
+
+/// What an identity request is refused with.
+#[derive(Debug)]
+struct Fault(StatusCode, String);
+
+impl Fault {
+    fn unauthorized() -> Self {
+        Self(
+            StatusCode::UNAUTHORIZED,
+            ApiError::Unauthenticated.to_string(),
+        )
+    }
+
+    fn forbidden() -> Self {
+        let text = "You are not authorized to perform the requested action.";
+        Self(StatusCode::FORBIDDEN, text.to_owned())
+    }
+
+    fn missing(kind: &str, id: &str) -> Self {
+        Self(
+            StatusCode::NOT_FOUND,
+            format!("Could not find {kind}: {id}."),
+        )
+    }
+
+    fn bad(text: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, text.into())
+    }
+
+    fn method() -> Self {
+        Self(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "the method is not allowed here".to_owned(),
+        )
+    }
+}
+
+type Answer = Result<Response<Body>, Fault>;
+
+fn finish(answer: Answer) -> Response<Body> {
+    let mut response =
+        answer.unwrap_or_else(|Fault(status, message)| keystone_error(status, &message));
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("X-Auth-Token"));
+    response
+}
+
+pub(in crate::api) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/identity", get(versions))
+        .route("/identity/", get(versions))
+        .route("/identity/v3", get(version))
+        .route("/identity/v3/", get(version))
+        .route("/identity/v3/auth/tokens", any(tokens::tokens))
+        .route("/identity/v3/auth/{what}", any(tokens::auth_views))
+        .route("/identity/v3/domains", any(domains))
+        .route("/identity/v3/domains/{id}", any(domain))
+        .route(
+            "/identity/v3/role_assignments",
+            any(roles::role_assignments),
+        )
+        .route(
+            "/identity/v3/users/{user}/projects",
+            any(roles::user_projects),
+        )
+        .route(
+            "/identity/v3/users/{user}/password",
+            any(tokens::own_password),
+        )
+        .route(
+            "/identity/v3/projects/{project}/users/{user}/roles",
+            any(roles::project_roles),
+        )
+        .route(
+            "/identity/v3/projects/{project}/users/{user}/roles/{role}",
+            any(roles::project_role),
+        )
+        .route("/identity/v3/{collection}", any(records::collection))
+        .route("/identity/v3/{collection}/{id}", any(records::item))
+}
+
+fn version_document(origin: &str) -> Value {
+    json!({
+        "id": "v3.14",
+        "status": "stable",
+        "updated": "2020-04-07T00:00:00Z",
+        "links": [{"rel": "self", "href": format!("{origin}/identity/v3/")}],
+        "media-types": [{"base": "application/json", "type": MEDIA}],
+    })
+}
+
+async fn versions(State(api): State<Api>, headers: HeaderMap) -> Response<Body> {
+    let version = version_document(&api.origin(&headers));
+    respond(
+        StatusCode::MULTIPLE_CHOICES,
+        &json!({"versions": {"values": [version]}}),
+    )
+}
+
+async fn version(State(api): State<Api>, headers: HeaderMap) -> Response<Body> {
+    respond(
+        StatusCode::OK,
+        &json!({"version": version_document(&api.origin(&headers))}),
+    )
+}
+
+/// A request whose body was read.
+struct Call {
+    method: Method,
+    headers: HeaderMap,
+    body: Value,
+    origin: String,
+    snapshot: Snapshot,
+}
+
+impl Api {
+    async fn call(&self, request: Request<Body>) -> Result<Call, Fault> {
+        let (parts, body) = request.into_parts();
+        let bytes = whole_body(body)
+            .await
+            .map_err(|error| Fault(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()))?;
+        let body = if bytes.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&bytes)
+                .map_err(|error| Fault::bad(format!("the body is not JSON: {error}")))?
+        };
+        Ok(Call {
+            method: parts.method,
+            origin: self.origin(&parts.headers),
+            headers: parts.headers,
+            body,
+            snapshot: self.core.store.snapshot(),
+        })
+    }
+
+    /// The same, with who asks.
+    async fn known_call(&self, request: Request<Body>) -> Result<(Call, Caller), Fault> {
+        let call = self.call(request).await?;
+        let token = call
+            .headers
+            .get("x-auth-token")
+            .and_then(|token| token.to_str().ok());
+        let token = token.ok_or_else(Fault::unauthorized)?;
+        let caller = identity::caller(&call.snapshot, token, self.core.clock.now());
+        let caller = caller.ok_or_else(Fault::unauthorized)?;
+        Ok((call, caller))
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        verb: &'static str,
+        kind: &'static str,
+        id: &str,
+        rule: impl Fn(&mut View) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let result = transact(self.core.store.as_ref(), rule).await;
+        let result = result.map(|done| done.value).map_err(|error| match error {
+            crate::store::TransactError::Refused(fault) => fault,
+            crate::store::TransactError::Unavailable(error) => {
+                Fault(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
+        });
+        let outcome = match &result {
+            Ok(_) => "done".to_owned(),
+            Err(fault) => fault.0.as_u16().to_string(),
+        };
+        let now = self.core.clock.now();
+        self.core
+            .audit
+            .note(now, caller, verb, kind, &[id.to_owned()], &outcome)
+            .await;
+        result
+    }
+}
+
+fn fresh_id() -> String {
+    Uuid::new_v4().simple().to_string()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the rows go into the body")]
+fn listed(plural: &str, rows: Vec<Value>, origin: &str) -> Value {
+    let own = format!("{origin}/identity/v3/{plural}");
+    json!({plural: rows, "links": {"next": null, "self": own, "previous": null}})
+}
+
+fn domain_reference() -> Value {
+    json!({"id": DOMAIN, "name": "Default"})
+}
+
+async fn hashed(api: &Api, password: String) -> Result<String, Fault> {
+    let _turn = api.logins.acquire().await;
+    let mut salt = [0_u8; 16];
+    rand::rng().fill_bytes(&mut salt);
+    let work = move || identity::hash_password(&password, salt);
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(hash)) => Ok(hash),
+        Ok(Err(error)) => Err(Fault::bad(format!("the password cannot be kept: {error}"))),
+        Err(error) => Err(Fault(StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
+    }
+}
+
+fn domain_row(origin: &str) -> Value {
+    json!({
+        "id": DOMAIN,
+        "name": "Default",
+        "description": "The only domain",
+        "enabled": true,
+        "options": {},
+        "tags": [],
+        "links": {"self": format!("{origin}/identity/v3/domains/{DOMAIN}")},
+    })
+}
+
+async fn domains(
+    State(api): State<Api>,
+    Query(query): Query<HashMap<String, String>>,
+    request: Request<Body>,
+) -> Response<Body> {
+    let answer = async {
+        let (call, _) = api.known_call(request).await?;
+        if call.method != Method::GET {
+            return Err(Fault::forbidden());
+        }
+        let fits = query
+            .get("name")
+            .is_none_or(|name| name.eq_ignore_ascii_case("Default"));
+        let rows: Vec<Value> = fits.then(|| domain_row(&call.origin)).into_iter().collect();
+        Ok(respond(
+            StatusCode::OK,
+            &listed("domains", rows, &call.origin),
+        ))
+    };
+    finish(answer.await)
+}
+
+async fn domain(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    request: Request<Body>,
+) -> Response<Body> {
+    let answer = async {
+        let (call, _) = api.known_call(request).await?;
+        match call.method {
+            Method::GET if id == DOMAIN => Ok(respond(
+                StatusCode::OK,
+                &json!({"domain": domain_row(&call.origin)}),
+            )),
+            Method::GET => Err(Fault::missing("domain", &id)),
+            _ => Err(Fault::forbidden()),
+        }
+    };
+    finish(answer.await)
+}

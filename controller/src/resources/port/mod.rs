@@ -1,0 +1,353 @@
+//! What is a port?
+//!
+//! Where a workload meets its network: a MAC address, addresses from the network's subnets, and what
+//! it may send and receive. Which host it is on is its binding; whether it works there is what that
+//! host proved.
+
+mod allocation;
+mod rules;
+mod shapes;
+
+use crate::{
+    api::Scene,
+    refusal::Refusal,
+    resource::{ALL, Absent, Kind, Meta, Operations, Ops, Policy, Resource, Spec, field},
+    resources::Host,
+    rules::Rule,
+    store::Read,
+};
+use net::{Mac, Prefix};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde_json::{Map, Value, json};
+use shapes::{fixed_ips_shape, pairs_shape, profile_shape};
+use std::net::IpAddr;
+use uuid::Uuid;
+
+/// The owner of the port that holds a load balancer's virtual address.
+pub const VIP_OWNER: &str = "overweave:load_balancer";
+/// Owners whose ports go with what they belong to, never by themselves.
+const SERVICE_OWNERS: &[&str] = &[VIP_OWNER];
+
+/// An address that a port has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FixedIp {
+    /// The subnet that it is from.
+    pub subnet_id: Uuid,
+    /// The address.
+    pub ip_address: IpAddr,
+}
+
+/// An address that a request wants: by subnet, by address, or both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WantedIp {
+    /// From this subnet.
+    #[serde(default)]
+    pub subnet_id: Option<Uuid>,
+    /// This one.
+    #[serde(default)]
+    pub ip_address: Option<IpAddr>,
+}
+
+/// What a port may send from besides its own addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressPair {
+    /// The addresses.
+    #[serde(with = "bare_host")]
+    pub ip_address: Prefix,
+    /// The MAC address; a request may leave it out for the port's own.
+    #[serde(default)]
+    pub mac_address: Option<Mac>,
+}
+
+/// A prefix of one address is written without its length.
+mod bare_host {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(prefix: &Prefix, out: S) -> Result<S::Ok, S::Error> {
+        if *prefix == Prefix::host(prefix.addr()) {
+            out.collect_str(&prefix.addr())
+        } else {
+            out.collect_str(prefix)
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Prefix, D::Error> {
+        let text = String::deserialize(input)?;
+        parse(&text).ok_or_else(|| D::Error::custom(format!("not an address: {text}")))
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Prefix> {
+        text.parse::<IpAddr>()
+            .map(Prefix::host)
+            .ok()
+            .or_else(|| text.parse().ok())
+    }
+}
+
+/// A port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// What every object has.
+    #[serde(flatten)]
+    pub meta: Meta,
+    /// Where it is.
+    pub network_id: Uuid,
+    /// Its MAC address; zero in a request stands for a fresh one.
+    #[serde(default = "zero")]
+    pub mac_address: Mac,
+    /// Its addresses, in the order in which they were given.
+    #[serde(default)]
+    pub fixed_ips: Vec<FixedIp>,
+    /// What the request wants; never stored.
+    #[serde(default, skip_serializing)]
+    pub wanted: Option<Vec<WantedIp>>,
+    /// Does it forward?
+    pub admin_state_up: bool,
+    /// Is what it sends checked, and do its groups hold?
+    #[serde(default)]
+    pub port_security_enabled: bool,
+    /// What it may send from besides.
+    #[serde(default)]
+    pub allowed_address_pairs: Vec<AddressPair>,
+    /// Its groups.
+    #[serde(default)]
+    pub security_groups: Vec<Uuid>,
+    /// What it belongs to.
+    #[serde(default)]
+    pub device_id: String,
+    /// Of which kind that is.
+    #[serde(default)]
+    pub device_owner: String,
+    /// The name of the host that it is on; empty for none.
+    #[serde(rename = "binding:host_id", default)]
+    pub host: String,
+    /// How it is attached.
+    #[serde(rename = "binding:vnic_type", default = "normal")]
+    pub vnic_type: String,
+    /// What another service notes.
+    #[serde(rename = "binding:profile", default)]
+    pub profile: Map<String, Value>,
+}
+
+const fn zero() -> Mac {
+    Mac::ZERO
+}
+
+fn normal() -> String {
+    "normal".to_owned()
+}
+
+impl Port {
+    /// A port that a rule makes: no security, no groups, addresses as wanted.
+    pub fn new(meta: Meta, network_id: Uuid, wanted: Vec<WantedIp>) -> Self {
+        Self {
+            meta,
+            network_id,
+            mac_address: Mac::ZERO,
+            fixed_ips: Vec::new(),
+            wanted: Some(wanted),
+            admin_state_up: true,
+            port_security_enabled: false,
+            allowed_address_pairs: Vec::new(),
+            security_groups: Vec::new(),
+            device_id: String::new(),
+            device_owner: String::new(),
+            host: String::new(),
+            vnic_type: normal(),
+            profile: Map::new(),
+        }
+    }
+}
+
+static OPS: Ops<Port> = Ops::new();
+
+impl Resource for Port {
+    const SPEC: &'static Spec = &Spec {
+        singular: "port",
+        plural: "ports",
+        path: "ports",
+        storage: "port",
+        title: "Port",
+        doc: "Where a workload meets its network.",
+        verbs: ALL,
+        policy: Policy::Anyone,
+        quota: Some(("port", 500)),
+        tags: true,
+        bare: false,
+        fields: &[
+            field("network_id", Kind::Uuid, "Where it is.").create_only(Absent::Required),
+            field("mac_address", Kind::Mac, "Its MAC address.")
+                .writable(Absent::Computed)
+                .update_by(Policy::AdminOrService),
+            field("admin_state_up", Kind::Bool, "Does it forward?").writable(Absent::Bool(true)),
+            field(
+                "status",
+                Kind::Text(16),
+                "ACTIVE when its host proved that it works.",
+            )
+            .computed(),
+            field("fixed_ips", Kind::Shape(fixed_ips_shape), "Its addresses.")
+                .writable(Absent::Computed),
+            field("device_id", Kind::Text(255), "What it belongs to.").writable(Absent::Text("")),
+            field("device_owner", Kind::Text(255), "Of which kind that is.")
+                .writable(Absent::Text("")),
+            field(
+                "port_security_enabled",
+                Kind::Bool,
+                "Is what it sends checked?",
+            )
+            .writable(Absent::Computed),
+            field("security_groups", Kind::Uuids, "Its groups.").writable(Absent::List),
+            field(
+                "allowed_address_pairs",
+                Kind::Shape(pairs_shape),
+                "What it may send from.",
+            )
+            .writable(Absent::List)
+            .unfiltered(),
+            field(
+                "binding:vnic_type",
+                Kind::OneOf(VNIC_TYPES),
+                "How it is attached.",
+            )
+            .writable(Absent::Text("normal")),
+            field(
+                "binding:host_id",
+                Kind::Text(255),
+                "The host that it is on.",
+            )
+            .writable(Absent::Text(""))
+            .or_null()
+            .set_by(Policy::AdminOrService)
+            .read_by(Policy::AdminOrService),
+            field(
+                "binding:profile",
+                Kind::Shape(profile_shape),
+                "What another service notes.",
+            )
+            .writable(Absent::Object)
+            .or_null()
+            .set_by(Policy::Service)
+            .read_by(Policy::AdminOrService)
+            .unfiltered(),
+            field(
+                "binding:vif_type",
+                Kind::Text(64),
+                "How the host attaches it.",
+            )
+            .read_by(Policy::AdminOrService)
+            .computed(),
+            field(
+                "binding:vif_details",
+                Kind::Shape(profile_shape),
+                "More of that.",
+            )
+            .read_by(Policy::AdminOrService)
+            .computed()
+            .unfiltered(),
+        ],
+        ops: &OPS as &dyn Operations,
+    };
+    const RULES: &'static [Rule<Self>] = &[
+        rules::place,
+        rules::link_address,
+        allocation::allocate,
+        rules::security,
+        allocation::hold,
+        rules::users,
+        rules::removal,
+    ];
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
+    }
+
+    fn index(&self) -> Vec<(&'static str, String)> {
+        let mut index = vec![("network_id", self.network_id.to_string())];
+        if !self.device_id.is_empty() {
+            index.push(("device_id", self.device_id.clone()));
+        }
+        if !self.host.is_empty() {
+            index.push(("binding:host_id", self.host.clone()));
+        }
+        for group in &self.security_groups {
+            index.push(("security_groups", group.to_string()));
+        }
+        index
+    }
+
+    fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {
+        // What is asked for and what is had are two lists: the rule makes one of the other.
+        if let Some(asked) = fields.shift_remove("asked:fixed_ips") {
+            fields.insert("wanted".to_owned(), asked);
+        }
+        for (name, empty) in [
+            ("binding:host_id", json!("")),
+            ("binding:profile", json!({})),
+        ] {
+            if fields.get(name).is_some_and(Value::is_null) {
+                fields.insert(name.to_owned(), empty);
+            }
+        }
+        Ok(())
+    }
+
+    fn asked_apart(field: &str) -> bool {
+        field == "fixed_ips"
+    }
+
+    fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
+        match field {
+            "status" => json!(if self.is_active(scene) {
+                "ACTIVE"
+            } else {
+                "DOWN"
+            }),
+            "binding:vif_type" => json!(self.vif_type(scene)),
+            "binding:vif_details" => match self.vif_type(scene) {
+                "tap" => json!({"port_filter": true, "connectivity": "l2"}),
+                _ => json!({}),
+            },
+            _ => Value::Null,
+        }
+    }
+}
+
+const VNIC_TYPES: &[&str] = &["normal"];
+
+impl Port {
+    fn vif_type(&self, scene: &Scene<'_>) -> &'static str {
+        if self.host.is_empty() {
+            "unbound"
+        } else if scene.snapshot.entry(&Host::name_key(&self.host)).is_some() {
+            "tap"
+        } else {
+            "binding_failed"
+        }
+    }
+
+    fn is_active(&self, scene: &Scene<'_>) -> bool {
+        if !self.admin_state_up {
+            return false;
+        }
+        if SERVICE_OWNERS.contains(&self.device_owner.as_str()) {
+            return scene.status.is_network_realised(self.network_id);
+        }
+        if self.host.is_empty() {
+            return false;
+        }
+        let host = Host::by_name(scene.snapshot, &self.host);
+        match host {
+            // A foreign VTEP proves nothing by itself: the fabric around it must be there.
+            Some(host) if host.is_foreign() => scene.status.is_network_realised(self.network_id),
+            Some(host) => scene.status.is_port_realised(self.meta.id, host.meta.id),
+            None => false,
+        }
+    }
+}
