@@ -506,6 +506,19 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_the_defaults() {
+        let text = include_str!("../../configs/vswitch.toml");
+        let named = Options {
+            host: flags().host,
+            ..Options::default()
+        };
+        assert_eq!(
+            load(text, named).unwrap(),
+            Config::load(None, flags()).unwrap()
+        );
+    }
+
+    #[test]
     fn what_is_printed_is_a_file_that_says_the_same() {
         let given = Options {
             vtep_ip: Some("192.0.2.7".parse().unwrap()),

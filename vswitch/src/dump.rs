@@ -270,7 +270,7 @@ fn zone(tables: &Tables, zone: Zone) -> String {
 }
 
 impl Rows {
-    /// Those that name what was asked for, up to the limit.
+    /// Those that name what was asked for: one more than the limit, so that it shows when there are more.
     fn take<R: Row>(&self, rows: impl Iterator<Item = R>) -> Vec<R> {
         let named = |row: &R| {
             self.needle.as_ref().is_none_or(|needle| {
@@ -278,7 +278,9 @@ impl Rows {
                 row.cells().iter().any(names)
             })
         };
-        rows.filter(named).take(self.limit).collect()
+        rows.filter(named)
+            .take(self.limit.saturating_add(1))
+            .collect()
     }
 }
 
@@ -423,7 +425,9 @@ mod tests {
             limit: 1,
             ..Rows::default()
         };
-        assert_eq!(fdb(&tables, &one).len(), 1);
+        let cut = super::answer("fdb", fdb(&tables, &one), one.limit);
+        assert_eq!(cut.ok["fdb"].as_array().unwrap().len(), 1);
+        assert_eq!(cut.ok["cut"], true);
         let answer = answer("fdb", rows, 10);
         assert_eq!(answer.ok["fdb"].as_array().unwrap().len(), 2);
         let lines: Vec<_> = answer.text.lines().collect();

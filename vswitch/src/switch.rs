@@ -112,9 +112,12 @@ impl LocalSwitch {
         let tables = Arc::new(ArcSwap::from_pointee(Tables::empty(seed)));
         let claims = Arc::new(Claims::new(CLAIMS, seed));
         let gone = Gone::default();
+        let alone = UnderlaySpec::new(vtep);
+        // Sockets that are shared among workers would be shared with another switch too: one that is not finds it.
+        drop(UdpUnderlay::open(&alone)?);
         let underlay = UnderlaySpec {
             shared: count > 1,
-            ..UnderlaySpec::new(vtep)
+            ..alone
         };
         let mut workers = Vec::new();
         for seat in worker::crew(count, RING).map_err(StartError::Worker)? {
@@ -414,6 +417,10 @@ impl Switch for LocalSwitch {
                 Err(Refusal::new(code::BAD_REQUEST, not_here))
             }
         }
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.workers.iter().all(|w| w.ask(|_, _| ()).is_ok())
     }
 
     fn stop(&mut self) {

@@ -8,7 +8,11 @@
 //! An open tap keeps its namespace alive, also when nothing else does. So the switch lets go of it when the namespace's name
 //! is gone, or names another one: looked after every [`LOOK_EVERY`], and whenever the port is attached.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use hostconfig::{HostConfig, Location, Section, SectionKey};
 use net::{Id, Now, ids::kind};
@@ -72,7 +76,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                 Refusal::new(code::BAD_REQUEST, "no namespace is named"),
             );
         };
-        let Ok(netns) = path.canonicalize() else {
+        let Some(netns) = resolved(&path) else {
             let missing = format!("no such network namespace: {}", path.display());
             return refuse(reply, Refusal::new(code::NO_NAMESPACE, missing));
         };
@@ -334,6 +338,13 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         };
         self.ports.attachments.retain(|id, at| !lost(id, &at.netns));
     }
+}
+
+/// One spelling of a namespace's path: its directory's own. The file itself may be a link that leads nowhere by name
+/// (`/proc/PID/ns/net`).
+fn resolved(path: &Path) -> Option<PathBuf> {
+    let dir = path.parent()?.canonicalize().ok()?;
+    path.exists().then_some(dir.join(path.file_name()?))
 }
 
 /// A port and its network, if the workers run them.

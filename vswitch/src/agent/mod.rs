@@ -6,8 +6,9 @@
 //! What it acts on is behind two traits, [`Switch`] and [`Wire`], so that a test runs it without a device or a network.
 //!
 //! # Order of a config
-//! told → checked → workers run it → devices follow → on disk → acknowledged. So what is acknowledged survives, and
-//! what survives a crash in between is the config before, which the controller then mends.
+//! told → checked → workers run it → devices follow → kept → acknowledged, and flushed to disk a second later, once for
+//! all that came meanwhile. So what is acknowledged survives the process; what survives a crash of the machine may be an
+//! older config, which the controller then mends.
 
 pub(crate) mod apply;
 mod attach;
@@ -25,7 +26,11 @@ pub(crate) mod testkit;
 pub(crate) mod tests;
 pub(crate) mod underlay;
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hostconfig::{HostConfig, SectionKey, wire};
 use net::{Id, Now, ids::kind};
@@ -107,6 +112,8 @@ pub(crate) trait Switch {
     fn gone(&mut self) -> Vec<Id<kind::Port>>;
     /// Answers a question about packets: explain, flows, conntrack, drops, fdb, metrics, and the switch's part of the status.
     fn ask(&mut self, ask: &Ask) -> Result<Answer, Refusal>;
+    /// Do all workers still run?
+    fn is_alive(&mut self) -> bool;
     /// Stops the workers: what they hold goes out first.
     fn stop(&mut self);
 }
@@ -157,13 +164,20 @@ pub(crate) struct Agent<S, W> {
     devices: BTreeMap<Id<kind::Port>, Device>,
     /// In which namespace each open device is.
     inside: BTreeMap<Id<kind::Port>, NetnsId>,
-    /// When to look after those namespaces next.
+    /// When to look after those namespaces, and the workers, next.
     look: Now,
+    /// No worker ended by itself.
+    is_sound: bool,
     told: BTreeMap<Id<kind::Port>, PortState>,
     waiting: Vec<Waiting>,
+    /// When the kept config is flushed to disk.
+    flush: Option<Now>,
     /// Configs applied, for metrics.
     applied: u64,
 }
+
+/// How long a config may be kept and not flushed: a burst of changes costs one flush.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
 
 impl<S: Switch, W: Wire> Agent<S, W> {
     /// An agent that takes up what the state dir holds: the last config runs and its devices are open when this returns.
@@ -200,8 +214,10 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             devices: BTreeMap::new(),
             inside: BTreeMap::new(),
             look: now,
+            is_sound: true,
             told: BTreeMap::new(),
             waiting: Vec::new(),
+            flush: Some(now + FLUSH_AFTER), // what the last process kept
             applied: 0,
         };
         if !config.incarnation.is_nil() {
@@ -255,8 +271,12 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             self.wake = None;
             self.step(Event::Tick, now);
         }
+        if self.flush.is_some_and(|at| now >= at) {
+            self.flush_config();
+        }
         if now >= self.look {
             self.let_go_of_lost(None);
+            self.is_sound &= self.switch.is_alive();
             self.look = now + attach::LOOK_EVERY;
         }
         for port in self.switch.gone() {
@@ -280,11 +300,14 @@ impl<S: Switch, W: Wire> Agent<S, W> {
     /// When [`Agent::settle`] wants to be called again at the latest.
     pub(crate) fn deadline(&self) -> Option<Now> {
         let open = self.devices.values().any(|d| *d == Device::Open);
+        let look = open.then_some(self.look);
         let waiting = self.waiting.iter().map(|w| w.deadline);
-        waiting
-            .chain(self.wake)
-            .chain(open.then_some(self.look))
-            .min()
+        waiting.chain(self.wake).chain(self.flush).chain(look).min()
+    }
+
+    /// Does all of the switch still run? When not, only a new process helps: it takes up where this one stood.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.is_sound
     }
 
     /// Stops the switch; devices, addresses and state stay.
@@ -292,7 +315,19 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         for waiting in self.waiting.drain(..) {
             waiting.refuse(Refusal::new(code::UNAVAILABLE, "the vswitch is stopping"));
         }
+        self.flush_config();
         self.switch.stop();
+    }
+
+    fn flush_config(&mut self) {
+        if self.flush.take().is_some()
+            && let Err(error) = self.state.flush_config()
+        {
+            error!(
+                error = chain(&error),
+                "the config is not on disk: a crash of this machine loses it"
+            );
+        }
     }
 
     fn step(&mut self, event: Event, now: Now) {
@@ -329,12 +364,18 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             );
         }
         let mut complaints = self.running.complaints.clone();
-        if new && let Err(error) = self.state.keep_config(config) {
-            error!(%error, "the config is not on disk");
-            complaints.push(Complaint {
-                key: String::new(),
-                text: format!("not on this host's disk: {}", chain(&error)),
-            });
+        if new {
+            match self.state.keep_config(config) {
+                Ok(()) => drop(self.flush.get_or_insert(now + FLUSH_AFTER)),
+                Err(error) => {
+                    let why = chain(&error);
+                    error!(why, "the config is not kept: a restart will not find it");
+                    complaints.push(Complaint {
+                        key: String::new(),
+                        text: format!("not on this host's disk: {why}"),
+                    });
+                }
+            }
         }
         self.tell_ports(now); // first: what is acknowledged must not meet the ports' old state
         let applied = Applied {
@@ -447,14 +488,22 @@ impl Clock {
     }
 }
 
+/// A worker ended before it was told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a worker ended unexpectedly; see the log")]
+pub(crate) struct WorkerEnded;
+
 /// Runs an agent on the calling thread until it is told to stop. Between inputs it sleeps.
+///
+/// # Errors
+/// When a worker ended by itself.
 pub(crate) fn run<S: Switch, W: Wire>(
     mut agent: Agent<S, W>,
     mut inputs: mpsc::Receiver<Input>,
     runtime: &tokio::runtime::Handle,
     clock: Clock,
-) {
-    loop {
+) -> Result<(), WorkerEnded> {
+    let ended = loop {
         let deadline = agent.deadline();
         let input = runtime.block_on(async {
             match deadline {
@@ -463,7 +512,7 @@ pub(crate) fn run<S: Switch, W: Wire>(
             }
         });
         let mut next = match input {
-            Ok(None) => break,
+            Ok(None) => break Ok(()),
             Ok(input) => input,
             Err(_) => None, // the deadline
         };
@@ -474,11 +523,15 @@ pub(crate) fn run<S: Switch, W: Wire>(
             next = inputs.try_recv().ok();
         }
         if stop {
-            break;
+            break Ok(());
         }
         agent.settle(clock.now());
-    }
+        if !agent.is_sound() {
+            break Err(WorkerEnded);
+        }
+    };
     agent.stop();
+    ended
 }
 
 /// The stream to the controller over gRPC.

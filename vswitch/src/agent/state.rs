@@ -2,7 +2,9 @@
 //!
 //! The state dir: identity, last config, attachments, zones, a seed. A restarted vswitch forwards from it without a
 //! controller. Each file is an envelope (what it is, its version, a checksum) around JSON, written beside the old one,
-//! flushed, and renamed over it: a crash leaves the one or the other.
+//! flushed, and renamed over it: a crash leaves the one or the other. Configs come often and are told again after a crash
+//! of the machine: a new one is written at once, so that it outlives this process, and flushed a little later
+//! ([`State::flush_config`]) before it replaces the last one that was.
 //!
 //! # Failure
 //! A file that does not check is moved aside (`FILE.corrupt`), said so, and taken as empty: the controller knows better
@@ -30,6 +32,8 @@ use super::identity::{Identity, IdentityError};
 const VERSION: u32 = 1;
 const IDENTITY: &str = "identity.pem";
 const CONFIG: &str = "config";
+/// Newer than [`CONFIG`], perhaps not flushed.
+const CONFIG_NEXT: &str = "config.next";
 const PORTS: &str = "ports";
 const HOST: &str = "host";
 
@@ -220,7 +224,12 @@ impl State {
     /// # Errors
     /// When it can't be written.
     pub(crate) fn keep_identity(&self, identity: &Identity) -> Result<(), StateError> {
-        replace(&self.dir, IDENTITY, identity.to_pem().as_bytes())
+        replace(
+            &self.dir,
+            IDENTITY,
+            identity.to_pem().as_bytes(),
+            Flush::Now,
+        )
     }
 
     /// The last config; empty at first.
@@ -228,12 +237,16 @@ impl State {
     /// # Errors
     /// When it can't be read, or is of a newer version.
     pub(crate) fn config(&self) -> Result<HostConfig, StateError> {
-        let path = self.dir.join(CONFIG);
-        let stored = or_empty(&path, load::<StoredConfig>(&path))?;
-        Ok(stored.map(HostConfig::from).unwrap_or_default())
+        for name in [CONFIG_NEXT, CONFIG] {
+            let path = self.dir.join(name);
+            if let Some(stored) = or_empty(&path, load::<StoredConfig>(&path))? {
+                return Ok(stored.into());
+            }
+        }
+        Ok(HostConfig::default())
     }
 
-    /// Keeps a config.
+    /// Keeps a config: it outlives this process at once, and a crash of the machine when it was flushed.
     ///
     /// # Errors
     /// When it can't be written.
@@ -248,7 +261,25 @@ impl State {
             generation: config.generation,
             sections: config.sections.values().map(section).collect(),
         };
-        self.keep(CONFIG, &stored)
+        self.keep(CONFIG_NEXT, &stored, Flush::Later)
+    }
+
+    /// Flushes the config that was kept last; it replaces the one that was flushed before.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(crate) fn flush_config(&self) -> Result<(), StateError> {
+        let (next, path) = (self.dir.join(CONFIG_NEXT), self.dir.join(CONFIG));
+        let flush = || -> io::Result<()> {
+            match File::open(&next) {
+                Ok(file) => file.sync_all()?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(e) => return Err(e),
+            }
+            fs::rename(&next, &path)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        flush().map_err(|e| failed("flush", &path, e))
     }
 
     /// Attachments and zones; none at first.
@@ -265,7 +296,7 @@ impl State {
     /// # Errors
     /// When they can't be written.
     pub(crate) fn keep_ports(&self, ports: &Ports) -> Result<(), StateError> {
-        self.keep(PORTS, ports)
+        self.keep(PORTS, ports, Flush::Now)
     }
 
     /// This host's seed for hashes: made once, kept, so that tables outlive a restart.
@@ -278,15 +309,15 @@ impl State {
             return Ok(host.seed);
         }
         let (seed, _) = Uuid::new_v4().as_u64_pair();
-        self.keep(HOST, &Host { seed })?;
+        self.keep(HOST, &Host { seed }, Flush::Now)?;
         Ok(seed)
     }
 
-    fn keep<T: Serialize>(&self, name: &str, content: &T) -> Result<(), StateError> {
+    fn keep<T: Serialize>(&self, name: &str, content: &T, flush: Flush) -> Result<(), StateError> {
         let path = self.dir.join(name);
         let body = serde_json::to_vec(content).map_err(|e| failed("encode", &path, e.into()))?;
         let envelope = Envelope {
-            file: name.to_owned(),
+            file: kind_of(name).to_owned(),
             version: VERSION,
             sha256: hex(&Sha256::digest(&body)),
         };
@@ -294,8 +325,20 @@ impl State {
             serde_json::to_vec(&envelope).map_err(|e| failed("encode", &path, e.into()))?;
         bytes.push(b'\n');
         bytes.extend_from_slice(&body);
-        replace(&self.dir, name, &bytes)
+        replace(&self.dir, name, &bytes, flush)
     }
+}
+
+/// Must it outlive a crash of the machine as soon as it is written?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    Now,
+    Later,
+}
+
+/// What is in a file of this name.
+fn kind_of(name: &str) -> &str {
+    name.strip_suffix(".next").unwrap_or(name)
 }
 
 fn failed(what: &'static str, path: &Path, source: io::Error) -> StateError {
@@ -334,10 +377,8 @@ fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
             version: envelope.version,
         });
     }
-    if path
-        .file_name()
-        .is_none_or(|name| name != envelope.file.as_str())
-    {
+    let name = path.file_name().and_then(|name| name.to_str());
+    if name.map(kind_of) != Some(envelope.file.as_str()) {
         return Err(corrupt(&format!("it is the file {}", envelope.file)));
     }
     if hex(&Sha256::digest(body)) != envelope.sha256 {
@@ -361,8 +402,8 @@ fn or_empty<T: Default>(path: &Path, loaded: Result<T, StateError>) -> Result<T,
     }
 }
 
-/// Writes beside, flushes, renames over, flushes the directory.
-fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+/// Writes beside, renames over; flushes file and directory if it must.
+fn replace(dir: &Path, name: &str, bytes: &[u8], flush: Flush) -> Result<(), StateError> {
     let (path, beside) = (dir.join(name), dir.join(format!("{name}.new")));
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new()
@@ -372,9 +413,14 @@ fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StateError> {
             .mode(0o600)
             .open(&beside)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        if flush == Flush::Now {
+            file.sync_all()?;
+        }
         fs::rename(&beside, &path)?;
-        File::open(dir)?.sync_all()
+        match flush {
+            Flush::Now => File::open(dir)?.sync_all(),
+            Flush::Later => Ok(()),
+        }
     };
     write().map_err(|e| failed("write", &path, e))
 }
@@ -443,7 +489,7 @@ mod tests {
         let dir = Scratch::new("state-damaged");
         let state = State::open(dir.path()).unwrap();
         state.keep_config(&config()).unwrap();
-        let path = dir.path().join(CONFIG);
+        let path = dir.path().join(CONFIG_NEXT);
         let mut bytes = fs::read(&path).unwrap();
         let last = bytes.len() - 3;
         bytes[last] ^= 1;
@@ -461,6 +507,23 @@ mod tests {
                 Err(StateError::Corrupt { .. })
             ));
         }
+    }
+
+    #[test]
+    fn a_config_that_was_not_flushed_is_the_last_one_unless_it_is_damaged() {
+        let dir = Scratch::new("state-flush");
+        let state = State::open(dir.path()).unwrap();
+        state.flush_config().unwrap(); // none: nothing to do
+        state.keep_config(&config()).unwrap();
+        state.flush_config().unwrap();
+        assert!(dir.path().join(CONFIG).exists() && !dir.path().join(CONFIG_NEXT).exists());
+        let mut newer = config();
+        newer.generation.0 += 1;
+        state.keep_config(&newer).unwrap();
+        assert_eq!(state.config().unwrap(), newer);
+        // The machine stopped before it was flushed.
+        fs::write(dir.path().join(CONFIG_NEXT), "").unwrap();
+        assert_eq!(state.config().unwrap(), config());
     }
 
     #[test]

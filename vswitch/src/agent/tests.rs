@@ -27,6 +27,7 @@ pub(crate) struct Machine {
     pub(crate) held: BTreeSet<Id<kind::Port>>,
     pub(crate) ran: Vec<u64>,
     gone: Vec<Id<kind::Port>>,
+    pub(crate) dead: bool,
     ports: usize,
     changes: usize,
 }
@@ -93,6 +94,9 @@ impl Switch for FakeSwitch {
     }
     fn ask(&mut self, _: &Ask) -> Result<Answer, Refusal> {
         Ok(Answer::default())
+    }
+    fn is_alive(&mut self) -> bool {
+        !self.0.lock().unwrap().dead
     }
     fn stop(&mut self) {
         self.0.lock().unwrap().held.clear();
@@ -310,6 +314,12 @@ fn a_restarted_vswitch_forwards_from_disk_before_it_hears_from_anyone() {
     host.start();
     assert_eq!(host.machine.0.lock().unwrap().ran, [3, 3]);
     assert_eq!(host.machine.0.lock().unwrap().held, [id(1)].into());
+    // And again, now that it was flushed.
+    host.pass(FLUSH_AFTER);
+    assert!(host.dir.path().join("state/config").exists());
+    host.kill();
+    host.start();
+    assert_eq!(host.machine.0.lock().unwrap().ran, [3, 3, 3]);
     assert_eq!(host.agent().ports.zones, zones);
     // It tells so as soon as it is heard.
     host.wire.0.lock().unwrap().clear();
@@ -347,11 +357,12 @@ fn an_attachment_waits_for_its_port_and_not_for_ever() {
     let stream = host.connect();
     let mut first = host.attach(1, "eth0");
     assert_eq!(code_of(&mut first), "waiting");
+    host.pass(FLUSH_AFTER);
     assert_eq!(
         host.agent().deadline(),
         Some(Now::ZERO + Duration::from_secs(10))
     );
-    host.pass(Duration::from_secs(9));
+    host.pass(Duration::from_secs(8));
     host.tell(stream, &two_ports(3));
     assert_eq!(code_of(&mut first), "ok");
 
@@ -360,8 +371,7 @@ fn an_attachment_waits_for_its_port_and_not_for_ever() {
     assert_eq!(code_of(&mut unknown), "waiting");
     host.pass(Duration::from_millis(1));
     assert_eq!(code_of(&mut unknown), code::UNKNOWN_PORT);
-    let look = host.agent().look;
-    assert_eq!(host.agent().deadline(), Some(look), "nobody waits any more");
+    assert!(host.agent().waiting.is_empty());
 }
 
 #[test]
@@ -410,6 +420,7 @@ fn a_namespace_that_went_takes_its_port_down_and_its_name_may_be_used_again() {
     let mut host = Host::new("agent-netns");
     let stream = host.connect();
     host.tell(stream, &two_ports(3));
+    host.pass(FLUSH_AFTER);
     let netns = host.dir.path().join("w");
     std::fs::write(&netns, "").unwrap();
     let attach = || Attach {
@@ -439,6 +450,32 @@ fn a_namespace_that_went_takes_its_port_down_and_its_name_may_be_used_again() {
     assert_eq!(code_of(&mut host.ask(Ask::Attach(attach()))), "ok");
     assert_eq!(host.machine.0.lock().unwrap().devices.len(), 1);
     assert!(host.told_of(1).unwrap().active);
+}
+
+#[test]
+fn a_namespace_may_be_a_process_s() {
+    let mut host = Host::new("agent-proc");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    let attach = Attach {
+        port: id(1),
+        netns: format!("/proc/{}/ns/net", std::process::id()),
+        ifname: "eth0".to_owned(),
+        fixed: true,
+    };
+    assert_eq!(code_of(&mut host.ask(Ask::Attach(attach))), "ok");
+}
+
+#[test]
+fn a_worker_that_ended_is_noticed() {
+    let mut host = Host::new("agent-dead");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    assert_eq!(code_of(&mut host.attach(1, "eth0")), "ok");
+    host.machine.0.lock().unwrap().dead = true;
+    assert!(host.agent().is_sound());
+    host.pass(attach::LOOK_EVERY);
+    assert!(!host.agent().is_sound());
 }
 
 #[test]
@@ -518,7 +555,7 @@ fn a_damaged_state_dir_is_a_new_beginning_not_an_end() {
     let stream = host.connect();
     host.tell(stream, &two_ports(3));
     host.kill();
-    let file = host.dir.path().join("state/config");
+    let file = host.dir.path().join("state/config.next");
     std::fs::write(&file, b"\0\0\0").unwrap();
     host.start();
     assert_eq!(

@@ -67,7 +67,9 @@ pub enum Error {
     #[error(transparent)]
     Start(#[from] StartError),
     /// A thread of the vswitch ended before it was told to.
-    #[error("the agent ended unexpectedly; see the log")]
+    #[error(
+        "a thread of the vswitch ended unexpectedly; see the log, and start it again: it takes up where it stood"
+    )]
     Ended,
 }
 
@@ -112,9 +114,11 @@ async fn serve<S: Switch + Send + 'static>(
     let agent = thread::Builder::new()
         .name("agent".to_owned())
         .spawn(move || {
-            let result = Agent::new(me, state, switch, wire, clock.now());
-            let result = result.map(|agent| agent::run(agent, heard, &runtime, clock));
-            drop(ended.send(result)); // nobody waits any more
+            let run = || -> Result<(), Error> {
+                let agent = Agent::new(me, state, switch, wire, clock.now())?;
+                agent::run(agent, heard, &runtime, clock).or(Err(Error::Ended))
+            };
+            drop(ended.send(run())); // nobody waits any more
         })
         .map_err(Error::Thread)?;
 
@@ -147,11 +151,11 @@ async fn serve<S: Switch + Send + 'static>(
 /// Waits for the agent's thread.
 async fn finish(
     agent: thread::JoinHandle<()>,
-    ended: Result<Result<(), StateError>, oneshot::error::RecvError>,
+    ended: Result<Result<(), Error>, oneshot::error::RecvError>,
 ) -> Result<(), Error> {
     let joined = tokio::task::spawn_blocking(move || agent.join()).await;
     match (joined, ended) {
-        (Ok(Ok(())), Ok(result)) => Ok(result?),
+        (Ok(Ok(())), Ok(result)) => result,
         _ => Err(Error::Ended),
     }
 }
