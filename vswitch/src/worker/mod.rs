@@ -378,6 +378,7 @@ impl<C: Corridor> Worker<C> {
     /// One turn: commands, then each port that has frames, the underlay, other workers, and what time brings. Never waits.
     pub fn turn(&mut self, now: Now) -> Turn {
         self.starved = false;
+        self.seat.collect(&mut self.pool);
         let mut busy = self.obey(now);
         self.corridor.refresh();
         let mut more = self.read_ports(now, &mut busy);
@@ -626,6 +627,7 @@ impl<C: Corridor> Worker<C> {
     /// One batch of each other worker.
     fn read_peers(&mut self, now: Now, busy: &mut bool) -> bool {
         let mut more = false;
+        self.seat.repay(&mut self.pool);
         for peer in 0..self.seat.peers() {
             more |= self.seat.receive(peer, &mut self.rx);
             if !self.rx.is_empty() {

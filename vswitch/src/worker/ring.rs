@@ -3,6 +3,9 @@
 //! Over a bounded ring for each ordered pair. A worker that sleeps is woken by its bell (an eventfd); one that is awake
 //! looks at its rings each turn, so a busy pair makes no system call.
 //!
+//! A packet that is handed over leaves its pool for good, so the taker sends an empty one of the same size back: pools keep
+//! what they have, also when all traffic goes one way.
+//!
 //! # Invariants
 //! - A full ring refuses; it never blocks.
 //! - Order is kept within a pair.
@@ -17,7 +20,7 @@ use std::{
     },
 };
 
-use net::{Batch, Packet};
+use net::{Batch, Packet, PacketPool};
 use rtrb::{Consumer, Producer, RingBuffer};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -50,14 +53,24 @@ impl AsFd for Bell {
     }
 }
 
-/// A ring to another worker.
+/// A ring to another worker, and the one on which empty packets come back.
 #[derive(Debug)]
 struct To {
     ring: Producer<Packet>,
+    empties: Consumer<Packet>,
     asleep: Arc<AtomicBool>,
     bell: Bell,
     /// Was something put into it since its worker was last woken?
     fed: bool,
+}
+
+/// A ring from another worker, and the one on which empty packets go back.
+#[derive(Debug)]
+struct From {
+    ring: Consumer<Packet>,
+    empties: Producer<Packet>,
+    /// Packets not sent back yet: ordinary and large ones.
+    owed: [usize; 2],
 }
 
 /// A worker's place among the others: its rings and its bell.
@@ -67,7 +80,7 @@ pub struct Seat {
     bell: Bell,
     asleep: Arc<AtomicBool>,
     to: Vec<Option<To>>,
-    from: Vec<Consumer<Packet>>,
+    from: Vec<From>,
 }
 
 /// The seats of `workers` workers, with rings of `capacity` packets between each two.
@@ -90,7 +103,7 @@ pub fn crew(workers: u16, capacity: usize) -> io::Result<Vec<Seat>> {
         .iter()
         .map(|s| (Arc::clone(&s.asleep), s.bell.clone()))
         .collect();
-    let mut consumers: Vec<Vec<Consumer<Packet>>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut consumers: Vec<Vec<From>> = (0..workers).map(|_| Vec::new()).collect();
     for (from, seat) in seats.iter_mut().enumerate() {
         for ((to, (asleep, bell)), received) in ends.iter().enumerate().zip(&mut consumers) {
             if from == to {
@@ -98,9 +111,15 @@ pub fn crew(workers: u16, capacity: usize) -> io::Result<Vec<Seat>> {
                 continue;
             }
             let (ring, consumer) = RingBuffer::new(capacity);
-            received.push(consumer);
+            let (sent_back, empties) = RingBuffer::new(capacity);
+            received.push(From {
+                ring: consumer,
+                empties: sent_back,
+                owed: [0, 0],
+            });
             seat.to.push(Some(To {
                 ring,
+                empties,
                 asleep: Arc::clone(asleep),
                 bell: bell.clone(),
                 fed: false,
@@ -160,13 +179,15 @@ impl Seat {
 
     /// Takes one batch from a peer; says whether there is more.
     pub(super) fn receive(&mut self, peer: usize, batch: &mut Batch) -> bool {
-        let Some(ring) = self.from.get_mut(peer) else {
+        let Some(From { ring, owed, .. }) = self.from.get_mut(peer) else {
             return false;
         };
         while !batch.is_full() {
             let Ok(packet) = ring.pop() else {
                 return false;
             };
+            let [small, large] = owed;
+            *(if packet.is_large() { large } else { small }) += 1;
             if batch.push(packet).is_err() {
                 // It was not full.
                 return true;
@@ -175,11 +196,42 @@ impl Seat {
         !ring.is_empty()
     }
 
+    /// Sends back as many empty packets as were taken, as far as there are any.
+    pub(super) fn repay(&mut self, pool: &mut PacketPool) {
+        for From { empties, owed, .. } in &mut self.from {
+            let [small, large] = owed;
+            for (owed, take) in [
+                (small, PacketPool::take_small as fn(&mut PacketPool) -> _),
+                (large, PacketPool::take_large),
+            ] {
+                while *owed > 0 && !empties.is_full() {
+                    let Some(empty) = take(pool) else {
+                        break;
+                    };
+                    if let Err(rtrb::PushError::Full(empty)) = empties.push(empty) {
+                        pool.give(empty);
+                        break;
+                    }
+                    *owed -= 1;
+                }
+            }
+        }
+    }
+
+    /// Takes the empty packets that came back.
+    pub(super) fn collect(&mut self, pool: &mut PacketPool) {
+        for to in self.to.iter_mut().flatten() {
+            while let Ok(empty) = to.empties.pop() {
+                pool.give(empty);
+            }
+        }
+    }
+
     /// Says that this worker is about to sleep, unless something came meanwhile.
     pub(super) fn may_sleep(&self) -> bool {
         self.asleep.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let may = self.from.iter().all(Consumer::is_empty);
+        let may = self.from.iter().all(|f| f.ring.is_empty());
         if !may {
             self.woke();
         }
@@ -217,6 +269,37 @@ mod tests {
         assert!(!b.receive(0, &mut batch));
         let tags: Vec<_> = batch.iter().map(Packet::tag).collect();
         assert_eq!(tags, [0, 1, 2]);
+    }
+
+    #[test]
+    fn for_each_packet_that_was_taken_an_empty_one_comes_back() {
+        let mut seats = crew(2, 8).unwrap();
+        let (mut b, mut a) = (seats.pop().unwrap(), seats.pop().unwrap());
+        let (mut mine, mut theirs) = (PacketPool::new(3, 2), PacketPool::new(3, 2));
+        let mut batch = Batch::new();
+        for _ in 0..50 {
+            for packet in [mine.take_small(), mine.take_large()] {
+                a.hand(WorkerId(1), packet.unwrap()).unwrap();
+            }
+            b.receive(0, &mut batch);
+            batch.drain().for_each(|p| theirs.give(p));
+            b.repay(&mut theirs);
+            a.collect(&mut mine);
+        }
+        assert_eq!(mine.available(), (3, 2));
+        // One that has none to send owes it until it has.
+        let held: Vec<_> = std::iter::from_fn(|| theirs.take_small()).collect();
+        a.hand(WorkerId(1), mine.take_small().unwrap()).unwrap();
+        b.receive(0, &mut batch);
+        b.repay(&mut theirs);
+        a.collect(&mut mine);
+        assert_eq!(mine.available(), (2, 2));
+        for packet in held {
+            theirs.give(packet);
+        }
+        b.repay(&mut theirs);
+        a.collect(&mut mine);
+        assert_eq!(mine.available(), (3, 2));
     }
 
     #[test]
