@@ -67,19 +67,14 @@ impl<W: Witness> Walk<'_, W> {
         self.depend(self.tables.chains_section());
         let tables = self.tables;
         for entry in tables.chains() {
-            let found = entry
-                .chain
-                .classify(place, self.probe, source, destination)
-                .map(|c| (c.id(), c.name().to_owned()));
-            if let Some((id, name)) = found {
+            let chain = &*entry.chain;
+            if let Some(found) = chain.classify(place, self.probe, source, destination) {
                 self.depend(entry.section);
                 self.says(Stage::Chain, || {
-                    let functions: Vec<_> = entry.chain.hops().iter().map(Hop::name).collect();
-                    let chain = entry.chain.name();
-                    format!(
-                        "classifier {name} ({id}): chain {chain} ({})",
-                        functions.join(", ")
-                    )
+                    let functions: Vec<_> = chain.hops().iter().map(Hop::name).collect();
+                    let (classifier, id, name) = (found.name(), found.id(), chain.name());
+                    let functions = functions.join(", ");
+                    format!("classifier {classifier} ({id}): chain {name} ({functions})")
                 });
                 self.pass_chain(network, entry)?;
                 return Ok(true);

@@ -388,7 +388,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             pool,
             out,
         };
-        for job in jobs.drain(..) {
+        for mut job in jobs.drain(..) {
             match job.way {
                 Way::Run(id, to) => hands.run(programs, id, job.packet, to, &mut cx),
                 Way::Once(at, tuples) => match once.get(at) {
@@ -398,6 +398,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 Way::Drop(refusal) => hands.drop(job.packet, &refusal, now, cx.pool),
                 Way::Hand(worker) => {
                     hands.ledger.handed_over += u64::from(job.packet.segments());
+                    job.packet.add_hop();
                     cx.out.handed.push((worker, job.packet));
                 }
                 // Resolving left nothing open; if it ever did, the packet has a name all the same.
@@ -518,12 +519,21 @@ fn zone_of(tables: &Tables, packet: &Packet) -> Option<Zone> {
 
 /// Lets go of the tuples that an ended connection claimed.
 fn release(claims: &Claims, settings: &Settings, entry: &Entry) {
-    if settings.workers > 1 && entry.binding().is_some() {
+    if settings.workers > 1 {
         for side in conntrack::Side::BOTH {
             let side = entry.side(side);
-            claims.release(side.zone(), side.tuple(), settings.worker);
+            if home(settings, side.tuple()) != settings.worker {
+                claims.release(side.zone(), side.tuple(), settings.worker);
+            }
         }
     }
+}
+
+/// The worker that a tuple hashes to, in either direction.
+fn home(settings: &Settings, tuple: &FiveTuple) -> WorkerId {
+    let workers = u64::from(settings.workers.max(1));
+    let at = tuple.symmetric_hash(settings.seed) % workers;
+    WorkerId(u16::try_from(at).unwrap_or(0))
 }
 
 /// A packet that does not belong to the connection whose tuple it shows, or belongs to none and can begin none.

@@ -16,10 +16,13 @@ use super::{
     Action, CompiledFlow, Datapath, Job, ProgramId, Refusal, Stage, Verdict, Way, WorkerId,
     conn_key,
     flow::Found,
-    invalid, release,
+    home, invalid, release,
     tables::Tables,
     walk::{Known, Lent, Outcome, Tracking, walk},
 };
+
+/// How often a packet is handed over for a shaper's sake: workers that see different tables must not pass it round for ever.
+const MAX_HANDS: u8 = 3;
 
 impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     /// Every packet whose way is still open gets one.
@@ -29,7 +32,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             job.way = match job.way {
                 Way::Open(key) => self.upcall(tables, job, key, now),
                 Way::Judge(hit) => self.judge_again(tables, job, hit, now),
-                Way::Renew => self.first(tables, &job.packet, now),
+                Way::Renew => self.first(tables, job, now),
                 way @ (Way::Run(..) | Way::Once(..) | Way::Drop(_) | Way::Hand(_)) => way,
             };
         }
@@ -49,7 +52,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             if let Some(hit) = self.conntrack.lookup(zone, &tuple) {
                 return match self.follow(tables, packet, hit, now) {
                     Way::Judge(hit) => self.judge_again(tables, job, hit, now),
-                    Way::Open(_) | Way::Renew => self.first(tables, packet, now),
+                    Way::Open(_) | Way::Renew => self.first(tables, job, now),
                     way @ (Way::Run(..) | Way::Once(..) | Way::Drop(_) | Way::Hand(_)) => way,
                 };
             }
@@ -70,7 +73,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             }
             self.megaflows.remove(packet.key());
         }
-        self.first(tables, packet, now)
+        self.first(tables, job, now)
     }
 
     /// Is another worker home to this connection?
@@ -90,14 +93,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             .filter(|w| *w != me)
     }
 
-    fn home(&self, tuple: &FiveTuple) -> WorkerId {
-        let workers = u64::from(self.settings.workers.max(1));
-        let at = tuple.symmetric_hash(self.settings.seed) % workers;
-        WorkerId(u16::try_from(at).unwrap_or(0))
-    }
-
     /// The first packet of a flow.
-    fn first(&mut self, tables: &Tables, packet: &Packet, now: Now) -> Way {
+    fn first(&mut self, tables: &Tables, job: &Job, now: Now) -> Way {
+        let packet = &job.packet;
         self.hands.counters.lookups.upcall += 1;
         let mut probe = Probe::new(packet.key());
         let lent = Lent {
@@ -111,6 +109,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             self.megaflows.insert(packet.key(), mask, program);
             return Way::Run(program, None);
         };
+        if let Some(worker) = self.shaped_elsewhere(tables, &flow)
+            && packet.hops() < MAX_HANDS
+        {
+            return Way::Hand(worker);
+        }
         match TrackInput::of(packet).begins() {
             Begin::Tracked => self.begin(tables, packet, flow, &tracking, now),
             // It stands alone: nothing to remember, and so nothing that could be translated back.
@@ -157,14 +160,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             bytes: packet.wire_bytes(),
         };
         let translated = to != tuple;
-        if translated
-            && self.settings.workers > 1
-            && self.home(&tracking.reply) != self.settings.worker
-            && self
-                .claims
-                .claim(reply_zone, tracking.reply, self.settings.worker)
-                .is_err()
-        {
+        let keys = [(zone, tuple), (reply_zone, tracking.reply)];
+        if !self.claim(&keys) {
             return refused(DropReason::ConntrackFull);
         }
         let mut made = self.insert(&new, now);
@@ -187,13 +184,52 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         match made {
             Ok(_) => Way::Run(program, translated.then_some(to)),
             Err(refusal) => {
-                if translated && self.settings.workers > 1 {
-                    self.claims
-                        .release(reply_zone, &tracking.reply, self.settings.worker);
+                // A key that another connection has stays its.
+                if !matches!(refusal, Refused::Taken(_)) {
+                    for (zone, tuple) in &keys {
+                        self.claims.release(*zone, tuple, self.settings.worker);
+                    }
                 }
                 refused(refusal.into())
             }
         }
+    }
+
+    /// Claims those tuples of a connection that hash to another worker; `false` when there is no room.
+    fn claim(&self, keys: &[(Zone, FiveTuple); 2]) -> bool {
+        let me = self.settings.worker;
+        self.settings.workers <= 1
+            || keys
+                .iter()
+                .filter(|(_, tuple)| self.home(tuple) != me)
+                .all(|(zone, tuple)| self.claims.claim(*zone, *tuple, me).is_ok())
+    }
+
+    /// A shaper has one owner, so that its rate is one: connections that wait in it are that worker's.
+    fn shaped_elsewhere(&self, tables: &Tables, flow: &CompiledFlow) -> Option<WorkerId> {
+        if self.settings.workers <= 1 {
+            return None;
+        }
+        let hop = flow.actions.iter().find_map(|action| match action {
+            Action::Queue(hop) => tables.hop(*hop),
+            Action::Translate
+            | Action::SetEth { .. }
+            | Action::Output(_)
+            | Action::Tunnel { .. }
+            | Action::Refuse(_)
+            | Action::AnswerArp(_)
+            | Action::AnswerNd(_)
+            | Action::AnswerPing
+            | Action::AnswerDhcp { .. } => None,
+        })?;
+        let [.., a, b, c, d] = *hop.function.uuid().as_bytes();
+        let at = u32::from_be_bytes([a, b, c, d]) % u32::from(self.settings.workers);
+        let owner = WorkerId(u16::try_from(at).unwrap_or(0));
+        (owner != self.settings.worker).then_some(owner)
+    }
+
+    fn home(&self, tuple: &FiveTuple) -> WorkerId {
+        home(&self.settings, tuple)
     }
 
     fn insert(&mut self, new: &NewConn, now: Now) -> Result<nfv::conntrack::ConnId, Refused> {
@@ -212,7 +248,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return self.upcall(tables, job, Some((zone, tuple)), now);
         }
         let Some(entry) = self.conntrack.entry(hit.conn).copied() else {
-            return self.first(tables, packet, now);
+            return self.first(tables, job, now);
         };
         self.hands.counters.lookups.upcall += 1;
         // A stranger's packet that shows the tuple is judged, but can't end the connection that it imitates.
@@ -228,7 +264,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             }
             Err(None) => {
                 self.close(hit);
-                return self.first(tables, packet, now);
+                return self.first(tables, job, now);
             }
         };
         let program = match hit.side {
@@ -265,7 +301,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 Way::Run(program, to)
             }
             Track::Invalid => Way::Drop(invalid(packet)),
-            Track::Renew => self.first(tables, packet, now),
+            Track::Renew => self.first(tables, job, now),
         }
     }
 

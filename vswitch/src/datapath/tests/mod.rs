@@ -6,3 +6,4 @@ mod harness;
 mod properties;
 mod services;
 mod tracking;
+mod workers;

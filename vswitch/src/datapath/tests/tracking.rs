@@ -299,3 +299,67 @@ fn a_reset_ends_and_a_new_syn_begins_again() {
     );
     assert_eq!(h.dp.conntrack().len(), 1);
 }
+
+#[test]
+fn a_restarted_switch_finds_its_connections_again() {
+    use super::super::{Claims, Datapath, Settings};
+    let mut h = Host::new(&web());
+    let (a, b) = ((1, 40000), (2, 80));
+    h.places(1, &syn(false, a, b));
+    h.places(2, &syn_ack(false, b, a));
+    h.places(1, &ack(false, a, b));
+    let (far, near) = ((9, 5000), (1, 80));
+    h.tunnelled(&syn(false, far, near));
+    let claims = std::sync::Arc::new(Claims::new(1, 1));
+    let old = std::mem::replace(
+        &mut h.dp,
+        Datapath::new(
+            Settings::default(),
+            vec![],
+            0,
+            std::sync::Arc::clone(&claims),
+            h.now,
+        ),
+    );
+    let storage = old.into_storage();
+    let used = storage.len();
+    h.dp = Datapath::new(Settings::default(), storage, used, claims, h.now);
+    // The answerer speaks first: the connection is judged again in its original direction, from what the record says.
+    let data = between(FrameBuilder::tcp(false, 80, 40000), false, 2, 1).seq(501, 101);
+    assert_eq!(h.places(2, &data), [At::Port(1)]);
+    assert_eq!(h.places(1, &ack(false, a, b)), [At::Port(2)]);
+    assert_eq!(
+        h.places(1, &syn_ack(false, near, far)),
+        [At::Vtep(REMOTE.into())]
+    );
+    assert_eq!(h.dp.conntrack().len(), 2);
+}
+
+#[test]
+fn super_frames_count_their_segments_and_are_measured_by_one() {
+    use net::{Batch, Gso, Offload};
+    let mut h = Host::new(&web());
+    h.places(1, &syn(false, (1, 7), (9, 80)));
+    h.tunnelled(&syn_ack(false, (9, 80), (1, 7)));
+    let bytes = ack(false, (1, 7), (9, 80)).payload(&[0; 4000]).build();
+    for (size, passes) in [(1400, true), (1420, false)] {
+        let mut p = h.pool.take_large().unwrap();
+        p.fill(&bytes).unwrap();
+        p.set_origin(h.origin(1));
+        p.set_offload(Offload {
+            gso: Gso::Tcp { size, ecn: false },
+            ..Offload::default()
+        });
+        let (mut batch, mut out) = (Batch::new(), super::super::Out::new());
+        batch.push(p).unwrap();
+        let before = h.dp.ledger().clone();
+        let tables = std::sync::Arc::clone(&h.tables);
+        h.dp.run(&tables, &mut batch, h.now, &mut h.pool, &mut out);
+        let after = h.dp.ledger();
+        assert_eq!(after.rx - before.rx, 3);
+        assert_eq!(after.tx - before.tx, if passes { 3 } else { 0 });
+        assert_eq!(out.tunnelled.len(), usize::from(passes));
+        after.balanced().unwrap();
+    }
+    assert_eq!(h.dropped(DropReason::MtuExceeded), 3);
+}

@@ -1,0 +1,251 @@
+//! Several workers of one switch, and the packets that they hand one another.
+
+use std::{sync::Arc, time::Duration};
+
+use hostconfig::{
+    FunctionKind, LoadBalancer, Location, Shaper,
+    chain::{Algorithm, Member},
+};
+use net::{
+    Batch, DropReason, FiveTuple, Now, Origin, PacketPool, PortId,
+    testkit::{FrameBuilder, mac},
+};
+use nfv::conntrack::Entry;
+
+use super::{
+    super::{Claims, Datapath, Ledger, Out, Settings, Tables, WorkerId},
+    harness::*,
+};
+
+const WORKERS: u16 = 3;
+
+struct Switch {
+    tables: Tables,
+    workers: Vec<Datapath>,
+    claims: Arc<Claims>,
+    pool: PacketPool,
+    now: Now,
+}
+
+impl Switch {
+    fn new(conf: &Conf) -> Self {
+        let claims = Arc::new(Claims::new(1000, 1));
+        let now = Now::from_nanos(1_000_000_000_000);
+        let worker = |n| {
+            let settings = Settings {
+                worker: WorkerId(n),
+                workers: WORKERS,
+                ..Settings::default()
+            };
+            Datapath::new(
+                settings,
+                vec![Entry::default(); 100],
+                0,
+                Arc::clone(&claims),
+                now,
+            )
+        };
+        Self {
+            tables: Tables::build(None, &conf.0, &zones(conf), 1),
+            workers: (0..WORKERS).map(worker).collect(),
+            claims: Arc::clone(&claims),
+            pool: PacketPool::new(1000, 1),
+            now,
+        }
+    }
+
+    fn origin(&self, n: u16) -> Origin {
+        Origin::Port(self.port(n))
+    }
+
+    fn port(&self, n: u16) -> PortId {
+        self.tables.port_by_id(id(u128::from(n))).unwrap().dense
+    }
+
+    fn tunnel(&self) -> Origin {
+        Origin::Tunnel(self.tables.network_by_id(id(NET)).unwrap().dense)
+    }
+
+    /// A frame enters at a worker; what is handed over is taken over until it comes out.
+    fn enter(&mut self, at: usize, origin: Origin, frame: &FrameBuilder) -> Vec<Vec<u8>> {
+        let bytes = frame.build();
+        let mut p = self.pool.take(bytes.len()).unwrap();
+        p.fill(&bytes).unwrap();
+        p.set_origin(origin);
+        let mut batch = Batch::new();
+        batch.push(p).unwrap();
+        let mut out = Out::new();
+        self.workers[at].run(&self.tables, &mut batch, self.now, &mut self.pool, &mut out);
+        let mut got = vec![];
+        let mut hands = 0;
+        while let Some((to, p)) = out.handed.pop() {
+            hands += 1;
+            assert!(hands < 4, "handed in a circle");
+            batch.push(p).unwrap();
+            let worker = &mut self.workers[usize::from(to.0)];
+            worker.take_over(&self.tables, &mut batch, self.now, &mut self.pool, &mut out);
+        }
+        for worker in &mut self.workers {
+            worker.tick(&self.tables, self.now, &mut self.pool, &mut out);
+            worker.ledger().balanced().unwrap();
+        }
+        while out.next_port(&mut batch).is_some() {
+            got.extend(batch.drain().map(|p| p.bytes().to_vec()));
+        }
+        got.extend(out.tunnelled.drain(..).map(|t| t.packet.bytes().to_vec()));
+        got
+    }
+
+    fn records(&self) -> usize {
+        self.workers.iter().map(|w| w.conntrack().len()).sum()
+    }
+}
+
+fn balanced() -> Conf {
+    let mut conf = Conf::new();
+    conf.web(6, 8080).port(1, &[GROUP]).far(9);
+    conf.endpoint(50, Location::Virtual);
+    conf.chain(
+        8000,
+        80,
+        vec![FunctionKind::LoadBalancer(LoadBalancer {
+            vip: ip(50, false),
+            vip_port: id(50),
+            network: id(NET),
+            mac: mac(50).try_into().unwrap(),
+            protocol: 6,
+            port: 80,
+            algorithm: Algorithm::Maglev,
+            members: vec![Member {
+                id: id(9),
+                addr: ip(9, false),
+                port: 8080,
+                weight: 1,
+            }],
+        })],
+    );
+    conf
+}
+
+#[test]
+fn a_connection_has_one_home_wherever_its_packets_enter() {
+    let mut s = Switch::new(&balanced());
+    let mut strays = 0;
+    for port in 1000..1030u16 {
+        let (there, back) = (s.origin(1), s.tunnel());
+        let at = usize::from(port);
+        assert_eq!(
+            s.enter(at % 3, there, &syn(false, (1, port), (50, 80)))
+                .len(),
+            1
+        );
+        let reply = syn_ack(false, (9, 8080), (1, port));
+        let got = s.enter((at + 1) % 3, back, &reply);
+        assert_eq!(got.len(), 1);
+        let (_, key) = net::Headers::parse(&got[0]).unwrap();
+        assert_eq!((key.src_addr(), key.l4_src), (ip(50, false), 80));
+        assert_eq!(
+            s.enter((at + 2) % 3, there, &ack(false, (1, port), (50, 80)))
+                .len(),
+            1
+        );
+        let hash = |a: (u16, u16), b: (u16, u16)| {
+            FiveTuple::new(6, (ip(a.0, false), a.1), (ip(b.0, false), b.1)).symmetric_hash(0) % 3
+        };
+        strays += usize::from(hash((1, port), (50, 80)) != hash((9, 8080), (1, port)));
+    }
+    assert_eq!(s.records(), 30);
+    assert!(strays > 5);
+    assert_eq!(
+        s.claims.len(),
+        strays,
+        "a claim for each reply that hashes elsewhere"
+    );
+    let mut sum = Ledger::default();
+    for w in &s.workers {
+        sum.add(w.ledger());
+    }
+    assert_eq!(sum.handed_in, sum.handed_over);
+    assert_eq!((sum.rx, sum.tx), (90, 90));
+    // With the connections the claims end.
+    s.now = s.now + Duration::from_hours(48);
+    let frame = between(FrameBuilder::udp(false, 1, 2), false, 9, 1);
+    s.enter(0, s.tunnel(), &frame);
+    assert_eq!((s.records(), s.claims.len()), (0, 0));
+}
+
+#[test]
+fn errors_find_the_worker_of_the_connection_that_they_speak_of() {
+    let mut s = Switch::new(&balanced());
+    for port in 1000..1010u16 {
+        let sent = between(FrameBuilder::udp(false, port, 53), false, 1, 9);
+        assert_eq!(s.enter(0, s.origin(1), &sent).len(), 1);
+        let error = FrameBuilder::icmp_error(&sent.build());
+        let mut p = s.pool.take(error.len()).unwrap();
+        p.fill(&error).unwrap();
+        p.set_origin(s.tunnel());
+        let (mut batch, mut out) = (Batch::new(), Out::new());
+        batch.push(p).unwrap();
+        s.workers[1].run(&s.tables, &mut batch, s.now, &mut s.pool, &mut out);
+        if let Some((to, p)) = out.handed.pop() {
+            batch.push(p).unwrap();
+            let worker = &mut s.workers[usize::from(to.0)];
+            worker.take_over(&s.tables, &mut batch, s.now, &mut s.pool, &mut out);
+        }
+        assert_eq!(out.next_port(&mut batch), Some(s.port(1)));
+    }
+}
+
+#[test]
+fn a_shaper_has_one_owner() {
+    let mut conf = Conf::new();
+    conf.web(6, 8080).port(1, &[GROUP]).far(9);
+    conf.chain(
+        8000,
+        80,
+        vec![FunctionKind::Shaper(Shaper {
+            rate_bps: 1_000_000,
+            burst_bytes: 100_000,
+            queue_bytes: 100_000,
+        })],
+    );
+    let mut s = Switch::new(&conf);
+    for port in 1000..1020u16 {
+        let at = usize::from(port) % 3;
+        assert_eq!(
+            s.enter(at, s.origin(1), &syn(false, (1, port), (9, 80)))
+                .len(),
+            1
+        );
+        let back = syn_ack(false, (9, 80), (1, port));
+        assert_eq!(s.enter((at + 1) % 3, s.tunnel(), &back).len(), 1);
+    }
+    let owners = s
+        .workers
+        .iter()
+        .filter(|w| !w.conntrack().is_empty())
+        .count();
+    assert_eq!((owners, s.records()), (1, 20));
+}
+
+#[test]
+fn a_full_ring_has_a_name() {
+    let mut s = Switch::new(&balanced());
+    let mut p = s.pool.take(100).unwrap();
+    p.fill(&syn(false, (1, 5), (9, 80)).build()).unwrap();
+    let (mut batch, mut out) = (Batch::new(), Out::new());
+    p.set_origin(s.origin(1));
+    batch.push(p).unwrap();
+    let at = (0..3)
+        .find(|at| {
+            let t = FiveTuple::new(6, (ip(1, false), 5), (ip(9, false), 80));
+            t.symmetric_hash(0) % 3 != *at
+        })
+        .unwrap();
+    let worker = &mut s.workers[usize::try_from(at).unwrap()];
+    worker.run(&s.tables, &mut batch, s.now, &mut s.pool, &mut out);
+    let (_, p) = out.handed.pop().unwrap();
+    worker.refuse_handed(p, s.now, &mut s.pool);
+    assert_eq!(worker.ledger().dropped(DropReason::HandOverFull), 1);
+    worker.ledger().balanced().unwrap();
+}
