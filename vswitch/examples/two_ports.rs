@@ -1,59 +1,63 @@
-//! Joins two network namespaces: a tap in each, and every frame of one goes to the other.
+//! Two workloads on one switch, no device anywhere: a ping, its answer, and why a connection is refused.
 //!
-//! `two_ports blue red`, as root, with both made by `ip netns add`. Then give the two `eth0` addresses and use them. Ends
-//! with Ctrl-C; the taps stay, and are taken up again by the next run.
+//! ```sh
+//! cargo run -p vswitch --example two_ports
+//! ```
+#![expect(clippy::print_stdout, reason = "an example speaks")]
 
-use std::num::NonZeroU16;
+use std::{error::Error, sync::Arc};
 
-use net::{Batch, Packet, PacketPool};
-use rustix::event::{PollFd, PollFlags, poll};
-use vswitch::io::{
-    PortIo, Rx,
-    netns::Netns,
-    tap::{Tap, TapPlace, TapQueue, TapSpec},
-};
+use hostconfig::{HostConfig, Keyed, Network, Port, Section, port::FixedIp};
+use net::{Now, Vni, Zone};
+use vswitch::datapath::{Described, Tables, ZoneMap, explain, explain::Entrance};
 
-fn tap(netns: &str, last: u8) -> Result<TapQueue, Box<dyn std::error::Error>> {
-    let place = TapPlace {
-        netns: Netns::named(netns),
-        ifname: "eth0".parse()?,
-        owner: "overweave two_ports".to_owned(),
+fn main() -> Result<(), Box<dyn Error>> {
+    let uuid = |n: u32| format!("{n:032x}");
+    let mut config = HostConfig::default();
+    let mut put = |section| -> Result<(), Box<dyn Error>> {
+        config.insert(Arc::new(Keyed::new(section)?));
+        Ok(())
     };
-    let spec = TapSpec {
-        mac: net::Mac::new([2, 0, 0, 0, 0, last]),
-        mtu: 1500.try_into()?,
-        queues: NonZeroU16::MIN,
-        addresses: vec![],
-        routes: vec![],
-    };
-    let queue = Tap::create(&place, &spec)?.into_queues().pop();
-    Ok(queue.ok_or("a tap without a queue")?)
-}
-
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let names: Vec<String> = std::env::args().skip(1).collect();
-    let [left, right] = names.as_slice() else {
-        return Err("two_ports NETNS NETNS".into());
-    };
-    let mut ports = [tap(left, 1)?, tap(right, 2)?];
-    let mut pool = PacketPool::new(1024, 128);
-    let (mut batch, mut refused) = (Batch::new(), Vec::new());
-    loop {
-        let mut fds: Vec<_> = ports
-            .iter()
-            .filter_map(PortIo::poll_fd)
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-            .collect();
-        poll(&mut fds, None)?;
-        for _ in 0..2 {
-            let [from, to] = &mut ports;
-            if from.rx(&mut pool, &mut batch, &mut refused) == Rx::Gone {
-                return Err("a tap went away".into());
-            }
-            batch.judge(Packet::parse, |p, _| pool.give(p));
-            to.tx(&mut pool, &mut batch, &mut refused);
-            refused.drain(..).for_each(|(p, _)| pool.give(p));
-            ports.swap(0, 1);
-        }
+    put(Section::Network(Network {
+        id: uuid(100).parse()?,
+        name: "blue".into(),
+        project: uuid(7).parse()?,
+        vni: Vni::try_from(5001)?,
+        mtu: 1450.try_into()?,
+        admin_up: true,
+        subnets: vec![],
+    }))?;
+    let mut zones = ZoneMap::new();
+    for (n, security) in [(1, false), (2, true)] {
+        put(Section::Port(Port {
+            id: uuid(n).parse()?,
+            name: format!("web-{n}"),
+            network: uuid(100).parse()?,
+            project: uuid(7).parse()?,
+            mac: format!("02:00:00:00:00:{n:02x}")
+                .parse::<net::Mac>()?
+                .try_into()?,
+            fixed_ips: vec![FixedIp {
+                addr: format!("10.0.0.{n}").parse()?,
+                subnet: uuid(9).parse()?,
+            }],
+            admin_up: true,
+            port_security: security,
+            allowed_address_pairs: vec![],
+            security_groups: vec![],
+            max_connections: 1000,
+        }))?;
+        zones.insert(uuid(n).parse()?, Zone(n));
     }
+    let tables = Tables::build(None, &config, &zones, 1);
+    for packet in [
+        "arp 10.0.0.1 > 10.0.0.2",
+        "tcp 10.0.0.1:40000 > 10.0.0.2:443",
+    ] {
+        let described: Described = packet.parse()?;
+        let entrance = Entrance::Port("web-1".into());
+        println!("# {packet}");
+        println!("{}\n", explain(&tables, &entrance, &described, Now::ZERO)?);
+    }
+    Ok(())
 }
