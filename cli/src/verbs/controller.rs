@@ -1,14 +1,14 @@
 //! `overweave controller`: who decides for all hosts?
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Subcommand;
 use controller::config::Config;
 
-use crate::daemon;
+use crate::{daemon, say};
 
 /// The controller: the API, the store and the hosts' sessions in one process
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,9 @@ struct Settings {
     /// Where hosts connect [default: the API's address, port 9697]
     #[arg(long, value_name = "ADDR:PORT")]
     hosts_listen: Option<SocketAddr>,
+    /// Judge the settings, print what holds as a file would say it, and start nothing
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,6 +91,7 @@ impl StoreArgs {
             listen: None,
             data_dir: self.data_dir.clone(),
             hosts_listen: None,
+            check: false,
         };
         Ok(settings.load()?.data_dir)
     }
@@ -98,6 +102,10 @@ impl Args {
         match &self.verb {
             None => {
                 let config = self.settings.load()?;
+                if self.settings.check {
+                    say::out(&effective(&config))?;
+                    return Ok(ExitCode::SUCCESS);
+                }
                 daemon::run(|shutdown| controller::run(config, shutdown))
                     .context("run the controller")
             }
@@ -110,5 +118,58 @@ impl Args {
                 Ok(ExitCode::SUCCESS)
             }
         }
+    }
+}
+
+/// The settings that hold, in the file's own form.
+fn effective(config: &Config) -> String {
+    // Debug of a str is TOML's quoting for all that a path holds in practice.
+    let quoted = |path: &Path| format!("{:?}", path.display().to_string());
+    let mut lines = vec![
+        format!("listen = \"{}\"", config.listen),
+        format!("hosts_listen = \"{}\"", config.hosts_addr()),
+        format!("data_dir = {}", quoted(&config.data_dir)),
+        format!("max_connections = {}", config.max_connections),
+    ];
+    lines.extend(
+        config
+            .underlay_mtu
+            .map(|mtu| format!("underlay_mtu = {mtu}")),
+    );
+    if let Some(tls) = &config.tls {
+        lines.push("[tls]".to_owned());
+        lines.push(format!("cert = {}", quoted(&tls.cert)));
+        lines.push(format!("key = {}", quoted(&tls.key)));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_is_a_file_that_says_the_same() {
+        let text = "listen = \"192.0.2.1:80\"\nunderlay_mtu = 1600\n[tls]\ncert = \"/a b\"\nkey = \"/k\"\n";
+        let config = Config::parse(text, Path::new("f")).unwrap();
+        let again = Config::parse(&effective(&config), Path::new("f")).unwrap();
+        assert_eq!(again.hosts_addr(), config.hosts_addr());
+        assert_eq!(
+            Config {
+                hosts_listen: None,
+                ..again
+            },
+            config
+        );
+    }
+
+    #[test]
+    fn the_sample_file_is_a_good_one_and_shows_the_defaults() {
+        let sample = Config::parse(
+            include_str!("../../../configs/controller.toml"),
+            Path::new("f"),
+        )
+        .unwrap();
+        assert_eq!(sample, Config::default());
     }
 }
