@@ -231,6 +231,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return Ok(());
         };
         packet.set_origin(Origin::Tunnel(network.dense));
+        clamp(&mut packet, network.mtu);
         self.hands.counters.tunnel_rx(tables, vtep);
         batch
             .push(packet)
@@ -545,5 +546,19 @@ fn invalid(packet: &Packet) -> Refusal {
     Refusal {
         port,
         ..Refusal::new(DropReason::ConntrackInvalid, Stage::Conntrack)
+    }
+}
+
+/// Cuts an uncut TCP super-frame of a kernel VTEP at what the network carries. Its sender's segment size did not come with it: the
+/// underlay knows only what the path would carry, which may be more than a workload takes.
+fn clamp(packet: &mut Packet, mtu: net::Mtu) {
+    let mut offload = packet.offload();
+    let headers = packet.headers();
+    let behind = headers.payload_at.saturating_sub(headers.l3_at);
+    if let net::Gso::Tcp { size, .. } = &mut offload.gso
+        && behind < mtu.get()
+    {
+        *size = (*size).min(mtu.get() - behind);
+        packet.set_offload(offload);
     }
 }

@@ -198,3 +198,34 @@ fn tables_keep_ids_and_share_what_did_not_change() {
             .any(|s| matches!(s.body(), Section::Endpoint(_)))
     );
 }
+
+#[test]
+fn an_uncut_super_frame_from_a_kernel_vtep_is_cut_at_the_networks_mtu() {
+    let h = &mut Host::new(&open());
+    for v6 in [false, true] {
+        let frame = between(
+            FrameBuilder::tcp(v6, 1000, 80).payload(&[7; 4000]),
+            v6,
+            9,
+            3,
+        )
+        .build();
+        let mut packet = net::testkit::packet(&mut h.pool, &frame, net::Origin::Switch);
+        let (start, size) = (packet.headers().l4_at, 1498);
+        packet.set_offload(net::Offload {
+            checksum: net::Checksum::Partial { start, offset: 16 },
+            gso: net::Gso::Tcp { size, ecn: false },
+        });
+        let (vni, vtep) = (net::Vni::try_from(1).unwrap(), REMOTE.parse().unwrap());
+        let mut batch = net::Batch::new();
+        let tunnelled = crate::io::Tunnelled { packet, vni, vtep };
+        h.dp.enter_tunnel(&h.tables, tunnelled, &mut batch, h.now, &mut h.pool)
+            .unwrap();
+        let headers = if v6 { 60 } else { 40 };
+        let expected = net::Gso::Tcp {
+            size: 1450 - headers,
+            ecn: false,
+        };
+        assert_eq!(batch.iter().next().unwrap().offload().gso, expected);
+    }
+}
