@@ -410,6 +410,132 @@ mod tests {
         }
     }
 
+    /// A data dir of this test's own, gone when it ends.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new() -> Self {
+            let path = std::env::temp_dir().join(format!("ow-core-{}", uuid::Uuid::new_v4()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.0));
+        }
+    }
+
+    fn config(data_dir: &Path) -> Config {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        Config {
+            listen,
+            data_dir: data_dir.to_owned(),
+            ..Config::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_admin_is_made_once_and_a_backup_holds_it() {
+        let dir = Scratch::new();
+        let data = dir.0.join("data");
+        let mut admins = Vec::new();
+        for _ in 0..2 {
+            let controller = Controller::start(&config(&data), String::new())
+                .await
+                .unwrap();
+            let clouds = std::fs::read_to_string(controller.clouds_file()).unwrap();
+            assert!(clouds.contains(&controller.api_addr().to_string()));
+            let snapshot = controller.core().store.snapshot();
+            let admin = identity::by_name::<identity::User>(&snapshot, "user", "admin").unwrap();
+            let clouds: Yaml = serde_norway::from_str(&clouds).unwrap();
+            let auth = &clouds["clouds"]["overweave"]["auth"];
+            let password = auth["password"].as_str().unwrap();
+            assert!(identity::verify_password(
+                password,
+                admin.password_hash.as_deref()
+            ));
+            admins.push(admin.id.clone());
+            let second = Controller::start(&config(&data), String::new()).await;
+            assert!(second.is_err(), "one controller a store");
+            controller.serve(async {}).await;
+            // The writer ends with the last handle; the next round opens the file again.
+            while RedbDisk::open(&data, resources::decode).is_err() {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(admins.first(), admins.last());
+        let file = dir.0.join("backup");
+        let records = backup(&data, &file).unwrap();
+        assert!(records > 0);
+        let other = dir.0.join("other");
+        assert_eq!(restore(&file, &other).unwrap(), records);
+        let controller = Controller::start(&config(&other), String::new())
+            .await
+            .unwrap();
+        let snapshot = controller.core().store.snapshot();
+        assert!(identity::by_name::<identity::User>(&snapshot, "user", "admin").is_some());
+        assert!(backup(&dir.0.join("nowhere"), &file).is_err());
+    }
+
+    #[tokio::test]
+    async fn with_tls_the_listener_speaks_https() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let dir = Scratch::new();
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let (cert, key) = (dir.0.join("cert.pem"), dir.0.join("key.pem"));
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let tls = Some(crate::config::Tls {
+            cert: cert.clone(),
+            key,
+        });
+        let config = Config {
+            tls,
+            ..config(&dir.0)
+        };
+        let controller = Controller::start(&config, String::new()).await.unwrap();
+        let addr = controller.api_addr();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = tokio::spawn(controller.serve(async {
+            drop(stopped.await);
+        }));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+        let name = "localhost".try_into().unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        // The server may close without a close_notify.
+        drop(stream.read_to_end(&mut answer).await);
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.contains("https://localhost/v2.0/"), "{answer}");
+        stop.send(()).unwrap();
+        server.await.unwrap();
+        let bad = crate::config::Tls {
+            cert: cert.clone(),
+            key: cert,
+        };
+        let config = Config {
+            tls: Some(bad),
+            ..config
+        };
+        assert!(matches!(
+            Controller::start(&config, String::new()).await,
+            Err(StartError::Tls(_) | StartError::Store(_))
+        ));
+    }
+
     #[test]
     fn clouds_yaml_follows_the_address_and_keeps_the_password() {
         let path = std::env::temp_dir().join(format!("ow-clouds-{}.yaml", uuid::Uuid::new_v4()));

@@ -410,7 +410,7 @@ fn word_shape(value: &Value) -> Result<Value, String> {
 type Judged = Result<Vec<Write>, Refusal>;
 
 fn group(view: &View, change: &Change<'_, SecurityGroupRule>, caller: &Caller) -> Judged {
-    let Some(subject) = change.subject() else {
+    let Some(subject) = change.subject().filter(|_| change.before != change.after) else {
         return Ok(Vec::new());
     };
     let id = subject.security_group_id;

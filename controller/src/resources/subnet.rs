@@ -293,7 +293,11 @@ fn routes_shape(value: &Value) -> Result<Value, String> {
 fn place(view: &View, change: &Change<'_, Subnet>, caller: &Caller) -> Result<Vec<Write>, Refusal> {
     let (Verb::Create, Some(after)) = (change.verb, change.after) else {
         // A subnet that came, changed or went is a new revision of its network.
-        let network = change.subject().map(|subnet| subnet.network_id);
+        let changed = change.before != change.after;
+        let network = change
+            .subject()
+            .filter(|_| changed)
+            .map(|subnet| subnet.network_id);
         return Ok(network
             .map(|id| Write::Touch(Network::SPEC, id))
             .into_iter()
