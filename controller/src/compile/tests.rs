@@ -11,7 +11,10 @@ use net::{Mac, Mtu, UnicastMac, Vni};
 use proptest::prelude::*;
 
 use super::*;
-use intent::{Balancer, BalancerMember, Chain, Function, Group, Host, Port, Rule, Subnet, Work};
+use intent::{
+    Balancer, BalancerMember, Chain, Change, Function, Group, Host, Object, Port, Rule, Subnet,
+    Work,
+};
 
 pub(crate) fn id<K>(n: u8) -> Id<K> {
     Uuid::from_u128(0x1000 + u128::from(n)).into()

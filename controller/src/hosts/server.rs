@@ -5,8 +5,8 @@
 //! messages to the [`Publisher`](super::publish::Publisher)'s task and back.
 //!
 //! # Attack
-//! Handshakes have a time limit and so has everything without a certificate; connections are counted and
-//! wait in the kernel's queue beyond the limit. A join token is looked for by the hash of its secret: how
+//! Handshakes have a time limit and so has everything without a certificate; such connections are few, and
+//! wait in the kernel's queue beyond their limit. A join token is looked for by the hash of its secret: how
 //! long that takes says nothing about secrets. What is wrong with a token is not said.
 //!
 //! # Threads
@@ -82,15 +82,19 @@ const CALLS: u32 = 4;
 /// What the listener allows.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at once; a host has one.
-    pub connections: usize,
+    /// Connections of hosts at once; a host has one.
+    pub hosts: usize,
+    /// Connections that have not shown a certificate (yet) at once.
+    pub strangers: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Most systems give a service 524,288 descriptors; a region has at most some 50,000 hosts.
-            connections: 65_536,
+            // A region has at most some 50,000 hosts; each costs a descriptor.
+            hosts: 65_536,
+            // Nobody can use up the descriptors without a certificate: below the usual limit of 1024.
+            strangers: 64,
         }
     }
 }
@@ -161,10 +165,11 @@ pub(super) async fn accept(
     ready: mpsc::Sender<io::Result<Connection>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let hosts = Arc::new(Semaphore::new(limits.hosts));
+    let strangers = Arc::new(Semaphore::new(limits.strangers));
     loop {
         let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
+            let slot = Arc::clone(&strangers).acquire_owned().await;
             (slot, listener.accept().await)
         };
         let (slot, accepted) = tokio::select! {
@@ -181,9 +186,9 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        let (tls, ready) = (tls.clone(), ready.clone());
+        let (tls, ready, hosts) = (tls.clone(), ready.clone(), Arc::clone(&hosts));
         tokio::spawn(async move {
-            match timeout(HANDSHAKE, shake_hands(stream, tls, slot)).await {
+            match timeout(HANDSHAKE, shake_hands(stream, tls, slot, hosts)).await {
                 // Gone only when the server is.
                 Ok(Ok(connection)) => drop(ready.send(Ok(connection)).await),
                 Ok(Err(error)) => tracing::debug!(%error, "a host's handshake failed"),
@@ -196,17 +201,20 @@ pub(super) async fn accept(
 async fn shake_hands(
     stream: TcpStream,
     tls: TlsAcceptor,
-    slot: OwnedSemaphorePermit,
+    stranger: OwnedSemaphorePermit,
+    hosts: Arc<Semaphore>,
 ) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let stream = tls.accept(stream).await?;
     let shown = stream.get_ref().1.peer_certificates();
-    let host = match shown.and_then(<[_]>::first) {
+    let (host, slot) = match shown.and_then(<[_]>::first) {
         Some(certificate) => {
             let name = host_of(certificate).ok_or(io::ErrorKind::InvalidData)?;
-            Some((name, fingerprint(certificate)))
+            let slot = hosts.try_acquire_owned();
+            let slot = slot.or(Err(io::ErrorKind::QuotaExceeded))?;
+            (Some((name, fingerprint(certificate))), slot)
         }
-        None => None,
+        None => (None, stranger),
     };
     let deadline = host
         .is_none()

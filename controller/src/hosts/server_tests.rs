@@ -98,9 +98,17 @@ impl Fabric {
             stats: Stats::new(&prometheus::Registry::new()).unwrap(),
         };
         let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(serve(listener, parts, Limits { connections: 8 }, async {
-            drop(stopped.await);
-        }));
+        let serving = tokio::spawn(serve(
+            listener,
+            parts,
+            Limits {
+                hosts: 8,
+                strangers: 8,
+            },
+            async {
+                drop(stopped.await);
+            },
+        ));
         Self {
             store,
             status,

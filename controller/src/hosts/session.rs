@@ -31,8 +31,8 @@ use hostconfig::{
 use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
-/// Updates under way: enough to keep a host busy over one round trip, few enough to coalesce the rest.
-const WINDOW: usize = 4;
+/// Updates under way: one that the host applies and one on its way; what comes meanwhile is coalesced.
+const WINDOW: usize = 2;
 /// Names that wait; beyond it all sections are compared instead.
 const PENDING: usize = 65_536;
 /// Bytes of section bodies in one update: well below gRPC's usual limit of 4 MiB a message.

@@ -104,7 +104,13 @@ pub async fn serve(
     let (stop, stopped) = watch::channel(false);
     let (inbox, messages) = mpsc::channel(INBOX);
     let (ready, connections) = mpsc::channel(READY);
-    let task = Task::new(Arc::clone(&store), status, inbox.clone(), stats);
+    let (of_task, said) = (Arc::clone(&store), inbox.clone());
+    // Compiling a whole region takes seconds: the API answers meanwhile.
+    let starting = tokio::task::spawn_blocking(move || Task::new(of_task, status, said, stats));
+    let Ok(task) = starting.await else {
+        tracing::error!("the publisher did not start");
+        return;
+    };
     let service = Service::new(store, authority, inbox);
     let accepting = tokio::spawn(server::accept(
         listener,

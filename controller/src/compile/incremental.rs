@@ -1,0 +1,494 @@
+//! Which hosts must hear of a change, and of which sections?
+//!
+//! [`Compiler`] keeps every host's config and follows the intent change by change. A change is noted
+//! twice, as things stood before and as they stand after it: what depends on the object by the indexes
+//! is dirty. Then needs, sections and entries are set right, each only where it is dirty.
+//!
+//! # Invariants
+//! - What is kept equals [`compile`](super::compile) of the same intent.
+//! - A section is kept only while a host needs it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use hostconfig::{Generation, HostConfig, Keyed, SectionKey, chain::Side};
+use net::{Id, ids::kind};
+use uuid::Uuid;
+
+use super::{
+    Complaint, chain,
+    intent::{Change, HostName, Index, Intent, Object, remote_set, sides, vip_port},
+    l2, needs, section,
+};
+
+/// What a batch of changes altered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// The sections of each host that changed, came or went; a host that came or went is named with
+    /// all that it has or had.
+    pub hosts: BTreeMap<HostName, BTreeSet<SectionKey>>,
+    /// The ports whose status may differ now, gone ones included.
+    pub ports: BTreeSet<Id<kind::Port>>,
+    /// The chains whose complaints may differ now, gone ones included.
+    pub chains: BTreeSet<Id<kind::PortChain>>,
+    /// The hosts whose own record changed, gone ones included.
+    pub records: BTreeSet<HostName>,
+}
+
+impl Touched {
+    /// Did nothing change for anyone?
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+            && self.ports.is_empty()
+            && self.chains.is_empty()
+            && self.records.is_empty()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct HostState {
+    needs: BTreeSet<SectionKey>,
+    config: HostConfig,
+}
+
+/// Host configs that follow the intent, change by change.
+#[derive(Debug, Clone)]
+pub struct Compiler {
+    incarnation: Uuid,
+    generation: Generation,
+    intent: Intent,
+    /// What somebody needs, compiled.
+    pub(super) sections: BTreeMap<SectionKey, Arc<Keyed>>,
+    hosts: BTreeMap<HostName, HostState>,
+    /// Who needs a section; endpoints are not here but follow their networks.
+    holders: Index<SectionKey, HostName>,
+}
+
+/// What a change may have altered, before anything is compiled.
+#[derive(Debug, Default)]
+struct Dirty {
+    sections: BTreeSet<SectionKey>,
+    hosts: BTreeSet<HostName>,
+    /// Entries to set right.
+    entries: BTreeSet<(SectionKey, HostName)>,
+    ports: BTreeSet<Id<kind::Port>>,
+    records: BTreeSet<HostName>,
+}
+
+/// Did an object only change, or come or go?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Content,
+    Existence,
+}
+
+impl Compiler {
+    /// Nothing yet, of one incarnation of the store.
+    pub fn new(incarnation: Uuid) -> Self {
+        Self {
+            incarnation,
+            generation: Generation::default(),
+            intent: Intent::default(),
+            sections: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            holders: Index::default(),
+        }
+    }
+
+    /// What it compiles.
+    pub fn intent(&self) -> &Intent {
+        &self.intent
+    }
+
+    /// The store that it compiles from.
+    pub fn incarnation(&self) -> Uuid {
+        self.incarnation
+    }
+
+    /// The revision up to which it has heard.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// What a host should be; `None` for a host that there is not, or without an agent.
+    pub fn config(&self, host: &HostName) -> Option<&HostConfig> {
+        self.hosts.get(host).map(|state| &state.config)
+    }
+
+    /// All hosts that are told something.
+    pub fn hosts(&self) -> impl Iterator<Item = (&HostName, &HostConfig)> {
+        self.hosts.iter().map(|(name, state)| (name, &state.config))
+    }
+
+    /// The hosts that have a port on a network.
+    pub fn hosts_of(&self, network: Id<kind::Network>) -> impl Iterator<Item = &HostName> {
+        self.holders.of(&SectionKey::Network(network))
+    }
+
+    /// Why a port can't be had.
+    pub fn port_complaint(&self, port: Id<kind::Port>) -> Option<Complaint> {
+        l2::complaint(&self.intent, port)
+    }
+
+    /// What of a chain can't be had.
+    pub fn chain_complaints(&self, chain: Id<kind::PortChain>) -> Vec<Complaint> {
+        chain::chain(&self.intent, chain).map_or_else(Vec::new, |(_, complaints)| complaints)
+    }
+
+    /// Follows the changes of one commit; `generation` is the store's revision after it.
+    pub fn apply(&mut self, changes: &[Change], generation: Generation) -> Touched {
+        self.generation = generation;
+        let mut dirty = Dirty::default();
+        for change in changes {
+            let id = match change {
+                Change::Put(object) => object.id(),
+                Change::Gone(id) => *id,
+            };
+            let before = self.intent.get(id);
+            if let (Some(before), Change::Put(after)) = (&before, change)
+                && before == after
+            {
+                continue;
+            }
+            let extent = match (&before, change) {
+                (Some(_), Change::Put(_)) => Extent::Content,
+                (None, _) | (_, Change::Gone(_)) => Extent::Existence,
+            };
+            if let Some(before) = &before {
+                self.mark(before, extent, &mut dirty);
+            }
+            self.intent.apply(change);
+            if let Change::Put(after) = change {
+                self.mark(after, extent, &mut dirty);
+            }
+        }
+        self.settle(dirty)
+    }
+
+    /// Notes what depends on an object as things stand; done before and after each change.
+    fn mark(&self, object: &Object, extent: Extent, dirty: &mut Dirty) {
+        let intent = &self.intent;
+        match object {
+            Object::Host(host) => {
+                dirty.sections.insert(SectionKey::Vteps);
+                dirty.hosts.insert(host.name.clone());
+                dirty.records.insert(host.name.clone());
+                for port in intent.ports_at.of(&host.name) {
+                    self.mark_endpoint(*port, dirty);
+                    dirty.ports.insert(*port);
+                }
+            }
+            Object::Network(network) => {
+                dirty.sections.insert(SectionKey::Network(network.id));
+                if extent == Extent::Existence {
+                    for port in intent.ports_on.of(&network.id) {
+                        self.mark_port(*port, dirty);
+                    }
+                }
+            }
+            Object::Subnet(subnet) => {
+                dirty.sections.insert(SectionKey::Network(subnet.network));
+            }
+            Object::Port(port) => {
+                let id = port.section.id;
+                self.mark_port(id, dirty);
+                // Also once the index has lost it.
+                dirty.hosts.extend(port.host.clone());
+                dirty.ports.insert(id);
+                for group in &port.section.security_groups {
+                    dirty
+                        .sections
+                        .insert(SectionKey::AddressSet(Id::new(group.uuid())));
+                }
+                for function in intent.functions_of.of(&id) {
+                    for chain in intent.chains_of_function.of(function) {
+                        dirty.sections.insert(SectionKey::Chain(*chain));
+                    }
+                }
+            }
+            Object::Group(group) => {
+                dirty.sections.insert(SectionKey::Group(group.id));
+                if extent == Extent::Existence {
+                    for port in intent.members.of(&group.id) {
+                        self.mark_port(*port, dirty);
+                    }
+                }
+            }
+            Object::Rule(rule) => {
+                let key = SectionKey::Group(rule.group);
+                dirty.sections.insert(key);
+                if remote_set(rule).is_some() {
+                    dirty.hosts.extend(self.holders.of(&key).cloned());
+                }
+            }
+            Object::Classifier(classifier) => {
+                for chain in intent.chains_of_classifier.of(&classifier.id) {
+                    dirty.sections.insert(SectionKey::Chain(*chain));
+                    for side in sides(classifier) {
+                        self.mark_side(side, dirty);
+                    }
+                }
+            }
+            Object::Function(function) => {
+                for chain in intent.chains_of_function.of(&function.id) {
+                    dirty.sections.insert(SectionKey::Chain(*chain));
+                }
+                if let Some(port) = vip_port(function) {
+                    self.mark_endpoint(port, dirty);
+                    dirty.ports.insert(port);
+                }
+            }
+            Object::Chain(chain) => {
+                dirty.sections.insert(SectionKey::Chain(chain.id));
+                let classifiers = chain.classifiers.iter();
+                for classifier in classifiers.filter_map(|id| intent.classifiers.get(id)) {
+                    for side in sides(classifier) {
+                        self.mark_side(side, dirty);
+                    }
+                }
+                let functions = chain.functions.iter();
+                for function in functions.filter_map(|id| intent.functions.get(id)) {
+                    if let Some(port) = vip_port(function) {
+                        self.mark_endpoint(port, dirty);
+                        dirty.ports.insert(port);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A port's own two sections, and its host's needs.
+    fn mark_port(&self, id: Id<kind::Port>, dirty: &mut Dirty) {
+        dirty.sections.insert(SectionKey::Port(id));
+        dirty.ports.insert(id);
+        if let Some(port) = self.intent.ports.get(&id) {
+            dirty.hosts.extend(port.host.clone());
+        }
+        self.mark_endpoint(id, dirty);
+    }
+
+    /// A port as the others of its network see it.
+    fn mark_endpoint(&self, id: Id<kind::Port>, dirty: &mut Dirty) {
+        let key = SectionKey::Endpoint(id);
+        dirty.sections.insert(key);
+        if let Some(port) = self.intent.ports.get(&id) {
+            let hosts = self.hosts_of(port.section.network);
+            dirty.entries.extend(hosts.map(|host| (key, host.clone())));
+        }
+    }
+
+    /// The hosts whose ports a classifier's side means.
+    fn mark_side(&self, side: Side, dirty: &mut Dirty) {
+        match side {
+            Side::Port(id) => {
+                let port = self.intent.ports.get(&id);
+                dirty.hosts.extend(port.and_then(|port| port.host.clone()));
+            }
+            Side::Network(id) => dirty.hosts.extend(self.hosts_of(id).cloned()),
+            Side::Project(id) => {
+                let ports = self
+                    .intent
+                    .ports_of
+                    .of(&id)
+                    .filter_map(|p| self.intent.ports.get(p));
+                dirty
+                    .hosts
+                    .extend(ports.filter_map(|port| port.host.clone()));
+            }
+        }
+    }
+
+    /// Compiles what is dirty and sets the hosts' configs right.
+    fn settle(&mut self, mut dirty: Dirty) -> Touched {
+        for host in std::mem::take(&mut dirty.hosts) {
+            self.settle_needs(&host, &mut dirty);
+        }
+        let mut stale = std::mem::take(&mut dirty.sections);
+        let chains = stale.iter().filter_map(|key| {
+            if let SectionKey::Chain(id) = key {
+                Some(*id)
+            } else {
+                None
+            }
+        });
+        let chains = chains.collect();
+        stale.extend(
+            dirty
+                .entries
+                .iter()
+                .map(|(key, _)| *key)
+                .filter(|key| !self.sections.contains_key(key)),
+        );
+        stale.extend(
+            dirty
+                .entries
+                .iter()
+                .map(|(key, _)| *key)
+                .filter(|key| !self.is_needed(*key)),
+        );
+        for key in stale {
+            if self.refresh(key) {
+                let holders: Vec<HostName> = self.holders_of(key).cloned().collect();
+                dirty
+                    .entries
+                    .extend(holders.into_iter().map(|host| (key, host)));
+            }
+        }
+        let mut touched = Touched {
+            hosts: BTreeMap::new(),
+            ports: dirty.ports,
+            chains,
+            records: dirty.records,
+        };
+        for (key, host) in dirty.entries {
+            if self.set_right(&host, key) {
+                touched.hosts.entry(host).or_default().insert(key);
+            }
+        }
+        let gone: Vec<HostName> = self
+            .hosts
+            .iter()
+            .filter(|(name, state)| state.needs.is_empty() && touched.hosts.contains_key(*name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for host in gone {
+            self.hosts.remove(&host);
+        }
+        touched
+    }
+
+    /// Lists a host's needs anew and notes every entry that comes or goes.
+    fn settle_needs(&mut self, host: &HostName, dirty: &mut Dirty) {
+        let new = needs(&self.intent, host);
+        let old = match self.hosts.get_mut(host) {
+            Some(state) => std::mem::replace(&mut state.needs, new.clone()),
+            None if new.is_empty() => return,
+            None => {
+                let config = HostConfig {
+                    incarnation: self.incarnation,
+                    ..HostConfig::default()
+                };
+                let needs = new.clone();
+                self.hosts.insert(host.clone(), HostState { needs, config });
+                BTreeSet::new()
+            }
+        };
+        for &key in new.difference(&old) {
+            self.holders.insert(key, host.clone());
+        }
+        for key in old.difference(&new) {
+            self.holders.remove(key, host);
+        }
+        for &key in old.symmetric_difference(&new) {
+            dirty.entries.insert((key, host.clone()));
+            match key {
+                SectionKey::Network(network) => {
+                    let ports = self.intent.ports_on.of(&network);
+                    let entries = ports.map(|p| (SectionKey::Endpoint(*p), host.clone()));
+                    dirty.entries.extend(entries);
+                }
+                // What is here is not elsewhere.
+                SectionKey::Port(port) => {
+                    dirty
+                        .entries
+                        .insert((SectionKey::Endpoint(port), host.clone()));
+                }
+                SectionKey::Vteps
+                | SectionKey::AddressSet(_)
+                | SectionKey::Group(_)
+                | SectionKey::Chain(_)
+                | SectionKey::Endpoint(_) => {}
+            }
+        }
+    }
+
+    /// The key of the section by which hosts come to need this one.
+    fn root(&self, key: SectionKey) -> Option<SectionKey> {
+        match key {
+            SectionKey::Endpoint(id) => {
+                let port = self.intent.ports.get(&id)?;
+                Some(SectionKey::Network(port.section.network))
+            }
+            SectionKey::Vteps
+            | SectionKey::Network(_)
+            | SectionKey::AddressSet(_)
+            | SectionKey::Group(_)
+            | SectionKey::Chain(_)
+            | SectionKey::Port(_) => Some(key),
+        }
+    }
+
+    fn holders_of(&self, key: SectionKey) -> impl Iterator<Item = &HostName> {
+        self.root(key)
+            .into_iter()
+            .flat_map(|root| self.holders.of(&root))
+    }
+
+    fn is_needed(&self, key: SectionKey) -> bool {
+        self.root(key).is_some_and(|root| self.holders.has(&root))
+    }
+
+    /// Compiles a section anew; did it change?
+    fn refresh(&mut self, key: SectionKey) -> bool {
+        let new = if self.is_needed(key) {
+            section(&self.intent, key)
+        } else {
+            None
+        };
+        match (self.sections.get(&key), new) {
+            (None, None) => false,
+            (Some(_), None) => {
+                self.sections.remove(&key);
+                true
+            }
+            (old, Some(new)) => {
+                if old.is_some_and(|old| old.hash() == new.hash()) {
+                    return false;
+                }
+                self.sections.insert(key, Arc::new(new));
+                true
+            }
+        }
+    }
+
+    /// Makes a host's entry what it should be; did it change?
+    fn set_right(&mut self, host: &HostName, key: SectionKey) -> bool {
+        let elsewhere = match key {
+            SectionKey::Endpoint(id) => self
+                .intent
+                .ports
+                .get(&id)
+                .is_none_or(|port| port.host.as_ref() != Some(host)),
+            SectionKey::Vteps
+            | SectionKey::Network(_)
+            | SectionKey::AddressSet(_)
+            | SectionKey::Group(_)
+            | SectionKey::Chain(_)
+            | SectionKey::Port(_) => true,
+        };
+        let root = self.root(key);
+        let Some(state) = self.hosts.get_mut(host) else {
+            return false;
+        };
+        let needed = elsewhere && root.is_some_and(|root| state.needs.contains(&root));
+        let wanted = if needed {
+            self.sections.get(&key)
+        } else {
+            None
+        };
+        let has = state.config.sections.get(&key);
+        if has.map(|s| s.hash()) == wanted.map(|s| s.hash()) {
+            return false;
+        }
+        match wanted {
+            Some(section) => state.config.insert(Arc::clone(section)),
+            None => {
+                state.config.sections.remove(&key);
+            }
+        }
+        state.config.generation = self.generation;
+        true
+    }
+}
