@@ -600,7 +600,8 @@ impl<C: Corridor> Worker<C> {
         );
         let told = underlay.poll_fd().is_some();
         self.starved |= end == Rx::Starved;
-        self.underlay_ready = end == Rx::More || !told;
+        // Where packets lacked, datagrams may wait in the underlay itself: no event will tell of those.
+        self.underlay_ready = matches!(end, Rx::More | Rx::Starved) || !told;
         *busy |= !self.tunnelled.is_empty() || !self.refused.is_empty();
         for (packet, reason) in self.refused.drain(..) {
             self.corridor.refuse_rx(packet, reason, now, &mut self.pool);

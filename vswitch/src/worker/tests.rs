@@ -302,6 +302,40 @@ fn frames_cross_a_fabric_and_strangers_are_refused() {
 }
 
 #[test]
+fn a_datagram_that_came_while_there_were_no_packets_is_not_forgotten() {
+    let limits = Limits {
+        small_packets: 10,
+        large_packets: 4,
+        ..Limits::default()
+    };
+    let mut b = bench(crew(1, 1).unwrap().pop().unwrap(), limits);
+    b.worker.corridor.hold = true;
+    let (x, _y, workload) = (b.port(0), b.port(1), b.port(8));
+    let here: IpAddr = [127, 48, 2, 1].into();
+    let underlay = Box::new(UdpUnderlay::open(&UnderlaySpec::new(here)).unwrap());
+    b.handle.tell(Command::SetUnderlay(Some(underlay))).unwrap();
+    for n in 0..20 {
+        x.send(frame(n)).unwrap();
+    }
+    assert_eq!(b.turn().next, Next::WhenFreed);
+    let far = std::net::UdpSocket::bind((IpAddr::from(REMOTE), 0)).unwrap();
+    let datagram = [&overlay::vxlan::header(vni())[..], &frame(3).bytes].concat();
+    far.send_to(&datagram, (here, overlay::vxlan::VXLAN_PORT))
+        .unwrap();
+    let deadline = monotonic() + Duration::from_secs(10);
+    while !b.worker.underlay_ready {
+        assert!(monotonic() < deadline, "the datagram was not heard");
+        b.worker.wait(Some(Duration::from_millis(50)));
+    }
+    assert_eq!(b.turn().next, Next::WhenFreed);
+    b.worker.corridor.hold = false;
+    for _ in 0..3 {
+        b.turn();
+    }
+    assert_eq!(workload.receive().unwrap().bytes, frame(3).bytes);
+}
+
+#[test]
 fn packets_go_to_another_worker_until_its_ring_is_full() {
     let mut seats = crew(2, 5).unwrap();
     let mut second = bench(seats.pop().unwrap(), Limits::default());

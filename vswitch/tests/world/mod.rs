@@ -1,7 +1,6 @@
 //! What do tests with real namespaces share?
 
 #![expect(clippy::print_stderr, reason = "it says when it skips")]
-#![allow(dead_code, reason = "each test uses its part")]
 
 use std::{
     io::{Read as _, Write as _},

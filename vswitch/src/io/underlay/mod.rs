@@ -36,6 +36,7 @@ use net::{
 };
 use overlay::vxlan::{self, VXLAN_HEADER, VXLAN_PORT};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use smallvec::SmallVec;
 
 use super::{
     Refused, Rx, Tunnelled, Underlay,
@@ -511,6 +512,46 @@ impl Plan {
         self.messages.clear();
     }
 
+    /// Sends messages from `done` on, as many as one call takes. Says how many went out, and whether the first was for the kernel to cut.
+    fn send(
+        &self,
+        frames: &[Tunnelled],
+        to: &Name,
+        socket: BorrowedFd<'_>,
+        done: usize,
+    ) -> (io::Result<usize>, bool) {
+        let mut parts: SmallVec<[IoSlice<'_>; 2 * SEGMENTS]> = SmallVec::new();
+        let mut ranges: SmallVec<[Range<usize>; sys::CALL]> = SmallVec::new();
+        let batch = self.messages.get(done..).unwrap_or_default();
+        let batch = batch.get(..sys::CALL).unwrap_or(batch);
+        for message in batch {
+            let begin = parts.len();
+            for piece in self.pieces.get(message.pieces.clone()).unwrap_or_default() {
+                let head = self.arena.get(piece.head.clone()).unwrap_or_default();
+                let body = frames.get(piece.frame).map(|f| f.packet.bytes());
+                let body = body.and_then(|b| b.get(piece.payload.clone()));
+                parts.push(IoSlice::new(head));
+                parts.push(IoSlice::new(body.unwrap_or_default()));
+            }
+            ranges.push(begin..parts.len());
+        }
+        let datagrams: SmallVec<[Datagram<'_>; sys::CALL]> = batch
+            .iter()
+            .zip(&ranges)
+            .map(|(message, range)| Datagram {
+                to,
+                segment: if message.pieces.len() > 1 {
+                    offload::field(message.size)
+                } else {
+                    0
+                },
+                parts: parts.get(range.clone()).unwrap_or_default(),
+            })
+            .collect();
+        let gso = datagrams.first().is_some_and(|d| d.segment > 0);
+        (sys::send_many(socket, &datagrams), gso)
+    }
+
     /// From which place of `lane` to plan anew when sending stopped at a message: the first frame of it. One that went out in part
     /// is passed over, since cut again it would begin anew.
     fn resume(&mut self, lane: Range<usize>, message: usize) -> Option<usize> {
@@ -642,35 +683,8 @@ impl UdpUnderlay {
         let mut done = 0;
         let mut waited = false;
         while done < plan.messages.len() {
-            let mut parts: Vec<IoSlice<'_>> = Vec::with_capacity(2 * plan.pieces.len());
-            let mut ranges: Vec<Range<usize>> = Vec::with_capacity(sys::CALL);
-            let batch = plan.messages.get(done..).unwrap_or_default();
-            let batch = batch.get(..sys::CALL).unwrap_or(batch);
-            for message in batch {
-                let begin = parts.len();
-                for piece in plan.pieces.get(message.pieces.clone()).unwrap_or_default() {
-                    let head = plan.arena.get(piece.head.clone()).unwrap_or_default();
-                    let body = frames.get(piece.frame).map(|f| f.packet.bytes());
-                    let body = body.and_then(|b| b.get(piece.payload.clone()));
-                    parts.push(IoSlice::new(head));
-                    parts.push(IoSlice::new(body.unwrap_or_default()));
-                }
-                ranges.push(begin..parts.len());
-            }
-            let datagrams: Vec<Datagram<'_>> = batch
-                .iter()
-                .zip(&ranges)
-                .map(|(message, range)| Datagram {
-                    to: &to,
-                    segment: if message.pieces.len() > 1 {
-                        offload::field(message.size)
-                    } else {
-                        0
-                    },
-                    parts: parts.get(range.clone()).unwrap_or_default(),
-                })
-                .collect();
-            match sys::send_many(socket, &datagrams) {
+            let (result, gso) = plan.send(frames, &to, socket, done);
+            match result {
                 Ok(sent) => {
                     for message in done..done + sent {
                         plan.settle(message, Ok(()));
@@ -678,22 +692,19 @@ impl UdpUnderlay {
                     done += sent;
                     waited = false;
                 }
-                Err(error) => {
-                    let gso = datagrams.first().is_some_and(|d| d.segment > 0);
-                    match refusal(&error, gso) {
-                        Refusal::Full if !waited => {
-                            waited = true;
-                            wait_for_room(socket);
-                        }
-                        Refusal::Lost | Refusal::Full => {
-                            plan.settle(done, Err(DropReason::UnderlaySend));
-                            done += 1;
-                        }
-                        mendable @ (Refusal::TooLarge | Refusal::NoGso) => {
-                            return Some((done, mendable));
-                        }
+                Err(error) => match refusal(&error, gso) {
+                    Refusal::Full if !waited => {
+                        waited = true;
+                        wait_for_room(socket);
                     }
-                }
+                    Refusal::Lost | Refusal::Full => {
+                        plan.settle(done, Err(DropReason::UnderlaySend));
+                        done += 1;
+                    }
+                    mendable @ (Refusal::TooLarge | Refusal::NoGso) => {
+                        return Some((done, mendable));
+                    }
+                },
             }
         }
         None
