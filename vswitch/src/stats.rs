@@ -328,6 +328,25 @@ impl Counters {
         }
     }
 
+    /// Sets to zero what is counted for ports, VTEPs and hops that are no longer there.
+    pub(crate) fn forget(&mut self, tables: &Tables) {
+        for (id, port) in (0u32..).zip(&mut self.ports) {
+            if tables.port(PortId(id)).is_none() {
+                *port = Traffic::default();
+            }
+        }
+        for (id, vtep) in (0u32..).zip(&mut self.vteps) {
+            if tables.vtep(VtepId(id)).is_none() {
+                *vtep = Traffic::default();
+            }
+        }
+        for (id, hop) in (0u32..).zip(&mut self.hops) {
+            if tables.hop(HopId(id)).is_none() {
+                *hop = HopCounters::default();
+            }
+        }
+    }
+
     /// Drops by stage and reason, where there were any.
     pub fn drops(&self) -> impl Iterator<Item = (Stage, DropReason, u64)> + '_ {
         let causes = Stage::ALL

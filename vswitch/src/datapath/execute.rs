@@ -389,6 +389,17 @@ impl Hands {
         }
     }
 
+    /// Forgets the counters and empty queues of what is no longer there, before their dense ids are used again.
+    pub(super) fn forget(&mut self, tables: &Tables) {
+        self.counters.forget(tables);
+        for (id, queue) in (0u32..).zip(&mut self.queues) {
+            let over = queue.as_ref().is_some_and(|q| q.shaper.is_empty());
+            if over && tables.hop(HopId(id)).is_none() {
+                *queue = None;
+            }
+        }
+    }
+
     /// Lets go what may go; says when more may.
     pub(super) fn release(&mut self, programs: &mut Programs, cx: &mut Cx<'_>) -> Option<Now> {
         let mut wake: Option<Now> = None;

@@ -111,6 +111,8 @@ pub struct Datapath<M = Vec<Entry>> {
     once: Vec<CompiledFlow>,
     hands: Hands,
     next_sweep: Now,
+    /// The tables' version that the counters are of.
+    seen: u64,
 }
 
 /// A packet on its way through the rooms.
@@ -165,6 +167,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             once: Vec::new(),
             hands: Hands::new(&settings),
             next_sweep: now,
+            seen: 0,
             settings,
         }
     }
@@ -419,6 +422,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         pool: &mut PacketPool,
         out: &mut Out,
     ) -> Option<Now> {
+        if self.seen != tables.version() {
+            self.seen = tables.version();
+            self.hands.forget(tables);
+        }
         if now >= self.next_sweep {
             let (claims, settings) = (&self.claims, &self.settings);
             let swept = self.conntrack.sweep(now, SWEEP_BUDGET, |entry| {

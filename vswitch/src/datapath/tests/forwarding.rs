@@ -156,10 +156,15 @@ fn a_port_that_went_leaves_names_behind() {
     let gone = h.dense(2);
     let frame = between(FrameBuilder::udp(false, 1, 2), false, 1, 2);
     assert_eq!(h.places(1, &frame), [At::Port(2)]);
+    h.tick();
+    assert_eq!(h.dp.counters().ports[gone.index()].tx_packets, 1);
     conf.0.sections.remove(&hostconfig::SectionKey::Port(id(2)));
     h.apply(&conf);
     assert_eq!(h.places(1, &frame), []);
     assert_eq!(h.dropped(DropReason::UnknownUnicast), 1);
+    h.tick();
+    // Its dense id may be another's one day: nothing counted for it stays.
+    assert_eq!(h.dp.counters().ports[gone.index()].tx_packets, 0);
     assert_eq!(h.enter(net::Origin::Port(gone), &[frame.build()]), []);
     assert_eq!(h.dropped(DropReason::PortGone), 1);
 }
