@@ -322,7 +322,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     }
 
     fn look_up(&mut self, tables: &Tables, packet: &Packet, now: Now) -> Way {
-        let Some((zone, tuple)) = conn_key(tables, packet) else {
+        let Some((zone, tuple)) = zone_and_tuple(tables, packet) else {
             return Way::Open(None);
         };
         match self.conntrack.lookup(zone, &tuple) {
@@ -501,7 +501,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
 }
 
 /// What the connection of a packet would be known by; `None` for what has none.
-fn conn_key(tables: &Tables, packet: &Packet) -> Option<(Zone, FiveTuple)> {
+fn zone_and_tuple(tables: &Tables, packet: &Packet) -> Option<(Zone, FiveTuple)> {
     let key = packet.key();
     if key.dst_mac().is_multicast() {
         return None;

@@ -14,11 +14,11 @@ use nfv::conntrack::{
 
 use super::{
     Action, CompiledFlow, Datapath, Job, ProgramId, Refusal, Stage, Verdict, Way, WorkerId,
-    conn_key,
     flow::Found,
     home, invalid, release,
     tables::Tables,
     walk::{Known, Lent, Outcome, Tracking, walk},
+    zone_and_tuple,
 };
 
 /// How often a packet is handed over for a shaper's sake: workers that see different tables must not pass it round for ever.
@@ -242,7 +242,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     fn judge_again(&mut self, tables: &Tables, job: &Job, hit: Hit, now: Now) -> Way {
         let packet = &job.packet;
         // A packet before it in this batch may have had the same.
-        if let Some((zone, tuple)) = conn_key(tables, packet)
+        if let Some((zone, tuple)) = zone_and_tuple(tables, packet)
             && !self.conntrack.holds(hit, zone, &tuple)
         {
             return self.upcall(tables, job, Some((zone, tuple)), now);

@@ -1,3 +1,5 @@
+//! Do chains do what they say, with their functions, translations and queues?
+
 use std::time::Duration;
 
 use hostconfig::{

@@ -1,3 +1,5 @@
+//! Does a frame reach exactly those whom it is for?
+
 use hostconfig::{Location, Section};
 use net::{
     DropReason, Mac,

@@ -1,3 +1,5 @@
+//! What holds for every config and every packet?
+
 use hostconfig::{
     Location,
     group::{Direction, Family, L4Match, Remote},

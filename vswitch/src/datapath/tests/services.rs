@@ -1,3 +1,5 @@
+//! What does the switch answer itself, and to whom?
+
 use dhcproto::{
     Decodable, Decoder, Encodable,
     v4::{DhcpOption, Message, MessageType, OptionCode},

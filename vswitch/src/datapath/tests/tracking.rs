@@ -1,3 +1,5 @@
+//! Do connections live as long as they are allowed, and no longer?
+
 use std::time::Duration;
 
 use hostconfig::group::{Direction, Family, L4Match};
