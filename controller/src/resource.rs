@@ -68,6 +68,24 @@ pub enum Absent {
     Computed,
 }
 
+/// The boolean that a JSON value or a query's text means.
+pub fn boolean(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(value) => Some(*value),
+        Value::Number(number) => match number.as_i64() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => None,
+        },
+        Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        },
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
 /// Who may do something with a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {

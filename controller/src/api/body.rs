@@ -6,7 +6,7 @@
 use crate::{
     api::scene::permits,
     refusal::Refusal,
-    resource::{Absent, Field, Kind, Policy, Spec, Verb},
+    resource::{Absent, Field, Kind, Policy, Spec, Verb, boolean},
     resources::subnet::loose_prefix,
     rules::{Caller, Given},
 };
@@ -227,24 +227,6 @@ fn shown(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// The boolean that a JSON value or a query's text means.
-pub(crate) fn boolean(value: &Value) -> Option<bool> {
-    match value {
-        Value::Bool(value) => Some(*value),
-        Value::Number(number) => match number.as_i64() {
-            Some(0) => Some(false),
-            Some(1) => Some(true),
-            _ => None,
-        },
-        Value::String(text) => match text.to_ascii_lowercase().as_str() {
-            "true" | "1" => Some(true),
-            "false" | "0" => Some(false),
-            _ => None,
-        },
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    }
 }
 
 /// Checks a value and brings it to its normal form.

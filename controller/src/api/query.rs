@@ -4,9 +4,9 @@
 //! with directions, pages by limit and marker with links both ways.
 
 use crate::{
-    api::{body::boolean, scene::Scene},
+    api::scene::Scene,
     refusal::Refusal,
-    resource::{Field, Kind, Object, Spec},
+    resource::{Field, Kind, Object, Spec, boolean},
 };
 use serde_json::{Map, Value, json};
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};

@@ -4,7 +4,7 @@
 
 use crate::{
     api::{
-        Api, ApiError, body,
+        Api, ApiError,
         error::{respond, respond_empty},
         finish,
         handlers::{Answer, Asked},
@@ -171,7 +171,7 @@ fn checked(bytes: &[u8]) -> Result<Vec<(String, i64)>, Refusal> {
             .as_i64()
             .or_else(|| value.as_str().and_then(|text| text.parse().ok()));
         let number = number
-            .filter(|_| body::boolean(value).is_none() || !value.is_boolean())
+            .filter(|_| !value.is_boolean())
             .ok_or_else(|| Refusal::input(format_args!("'{}' is not an integer", text())))?;
         if number < -1 {
             return Err(Refusal::attribute(

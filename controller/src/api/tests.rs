@@ -1690,6 +1690,14 @@ async fn chains_are_made_of_native_functions() {
         json!({"correlation": "mpls", "symmetric": false})
     );
     assert_eq!(chain["chain_id"], 1);
+    let body = json!({"port_pair_groups": [balancer], "chain_parameters": {"symmetric": "True"}});
+    let second = cloud.made("a", chains, "port_chain", body).await;
+    assert_eq!(
+        second["chain_parameters"],
+        json!({"correlation": "mpls", "symmetric": true})
+    );
+    let path = format!("{chains}/{}", id(&second));
+    assert_eq!(cloud.ask("a", "DELETE", &path, Value::Null).await.0, 204);
     for (body, status, kind) in [
         (json!({"flow_classifiers": []}), 400, "HTTPBadRequest"),
         (

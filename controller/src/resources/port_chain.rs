@@ -4,7 +4,7 @@ use crate::{
     refusal::Refusal,
     resource::{
         ALL, Absent, Claim, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
-        field,
+        boolean, field,
     },
     resources::{FlowClassifier, PortPairGroup, port_pair_group::lowest_number},
     rules::{Caller, Change, Rule, Write},
@@ -122,23 +122,26 @@ fn parameters_shape(value: &Value) -> Result<Value, String> {
     let Some(object) = value.as_object() else {
         return Err(format!("'{value}' is not a dictionary"));
     };
+    let mut normal = object.clone();
     for (name, value) in object {
-        match (name.as_str(), value) {
-            ("correlation", Value::String(word)) if word == "mpls" || word == "nsh" => {}
-            ("correlation", other) => {
-                let text = other
-                    .as_str()
-                    .map_or_else(|| other.to_string(), str::to_owned);
-                return Err(format!("{text} is not in valid_values"));
+        let text = || {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        };
+        match name.as_str() {
+            "correlation" if ["mpls", "nsh"].contains(&text().as_str()) => {}
+            "correlation" => return Err(format!("{} is not in valid_values", text())),
+            // The openstack client sends what stood on its command line.
+            "symmetric" => {
+                let symmetric = boolean(value)
+                    .ok_or_else(|| format!("'{}' cannot be converted to boolean", text()))?;
+                normal.insert(name.clone(), json!(symmetric));
             }
-            ("symmetric", Value::Bool(_)) => {}
-            ("symmetric", other) => {
-                return Err(format!("'{other}' cannot be converted to boolean"));
-            }
-            (other, _) => return Err(format!("Unknown keys in dictionary: {other}")),
+            other => return Err(format!("Unknown keys in dictionary: {other}")),
         }
     }
-    Ok(value.clone())
+    Ok(Value::Object(normal))
 }
 
 type Judged = Result<Vec<Write>, Refusal>;

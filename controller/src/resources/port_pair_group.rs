@@ -11,7 +11,8 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb, field,
+        ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb, boolean,
+        field,
     },
     resources::{
         Port, PortChain, Subnet,
@@ -169,8 +170,8 @@ fn pairs_shape(value: &Value) -> Result<Value, String> {
 }
 
 fn false_shape(value: &Value) -> Result<Value, String> {
-    if *value == Value::Bool(false) {
-        return Ok(value.clone());
+    if boolean(value) == Some(false) {
+        return Ok(Value::Bool(false));
     }
     Err("tap groups are not supported yet: leave it out".to_owned())
 }

@@ -6,10 +6,11 @@ use super::{
 };
 use crate::{
     api::{
-        Api, body,
+        Api,
         error::{respond, respond_empty},
     },
     identity::{Assignment, DOMAIN, Project, Role, User, key, name_key},
+    resource::boolean,
     rules::Caller,
     store::{Read, Snapshot, View},
 };
@@ -271,9 +272,7 @@ pub(super) async fn wanted(api: &Api, kind: Kind, body: &Value) -> Result<Wanted
     }
     let enabled = match given.get("enabled") {
         None => None,
-        Some(value) => {
-            Some(body::boolean(value).ok_or_else(|| Fault::bad("enabled is not a boolean"))?)
-        }
+        Some(value) => Some(boolean(value).ok_or_else(|| Fault::bad("enabled is not a boolean"))?),
     };
     let password_hash = match text("password")? {
         Some(password) => Some(hashed(api, password).await?),
