@@ -45,6 +45,8 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// An update must be acknowledged within this time.
 const ACK_WITHIN: Duration = Duration::from_secs(30);
+/// Complaints that are kept of one acknowledgement.
+const COMPLAINTS: usize = 1024;
 /// Characters of a host's reasons and complaints that are kept.
 const TEXT: usize = 200;
 
@@ -267,7 +269,7 @@ impl Session {
                 self.hear(message, target, &mut effects)
             }
             Event::Touched(keys) => {
-                self.touch(keys, target.config);
+                self.touch(keys);
                 Ok(())
             }
             Event::Tick => self.tick(now, &mut effects),
@@ -279,15 +281,7 @@ impl Session {
         effects
     }
 
-    fn touch(&mut self, keys: &BTreeSet<SectionKey>, config: &HostConfig) {
-        for key in keys {
-            // Should the port come back, the host has to say anew how it is.
-            if let (SectionKey::Port(id), Some(reports)) = (key, &mut self.reports)
-                && !config.sections.contains_key(key)
-            {
-                reports.remove(id);
-            }
-        }
+    fn touch(&mut self, keys: &BTreeSet<SectionKey>) {
         if self.extent != Extent::Named {
             return;
         }
@@ -384,7 +378,7 @@ impl Session {
             self.mending = false;
         }
         let mut complaints = BTreeMap::new();
-        for complaint in &ack.complaints {
+        for complaint in ack.complaints.iter().take(COMPLAINTS) {
             if let Ok(key) = complaint.key.parse() {
                 complaints.insert(key, clipped(complaint.text.clone()));
             }
@@ -413,8 +407,11 @@ impl Session {
         for state in report.ports {
             let id = state.port.parse().or(Err(HangUp::Protocol("port id")))?;
             let key = SectionKey::Port(id);
-            // Only of a port that is this host's: else anything could be piled up here.
+            // Only of a port that is this host's: else anything could be piled up here. What was said of
+            // one that went stays until the host says that it went: if it comes back before the host
+            // notices, the host has nothing new to say.
             if !target.config.sections.contains_key(&key) {
+                reports.remove(&id);
                 continue;
             }
             let report = PortReport {

@@ -143,8 +143,13 @@ impl SimHost {
             self.config.insert(Arc::new(keyed));
             self.upserts += 1;
         }
+        let mut left = Vec::new();
         for key in update.removals {
-            self.config.sections.remove(&key.parse().unwrap());
+            let key: SectionKey = key.parse().unwrap();
+            self.config.sections.remove(&key);
+            if let SectionKey::Port(id) = key {
+                left.push(id);
+            }
         }
         self.config.incarnation = incarnation;
         self.config.generation = Generation(update.generation);
@@ -161,6 +166,20 @@ impl SimHost {
             })));
         assert_eq!(Digest(update.digest.try_into().unwrap()), digest);
         self.report(Some(&brought));
+        if left.is_empty() {
+            return;
+        }
+        let gone = left.into_iter().map(|id| wire::PortState {
+            port: id.to_string(),
+            attached: false,
+            active: false,
+            reason: "no longer on this host".to_owned(),
+        });
+        let report = wire::Report {
+            ports: gone.collect(),
+        };
+        self.up
+            .push_back(from_host(from_host::Message::Report(report)));
     }
 }
 
@@ -472,6 +491,28 @@ fn commits_while_a_host_is_slow_become_one_update() {
         "{}",
         region.hosts[&name].updates
     );
+}
+
+#[test]
+fn a_port_that_leaves_and_comes_back_unnoticed_is_active_again() {
+    let mut region = Region::new(world(2, 6), 0..2);
+    region.connect_all();
+    // Two updates are under way: what follows is coalesced to nothing.
+    for n in 0..3 {
+        region.commit(kit::put([kit::network(0, ["a", "b", "c"][n])]));
+    }
+    region.commit(kit::put([kit::port(0, 0, None, &[0], 200)]));
+    assert!(!region.is_active(0, 0));
+    region.commit(kit::put([kit::port(0, 0, Some(0), &[0], 200)]));
+    region.deliver_all();
+    region.assert_converged();
+    // And noticed: it is not active on what was said before.
+    region.commit(kit::put([kit::port(0, 0, None, &[0], 200)]));
+    region.deliver_all();
+    region.commit(kit::put([kit::port(0, 0, Some(0), &[0], 200)]));
+    assert!(!region.is_active(0, 0));
+    region.deliver_all();
+    region.assert_converged();
 }
 
 #[test]
