@@ -183,8 +183,9 @@ impl FlowKey {
 
     /// What tells the connection apart; `None` for what is not IP.
     ///
-    /// ICMP queries carry their identifier as both ports, so that request and reply are each other's reverse; any other
-    /// ICMP and any other protocol has none.
+    /// ICMP queries carry their identifier as both ports, and which of both they are, so that request and reply are each
+    /// other's reverse, and two ends that ping each other under one identifier have two conversations; any other ICMP and
+    /// any other protocol has none.
     pub fn five_tuple(&self) -> Option<FiveTuple> {
         if !self.is_ip() {
             return None;
@@ -199,7 +200,8 @@ impl FlowKey {
             src_port,
             dst_port,
             proto: self.ip_proto,
-            reserved: [0; 3],
+            role: IcmpRole::of(self.ip_proto, self.l4_src) as u8,
+            reserved: [0; 2],
         })
     }
 }
@@ -220,6 +222,24 @@ impl fmt::Debug for FlowKey {
             self.ip_proto,
             self.ip_frag
         )
+    }
+}
+
+/// Which half of a conversation an ICMP message is.
+pub(crate) enum IcmpRole {
+    Neither = 0,
+    Query = 1,
+    Reply = 2,
+}
+
+impl IcmpRole {
+    pub(crate) fn of(protocol: u8, kind: u16) -> Self {
+        match (protocol, kind) {
+            // Echo, timestamp, information, address mask.
+            (proto::ICMP, 8 | 13 | 15 | 17) | (proto::ICMP6, 128) => Self::Query,
+            (proto::ICMP, 0 | 14 | 16 | 18) | (proto::ICMP6, 129) => Self::Reply,
+            _ => Self::Neither,
+        }
     }
 }
 
@@ -250,8 +270,10 @@ pub struct FiveTuple {
     pub dst_port: u16,
     /// IP protocol.
     pub proto: u8,
+    /// Of ICMP: 1 for a query, 2 for its reply; else 0.
+    pub role: u8,
     /// Zero; fills the layout.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 
 impl FiveTuple {
@@ -263,7 +285,8 @@ impl FiveTuple {
             src_port: src.1,
             dst_port: dst.1,
             proto,
-            reserved: [0; 3],
+            role: 0,
+            reserved: [0; 2],
         }
     }
 
@@ -275,6 +298,11 @@ impl FiveTuple {
             dst: self.src,
             src_port: self.dst_port,
             dst_port: self.src_port,
+            role: match self.role {
+                1 => 2,
+                2 => 1,
+                other => other,
+            },
             ..self
         }
     }
@@ -336,6 +364,27 @@ mod tests {
         ] {
             assert_eq!(Origin::from(u32::from(o)), o);
         }
+    }
+
+    #[test]
+    fn two_ends_that_ping_each_other_under_one_identifier_have_two_conversations() {
+        let (a, b) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let message = |src: IpAddr, dst: IpAddr, kind: u16| {
+            let key = FlowKey {
+                ethertype: ethertype::IPV4,
+                ip_src: addr_bytes(src),
+                ip_dst: addr_bytes(dst),
+                ip_proto: proto::ICMP,
+                l4_src: kind,
+                icmp_id: 1,
+                ..FlowKey::default()
+            };
+            key.five_tuple().unwrap()
+        };
+        let (query, reply) = (message(a, b, 8), message(b, a, 0));
+        assert_eq!(query.reversed(), reply);
+        assert_eq!(query.symmetric_hash(1), reply.symmetric_hash(1));
+        assert_ne!(message(b, a, 8), reply);
     }
 
     #[test]

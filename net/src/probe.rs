@@ -190,6 +190,7 @@ impl Probe {
         match self.ip_proto() {
             proto::ICMP | proto::ICMP6 => {
                 self.icmp_id();
+                self.l4_src();
             }
             _ => {
                 self.l4_src();

@@ -50,7 +50,7 @@ use crate::{
 };
 
 /// The version of [`Entry`]: another one's tables are begun anew.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 /// Packets in a ring between two workers.
 const RING: usize = 1024;
 /// Tuples that rewrites moved to another worker's half of the hash.

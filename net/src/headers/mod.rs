@@ -17,7 +17,7 @@
 
 use crate::{
     Mac,
-    flow_key::{FiveTuple, FlowKey, Fragment, ethertype, proto},
+    flow_key::{FiveTuple, FlowKey, Fragment, IcmpRole, ethertype, proto},
     verdict::DropReason,
 };
 
@@ -450,7 +450,8 @@ fn quoted_v4(quote: &[u8]) -> Option<(FiveTuple, usize)> {
         src_port: ports.0,
         dst_port: ports.1,
         proto: protocol,
-        reserved: [0; 3],
+        role: quoted_role(protocol, quote.get(header..)?),
+        reserved: [0; 2],
     };
     Some((tuple, header))
 }
@@ -489,9 +490,16 @@ fn quoted_v6(quote: &[u8]) -> Option<(FiveTuple, usize)> {
         src_port: ports.0,
         dst_port: ports.1,
         proto: next,
-        reserved: [0; 3],
+        role: quoted_role(next, payload),
+        reserved: [0; 2],
     };
     Some((tuple, at))
+}
+
+/// A quoted ICMP message's half of its conversation.
+fn quoted_role(protocol: u8, l4: &[u8]) -> u8 {
+    let kind = l4.first().copied().unwrap_or(u8::MAX);
+    IcmpRole::of(protocol, kind.into()) as u8
 }
 
 fn quoted_ports(protocol: u8, l4: &[u8]) -> Option<(u16, u16)> {

@@ -330,7 +330,7 @@ impl Entry {
         let tcp = a.tuple.proto == net::flow_key::proto::TCP;
         Stage::of(self.state.stage).is_some_and(|s| s != Stage::Free && s.is_tcp() == tcp)
             && a.tuple.proto == b.tuple.proto
-            && [a, b].iter().all(|s| s.tuple.reserved == [0; 3])
+            && [a, b].iter().all(|s| s.tuple.reserved == [0; 2])
             && self.state.seal == self.seal()
     }
 
