@@ -223,10 +223,14 @@ impl State {
         all
     }
 
+    /// Whether the command that brought it up is still at work on it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.manifest().is_ok_and(|m| m.builder.is_alive())
+    }
+
     /// Whether the lab is up or comes up right now.
     pub(crate) fn is_live(&self) -> bool {
-        self.manifest().is_ok_and(|m| m.builder.is_alive())
-            || self.processes().iter().any(Process::is_alive)
+        self.is_held() || self.processes().iter().any(Process::is_alive)
     }
 
     /// The last lines of a log, for an error message.

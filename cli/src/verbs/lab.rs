@@ -76,10 +76,10 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// End a lab and remove all of it, also after a crash; without a name, every lab
+    /// End a lab and remove all of it, also after a crash; without a name, every lab that no `lab run` is at work on
     #[command(after_help = "Example:\n  overweave lab down")]
     Down {
-        /// The lab (all if not given)
+        /// The lab (all that no `lab run` is at work on if not given)
         #[arg(long)]
         name: Option<String>,
     },
@@ -290,7 +290,11 @@ fn down(name: Option<&str>) -> anyhow::Result<ExitCode> {
             state::choose(root, Some(name))?;
             vec![name.to_owned()]
         }
-        None => state::labs(root)?,
+        // One that a live `lab run` holds goes by itself; by name it can be ended all the same.
+        None => state::labs(root)?
+            .into_iter()
+            .filter(|lab| !State::at(root, lab).is_held())
+            .collect(),
     };
     let progress = Progress::new();
     let mut failed = Vec::new();

@@ -8,6 +8,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -37,6 +38,9 @@ pub(crate) fn ping(
     netns::inside(namespace, || Pinger::open(targets)?.run(patience))
 }
 
+/// Tells the pingers of this process apart.
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
 struct Pinger<'a> {
     socket: OwnedFd,
     targets: &'a [IpAddr],
@@ -60,8 +64,10 @@ impl<'a> Pinger<'a> {
         rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 4 << 20)
             .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4 << 20))
             .context("size a socket's buffer")?;
-        // Each namespace has its own; the process id keeps labs apart that ping from the same one.
+        // Each pinger has its own identifier, as each process that pings has: two that ping each other at once with the
+        // same one are hard to tell apart for whoever tracks them.
         let id = u16::try_from(std::process::id() & 0xffff).unwrap_or(1);
+        let id = id.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         Ok(Self {
             socket,
             targets,

@@ -108,6 +108,10 @@ impl Sink {
     pub(crate) fn serve(&self) -> anyhow::Result<()> {
         use std::io::Read;
         let (mut stream, _) = self.listener.accept().context("wait for the sender")?;
+        // A sender whose way breaks in mid-transfer can't say goodbye.
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .context("set a timeout")?;
         let mut tell = stream.try_clone().context("share the connection")?;
         let mut buffer = vec![0_u8; 256 * 1024];
         let mut greeting = vec![0_u8; SINK.len()];
