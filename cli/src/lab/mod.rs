@@ -10,6 +10,7 @@ pub(crate) mod expect;
 pub(crate) mod fabric;
 pub(crate) mod file;
 pub(crate) mod keeper;
+pub(crate) mod ledger;
 pub(crate) mod neighbours;
 pub(crate) mod netlink;
 pub(crate) mod netns;

@@ -16,7 +16,7 @@ use crate::lab::fabric::{self, Fabric};
 use crate::lab::plan::Lab;
 use crate::lab::provision::Inventory;
 use crate::lab::state::{self, ROOT, State};
-use crate::lab::{check, keeper, netns, underlay};
+use crate::lab::{check, keeper, ledger, netns, underlay};
 use crate::say::{self, Progress};
 
 /// A whole fabric on this machine, from one file
@@ -161,6 +161,7 @@ fn try_all(fabric: &Fabric, cancel: &Cancel, progress: &Progress) -> anyhow::Res
             expect::check(fabric, expect, cancel).with_context(|| format!("try expect[{i}]"))?,
         );
     }
+    rows.push(ledger::check(fabric, cancel)?);
     fabric.check_alive()?;
     Ok(rows)
 }
