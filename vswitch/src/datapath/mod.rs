@@ -151,10 +151,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         };
         let (mut conntrack, _) = Conntrack::recover(storage, used, table, now);
         // Programs are this process's: what another one numbered means nothing here.
-        let kept: Vec<_> = conntrack.iter().map(|(conn, _)| conn).collect();
-        for conn in kept {
+        let kept: Vec<_> = conntrack
+            .iter()
+            .map(|(conn, entry)| (conn, *entry))
+            .collect();
+        for (conn, entry) in kept {
             for side in conntrack::Side::BOTH {
                 conntrack.set_program(conn, side, ProgramId::NONE.number(), 0);
+            }
+            // Claims are this process's too: whoever does not hash here is told where the connection is.
+            if !claim(&claims, &settings, &entry) {
+                conntrack.close(conn);
             }
         }
         Self {
@@ -523,6 +530,16 @@ fn zone_of(tables: &Tables, packet: &Packet) -> Option<Zone> {
         }
         Origin::Switch => None,
     }
+}
+
+/// Claims the tuples of a connection that hash to other workers. `false`: there is no room.
+fn claim(claims: &Claims, settings: &Settings, entry: &Entry) -> bool {
+    settings.workers <= 1
+        || conntrack::Side::BOTH.iter().all(|side| {
+            let (zone, tuple) = (entry.side(*side).zone(), *entry.side(*side).tuple());
+            home(settings, &tuple) == settings.worker
+                || claims.claim(zone, tuple, settings.worker).is_ok()
+        })
 }
 
 /// Lets go of the tuples that an ended connection claimed.
