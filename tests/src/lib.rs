@@ -1,11 +1,13 @@
 //! What proves the fabric?
 //!
 //! # Map
-//! - [`traffic`]: what workloads say to each other
-//! - [`random`]: fabrics and traffic that nobody thought of
 //! - [`plan`]: a fabric as a test says it, compiled to one [`hostconfig::HostConfig`] a host
-//! - [`fabric`]: its switches in one process, with wires in memory and a virtual clock
+//! - [`traffic`]: what workloads say to each other
 //! - [`oracle`]: the naive switch that says where a frame must go
+//! - [`fabric`]: real switches in one process, with wires in memory and a virtual clock
+//! - [`random`]: fabrics and traffic that nobody thought of, held to the oracle
+//! - [`transcript`]: commands and their exact answers
+//! - [`netns`]: labs of real namespaces, driven by the binary
 
 // A test library fails loudly: whatever goes wrong here is a failed test.
 #![expect(
@@ -18,7 +20,9 @@
 )]
 
 pub mod fabric;
+pub mod netns;
 pub mod oracle;
 pub mod plan;
 pub mod random;
 pub mod traffic;
+pub mod transcript;

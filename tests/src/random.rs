@@ -12,12 +12,14 @@ use hostconfig::{
     port::AddressPair,
 };
 use net::{
-    Id, Mac, PortRange, Prefix, UnicastMac,
+    DropReason, Id, Mac, PortRange, Prefix, UnicastMac,
     flow_key::proto,
     ids::kind,
     testkit::{FrameBuilder, any_frame, mac},
 };
 use proptest::prelude::*;
+
+use vswitch::datapath::explain::{Ending, explain_key};
 
 use crate::{
     fabric::{Build, Fabric, agree, assert_fate, check_frames},
@@ -612,5 +614,82 @@ fn spoof(plan: &Plan, from: PortUuid, other: PortUuid, how: usize, v6: bool) -> 
         _ => frame
             .macs(own, Mac::new([1, 0x80, 0xc2, 0, 0, 0x0e]))
             .build(),
+    }
+}
+
+/// Each frame of a scenario, as the first thing that a fresh fabric sees: what `explain` tells is what happens on the sender's host.
+pub fn explained(scenario: &Scenario) {
+    let built = scenario.build();
+    for (n, op) in scenario.ops.iter().enumerate() {
+        let (Op::Send(from, to, kind, number, v6), workers) = (op, 1) else {
+            continue;
+        };
+        let mut player = Player {
+            fabric: Fabric::new(built.plan.clone()),
+            oracles: vec![],
+            built: scenario.build(),
+            received: vec![],
+            tcp_port: 20_000,
+            workers,
+        };
+        let from = player.port(*from);
+        let to = player.peer(from, *to);
+        let plan = player.fabric.plan.clone();
+        let between = Between {
+            plan: &plan,
+            from,
+            to,
+            v6: *v6,
+        };
+        let frames = player.frame(&between, *kind, *number);
+        if let Some(frame) = frames.first() {
+            player.explained(&format!("step {n}, {op:?}"), from, frame);
+        }
+    }
+}
+
+impl Player {
+    fn explained(&mut self, what: &str, from: PortUuid, frame: &[u8]) {
+        let host = self.fabric.plan.host_of(from);
+        let (_, mut key) = net::Headers::parse(frame).unwrap();
+        key.set_origin(net::Origin::Port(self.fabric.dense(from)));
+        let tables = self.fabric.tables(host);
+        let told = explain_key(tables, &key, String::new(), self.fabric.now());
+        let (before, sent) = (self.fabric.ledger(host), self.fabric.wires().counts().sent);
+        let received = self.fabric.send(from, frame);
+        let (after, sent_then) = (self.fabric.ledger(host), self.fabric.wires().counts().sent);
+        let here = received
+            .iter()
+            .filter(|r| self.fabric.plan.host_of(r.port) == host);
+        let mut here: Vec<String> = here.map(|r| r.port.to_string()).collect();
+        let dropped = |reason: &str| {
+            let reason = DropReason::ALL.iter().find(|r| r.name() == reason).unwrap();
+            after.dropped(*reason) - before.dropped(*reason)
+        };
+        match &told.verdict {
+            Ending::Delivered { to } => {
+                let vteps = to.iter().filter(|t| t.parse::<IpAddr>().is_ok()).count();
+                let mut ports: Vec<_> = to
+                    .iter()
+                    .filter(|t| t.parse::<IpAddr>().is_err())
+                    .cloned()
+                    .collect();
+                ports.sort();
+                here.sort();
+                assert_eq!(ports, here, "{what}: {told}");
+                assert_eq!(
+                    sent_then - sent,
+                    u64::try_from(vteps).unwrap(),
+                    "{what}: {told}"
+                );
+            }
+            Ending::Answered { .. } => {
+                assert_eq!(here, [from.to_string()], "{what}: {told}");
+            }
+            Ending::Dropped { reason, .. } => {
+                assert_eq!(here, Vec::<String>::new(), "{what}: {told}");
+                assert_eq!(dropped(reason), 1, "{what}: {told}");
+            }
+        }
     }
 }

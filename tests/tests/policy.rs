@@ -299,6 +299,41 @@ fn replies_need_no_rule_and_strangers_do() {
     }
 }
 
+/// Windows numbers every ping 1: both ends may ask each other at once under one identifier.
+#[test]
+fn two_ends_that_ping_each_other_under_one_identifier_are_both_answered() {
+    for host in [0, 1] {
+        for (v6, family) in FAMILIES {
+            let rules = vec![
+                allow(Direction::Ingress, family),
+                allow(Direction::Egress, family),
+            ];
+            let mut pair = pair(host, rules.clone());
+            let mut plan = pair.fabric.plan.clone();
+            let group = plan.group(rules);
+            plan.get_mut(pair.client).security_groups = vec![group];
+            pair.fabric.plan = plan.clone();
+            pair.fabric.apply();
+            let there = pair.between(&plan, v6).echo(1).build();
+            let back = Between {
+                plan: &plan,
+                from: pair.server,
+                to: pair.client,
+                v6,
+            }
+            .echo(1)
+            .build();
+            for _ in 0..3 {
+                assert_eq!(pair.fabric.send(pair.client, &there).len(), 1);
+                assert_eq!(pair.fabric.send(pair.server, &back).len(), 1);
+                let (a, b) = (answer(&there, b"").unwrap(), answer(&back, b"").unwrap());
+                assert_eq!(pair.fabric.send(pair.server, &a).len(), 1);
+                assert_eq!(pair.fabric.send(pair.client, &b).len(), 1);
+            }
+        }
+    }
+}
+
 #[test]
 fn an_icmp_error_about_a_connection_passes_and_any_other_does_not() {
     for host in [0, 1] {
