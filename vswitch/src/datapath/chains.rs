@@ -8,11 +8,12 @@ use net::{DropReason, Id, ids::kind};
 use nfv::{
     chain::{ChainOutcome, Hop},
     classifier::{Party, Place},
+    conntrack::Side,
     function::Context,
 };
 
 use super::{
-    flow::{Action, Refusal, Stage},
+    flow::{Action, Lane, Refusal, Stage},
     tables::{Chain, Network, Port},
     walk::{Known, Walk, Witness},
 };
@@ -118,7 +119,10 @@ impl<W: Witness> Walk<'_, W> {
         self.redirect(network, &outcome)?;
         for at in &outcome.queues {
             if let Some(hop) = entry.hops.get(usize::from(*at)) {
-                self.flow.actions.push(Action::Queue(*hop));
+                self.flow.actions.push(Action::Queue(Lane {
+                    hop: *hop,
+                    side: Side::Original,
+                }));
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use nfv::functions::shaper::ShaperQueue;
 use super::{
     Out, Settings,
     drops::Drops,
-    flow::{Action, CompiledFlow, ProgramId, Programs, Refusal, Stage, Verdict},
+    flow::{Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, Stage, Verdict},
     ledger::Ledger,
     tables::{HopId, Tables, service},
 };
@@ -36,8 +36,8 @@ pub(super) struct Hands {
     pub(super) ledger: Ledger,
     pub(super) drops: Drops,
     pub(super) counters: Counters,
-    queues: Vec<Option<Queue>>,
-    waiting: Vec<HopId>,
+    queues: Vec<[Option<Queue>; 2]>,
+    waiting: Vec<Lane>,
     answers: Vec<Answers>,
     answers_per_second: u32,
 }
@@ -121,9 +121,9 @@ impl Hands {
                     }
                 }
                 Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
-                Action::Queue(hop) => {
+                Action::Queue(lane) => {
                     packet.set_tag(id.number());
-                    if self.wait(*hop, packet, cx) {
+                    if self.wait(*lane, packet, cx) {
                         programs.hold(id);
                     }
                     return;
@@ -158,7 +158,7 @@ impl Hands {
         }
         for (at, action) in flow.actions.iter().enumerate() {
             match action {
-                Action::Translate | Action::Queue(_) => {}
+                Action::Translate | Action::Queue(..) => {}
                 Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
                 Action::Output(_)
                 | Action::Tunnel { .. }
@@ -236,7 +236,7 @@ impl Hands {
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => self.answer(action, packet, flow, cx),
             // These come before what sends; a program that has them behind it is none of the walk's.
-            Action::Translate | Action::SetEth { .. } | Action::Queue(_) => {
+            Action::Translate | Action::SetEth { .. } | Action::Queue(..) => {
                 self.lose(packet, DropReason::FunctionFault, cx);
             }
         }
@@ -297,7 +297,7 @@ impl Hands {
             },
             Action::Translate
             | Action::SetEth { .. }
-            | Action::Queue(_)
+            | Action::Queue(..)
             | Action::Output(_)
             | Action::Tunnel { .. }
             | Action::Refuse(_) => Err(DropReason::FunctionFault),
@@ -346,7 +346,8 @@ impl Hands {
     }
 
     /// Puts a packet into a queue; `false` when it was dropped. What may go at once goes with the next release.
-    fn wait(&mut self, hop: HopId, packet: Packet, cx: &mut Cx<'_>) -> bool {
+    fn wait(&mut self, lane: Lane, packet: Packet, cx: &mut Cx<'_>) -> bool {
+        let hop = lane.hop;
         let refusal = Refusal {
             hop: Some(hop),
             ..Refusal::new(DropReason::ShaperQueueFull, Stage::Chain)
@@ -357,9 +358,13 @@ impl Hands {
         };
         let at = hop.0 as usize;
         if at >= self.queues.len() {
-            self.queues.resize_with(at + 1, || None);
+            self.queues.resize_with(at + 1, || [None, None]);
         }
-        let Some(slot) = self.queues.get_mut(at) else {
+        let slot = self
+            .queues
+            .get_mut(at)
+            .and_then(|of| of.get_mut(lane.side as usize));
+        let Some(slot) = slot else {
             self.lose(packet, DropReason::FunctionFault, cx);
             return false;
         };
@@ -377,7 +382,7 @@ impl Hands {
             Ok(()) => {
                 self.ledger.held += u64::from(segments);
                 if was_empty {
-                    self.waiting.push(hop);
+                    self.waiting.push(lane);
                 }
                 true
             }
@@ -393,9 +398,9 @@ impl Hands {
     pub(super) fn forget(&mut self, tables: &Tables) {
         self.counters.forget(tables);
         for (id, queue) in (0u32..).zip(&mut self.queues) {
-            let over = queue.as_ref().is_some_and(|q| q.shaper.is_empty());
+            let over = queue.iter().flatten().all(|q| q.shaper.is_empty());
             if over && tables.hop(HopId(id)).is_none() {
-                *queue = None;
+                *queue = [None, None];
             }
         }
     }
@@ -404,16 +409,16 @@ impl Hands {
     pub(super) fn release(&mut self, programs: &mut Programs, cx: &mut Cx<'_>) -> Option<Now> {
         let mut wake: Option<Now> = None;
         let mut at = 0;
-        while let Some(hop) = self.waiting.get(at).copied() {
-            self.reshape(hop, cx);
-            while let Some(packet) = self.dequeue(hop, cx.now) {
+        while let Some(lane) = self.waiting.get(at).copied() {
+            self.reshape(lane, cx);
+            while let Some(packet) = self.dequeue(lane, cx.now) {
                 self.ledger.held = self
                     .ledger
                     .held
                     .saturating_sub(u64::from(packet.segments()));
-                self.go_on(programs, hop, packet, cx);
+                self.go_on(programs, lane, packet, cx);
             }
-            let next = self.queue(hop).and_then(|q| q.shaper.next_wake(cx.now));
+            let next = self.queue(lane).and_then(|q| q.shaper.next_wake(cx.now));
             match next {
                 Some(next) => {
                     wake = Some(wake.map_or(next, |w| w.min(next)));
@@ -427,19 +432,22 @@ impl Hands {
         wake
     }
 
-    fn queue(&mut self, hop: HopId) -> Option<&mut Queue> {
-        self.queues.get_mut(hop.0 as usize)?.as_mut()
+    fn queue(&mut self, lane: Lane) -> Option<&mut Queue> {
+        self.queues
+            .get_mut(lane.hop.0 as usize)?
+            .get_mut(lane.side as usize)?
+            .as_mut()
     }
 
-    fn dequeue(&mut self, hop: HopId, now: Now) -> Option<Packet> {
-        self.queue(hop)?.shaper.dequeue(now)
+    fn dequeue(&mut self, lane: Lane, now: Now) -> Option<Packet> {
+        self.queue(lane)?.shaper.dequeue(now)
     }
 
     /// A changed policy holds at once; without one (the shaper is gone) what waits goes on unshaped.
-    fn reshape(&mut self, hop: HopId, cx: &Cx<'_>) {
-        let policy = cx.tables.hop(hop).and_then(|h| h.shaper.as_ref());
+    fn reshape(&mut self, lane: Lane, cx: &Cx<'_>) {
+        let policy = cx.tables.hop(lane.hop).and_then(|h| h.shaper.as_ref());
         let now = cx.now;
-        if let Some(queue) = self.queue(hop) {
+        if let Some(queue) = self.queue(lane) {
             let free = hostconfig::Shaper {
                 rate_bps: nfv::functions::shaper::MAX_RATE_BPS,
                 burst_bytes: u64::from(u32::MAX),
@@ -454,7 +462,7 @@ impl Hands {
     }
 
     /// A packet that has waited goes on behind its queue.
-    fn go_on(&mut self, programs: &mut Programs, hop: HopId, packet: Packet, cx: &mut Cx<'_>) {
+    fn go_on(&mut self, programs: &mut Programs, lane: Lane, packet: Packet, cx: &mut Cx<'_>) {
         let id = ProgramId::from_number(packet.tag());
         programs.release(id);
         let Some(flow) = programs.get(id) else {
@@ -463,7 +471,7 @@ impl Hands {
         let behind = flow
             .actions
             .iter()
-            .position(|a| *a == Action::Queue(hop))
+            .position(|a| *a == Action::Queue(lane))
             .map_or(flow.actions.len(), |at| at + 1);
         match flow.actions.get(behind) {
             Some(Action::Queue(next)) => {
@@ -479,7 +487,7 @@ impl Hands {
     /// Drops all that waits.
     pub(super) fn drain(&mut self, programs: &mut Programs, now: Now, pool: &mut PacketPool) {
         let mut gone = Vec::new();
-        for queue in self.queues.iter_mut().flatten() {
+        for queue in self.queues.iter_mut().flatten().flatten() {
             gone.extend(queue.shaper.drain());
         }
         self.waiting.clear();

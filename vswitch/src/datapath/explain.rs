@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use super::{
     drops::describe,
-    flow::{Action, CompiledFlow, Refusal, Stage, Verdict},
+    flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
     tables::{Network, Port, Tables},
     walk::{Known, Lent, Outcome, Witness, walk},
 };
@@ -469,7 +469,7 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     Action::Tunnel { vtep, .. } => tables.vtep(*vtep).map(|v| v.addr.to_string()),
                     Action::Translate
                     | Action::SetEth { .. }
-                    | Action::Queue(_)
+                    | Action::Queue(..)
                     | Action::Refuse(_)
                     | Action::AnswerArp(_)
                     | Action::AnswerNd(_)
@@ -504,7 +504,7 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
                 let both: Vec<_> = src.into_iter().chain(dst).collect();
                 format!("set_eth({})", both.join(" "))
             }
-            Action::Queue(hop) => {
+            Action::Queue(Lane { hop, .. }) => {
                 let name = tables.hop(*hop).map_or("?", |h| h.name.as_str());
                 format!("queue({name})")
             }

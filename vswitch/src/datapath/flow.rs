@@ -13,6 +13,7 @@ use std::{fmt, hash::BuildHasher, net::Ipv4Addr};
 
 use hashbrown::HashTable;
 use net::{Consumed, DropReason, FlowMask, Id, Mac, NetworkId, Origin, PortId, VtepId, ids::kind};
+use nfv::conntrack::Side;
 use smallvec::SmallVec;
 
 use super::tables::{Dependency, HopId, Tables};
@@ -128,6 +129,16 @@ pub enum Verdict {
     Drop(Refusal),
 }
 
+/// A shaper's queue: it has one for each direction of its connections, so that what a client fetches does not wait for its own
+/// acknowledgements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lane {
+    /// The shaper.
+    pub hop: HopId,
+    /// The direction.
+    pub side: Side,
+}
+
 /// One thing to do with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -140,8 +151,8 @@ pub enum Action {
         /// The new destination.
         dst: Option<Mac>,
     },
-    /// It waits in this function's queue, then goes on behind this action.
-    Queue(HopId),
+    /// It waits in this function's queue for its direction, then goes on behind this action.
+    Queue(Lane),
     /// It goes to a local port.
     Output(PortId),
     /// It goes to a VTEP.

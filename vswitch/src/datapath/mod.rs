@@ -36,7 +36,7 @@ pub use claims::{Claims, WorkerId};
 pub use drops::{DropRecord, DropText, Drops};
 pub use egress::Out;
 pub use explain::{Described, Explanation, explain};
-pub use flow::{Action, CompiledFlow, ProgramId, Programs, Refusal, Stage, Verdict};
+pub use flow::{Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, Stage, Verdict};
 pub use ledger::{Ledger, Unbalanced};
 pub use tables::{HopId, Tables, ZoneMap};
 

@@ -211,7 +211,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return None;
         }
         let hop = flow.actions.iter().find_map(|action| match action {
-            Action::Queue(hop) => tables.hop(*hop),
+            Action::Queue(lane) => tables.hop(lane.hop),
             Action::Translate
             | Action::SetEth { .. }
             | Action::Output(_)

@@ -24,7 +24,7 @@ use overlay::{Place, Receiver};
 use smallvec::SmallVec;
 
 use super::{
-    flow::{Action, CompiledFlow, Refusal, Stage, Verdict},
+    flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
     tables::{
         Network, Port, SectionIndex, Tables, l2, port_security, security_group::Allowed, service,
         tunnel,
@@ -170,7 +170,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         // A packet that waits is rewritten before: what goes on behind the queue needs only to be sent.
         flow.actions.sort_by_key(|action| match action {
             Action::Translate | Action::SetEth { .. } => 0,
-            Action::Queue(_) => 1,
+            Action::Queue(..) => 1,
             Action::Output(_)
             | Action::Tunnel { .. }
             | Action::Refuse(_)
@@ -397,8 +397,9 @@ impl<'a, W: Witness> Walk<'a, W> {
         for hop in forward.hops.iter().rev() {
             if self.tables.hop(*hop).is_some_and(|h| h.symmetric) {
                 self.flow.hops.push(*hop);
-                if forward.actions.contains(&Action::Queue(*hop)) {
-                    self.flow.actions.push(Action::Queue(*hop));
+                let lane = |side| Action::Queue(Lane { hop: *hop, side });
+                if forward.actions.contains(&lane(Side::Original)) {
+                    self.flow.actions.push(lane(Side::Reply));
                 }
             }
         }

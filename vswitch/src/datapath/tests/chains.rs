@@ -343,3 +343,36 @@ fn what_waits_is_dropped_by_name_at_the_end_and_goes_on_when_its_chain_is_gone()
     assert_eq!(h.dropped(DropReason::Shutdown), 4);
     h.dp.ledger().balanced().unwrap();
 }
+
+#[test]
+fn each_direction_has_the_shapers_whole_rate() {
+    let mut c = conf();
+    // 1 Mbit/s: a frame of 1,000 bytes takes 8 ms.
+    c.chain(CHAIN, 8080, vec![shaper(1_000_000, 20_000)]);
+    let mut h = Host::new(&c);
+    h.places(1, &syn(false, (1, 4000), (9, 8080)));
+    h.tick();
+    h.tunnelled(&syn_ack(false, (9, 8080), (1, 4000)));
+    h.pass(Duration::from_millis(100));
+    h.tick();
+    let there = ack(false, (1, 4000), (9, 8080)).payload(&[0; 946]);
+    let back = ack(false, (9, 8080), (1, 4000)).payload(&[0; 946]);
+    for _ in 0..10 {
+        h.from(1, &there);
+        h.tunnelled(&back);
+    }
+    let (mut sent, mut fetched) = (0, 0);
+    for _ in 0..40 {
+        for (at, frame) in h.tick().0 {
+            match at {
+                At::Port(_) => fetched += frame.len(),
+                At::Vtep(_) => sent += frame.len(),
+            }
+        }
+        h.pass(Duration::from_millis(1));
+    }
+    // 40 ms, and at most what the bucket held and one frame of debt.
+    for bytes in [sent, fetched] {
+        assert!((5_000..=7_000).contains(&bytes), "{sent} {fetched}");
+    }
+}
