@@ -271,21 +271,25 @@ pub async fn run(
     Ok(())
 }
 
-/// Writes a backup of a stopped controller's store.
+/// What a backup holds beside the store: without its CA every host would have to join anew, and nobody knows the admin's password
+/// but `clouds.yaml`.
+const BESIDE: &[&str] = &["ca.key", "ca.pem", "clouds.yaml"];
+
+/// Writes a backup of a stopped controller: its store, its CA and `clouds.yaml`. Keep it secret.
 ///
 /// # Errors
 /// When the store is in use or cannot be read, or the file cannot be written.
 pub fn backup(data_dir: &Path, file: &Path) -> Result<u64, DiskError> {
     let disk = RedbDisk::open_existing(data_dir, resources::decode)?;
-    Backup::write(&Embedded::read(&disk)?, file)
+    Backup::write(&Embedded::read(&disk)?, data_dir, BESIDE, file)
 }
 
-/// Makes a store from a backup in a data dir that has none, as a new incarnation.
+/// Makes a store from a backup in a data dir that has none, as a new incarnation, and the CA and `clouds.yaml` with it.
 ///
 /// # Errors
-/// When the backup is damaged, or a store is there.
+/// When the backup is damaged, or a store or one of the files is there.
 pub fn restore(file: &Path, data_dir: &Path) -> Result<u64, DiskError> {
-    Backup::restore(file, data_dir, resources::decode)
+    Backup::restore(file, data_dir, BESIDE, resources::decode)
 }
 
 /// A wildcard address is reached over loopback.

@@ -10,9 +10,11 @@
 //!   checksum holds.
 
 use super::{Entry, KeyChange, OrderedMap, Record, Revision};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use sha2::{Digest, Sha256};
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, BufRead, BufReader, Write},
     os::unix::fs::OpenOptionsExt,
@@ -102,7 +104,7 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
     },
-    /// A restore would overwrite a store.
+    /// A restore would overwrite a store or a file that belongs to one.
     #[error("a store is there already, move it away first: {0}")]
     Occupied(PathBuf),
     /// A fault that a test asked for.
@@ -377,17 +379,24 @@ struct Header {
     revision: u64,
     incarnation: Uuid,
     records: u64,
+    /// Files beside the store without which it is of little use, in base64.
+    files: BTreeMap<String, String>,
 }
 
 const FORMAT: &str = "overweave-backup-1";
 
 impl Backup {
-    /// Writes a snapshot to `file` (mode 0600), by way of a temporary name so that a half-written
+    /// Writes a snapshot and the files that belong to it (by name, those of the data dir) to `file` (mode 0600), by way of a temporary name so that a half-written
     /// file never has the final one.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write(snapshot: &super::Snapshot, file: &Path) -> Result<u64, DiskError> {
+    pub fn write(
+        snapshot: &super::Snapshot,
+        data_dir: &Path,
+        names: &[&str],
+        file: &Path,
+    ) -> Result<u64, DiskError> {
         let failed = |source| DiskError::File {
             path: file.to_owned(),
             source,
@@ -395,6 +404,17 @@ impl Backup {
         let mut partial = file.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
+        let mut files = BTreeMap::new();
+        for name in names {
+            let path = data_dir.join(name);
+            match fs::read(&path) {
+                Ok(bytes) => {
+                    files.insert((*name).to_owned(), BASE64.encode(bytes));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(DiskError::File { path, source }),
+            }
+        }
         let out = fs::OpenOptions::new()
             .create(true)
             .truncate(true)
@@ -410,6 +430,7 @@ impl Backup {
             revision: snapshot.revision.0,
             incarnation: snapshot.incarnation,
             records: u64::try_from(snapshot.map.len()).unwrap_or(u64::MAX),
+            files,
         };
         let mut line = |value: serde_json::Result<String>| -> io::Result<()> {
             let mut text = value?;
@@ -445,16 +466,35 @@ impl Backup {
         Ok(header.records)
     }
 
-    /// Makes a store in an empty data dir from a backup, as a new incarnation.
+    /// Makes a store in an empty data dir from a backup, as a new incarnation, and the files that belong to it: of those in
+    /// `names` alone, so that a backup can't write anywhere else.
     ///
     /// # Errors
-    /// When the backup is damaged or newer, or a store is there already.
-    pub fn restore(file: &Path, data_dir: &Path, decode: Decode) -> Result<u64, DiskError> {
+    /// When the backup is damaged or newer, or a store or one of the files is there already.
+    pub fn restore(
+        file: &Path,
+        data_dir: &Path,
+        names: &[&str],
+        decode: Decode,
+    ) -> Result<u64, DiskError> {
         let target = store_file(data_dir);
-        if target.exists() {
-            return Err(DiskError::Occupied(target));
+        let there = names.iter().map(|name| data_dir.join(name));
+        if let Some(path) = there.chain([target]).find(|path| path.exists()) {
+            return Err(DiskError::Occupied(path));
         }
         let (header, lines) = Self::read(file)?;
+        let mut files = Vec::new();
+        for (name, text) in &header.files {
+            let bytes = BASE64
+                .decode(text)
+                .ok()
+                .filter(|_| names.contains(&name.as_str()));
+            let bytes = bytes.ok_or_else(|| DiskError::Damaged {
+                what: "one of the backup's files",
+                path: file.to_owned(),
+            })?;
+            files.push((data_dir.join(name), bytes));
+        }
         if header.schema > SCHEMA {
             return Err(DiskError::Newer {
                 key: "backup".to_owned(),
@@ -487,6 +527,15 @@ impl Backup {
         let disk = RedbDisk::open(data_dir, decode)?;
         disk.load()?; // makes the tables and the new incarnation
         disk.commit(&changes, Revision(header.revision))?;
+        for (path, bytes) in files {
+            let written = fs::OpenOptions::new()
+                .create_new(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .and_then(|mut to| to.write_all(&bytes).and_then(|()| to.sync_all()));
+            written.map_err(|source| DiskError::File { path, source })?;
+        }
         Ok(header.records)
     }
 

@@ -203,11 +203,18 @@ async fn a_backup_restores_as_a_new_incarnation_and_a_damaged_one_is_refused() {
     let dir = Scratch::new("backup");
     std::fs::create_dir_all(&dir.0).unwrap();
     let file = dir.0.join("backup.json");
-    Backup::write(&store.snapshot(), &file).unwrap();
+    std::fs::write(dir.0.join("ca.key"), b"secret").unwrap();
+    let names = &["ca.key", "ca.pem"];
+    Backup::write(&store.snapshot(), &dir.0, names, &file).unwrap();
     let target = dir.0.join("restored");
-    assert_eq!(Backup::restore(&file, &target, decode).unwrap(), 2);
-    let again = Backup::restore(&file, &target, decode);
+    assert_eq!(Backup::restore(&file, &target, names, decode).unwrap(), 2);
+    assert_eq!(std::fs::read(target.join("ca.key")).unwrap(), b"secret");
+    assert!(!target.join("ca.pem").exists());
+    let again = Backup::restore(&file, &target, names, decode);
     assert!(matches!(again, Err(DiskError::Occupied(_))));
+    let stranger = Backup::restore(&file, &dir.0.join("third"), &["ca.pem"], decode);
+    assert!(matches!(stranger, Err(DiskError::Damaged { .. })));
+    assert!(!dir.0.join("third").exists());
     let loaded = RedbDisk::open(&target, decode).unwrap().load().unwrap();
     assert_ne!(loaded.incarnation, store.snapshot().incarnation());
     assert_eq!(loaded.revision, store.snapshot().revision());
@@ -216,7 +223,7 @@ async fn a_backup_restores_as_a_new_incarnation_and_a_damaged_one_is_refused() {
         .unwrap()
         .replace("two", "owt");
     std::fs::write(&file, text).unwrap();
-    let damaged = Backup::restore(&file, &dir.0.join("other"), decode);
+    let damaged = Backup::restore(&file, &dir.0.join("other"), names, decode);
     assert!(matches!(damaged, Err(DiskError::Damaged { .. })));
 }
 
