@@ -1,6 +1,6 @@
 //! How does a file become a fabric, and the fabric a verdict?
 //!
-//! `overweave lab` reads a file ([`file`]), judges it ([`check`] makes a [`plan`]), brings it up ([`fabric`]: namespaces,
+//! `overweave lab` reads a file ([`mod@file`]), judges it ([`check`] makes a [`plan`]), brings it up ([`fabric`]: namespaces,
 //! wires, a real controller and real vswitches), makes its intent through the public API ([`provision`]), tries what it
 //! expects with real clients ([`expect`], [`probe`]), and removes all of it ([`state`]).
 

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// With this network identifier
     #[arg(long, value_name = "VNI", requires = "vtep", value_parser = clap::value_parser!(u32).range(1..=16_777_215))]
     vni: Option<u32>,
-    /// The packet: PROTOCOL SOURCE[:PORT] > DESTINATION[:PORT]
+    /// The packet: `PROTOCOL SOURCE[:PORT] > DESTINATION[:PORT]`
     #[arg(required = true, num_args = 1.., value_name = "PACKET")]
     packet: Vec<String>,
     #[command(flatten)]

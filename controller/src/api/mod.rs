@@ -1,6 +1,6 @@
 //! How does a request walk?
 //!
-//! `identity → body → handler → rules → store`: who asks ([`identity`](crate::identity)), is the body
+//! `identity → body → handler → rules → store`: who asks ([`crate::identity`]), is the body
 //! what the table admits (`body`), one of five handlers (`handlers`), the rules inside the store's
 //! transaction, and the answer as this caller may see it (`scene`). Routes come from the
 //! [`REGISTRY`]; what is no resource (versions, extensions, quotas, tags, the identity API, metrics)

@@ -6,7 +6,7 @@
 //! section once, as it is then. Coming back after an absence is the same path with more names.
 //!
 //! # Invariants
-//! - At most [`WINDOW`] updates are under way; a section counts as proved only when no update with it is
+//! - At most `WINDOW` updates are under way; a section counts as proved only when no update with it is
 //!   waiting or under way and the host has acknowledged by digest all that it was sent.
 //! - A host of the same incarnation that has seen a newer generation is told nothing until this
 //!   controller has caught up.

@@ -1,8 +1,8 @@
 //! How does a batch of packets get from where it entered to where it goes?
 //!
 //! The packet's corridor, in walking order: [`ingress`] (parse), [`cache`] and the connection table (is it decided already?),
-//! [`upcall`] (a miss walks the [`tables`] once, see [`walk`]), [`flow`] (the answer), [`execute`] (actions), [`egress`] (who gets
-//! what). [`explain`] is the same walk, told. A [`Datapath`] is one worker's: it shares nothing on the way but [`claims`], which
+//! [`upcall`] (a miss walks the [`tables`] once, see [`mod@walk`]), [`flow`] (the answer), [`execute`] (actions), [`egress`] (who gets
+//! what). [`mod@explain`] is the same walk, told. A [`Datapath`] is one worker's: it shares nothing on the way but [`claims`], which
 //! only misses read, and does no I/O: packets in, packets out, time is an argument.
 //!
 //! # Invariants

@@ -1,6 +1,6 @@
 //! Can this lab be built?
 //!
-//! Turns a file as written ([`file`](super::file)) into a lab that can be built ([`plan`](super::plan)), or says in
+//! Turns a file as written ([`super::file`]) into a lab that can be built ([`super::plan`]), or says in
 //! one line which file, which place and what to do. Pure: no namespace has been made when it refuses.
 
 mod chains;

@@ -1,6 +1,6 @@
 //! What does the switch know while it decides?
 //!
-//! [`Tables`] is one immutable snapshot of all policy: built by the agent from a [`HostConfig`], swapped in behind a pointer, read
+//! [`Tables`] is one immutable snapshot of all policy: built by the agent from a [`hostconfig::HostConfig`], swapped in behind a pointer, read
 //! by every worker once a batch. API ids become dense ids here; those of objects that stay do not change from snapshot to
 //! snapshot, and what did not change is shared with the last one.
 //!
