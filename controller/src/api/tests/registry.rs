@@ -1,0 +1,196 @@
+//! What must hold for every table of the registry?
+
+use super::*;
+
+/// Every table names the fields that its struct has, and the other way round but for what only the
+/// rules know.
+#[tokio::test]
+async fn every_resource_answers_every_verb() {
+    let cloud = Cloud::new().await;
+    for spec in REGISTRY {
+        let many = format!("/v2.0/{}", spec.path);
+        let one = format!("{many}/{MISSING}");
+        for (method, path) in [
+            ("GET", &many),
+            ("POST", &many),
+            ("GET", &one),
+            ("PUT", &one),
+            ("DELETE", &one),
+        ] {
+            let (status, _) = cloud.ask("", method, path, json!({})).await;
+            assert_eq!(status, 401, "{method} {path}");
+            let (status, _) = cloud.ask("expired", method, path, json!({})).await;
+            assert_eq!(status, 401, "{method} {path}");
+        }
+        let (status, list) = cloud.get("admin", &many).await;
+        assert_eq!(status, 200);
+        assert!(list[spec.plural].is_array(), "{}", spec.plural);
+        let missing = format!("{}NotFound", spec.title);
+        cloud
+            .refused("a", "GET", &one, Value::Null, 404, &missing)
+            .await;
+        cloud
+            .refused(
+                "a",
+                "GET",
+                &format!("{many}/notauuid"),
+                Value::Null,
+                404,
+                &missing,
+            )
+            .await;
+        let nothing = json!({spec.singular: {}});
+        cloud
+            .refused("a", "PUT", &one, nothing.clone(), 404, &missing)
+            .await;
+        cloud
+            .refused("admin", "DELETE", &one, Value::Null, 404, &missing)
+            .await;
+        let unknown = json!({spec.singular: {"bogus": 1}});
+        cloud
+            .refused("admin", "PUT", &one, unknown.clone(), 400, "HTTPBadRequest")
+            .await;
+        if spec.allows(Verb::Create) {
+            cloud
+                .refused("admin", "POST", &many, unknown, 400, "HTTPBadRequest")
+                .await;
+            for bad in ["", "[]", "{", "null", "{\"x\": 1}"] {
+                let request = Request::post(&many)
+                    .header("x-auth-token", "admin")
+                    .body(Body::from(bad))
+                    .unwrap();
+                assert_eq!(cloud.raw(request).await.0, 400, "{many} {bad}");
+            }
+        } else {
+            cloud
+                .refused("admin", "POST", &many, nothing, 405, "HTTPMethodNotAllowed")
+                .await;
+        }
+        for field in spec.fields() {
+            for wrong in [
+                json!({}),
+                json!([[]]),
+                json!("\u{0}\n"),
+                json!(-1),
+                json!(1e300),
+            ] {
+                let body: Map<String, Value> = Map::from_iter([(field.name.to_owned(), wrong)]);
+                let body = json!({spec.singular: body});
+                let (status, answer) = cloud.ask("admin", "POST", &many, body.clone()).await;
+                assert!(status < 500, "{many} {body}: {answer}");
+                let (status, answer) = cloud.ask("admin", "PUT", &one, body.clone()).await;
+                assert!((400..500).contains(&status), "{one} {body}: {answer}");
+            }
+            let frozen = field.update == Policy::Nobody
+                && field.name != "project_id"
+                && field.name != "tenant_id";
+            if frozen {
+                let body: Map<String, Value> =
+                    Map::from_iter([(field.name.to_owned(), json!("x"))]);
+                let body = json!({spec.singular: body});
+                cloud
+                    .refused("admin", "PUT", &one, body, 400, "HTTPBadRequest")
+                    .await;
+            }
+        }
+    }
+    let (status, document) = cloud.get("", "/openapi.json").await;
+    assert_eq!((status, &document["openapi"]), (200, &json!("3.1.0")));
+    assert!(
+        document["paths"]
+            .get("/v2.0/sfc/port_chains/{id}")
+            .is_some()
+    );
+}
+
+/// Any JSON, with the names that the tables know among its keys.
+fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
+    use proptest::prelude::*;
+    let names: Vec<&'static str> = REGISTRY
+        .iter()
+        .flat_map(|spec| spec.fields().map(|field| field.name))
+        .chain([
+            "start",
+            "end",
+            "ip_address",
+            "subnet_id",
+            "firewall",
+            "load_balancer",
+            "shaper",
+        ])
+        .chain([
+            "rules", "members", "vip", "port", "rate", "action", "source", "default",
+        ])
+        .collect();
+    let words = prop_oneof![
+        Just("10.0.0.0/24"),
+        Just("fd00::/64"),
+        Just("10.0.0.5"),
+        Just("fd00::1"),
+        Just(MISSING),
+        Just("tcp"),
+        Just("fa:16:3e:00:00:01"),
+        Just("allow"),
+        Just("100mbit"),
+        Just(""),
+        Just("\u{0}"),
+        Just("4"),
+        Just("ingress"),
+        Just("slaac"),
+        Just("NETWORK"),
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-3_i64..7).prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(|number| json!(number)),
+        words.prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 6, move |inner| {
+        let key = proptest::sample::select(names.clone()).prop_map(str::to_owned);
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map(key, inner, 0..6)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_body_is_a_fault_of_ours(bodies in proptest::collection::vec((0..REGISTRY.len(), any_json()), 1..12)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let cloud = Cloud::new().await;
+            let network = cloud.network("admin").await;
+            let subnet = cloud.subnet("admin", &network, "10.0.0.0/24").await;
+            let port = cloud.port("admin", json!({"network_id": network})).await;
+            for (at, body) in bodies {
+                let spec = REGISTRY[at];
+                // Bodies that name things that are there get further than those that do not.
+                let text = body.to_string().replace("NETWORK", &network);
+                let mut body: Value = serde_json::from_str(&text).unwrap();
+                if let Some(body) = body.as_object_mut() {
+                    body.retain(|name, _| spec.field(name).is_some());
+                    if spec.field("network_id").is_some() {
+                        body.entry("network_id").or_insert(json!(network));
+                    }
+                }
+                let body = json!({spec.singular: body});
+                let path = format!("/v2.0/{}", spec.path);
+                // `ask` fails the test on any status from 500 on.
+                cloud.ask("admin", "POST", &path, body.clone()).await;
+                for (kind, id) in [("networks", &network), ("subnets", &id(&subnet)), ("ports", &id(&port))] {
+                    if spec.plural == kind {
+                        cloud.ask("admin", "PUT", &format!("{path}/{id}"), body.clone()).await;
+                    }
+                }
+                cloud.get("admin", &path).await;
+            }
+        });
+    }
+}
