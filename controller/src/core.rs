@@ -14,7 +14,7 @@ use crate::{
     },
     identity::{self, Bootstrap},
     resources,
-    rules::Facts,
+    rules::{Facts, Occasion},
     stats::Stats,
     status::StatusBoard,
     store::{Backup, DiskError, Embedded, RedbDisk, Store, TransactError, transact},
@@ -77,11 +77,15 @@ impl Core {
         self.store.is_healthy()
     }
 
-    /// Randomness for one request.
-    pub fn seed(&self) -> [u8; 32] {
+    /// The time and the luck of one request.
+    pub fn occasion(&self) -> Occasion {
         let mut seed = [0; 32];
         rand::rng().fill_bytes(&mut seed);
-        seed
+        Occasion {
+            now: self.clock.now(),
+            seed,
+            facts: Arc::clone(&self.facts),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     refusal::Refusal,
     resource::{Lookup, Meta, Object, Spec, Verb, index_prefix},
     resources::security_group,
-    rules::{Caller, Dice, Enacted, Moment, Order, enact, stored},
+    rules::{Caller, Enacted, Given, Order, enact, stored},
     store::{Read, Snapshot, transact},
 };
 use axum::{
@@ -85,15 +85,9 @@ impl Api {
         if security_group::known_default(&self.core.store.snapshot(), &project).is_some() {
             return Ok(());
         }
-        let core = Arc::clone(&self.core);
-        let (seed, now) = (self.core.seed(), self.core.clock.now());
+        let occasion = self.core.occasion();
         transact::<_, Refusal>(self.core.store.as_ref(), move |view| {
-            let moment = Moment {
-                now,
-                dice: Dice::new(seed),
-                facts: Arc::clone(&core.facts),
-            };
-            crate::rules::ensure_default_group(view, &project, &moment)
+            crate::rules::ensure_default_group(view, &project, &occasion.moment())
         })
         .await?;
         Ok(())
@@ -153,18 +147,10 @@ impl Api {
             spec.ops.check_bulk(&bodies)?;
         }
         self.touch(spec, &caller).await?;
-        let (seed, now, facts) = (
-            self.core.seed(),
-            self.core.clock.now(),
-            Arc::clone(&self.core.facts),
-        );
+        let occasion = self.core.occasion();
         let asking = Arc::clone(&caller);
         let made = transact(self.core.store.as_ref(), move |view| {
-            let moment = Moment {
-                now,
-                dice: Dice::new(seed),
-                facts: Arc::clone(&facts),
-            };
+            let moment = occasion.moment();
             let mut made = Vec::with_capacity(admitted.len());
             for one in &admitted {
                 let object = build(spec, one, moment.dice.uuid())?;
@@ -204,75 +190,70 @@ impl Api {
         let caller = Arc::clone(&asked.caller);
         let body = bodies.pop().unwrap_or_default();
         let admitted = body::admit(spec, Verb::Update, body, &caller)?;
-        self.may_write(spec, Verb::Update, id, asked)?;
-        body::authorise(spec, Verb::Update, &admitted.given, &caller)?;
+        self.may_write(spec, Verb::Update, &admitted.given, id, asked)?;
         let wanted = if_match(&asked.headers);
-        let (seed, now, facts) = (
-            self.core.seed(),
-            self.core.clock.now(),
-            Arc::clone(&self.core.facts),
-        );
-        let (asking, key) = (Arc::clone(&caller), id.to_owned());
-        let made = transact(self.core.store.as_ref(), move |view| {
-            let moment = Moment {
-                now,
-                dice: Dice::new(seed),
-                facts: Arc::clone(&facts),
-            };
-            let before = visible(view, spec, &key, &asking)?;
+        let made = self.enact(spec, "update", id, asked, move |before| {
             compare_revision(before.as_ref(), wanted)?;
             let mut fields = before.to_map();
             fields.extend(admitted.fields.clone());
             let after = spec.ops.build(fields)?;
-            let order = Order::Update(before, after, admitted.given.clone());
-            enact(view, order, &asking, &moment)
-        })
-        .await;
-        let made = self
-            .audited(&caller, "update", spec.singular, &[id.to_owned()], made)
-            .await?;
+            Ok(Order::Update(before, after, admitted.given.clone()))
+        });
+        let made = made.await?;
         let snapshot = self.core.store.snapshot();
         let scene = self.scene(&snapshot, &caller);
-        let row = rendered(&scene, spec, &made.value).unwrap_or_default();
+        let row = rendered(&scene, spec, &made).unwrap_or_default();
         Ok(respond(StatusCode::OK, &json!({spec.singular: row})))
     }
 
     /// DELETE on an object.
     pub(crate) async fn delete(&self, spec: &'static Spec, id: &str, asked: &Asked) -> Answer {
-        self.may_write(spec, Verb::Delete, id, asked)?;
-        let caller = Arc::clone(&asked.caller);
-        body::authorise(spec, Verb::Delete, &BTreeSet::new(), &caller)?;
+        self.may_write(spec, Verb::Delete, &Given::new(), id, asked)?;
         let wanted = if_match(&asked.headers);
-        let (seed, now, facts) = (
-            self.core.seed(),
-            self.core.clock.now(),
-            Arc::clone(&self.core.facts),
-        );
-        let (asking, key) = (Arc::clone(&caller), id.to_owned());
-        let gone = transact(self.core.store.as_ref(), move |view| {
-            let moment = Moment {
-                now,
-                dice: Dice::new(seed),
-                facts: Arc::clone(&facts),
-            };
-            let before = visible(view, spec, &key, &asking)?;
+        let gone = self.enact(spec, "delete", id, asked, move |before| {
             compare_revision(before.as_ref(), wanted)?;
-            enact(view, Order::Delete(before), &asking, &moment)
-        })
-        .await;
-        self.audited(&caller, "delete", spec.singular, &[id.to_owned()], gone)
-            .await?;
+            Ok(Order::Delete(before))
+        });
+        gone.await?;
         Ok(respond_empty(StatusCode::NO_CONTENT))
     }
 
-    /// What is visible but not the caller's own is not the caller's to change.
-    fn may_write(&self, spec: &Spec, verb: Verb, id: &str, asked: &Asked) -> Result<(), Refusal> {
+    /// May the caller do this? What is visible but not the caller's own is not the caller's to change.
+    pub(crate) fn may_write(
+        &self,
+        spec: &Spec,
+        verb: Verb,
+        given: &Given,
+        id: &str,
+        asked: &Asked,
+    ) -> Result<(), Refusal> {
         let snapshot = self.core.store.snapshot();
         let object = visible(&snapshot, spec, id, &asked.caller)?;
         if !asked.caller.owns(&object.meta().project_id) {
             return Err(Refusal::denied(format!("rule:{}", spec.rule(verb))));
         }
-        Ok(())
+        body::authorise(spec, verb, given, &asked.caller)
+    }
+
+    /// Enacts the order that is made of the object as the transaction finds it, and notes it.
+    pub(crate) async fn enact(
+        &self,
+        spec: &'static Spec,
+        verb: &'static str,
+        id: &str,
+        asked: &Asked,
+        order: impl Fn(Arc<dyn Object>) -> Result<Order, Refusal> + Send + 'static,
+    ) -> Result<Enacted, ApiError> {
+        let occasion = self.core.occasion();
+        let (asking, key) = (Arc::clone(&asked.caller), id.to_owned());
+        let enacted = transact(self.core.store.as_ref(), move |view| {
+            let before = visible(view, spec, &key, &asking)?;
+            enact(view, order(before)?, &asking, &occasion.moment())
+        });
+        let enacted = enacted.await;
+        let ids = [id.to_owned()];
+        let enacted = self.audited(&asked.caller, verb, spec.singular, &ids, enacted);
+        Ok(enacted.await?.value)
     }
 
     /// Writes the audit's line, whatever came of it.

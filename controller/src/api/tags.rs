@@ -11,15 +11,13 @@ use crate::{
     },
     refusal::Refusal,
     resource::{Spec, Verb},
-    rules::{Dice, Given, Moment, Order, enact},
-    store::transact,
+    rules::{Given, Order},
 };
 use axum::{
     body::Body,
     http::{Method, Request, Response, StatusCode},
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// What is done to the tags.
 #[derive(Debug, Clone)]
@@ -156,41 +154,15 @@ async fn edit(
     asked: &Asked,
     edit: Edit,
 ) -> Result<Vec<String>, ApiError> {
-    let (caller, key) = (Arc::clone(&asked.caller), id.to_owned());
-    let seen = visible(&api.core.store.snapshot(), spec, id, &caller)?;
-    if !caller.owns(&seen.meta().project_id) {
-        return Err(Refusal::denied(format!("rule:{}", spec.rule(Verb::Update))).into());
-    }
-    body::authorise(spec, Verb::Update, &Given::new(), &caller)?;
-    let (seed, now, facts) = (
-        api.core.seed(),
-        api.core.clock.now(),
-        Arc::clone(&api.core.facts),
-    );
-    let edited = transact(api.core.store.as_ref(), move |view| {
-        let moment = Moment {
-            now,
-            dice: Dice::new(seed),
-            facts: Arc::clone(&facts),
-        };
-        let before = visible(view, spec, &key, &caller)?;
-        let tags = edit.apply(&before.meta().tags)?;
+    let given = Given::from(["tags".to_owned()]);
+    // Who may change the object may tag it: no field's own policy is asked.
+    api.may_write(spec, Verb::Update, &Given::new(), id, asked)?;
+    let edited = api.enact(spec, "tag", id, asked, move |before| {
         let mut fields = before.to_map();
-        fields.insert("tags".to_owned(), json!(tags));
+        fields.insert("tags".to_owned(), json!(edit.apply(&before.meta().tags)?));
         let after = spec.ops.build(fields)?;
-        let order = Order::Update(before, after, Given::from(["tags".to_owned()]));
-        enact(view, order, &caller, &moment)?;
-        Ok::<_, Refusal>(tags)
-    })
-    .await;
-    let edited = api
-        .audited(
-            &asked.caller,
-            "tag",
-            spec.singular,
-            &[id.to_owned()],
-            edited,
-        )
-        .await?;
-    Ok(edited.value)
+        Ok(Order::Update(before, after, given.clone()))
+    });
+    let edited = edited.await?.object;
+    Ok(edited.map_or_else(Vec::new, |object| object.meta().tags.clone()))
 }

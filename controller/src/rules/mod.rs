@@ -99,6 +99,29 @@ pub struct Moment {
     pub facts: Arc<Facts>,
 }
 
+/// What the moments of one request are made of: a backend may run a transaction again, and each run
+/// needs fresh dice that roll the same.
+#[derive(Debug, Clone)]
+pub struct Occasion {
+    /// The time.
+    pub now: Seconds,
+    /// What the dice roll by.
+    pub seed: [u8; 32],
+    /// What the controller knows.
+    pub facts: Arc<Facts>,
+}
+
+impl Occasion {
+    /// The moment of one run.
+    pub fn moment(&self) -> Moment {
+        Moment {
+            now: self.now,
+            dice: Dice::new(self.seed),
+            facts: Arc::clone(&self.facts),
+        }
+    }
+}
+
 /// Who asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
