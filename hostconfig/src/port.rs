@@ -61,6 +61,10 @@ pub struct Endpoint {
     pub id: Id<kind::Port>,
     /// Its network.
     pub network: Id<kind::Network>,
+    /// Whose it is, for classifiers that mean a project. A section that was kept from before there was this field names none, and
+    /// keeps its bytes and its hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<Id<kind::Project>>,
     /// Its MAC address.
     pub mac: UnicastMac,
     /// Its addresses.

@@ -286,4 +286,31 @@ mod tests {
             Err(InvalidSection::Mismatch(_))
         ));
     }
+
+    #[test]
+    fn an_endpoint_kept_from_before_it_named_its_project_is_still_one() {
+        let of = |project| {
+            let endpoint = Endpoint {
+                id: uuid::Uuid::from_u128(1).into(),
+                network: uuid::Uuid::from_u128(2).into(),
+                project,
+                mac: net::Mac::new([2, 0, 0, 0, 0, 1]).try_into().unwrap(),
+                addrs: vec![],
+                at: crate::Location::Virtual,
+            };
+            Keyed::new(Section::Endpoint(endpoint)).unwrap()
+        };
+        let (before, now) = (of(None), of(Some(uuid::Uuid::from_u128(3).into())));
+        let kept = concat!(
+            r#"{"id":"00000000-0000-0000-0000-000000000001","#,
+            r#""network":"00000000-0000-0000-0000-000000000002","#,
+            r#""mac":"02:00:00:00:00:01","addrs":[],"at":"virtual"}"#
+        );
+        assert_eq!(before.bytes(), kept.as_bytes(), "its bytes stay");
+        for keyed in [&before, &now] {
+            let read = Keyed::decode(keyed.key(), keyed.bytes().to_vec(), keyed.hash());
+            assert_eq!(read.unwrap(), *keyed);
+        }
+        assert_ne!(before.hash(), now.hash(), "the controller tells it anew");
+    }
 }

@@ -18,7 +18,7 @@ pub struct Party {
     pub port: Option<Id<kind::Port>>,
     /// The port's network.
     pub network: Id<kind::Network>,
-    /// The port's project; `None` where that is not known (ports of other hosts).
+    /// The port's project; `None` where that is not known.
     pub project: Option<Id<kind::Project>>,
 }
 

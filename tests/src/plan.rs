@@ -250,6 +250,7 @@ impl Plan {
         let endpoint = Endpoint {
             id,
             network,
+            project: Some(self.networks[&network].project),
             mac: UnicastMac::try_from(testkit::mac(n)).unwrap(),
             addrs: vec![v4, v6],
             at: Location::Vtep(at),
@@ -434,6 +435,7 @@ impl Plan {
                 put(Section::Endpoint(Endpoint {
                     id: port.id,
                     network: port.network,
+                    project: Some(port.project),
                     mac: port.mac,
                     addrs: port.fixed_ips.iter().map(|ip| ip.addr).collect(),
                     at: Location::Vtep(vtep(*at)),

@@ -298,6 +298,9 @@ impl Scenario {
             of.dedup();
             let port = plan.port(spec.host % self.hosts, networks[spec.network], &of);
             plan.get_mut(port).port_security = !spec.open;
+            if n % 3 == 2 {
+                plan.get_mut(port).project = Id::new(uuid::Uuid::from_u128(77));
+            }
             if spec.pair {
                 plan.get_mut(port).allowed_address_pairs = vec![AddressPair {
                     mac: UnicastMac::try_from(mac(0x7700 + u16::try_from(n).unwrap())).unwrap(),
@@ -313,15 +316,21 @@ impl Scenario {
             let protocol = if spec.udp { proto::UDP } else { proto::TCP };
             let (vip, balancer) = plan.load_balancer(net, spec.v6, (protocol, 80), &members);
             let mut functions = vec![firewall_of(&spec.firewall, spec.default_deny)];
+            let of_project = spec.members % 2 == 1;
+            let project = Side::Project(plan.network_mut(net).project);
             let classifier = if spec.destination {
+                let all = Side::Network(net);
                 Classifier {
                     source: None,
-                    destination: Some(Side::Network(net)),
+                    destination: Some(if of_project { project } else { all }),
                     ..from_network(net)
                 }
             } else {
                 functions.push(FunctionKind::LoadBalancer(balancer));
-                from_network(net)
+                Classifier {
+                    destination: of_project.then_some(project),
+                    ..from_network(net)
+                }
             };
             if spec.shaper {
                 functions.push(FunctionKind::Shaper(Shaper {

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use hostconfig::{
     Firewall, FunctionKind, LoadBalancer, Shaper,
-    chain::{Action, FirewallRule},
+    chain::{Action, Classifier, FirewallRule, Side},
 };
 use net::{
     DropReason, Id, Prefix,
@@ -528,4 +528,90 @@ fn a_shaper_delays_up_to_its_queue_before_it_drops() {
     assert!((48..=50).contains(&almost), "{almost} after 49 ms");
     scene.fabric.advance(Duration::from_millis(2));
     assert_eq!(almost + count(&mut scene.fabric), 50);
+}
+
+/// "With neither port: the ports of the classifier's project, never another's", wherever they are.
+#[test]
+fn a_project_named_as_destination_means_its_ports_on_every_host() {
+    for v6 in [false, true] {
+        for far in [0, 1] {
+            let mut plan = Plan::new(2);
+            let net = plan.network("net");
+            let open = plan.open_group();
+            let client = plan.port(0, net, &[open]);
+            let ours = plan.port(far, net, &[open]);
+            let theirs = plan.port(far, net, &[open]);
+            let project = plan.get(ours).project;
+            plan.get_mut(theirs).project = Id::new(uuid::Uuid::from_u128(77));
+            let classifier = Classifier {
+                destination: Some(Side::Project(project)),
+                ..from_network(net)
+            };
+            let all = firewall_rule(Action::Deny);
+            plan.chain(vec![classifier], vec![firewall(vec![all])]);
+            let mut fabric = Fabric::new(plan);
+            let ask = |fabric: &mut Fabric, to| {
+                let plan = fabric.plan.clone();
+                let between = Between {
+                    plan: &plan,
+                    from: client,
+                    to,
+                    v6,
+                };
+                fabric.send_judged(client, &between.udp(1, 2).build()).1
+            };
+            assert_eq!(ask(&mut fabric, ours), [DropReason::FirewallDenied]);
+            assert_eq!(ask(&mut fabric, theirs), []);
+            // A port that is given to the project is its from the next packet on.
+            fabric.plan.get_mut(theirs).project = project;
+            fabric.apply();
+            assert_eq!(ask(&mut fabric, theirs), [DropReason::FirewallDenied]);
+        }
+    }
+}
+
+#[test]
+fn a_virtual_address_is_its_projects() {
+    for v6 in [false, true] {
+        for ours in [true, false] {
+            let mut plan = Plan::new(2);
+            let net = plan.network("net");
+            let open = plan.open_group();
+            let client = plan.port(0, net, &[open]);
+            let member = plan.port(1, net, &[open]);
+            let (vip, balancer) = plan.load_balancer(net, v6, (proto::TCP, 80), &[member]);
+            let project = if ours {
+                plan.get(member).project
+            } else {
+                Id::new(uuid::Uuid::from_u128(77))
+            };
+            let classifier = Classifier {
+                source: None,
+                destination: Some(Side::Project(project)),
+                ..from_network(net)
+            };
+            // A chain comes to where a side of its classifier is; the client's network makes it so here.
+            let nobody = Classifier {
+                protocol: Some(254),
+                ..from_network(net)
+            };
+            let functions = vec![FunctionKind::LoadBalancer(balancer)];
+            plan.chain(vec![classifier, nobody], functions);
+            let mut fabric = Fabric::new(plan);
+            let plan = fabric.plan.clone();
+            let between = Between {
+                plan: &plan,
+                from: client,
+                to: vip,
+                v6,
+            };
+            let (received, drops) = fabric.send_judged(client, &between.syn(4000, 80).build());
+            if ours {
+                assert_eq!(received.len(), 1);
+                assert_eq!(received[0].port, member);
+            } else {
+                assert_eq!(drops, [DropReason::NoListener]);
+            }
+        }
+    }
 }

@@ -151,6 +151,7 @@ impl Rig {
         let far = Section::Endpoint(Endpoint {
             id: id(9),
             network: id(1000),
+            project: None,
             mac: mac(9).try_into().unwrap(),
             addrs: vec![ip(9)],
             at: Location::Vtep(IpAddr::from([192, 0, 2, 9])),

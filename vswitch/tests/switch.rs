@@ -111,6 +111,7 @@ fn config(here: u16, hosts: u16) -> HostConfig {
             put(Section::Endpoint(Endpoint {
                 id: id(n.into()),
                 network: id(NET),
+                project: None,
                 mac: mac(n).try_into().unwrap(),
                 addrs: vec![address(n, false), address(n, true)],
                 at: Location::Vtep(vtep(n)),

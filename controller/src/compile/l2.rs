@@ -103,6 +103,7 @@ pub(super) fn endpoint(intent: &Intent, id: Id<kind::Port>) -> Option<Endpoint> 
     Some(Endpoint {
         id,
         network: section.network,
+        project: Some(section.project),
         mac: section.mac,
         addrs: section.fixed_ips.iter().map(|fixed| fixed.addr).collect(),
         at,

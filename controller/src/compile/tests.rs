@@ -390,6 +390,7 @@ fn a_virtual_address_is_in_every_switch_of_its_network_while_a_chain_uses_it() {
             (vip.at, vip.addrs.as_slice()),
             (Location::Virtual, [addr(5)].as_slice())
         );
+        assert_eq!(vip.project, Some(id(200)));
         let chain = chain_of(config, 0).unwrap();
         let hostconfig::FunctionKind::LoadBalancer(lb) = &chain.functions[0].kind else {
             unreachable!()

@@ -139,6 +139,17 @@ struct Host {
 /// Who gets the frame, and what it looks like then; or why nobody does.
 type Receiver = Result<(FlowKey, Place), DropReason>;
 
+/// An end of a connection: port, network, project.
+type End = (PortUuid, NetId, Option<net::Id<net::ids::kind::Project>>);
+
+fn is_end(side: Side, (port, network, project): End) -> bool {
+    match side {
+        Side::Port(id) => port == id,
+        Side::Network(id) => network == id,
+        Side::Project(id) => project == Some(id),
+    }
+}
+
 type FragmentKey = (Option<PortUuid>, [u8; 16], [u8; 16], u8, u32);
 
 /// The naive switch of a whole fabric.
@@ -404,6 +415,18 @@ impl Host {
         asks && whole && self.endpoints(network).any(named)
     }
 
+    /// Who has a MAC address, and whose that one is.
+    fn end(&self, network: NetId, mac: Mac) -> Option<End> {
+        let mut here = self.ports().filter(|p| p.network == network);
+        let port = here.find(|p| macs_of(p).contains(&mac));
+        let port = port.map(|p| (p.id, network, Some(p.project)));
+        let mut there = self.endpoints(network);
+        port.or_else(|| {
+            let endpoint = there.find(|e| e.mac.get() == mac)?;
+            Some((endpoint.id, network, endpoint.project))
+        })
+    }
+
     fn place(&self, network: NetId, mac: Mac) -> Option<Place> {
         let mut here = self.ports().filter(|p| p.network == network);
         if let Some(port) = here.find(|p| macs_of(p).contains(&mac)) {
@@ -560,7 +583,11 @@ impl Host {
             tracked |= self.tracks(port, &key, Direction::Egress);
             self.group(port, &key, Direction::Egress)?;
             for chain in self.chains() {
-                let of = |c: &&Classifier| c.source.is_some_and(|s| side(s, port));
+                let receiver = self.end(network, key.dst_mac());
+                let of = |c: &&Classifier| {
+                    let named = |s| receiver.is_some_and(|end| is_end(s, end));
+                    c.source.is_some_and(|s| side(s, port)) && c.destination.is_none_or(named)
+                };
                 if chain
                     .classifiers
                     .iter()
@@ -601,7 +628,7 @@ impl Host {
                 let of = |s| match s {
                     Side::Port(id) => endpoint.is_some_and(|e| e.id == id),
                     Side::Network(id) => network == id,
-                    Side::Project(_) => false,
+                    Side::Project(id) => endpoint.is_some_and(|e| e.project == Some(id)),
                 };
                 self.destination_chains(of, &mut key, bound, seen)?;
                 if self.is_ping_to(network, &key) && origin.is_some() {

@@ -131,6 +131,7 @@ pub(crate) fn endpoint(id: u128, network: u128) -> Section {
     Section::Endpoint(Endpoint {
         id: Uuid::from_u128(id).into(),
         network: Uuid::from_u128(network).into(),
+        project: None,
         mac: mac(id + 100),
         addrs: Vec::new(),
         at: Location::Vtep("192.0.2.2".parse().unwrap()),

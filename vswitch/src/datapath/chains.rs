@@ -14,7 +14,7 @@ use nfv::{
 
 use super::{
     flow::{Action, Lane, Refusal, Stage},
-    tables::{Chain, Network, Port},
+    tables::{Chain, Network, Port, l2},
     walk::{Known, Walk, Witness},
 };
 
@@ -33,26 +33,36 @@ impl<W: Witness> Walk<'_, W> {
             network: network.id,
             project: Some(port.project),
         };
-        let receiver = network.fdb.get(self.probe.eth_dst());
-        let destination = receiver.map(|entry| Party {
-            port: Some(entry.port),
-            network: network.id,
-            project: self.tables.port_by_id(entry.port).map(|p| p.project),
-        });
+        let destination = self.receiver(network);
         self.enter_chain(Place::Source, network, Some(&source), destination.as_ref())
     }
 
-    /// Chains whose classifier names only the destination. Is there one?
+    /// Who is to get the packet, wherever it is. Whose it is may change without its forwarding, so its section is read.
+    fn receiver(&mut self, network: &Network) -> Option<Party> {
+        // Without chains nobody asks.
+        self.tables.chains().next()?;
+        let entry = network.fdb.get(self.probe.eth_dst());
+        let section = entry.map_or(network.members, |e| l2::section(self.tables, network, &e));
+        self.depend(section);
+        let entry = entry?;
+        Some(Party {
+            port: Some(entry.port),
+            network: network.id,
+            project: l2::project(self.tables, network, &entry),
+        })
+    }
+
+    /// Chains whose classifier names only the destination: this port of this project. Is there one?
     pub(super) fn destination_chains(
         &mut self,
         network: &Network,
         id: Id<kind::Port>,
-        port: Option<&Port>,
+        project: Option<Id<kind::Project>>,
     ) -> Result<bool, Refusal> {
         let destination = Party {
             port: Some(id),
             network: network.id,
-            project: port.map(|p| p.project),
+            project,
         };
         self.enter_chain(Place::Destination, network, None, Some(&destination))
     }

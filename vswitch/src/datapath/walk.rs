@@ -508,7 +508,9 @@ impl<'a, W: Witness> Walk<'a, W> {
         network: &'a Network,
         vip: net::Id<net::ids::kind::Port>,
     ) -> Result<bool, Refusal> {
-        if self.destination_chains(network, vip, None)? && self.translated {
+        let known = network.endpoints.get(&vip);
+        let project = known.and_then(|e| e.project);
+        if self.destination_chains(network, vip, project)? && self.translated {
             return Ok(true);
         }
         self.depend(network.members);
@@ -547,7 +549,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         self.owner.get_or_insert(id);
         let fresh = matches!(self.lent.known, Known::New | Known::Again(_));
         if fresh && let Some(network) = self.tables.network(port.network) {
-            self.destination_chains(network, port.id, Some(port))?;
+            self.destination_chains(network, port.id, Some(port.project))?;
         }
         self.security_group(port, Direction::Ingress)?;
         self.flow.actions.push(Action::Output(id));

@@ -12,8 +12,8 @@ use net::{Id, NetworkId, PortId, Prefix, VtepId, ids::kind};
 use overlay::{Fdb, FdbEntry, FloodList, Neighbour, Neighbours, Place};
 
 use super::{
-    Chain, Epochs, Hop, HopId, Network, Port, SectionIndex, Source, Tables, Vtep, ZoneMap,
-    address_set::PrefixSet, dense::Dense, security_group::GroupSet,
+    Chain, Elsewhere, Epochs, Hop, HopId, Network, Port, SectionIndex, Source, Tables, Vtep,
+    ZoneMap, address_set::PrefixSet, dense::Dense, security_group::GroupSet,
 };
 
 /// A network may have as many addresses as its subnets let the controller give out; this is where memory says stop.
@@ -281,7 +281,7 @@ impl Tables {
                     .collect::<Vec<_>>(),
                 remote
                     .iter()
-                    .map(|(e, at)| (e.id, e.mac, &e.addrs, self.place(e.at), *at))
+                    .map(|(e, at)| (e.id, e.project, e.mac, &e.addrs, self.place(e.at), *at))
                     .collect::<Vec<_>>(),
             ));
             let source = Source::Members(network.id);
@@ -350,7 +350,11 @@ impl Tables {
         for (endpoint, section) in remote {
             let mac = endpoint.mac.get();
             pin(network, mac, self.place(endpoint.at), endpoint.id);
-            network.endpoints.insert(endpoint.id, *section);
+            let known = Elsewhere {
+                project: endpoint.project,
+                section: *section,
+            };
+            network.endpoints.insert(endpoint.id, known);
             for &addr in &endpoint.addrs {
                 let port = endpoint.id;
                 network.neighbours.claim(addr, Neighbour { mac, port });

@@ -4,7 +4,7 @@
 //! controller knows every MAC address that exists, so an unknown one is a mistake or an attack.
 
 use net::{DropReason, Id, Origin, Probe, ids::kind};
-use overlay::Place;
+use overlay::{FdbEntry, Place};
 
 use super::{Network, SectionIndex, Tables};
 
@@ -41,16 +41,28 @@ pub fn forward(
         return Ok(Forward::Flood);
     }
     let entry = network.fdb.get(mac).ok_or(DropReason::UnknownUnicast)?;
-    let section = match entry.place {
-        Place::Local(port) => tables.port(port).map(|p| p.section),
-        Place::Vtep(_) | Place::Virtual => network.endpoints.get(&entry.port).copied(),
-    };
     Ok(Forward::To {
         place: entry.place,
         port: entry.port,
-        // Without a section of its own it stands and falls with the network's members.
-        section: section.unwrap_or(network.members),
+        section: section(tables, network, &entry),
     })
+}
+
+/// The section that says what an entry says. Without one of its own it stands and falls with the network's members.
+pub fn section(tables: &Tables, network: &Network, entry: &FdbEntry) -> SectionIndex {
+    let own = match entry.place {
+        Place::Local(port) => tables.port(port).map(|p| p.section),
+        Place::Vtep(_) | Place::Virtual => network.endpoints.get(&entry.port).map(|e| e.section),
+    };
+    own.unwrap_or(network.members)
+}
+
+/// Whose an entry is.
+pub fn project(tables: &Tables, network: &Network, entry: &FdbEntry) -> Option<Id<kind::Project>> {
+    match entry.place {
+        Place::Local(port) => tables.port(port).map(|p| p.project),
+        Place::Vtep(_) | Place::Virtual => network.endpoints.get(&entry.port)?.project,
+    }
 }
 
 /// Would the frame go back to where it came from?

@@ -126,12 +126,21 @@ pub struct Network {
     pub neighbours: Neighbours,
     /// Who gets copies.
     pub flood: FloodList,
-    /// The sections of its ports elsewhere, so that a flow depends on the one that it met.
-    pub endpoints: HashMap<Id<kind::Port>, SectionIndex, foldhash::fast::FixedState>,
+    /// Its ports elsewhere.
+    pub endpoints: HashMap<Id<kind::Port>, Elsewhere, foldhash::fast::FixedState>,
     /// Its section.
     pub section: SectionIndex,
     /// Who is on it: read by what was not found, and by floods.
     pub members: SectionIndex,
+}
+
+/// What is known of a port elsewhere, besides its place and addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Whose it is.
+    pub project: Option<Id<kind::Project>>,
+    /// Its section, so that a flow depends on the one that it met.
+    pub section: SectionIndex,
 }
 
 /// A remote VTEP.

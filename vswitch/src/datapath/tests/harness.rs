@@ -125,6 +125,7 @@ impl Conf {
         self.put(Section::Endpoint(Endpoint {
             id: id(u128::from(n)),
             network: id(NET),
+            project: Some(id(7)),
             mac: mac(n).try_into().unwrap(),
             addrs: vec![ip(n, false), ip(n, true)],
             at,
