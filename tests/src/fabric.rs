@@ -237,21 +237,21 @@ impl Switch {
         moved |= self.read_underlay(&tables, now);
         for at in 0..self.workers.len() {
             let worker = &mut self.workers[at];
-            for packet in worker.inbox.drain(..) {
-                moved = true;
-                batch
-                    .push(packet)
-                    .expect("fewer packets than a batch at a time");
-            }
             let Worker {
                 datapath,
                 pool,
                 out,
-                ..
+                inbox,
             } = worker;
-            if !batch.is_empty() {
+            let mut handed = inbox.drain(..).peekable();
+            while handed.peek().is_some() {
+                moved = true;
+                for packet in handed.by_ref().take(net::batch::BATCH) {
+                    batch.push(packet).expect("a batch at most");
+                }
                 datapath.take_over(&tables, &mut batch, now, pool, out);
             }
+            drop(handed);
             datapath.tick(&tables, now, pool, out);
             moved |= self.flush(at, &tables, now);
         }

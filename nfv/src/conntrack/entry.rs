@@ -203,6 +203,10 @@ impl SideEntry {
         Mac::new(self.eth_dst)
     }
 
+    pub(super) fn set_ethernet(&mut self, src: Mac, dst: Mac) {
+        (self.eth_src, self.eth_dst) = (src.octets(), dst.octets());
+    }
+
     /// The number of its compiled flow.
     pub fn program(&self) -> u32 {
         self.program

@@ -5,7 +5,7 @@
 //! # Invariants
 //! An entry is occupied if and only if both its keys are in the index, it counts for its owner, and its bit is set.
 
-use net::{FiveTuple, Now, PortId, Zone};
+use net::{FiveTuple, Mac, Now, PortId, Zone};
 
 use super::{
     ConnId, Entry, Hit, KeyHash, NewConn, Owner, Recovered, Refused, Settings, Side, SideEntry,
@@ -202,6 +202,14 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
         if let Some(entry) = self.entry_mut(conn) {
             let side = side.of_mut(&mut entry.sides);
             (side.program, side.checked) = (program, checked);
+        }
+    }
+
+    /// Says which Ethernet source and destination packets of one side show from now on. What was decided for the old ones is the
+    /// caller's to replace.
+    pub fn set_ethernet(&mut self, conn: ConnId, side: Side, (src, dst): (Mac, Mac)) {
+        if let Some(entry) = self.entry_mut(conn).filter(|e| !e.is_free()) {
+            side.of_mut(&mut entry.sides).set_ethernet(src, dst);
         }
     }
 

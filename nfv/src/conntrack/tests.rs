@@ -105,6 +105,36 @@ fn one_key_for_both_sides_is_refused() {
 }
 
 #[test]
+fn a_side_shows_other_ethernet_addresses_and_stays_what_it_is() {
+    let mut table = table(4);
+    let t = tuple(17, 1);
+    let conn = table
+        .insert(&new_conn(1, t, 1, 10), Now::ZERO, none)
+        .unwrap();
+    let ends = (net::testkit::mac(1), net::testkit::mac(2));
+    table.set_ethernet(conn, Side::Reply, ends);
+    let ends_of = |table: &Conntrack<Vec<Entry>>, side| {
+        let side = *table.entry(conn).unwrap().side(side);
+        (side.eth_src(), side.eth_dst())
+    };
+    assert_eq!(ends_of(&table, Side::Reply), ends);
+    assert_eq!(
+        ends_of(&table, Side::Original),
+        (net::Mac::ZERO, net::Mac::ZERO)
+    );
+    // It is as sound as before, and found by the same keys.
+    let (kept, found) = Conntrack::recover(table.into_storage(), 4, settings(), Now::ZERO);
+    assert_eq!((found.kept, found.cleared), (1, 0));
+    assert!(kept.lookup(Zone(1), &t.reversed()).is_some());
+    assert_eq!(ends_of(&kept, Side::Reply), ends);
+    // What is over takes nothing on.
+    let mut table = kept;
+    table.close(conn);
+    table.set_ethernet(conn, Side::Reply, ends);
+    assert_eq!(table.into_storage()[conn.index()], Entry::default());
+}
+
+#[test]
 fn translation_is_the_reverse_of_the_other_side() {
     let mut ct = table(4);
     let t = tuple(6, 1);

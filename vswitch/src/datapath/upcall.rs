@@ -253,8 +253,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         self.hands.counters.lookups.upcall += 1;
         // A stranger's packet that shows the tuple is judged, but can't end the connection that it imitates.
         let stranger = hit.side == Side::Original && !self.is_own(hit, packet);
-        let forward = match self.forward_program(tables, packet, hit, &entry, now) {
-            Ok(program) => program,
+        let (forward, mut zones) = match self.forward_program(tables, packet, hit, &entry, now) {
+            Ok(judged) => judged,
             Err(refusal) if stranger => {
                 return Way::Drop(refusal.unwrap_or_else(|| invalid(packet)));
             }
@@ -283,6 +283,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     &mut (),
                     Lent { now, known },
                 );
+                zones = outcome.tracking.map(|t| t.zones);
                 let program = self.programs.intern(outcome.flow, tables);
                 self.remember(hit, packet, program);
                 program
@@ -297,6 +298,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
         match self.track(packet, hit, now) {
             Track::Ok => {
+                if zones == Some(zones_from(&entry, hit.side)) {
+                    self.adopt(tables, packet, hit, &entry, program);
+                }
                 let to = entry.binding().map(|_| entry.translated(hit.side));
                 Way::Run(program, to)
             }
@@ -305,8 +309,36 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
     }
 
-    /// A current program for the connection's original side. `Err(Some)`: it is refused now. `Err(None)`: it is no longer tracked, or
-    /// goes elsewhere than its record says.
+    /// An end whose Ethernet address changed in the middle of the connection (a pair that failed over, another gateway): every table
+    /// let its packet pass between the same zones, and it belongs to the connection. So the record shows the new address.
+    fn adopt(
+        &mut self,
+        tables: &Tables,
+        packet: &Packet,
+        hit: Hit,
+        entry: &Entry,
+        program: ProgramId,
+    ) {
+        let key = packet.key();
+        let before = ProgramId::from_number(entry.side(hit.side).program());
+        let origin = self.programs.get(before).map(|f| f.origin);
+        let origin = origin.or_else(|| origin_of(tables, entry.side(hit.side)));
+        // The same zone has packets of its port and packets for it: one that only imitates comes from elsewhere.
+        if self.is_own(hit, packet) || origin != Some(key.origin()) {
+            return;
+        }
+        self.conntrack
+            .set_ethernet(hit.conn, hit.side, (key.src_mac(), key.dst_mac()));
+        self.remember(hit, packet, program);
+        // Replies are given the addresses of the original side where they are translated.
+        if hit.side == Side::Original && entry.binding().is_some() {
+            let none = ProgramId::NONE.number();
+            self.conntrack.set_program(hit.conn, Side::Reply, none, 0);
+        }
+    }
+
+    /// A current program for the connection's original side, and the zones between which its packet was judged, where it was.
+    /// `Err(Some)`: it is refused now. `Err(None)`: it is no longer tracked, or goes elsewhere than its record says.
     fn forward_program(
         &mut self,
         tables: &Tables,
@@ -314,18 +346,18 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         hit: Hit,
         entry: &Entry,
         now: Now,
-    ) -> Result<ProgramId, Option<Refusal>> {
+    ) -> Result<(ProgramId, Option<[Zone; 2]>), Option<Refusal>> {
         let id = ProgramId::from_number(entry.side(Side::Original).program());
         if hit.side == Side::Reply
             && let Found::Current(_) = self.programs.find(id, tables)
         {
-            return Ok(id);
+            return Ok((id, None));
         }
         let key = match hit.side {
             Side::Original => *packet.key(),
             Side::Reply => {
                 let origin = self.programs.get(id).map(|f| f.origin);
-                let origin = origin.or_else(|| original_origin(tables, entry));
+                let origin = origin.or_else(|| origin_of(tables, entry.side(Side::Original)));
                 original_key(entry, origin.ok_or(None)?)
             }
         };
@@ -353,7 +385,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             self.conntrack
                 .set_program(hit.conn, Side::Original, number, 0);
         }
-        Ok(program)
+        Ok((program, Some(tracking.zones)))
     }
 
     /// Keeps a program with the record, if it was made for the Ethernet addresses that the record names: whoever shows others is
@@ -424,10 +456,14 @@ fn has_moved(entry: &Entry, new: &[SideEntry; 2]) -> bool {
     same_end && zones(a, b) != zones(first.zone(), reply.zone())
 }
 
-/// Where the packets of a connection's original side enter, when no program says: at the port that has their Ethernet source, or
-/// from the tunnel.
-fn original_origin(tables: &Tables, entry: &Entry) -> Option<Origin> {
-    let side = entry.side(Side::Original);
+/// The zones of a record as a packet of this side passes them.
+fn zones_from(entry: &Entry, side: Side) -> [Zone; 2] {
+    [side, side.other()].map(|side| entry.side(side).zone())
+}
+
+/// Where the packets of one side of a connection enter, when no program says: at the port that has their Ethernet source, or from
+/// the tunnel.
+fn origin_of(tables: &Tables, side: &SideEntry) -> Option<Origin> {
     let port = tables.ports().find(|p| p.zone == side.zone())?;
     let from_port = port.mac == side.eth_src() || port.macs.contains(&side.eth_src());
     Some(if from_port {
