@@ -3,6 +3,7 @@
 //! A small blocking client of the public API: Keystone v3 login, then JSON over HTTP. It is all that the lab and the
 //! admin verbs use; they have no other way in than any OpenStack client.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -13,6 +14,9 @@ use crate::clouds::{Auth, Cloud};
 
 /// Answers larger than this are refused: 100,000 ports come to about 90 MB.
 const BODY_MAX: u64 = 256 * 1024 * 1024;
+
+/// How long a download may stand still.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the controller refused, as it said it.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +210,41 @@ impl Api {
             .post(format!("{}{path}", self.network))
             .header("X-Auth-Token", &self.token);
         Self::finish("POST", path, &self.network, request.send_json(body))
+    }
+
+    /// Asks the network service for something long, and takes it a part at a time; it may last as long as parts come.
+    ///
+    /// # Errors
+    /// As the controller refuses, when it is cut off, or as `take` fails.
+    pub(crate) fn download(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let answer = self
+            .agent
+            .post(format!("{}{path}", self.network))
+            .config()
+            .timeout_global(None)
+            .timeout_recv_response(Some(PATIENCE))
+            .timeout_per_read(Some(PATIENCE))
+            .build()
+            .header("X-Auth-Token", &self.token)
+            .send_empty();
+        let mut answer = match answer {
+            Ok(answer) if answer.status().is_success() => answer,
+            other => return Self::finish("POST", path, &self.network, other).map(drop),
+        };
+        let mut body = answer.body_mut().as_reader();
+        let mut part = vec![0; 64 * 1024];
+        loop {
+            let read = body.read(&mut part);
+            let read = read.with_context(|| format!("read the answer to POST {path}"))?;
+            match part.get(..read) {
+                Some(read) if !read.is_empty() => take(read)?,
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// Changes in the network service.

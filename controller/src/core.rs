@@ -13,20 +13,19 @@ use crate::{
         pki::{Authority, PkiError},
     },
     identity::{self, Bootstrap},
-    resources,
+    private, resources,
     rules::{Facts, Occasion},
     stats::Stats,
     status::StatusBoard,
-    store::{Backup, DiskError, Embedded, RedbDisk, Store, TransactError, transact},
+    store::{DiskError, Embedded, RedbDisk, Store, TransactError, transact},
     time::Clock,
 };
 use futures::FutureExt as _;
 use rand::{Rng, RngCore, distr::Alphanumeric};
 use serde_norway::Value as Yaml;
 use std::{
-    io::{self, Write},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -50,6 +49,7 @@ pub struct Core {
     pub facts: Arc<Facts>,
     /// Who changed what.
     pub audit: Audit,
+    data_dir: Option<PathBuf>,
     api_addr: OnceLock<SocketAddr>,
 }
 
@@ -62,8 +62,21 @@ impl Core {
             clock,
             facts: Arc::new(facts),
             audit,
+            data_dir: None,
             api_addr: OnceLock::new(),
         }
+    }
+
+    /// The same, of a data dir.
+    #[must_use]
+    pub fn of_dir(mut self, data_dir: &Path) -> Self {
+        self.data_dir = Some(data_dir.to_owned());
+        self
+    }
+
+    /// Where its files are, if it has any.
+    pub fn data_dir(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
     }
 
     /// Where the API listens; before it does, an address that nobody has.
@@ -169,7 +182,8 @@ impl Controller {
             ca_pin,
             underlay_mtu: config.underlay_mtu,
         };
-        let core = Arc::new(Core::new(Arc::new(store), facts, Clock::default(), audit));
+        let core = Core::new(Arc::new(store), facts, Clock::default(), audit);
+        let core = Arc::new(core.of_dir(data_dir));
         let tls = match &config.tls {
             Some(tls) => Some(api::acceptor(&tls.cert, &tls.key).map_err(StartError::Tls)?),
             None => None,
@@ -275,27 +289,6 @@ pub async fn run(
     Ok(())
 }
 
-/// What a backup holds beside the store: without its CA every host would have to join anew, and nobody knows the admin's password
-/// but `clouds.yaml`.
-const BESIDE: &[&str] = &["ca.key", "ca.pem", "clouds.yaml"];
-
-/// Writes a backup of a stopped controller: its store, its CA and `clouds.yaml`. Keep it secret.
-///
-/// # Errors
-/// When the store is in use or cannot be read, or the file cannot be written.
-pub fn backup(data_dir: &Path, file: &Path) -> Result<u64, DiskError> {
-    let disk = RedbDisk::open_existing(data_dir, resources::decode)?;
-    Backup::write(&Embedded::read(&disk)?, data_dir, BESIDE, file)
-}
-
-/// Makes a store from a backup in a data dir that has none, as a new incarnation, and the CA and `clouds.yaml` with it.
-///
-/// # Errors
-/// When the backup is damaged, or a store or one of the files is there.
-pub fn restore(file: &Path, data_dir: &Path) -> Result<u64, DiskError> {
-    Backup::restore(file, data_dir, BESIDE, resources::decode)
-}
-
 /// A wildcard address is reached over loopback.
 fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
@@ -342,20 +335,6 @@ async fn bootstrap(core: &Core, with: Bootstrap) -> Result<(), StartError> {
     }
 }
 
-/// Writes a secret file whole, by way of a temporary name.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let partial = path.with_extension("partial");
-    let mut file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&partial)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(partial, path)
-}
-
 fn write_clouds(path: &Path, url: &str, password: &str) -> io::Result<()> {
     let text = format!(
         "# The admin of this controller. Keep it secret.\n\
@@ -364,7 +343,7 @@ fn write_clouds(path: &Path, url: &str, password: &str) -> io::Result<()> {
          project_domain_name: Default\n    region_name: RegionOne\n    interface: public\n    \
          identity_api_version: 3\n"
     );
-    write_private(path, &text)
+    private::write(path, &text)
 }
 
 /// The address may be another than at the last start: the file follows it, the rest stays.
@@ -386,7 +365,7 @@ fn refresh_clouds(path: &Path, url: &str) -> io::Result<()> {
         return Ok(());
     }
     auth.insert(Yaml::from("auth_url"), Yaml::from(url));
-    write_private(path, &serde_norway::to_string(&clouds).map_err(invalid)?)
+    private::write(path, &serde_norway::to_string(&clouds).map_err(invalid)?)
 }
 
 async fn sweep(core: Arc<Core>) {
@@ -406,6 +385,7 @@ async fn sweep(core: Arc<Core>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{backup, restore};
 
     #[test]
     fn a_wildcard_is_reached_over_loopback() {

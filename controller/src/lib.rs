@@ -17,15 +17,17 @@
 //! # Map
 //! - the corridor: [`api`], [`identity`], [`rules`], [`store`], [`compile`], [`hosts`]
 //! - words: [`resource`] (what a resource is), [`resources`] (all of them), [`refusal`], [`time`]
-//! - edges: [`config`], [`audit`], [`stats`], [`status`]
+//! - edges: [`config`], [`audit`], [`mod@backup`], [`stats`], [`status`]
 
 pub mod api;
 pub mod audit;
+pub mod backup;
 pub mod compile;
 pub mod config;
 pub mod core;
 pub mod hosts;
 pub mod identity;
+mod private;
 pub mod refusal;
 pub mod resource;
 pub mod resources;
@@ -35,5 +37,6 @@ pub mod status;
 pub mod store;
 pub mod time;
 
+pub use backup::{backup, restore};
 pub use config::{Config, ConfigError};
-pub use core::{Controller, Core, StartError, backup, restore, run};
+pub use core::{Controller, Core, StartError, run};

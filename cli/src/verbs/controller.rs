@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use controller::config::Config;
 
+use super::backup;
 use crate::{daemon, say};
 
 /// The controller: the API, the store and the hosts' sessions in one process
@@ -57,10 +58,15 @@ struct StoreArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Write the store of a stopped controller to a file
+    /// Write the store, the hosts' CA and the admin's cloud to a file
+    ///
+    /// A running controller is asked for it, through clouds.yaml in the data directory; of a stopped one the store is read.
+    /// The file is made whole or not at all, with mode 0600: keep it secret.
     #[command(after_help = "Example:\n  overweave controller backup /srv/backup/overweave.db")]
     Backup(StoreArgs),
     /// Make a store from a backup, in a data directory that has none
+    ///
+    /// Hosts keep their certificates and notice that the store is another one. No controller may run on the directory.
     #[command(after_help = "Example:\n  overweave controller restore /srv/backup/overweave.db")]
     Restore(StoreArgs),
 }
@@ -110,11 +116,11 @@ impl Args {
                     .context("run the controller")
             }
             Some(Verb::Backup(args)) => {
-                controller::backup(&args.data_dir()?, &args.file)?;
+                backup::backup(&args.data_dir()?, &args.file)?;
                 Ok(ExitCode::SUCCESS)
             }
             Some(Verb::Restore(args)) => {
-                controller::restore(&args.file, &args.data_dir()?)?;
+                backup::restore(&args.file, &args.data_dir()?)?;
                 Ok(ExitCode::SUCCESS)
             }
         }

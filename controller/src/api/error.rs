@@ -50,6 +50,9 @@ pub enum ApiError {
         /// Why.
         reason: String,
     },
+    /// No backup can be made now.
+    #[error("no backup can be made now: {0}")]
+    NoBackup(String),
 }
 
 impl From<TransactError<Refusal>> for ApiError {
@@ -81,7 +84,7 @@ impl ApiError {
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable { .. } | Self::NoBackup(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -104,7 +107,7 @@ impl ApiError {
             Self::NotAcceptable => "HTTPNotAcceptable".to_owned(),
             Self::BodyTooLarge { .. } => "HTTPRequestEntityTooLarge".to_owned(),
             Self::Slow => "HTTPRequestTimeout".to_owned(),
-            Self::Unavailable { .. } => "ServiceUnavailable".to_owned(),
+            Self::Unavailable { .. } | Self::NoBackup(_) => "ServiceUnavailable".to_owned(),
         }
     }
 
@@ -156,8 +159,9 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_status_and_name() {
-        let table: [(ApiError, u16, &str); 14] = [
+        let table: [(ApiError, u16, &str); 15] = [
             (ApiError::Slow, 408, "HTTPRequestTimeout"),
+            (ApiError::NoBackup(String::new()), 503, "ServiceUnavailable"),
             (
                 Refusal::missing("Network", "x").into(),
                 404,

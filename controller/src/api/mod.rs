@@ -6,6 +6,7 @@
 //! [`REGISTRY`]; what is no resource (versions, extensions, quotas, tags, the identity API, metrics)
 //! has a file each.
 
+mod backup;
 mod body;
 mod error;
 mod extensions;
@@ -69,6 +70,8 @@ pub struct Api {
     pub scheme: &'static str,
     /// Turns at the passwords: each hash takes 19 MiB and a core for a while.
     logins: Arc<Semaphore>,
+    /// One backup at a time.
+    backups: Arc<Semaphore>,
 }
 
 impl Api {
@@ -79,6 +82,7 @@ impl Api {
             stats,
             scheme,
             logins: Arc::new(Semaphore::new(LOGINS)),
+            backups: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -93,6 +97,7 @@ impl Api {
             .route("/v2.0/", any(extensions::root))
             .route("/v2.0/extensions", any(extensions::list))
             .route("/v2.0/extensions/{alias}", any(extensions::show))
+            .route("/v2.0/overweave/backup", any(backup::take))
             .route("/v2.0/quotas", any(quotas::list))
             .route("/v2.0/quotas/{project}", any(quotas::one))
             .route("/v2.0/quotas/{project}/{part}", any(quotas::part));

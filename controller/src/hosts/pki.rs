@@ -15,9 +15,7 @@
 //! usages and extensions are this file's.
 
 use std::{
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -39,6 +37,8 @@ use rustls_pki_types::{
 };
 use sha2::{Digest as _, Sha256};
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
+
+use crate::private;
 
 /// The name that hosts expect, whatever the address.
 pub const CONTROLLER_NAME: &str = "controller.overweave";
@@ -103,7 +103,7 @@ impl Authority {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(data_dir).map_err(failed(data_dir))?;
                 let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-                write_private(&key_path, &key.serialize_pem()).map_err(failed(&key_path))?;
+                private::write(&key_path, &key.serialize_pem()).map_err(failed(&key_path))?;
                 key
             }
             Err(error) => return Err(failed(&key_path)(error)),
@@ -117,7 +117,7 @@ impl Authority {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let certificate = ca_params().self_signed(&key)?;
-                write_private(&path, &certificate.pem()).map_err(failed(&path))?;
+                private::write(&path, &certificate.pem()).map_err(failed(&path))?;
                 certificate.der().clone()
             }
             Err(error) => return Err(failed(&path)(error)),
@@ -255,20 +255,6 @@ pub fn host_of(certificate: &[u8]) -> Option<String> {
         };
         name.strip_suffix(HOST_SUFFIX).map(ToOwned::to_owned)
     })
-}
-
-/// Writes a secret file whole, by way of a temporary name.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let partial = path.with_extension("partial");
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&partial)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(partial, path)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 pub mod addresses;
 pub mod quotas;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::{
     refusal::Refusal,

@@ -102,8 +102,8 @@ fn delete<T: Resource>(view: &mut View, step: u64, id: Uuid) -> Result<(), Refus
 }
 
 /// The claims are the ports' addresses, the quota is the rows, no child is without a parent, and
-/// below the floor nothing is free.
-fn balance(view: &View) {
+/// below the floor nothing is free. All of it is this project's.
+pub(crate) fn balance(view: &View, project: &str) {
     let ports: Vec<Arc<Port>> = view.objects();
     let subnets: Vec<Arc<Subnet>> = view.objects();
     let mut held: BTreeMap<String, Uuid> = BTreeMap::new();
@@ -140,7 +140,7 @@ fn balance(view: &View) {
             view.objects::<SecurityGroupRule>().len(),
         ),
     ] {
-        assert_eq!(quotas::used(view, "p", kind), rows as u64, "{kind}");
+        assert_eq!(quotas::used(view, project, kind), rows as u64, "{kind}");
     }
     for subnet in &subnets {
         assert!(view.object::<Network>(subnet.network_id).is_some());
@@ -262,7 +262,7 @@ proptest! {
             if perform(&mut attempt, step as u64 + 100, act, &networks).is_ok() {
                 view = attempt;
             }
-            balance(&view);
+            balance(&view, "p");
         }
     }
 }
@@ -293,7 +293,7 @@ fn a_full_subnet_is_exactly_full_and_a_freed_address_is_used_at_once() {
     delete::<Port>(&mut view, 51, ports[5].meta.id).unwrap();
     let port = create::<Port>(&mut view, 52, &json!({"network_id": network})).unwrap();
     assert_eq!(port.fixed_ips, ports[5].fixed_ips);
-    balance(&view);
+    balance(&view, "p");
 }
 
 #[test]

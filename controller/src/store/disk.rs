@@ -6,17 +6,12 @@
 //!
 //! # Invariants
 //! - A record of a newer schema is never read: the binary refuses to start and says so.
-//! - A backup is a header line, one line a record and a checksum; nothing of it is used unless the
-//!   checksum holds.
+//! - One process has the file open: a second is refused, and told which it is.
 
 use super::{Entry, KeyChange, OrderedMap, Record, Revision};
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
-    fs,
-    io::{self, BufRead, BufReader, Write},
+    fs, io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -96,7 +91,7 @@ pub enum DiskError {
         #[source]
         source: serde_json::Error,
     },
-    /// A record or header is too short, or the backup's checksum is wrong.
+    /// A record or header cannot be what was written.
     #[error("{what} is damaged: {path}")]
     Damaged {
         /// Which part.
@@ -104,6 +99,12 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
     },
+    /// A backup lacks its end, or is not what was written.
+    #[error("not a whole backup, cut off or changed (its checksum does not hold): {0}")]
+    NotWhole(PathBuf),
+    /// Another process has the store open.
+    #[error("a running controller has the store open: {0}")]
+    InUse(PathBuf),
     /// A restore would overwrite a store or a file that belongs to one.
     #[error("a store is there already, move it away first: {0}")]
     Occupied(PathBuf),
@@ -113,7 +114,7 @@ pub enum DiskError {
 }
 
 /// The file inside a data dir.
-fn store_file(data_dir: &Path) -> PathBuf {
+pub(super) fn store_file(data_dir: &Path) -> PathBuf {
     data_dir.join("store.redb")
 }
 
@@ -148,7 +149,13 @@ impl RedbDisk {
                     source,
                 })?;
         }
-        let database = Database::create(&path).map_err(|source| failed(&path, source))?;
+        let database = Database::create(&path).map_err(|source| {
+            if matches!(source, redb::DatabaseError::DatabaseAlreadyOpen) {
+                DiskError::InUse(path.clone())
+            } else {
+                failed(&path, source)
+            }
+        })?;
         Ok(Self {
             database,
             path,
@@ -364,216 +371,5 @@ impl Disk for MemoryDisk {
             }
         }
         Ok(())
-    }
-}
-
-/// A whole store as one checksummed text file.
-#[derive(Debug, Clone, Copy)]
-pub struct Backup;
-
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    format: String,
-    schema: u16,
-    revision: u64,
-    incarnation: Uuid,
-    records: u64,
-    /// Files beside the store without which it is of little use, in base64.
-    files: BTreeMap<String, String>,
-}
-
-const FORMAT: &str = "overweave-backup-1";
-
-impl Backup {
-    /// Writes a snapshot and the files that belong to it (by name, those of the data dir) to `file` (mode 0600), by way of a temporary name so that a half-written
-    /// file never has the final one.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn write(
-        snapshot: &super::Snapshot,
-        data_dir: &Path,
-        names: &[&str],
-        file: &Path,
-    ) -> Result<u64, DiskError> {
-        let failed = |source| DiskError::File {
-            path: file.to_owned(),
-            source,
-        };
-        let mut partial = file.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let mut files = BTreeMap::new();
-        for name in names {
-            let path = data_dir.join(name);
-            match fs::read(&path) {
-                Ok(bytes) => {
-                    files.insert((*name).to_owned(), BASE64.encode(bytes));
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(DiskError::File { path, source }),
-            }
-        }
-        let out = fs::OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&partial)
-            .map_err(failed)?;
-        let mut out = io::BufWriter::new(out);
-        let mut digest = Sha256::new();
-        let header = Header {
-            format: FORMAT.to_owned(),
-            schema: SCHEMA,
-            revision: snapshot.revision.0,
-            incarnation: snapshot.incarnation,
-            records: u64::try_from(snapshot.map.len()).unwrap_or(u64::MAX),
-            files,
-        };
-        let mut line = |value: serde_json::Result<String>| -> io::Result<()> {
-            let mut text = value?;
-            text.push('\n');
-            digest.update(text.as_bytes());
-            out.write_all(text.as_bytes())
-        };
-        line(serde_json::to_string(&header)).map_err(failed)?;
-        for (key, entry) in snapshot.map.range("") {
-            let json = entry.record.encode().map_err(|source| DiskError::Record {
-                key: key.to_string(),
-                source,
-            })?;
-            let value: Box<serde_json::value::RawValue> =
-                serde_json::from_slice(&json).map_err(|source| DiskError::Record {
-                    key: key.to_string(),
-                    source,
-                })?;
-            line(serde_json::to_string(&(
-                key.as_ref(),
-                entry.revision.0,
-                value,
-            )))
-            .map_err(failed)?;
-        }
-        let sum = format!("{:x}\n", digest.finalize());
-        out.write_all(sum.as_bytes()).map_err(failed)?;
-        let out = out
-            .into_inner()
-            .map_err(|error| failed(error.into_error()))?;
-        out.sync_all().map_err(failed)?;
-        fs::rename(&partial, file).map_err(failed)?;
-        Ok(header.records)
-    }
-
-    /// Makes a store in an empty data dir from a backup, as a new incarnation, and the files that belong to it: of those in
-    /// `names` alone, so that a backup can't write anywhere else.
-    ///
-    /// # Errors
-    /// When the backup is damaged or newer, or a store or one of the files is there already.
-    pub fn restore(
-        file: &Path,
-        data_dir: &Path,
-        names: &[&str],
-        decode: Decode,
-    ) -> Result<u64, DiskError> {
-        let target = store_file(data_dir);
-        let there = names.iter().map(|name| data_dir.join(name));
-        if let Some(path) = there.chain([target]).find(|path| path.exists()) {
-            return Err(DiskError::Occupied(path));
-        }
-        let (header, lines) = Self::read(file)?;
-        let mut files = Vec::new();
-        for (name, text) in &header.files {
-            let bytes = BASE64
-                .decode(text)
-                .ok()
-                .filter(|_| names.contains(&name.as_str()));
-            let bytes = bytes.ok_or_else(|| DiskError::Damaged {
-                what: "one of the backup's files",
-                path: file.to_owned(),
-            })?;
-            files.push((data_dir.join(name), bytes));
-        }
-        if header.schema > SCHEMA {
-            return Err(DiskError::Newer {
-                key: "backup".to_owned(),
-                found: header.schema,
-            });
-        }
-        let mut changes = Vec::with_capacity(lines.len());
-        for line in &lines {
-            let parsed: Result<(String, u64, &serde_json::value::RawValue), _> =
-                serde_json::from_str(line);
-            let (key, revision, json) = parsed.map_err(|source| DiskError::Record {
-                key: "backup".to_owned(),
-                source,
-            })?;
-            let record =
-                decode(&key, json.get().as_bytes()).map_err(|source| DiskError::Record {
-                    key: key.clone(),
-                    source,
-                })?;
-            let after = Some(Entry {
-                revision: Revision(revision),
-                record,
-            });
-            changes.push(KeyChange {
-                key: Arc::from(key),
-                before: None,
-                after,
-            });
-        }
-        let disk = RedbDisk::open(data_dir, decode)?;
-        disk.load()?; // makes the tables and the new incarnation
-        disk.commit(&changes, Revision(header.revision))?;
-        for (path, bytes) in files {
-            let written = fs::OpenOptions::new()
-                .create_new(true)
-                .write(true)
-                .mode(0o600)
-                .open(&path)
-                .and_then(|mut to| to.write_all(&bytes).and_then(|()| to.sync_all()));
-            written.map_err(|source| DiskError::File { path, source })?;
-        }
-        Ok(header.records)
-    }
-
-    fn read(file: &Path) -> Result<(Header, Vec<String>), DiskError> {
-        let failed = |source| DiskError::File {
-            path: file.to_owned(),
-            source,
-        };
-        let damaged = |what| DiskError::Damaged {
-            what,
-            path: file.to_owned(),
-        };
-        let reader = BufReader::new(fs::File::open(file).map_err(failed)?);
-        let mut lines = reader
-            .lines()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(failed)?;
-        let sum = lines.pop().ok_or_else(|| damaged("the backup"))?;
-        let mut digest = Sha256::new();
-        for line in &lines {
-            digest.update(line.as_bytes());
-            digest.update(b"\n");
-        }
-        if format!("{:x}", digest.finalize()) != sum {
-            return Err(damaged("the backup's checksum"));
-        }
-        if lines.is_empty() {
-            return Err(damaged("the backup's header"));
-        }
-        let header: Header =
-            serde_json::from_str(&lines.remove(0)).map_err(|source| DiskError::Record {
-                key: "header".to_owned(),
-                source,
-            })?;
-        let expected = u64::try_from(lines.len()).unwrap_or(u64::MAX);
-        if header.format != FORMAT || header.records != expected {
-            return Err(damaged("the backup's header"));
-        }
-        Ok((header, lines))
     }
 }

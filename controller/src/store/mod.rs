@@ -18,13 +18,15 @@
 //! # Threads
 //! A [`Snapshot`] is `Send + Sync`; any number of readers, one writer.
 
+mod backup;
 mod disk;
 mod embedded;
 mod map;
 #[cfg(test)]
 mod tests;
 
-pub use disk::{Backup, Decode, Disk, DiskError, Loaded, MemoryDisk, RedbDisk, SCHEMA};
+pub use backup::{BackupFile, Beside, Scribe, restore};
+pub use disk::{Decode, Disk, DiskError, Loaded, MemoryDisk, RedbDisk, SCHEMA};
 pub use embedded::Embedded;
 
 use map::OrderedMap;

@@ -1,5 +1,5 @@
 use super::*;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn text(value: &str) -> Arc<dyn Record> {
     Arc::new(value.to_owned())
@@ -195,8 +195,18 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
     }
 }
 
+/// Writes a whole backup.
+fn backed_up(snapshot: Snapshot, beside: Beside, file: &Path) -> Result<u64, DiskError> {
+    let mut scribe = Scribe::new(snapshot, beside);
+    let mut to = BackupFile::create(file)?;
+    while let Some(part) = scribe.part()? {
+        to.write(&part)?;
+    }
+    to.keep()
+}
+
 #[tokio::test]
-async fn a_backup_restores_as_a_new_incarnation_and_a_damaged_one_is_refused() {
+async fn a_backup_restores_as_a_new_incarnation_under_known_names_alone() {
     let store = memory();
     put(&store, "a", "one").await;
     put(&store, "b", "two").await;
@@ -205,26 +215,99 @@ async fn a_backup_restores_as_a_new_incarnation_and_a_damaged_one_is_refused() {
     let file = dir.0.join("backup.json");
     std::fs::write(dir.0.join("ca.key"), b"secret").unwrap();
     let names = &["ca.key", "ca.pem"];
-    Backup::write(&store.snapshot(), &dir.0, names, &file).unwrap();
+    let beside = Beside::read(&dir.0, names).unwrap();
+    assert_eq!(backed_up(store.snapshot(), beside, &file).unwrap(), 2);
     let target = dir.0.join("restored");
-    assert_eq!(Backup::restore(&file, &target, names, decode).unwrap(), 2);
+    assert_eq!(restore(&file, &target, names, decode).unwrap(), 2);
     assert_eq!(std::fs::read(target.join("ca.key")).unwrap(), b"secret");
     assert!(!target.join("ca.pem").exists());
-    let again = Backup::restore(&file, &target, names, decode);
+    let again = restore(&file, &target, names, decode);
     assert!(matches!(again, Err(DiskError::Occupied(_))));
-    let stranger = Backup::restore(&file, &dir.0.join("third"), &["ca.pem"], decode);
+    let stranger = restore(&file, &dir.0.join("third"), &["ca.pem"], decode);
     assert!(matches!(stranger, Err(DiskError::Damaged { .. })));
     assert!(!dir.0.join("third").exists());
-    let loaded = RedbDisk::open(&target, decode).unwrap().load().unwrap();
+    let disk = RedbDisk::open(&target, decode).unwrap();
+    let loaded = disk.load().unwrap();
     assert_ne!(loaded.incarnation, store.snapshot().incarnation());
     assert_eq!(loaded.revision, store.snapshot().revision());
     assert_eq!(loaded.map.len(), 2);
-    let text = std::fs::read_to_string(&file)
+    let busy = restore(&file, &target, names, decode);
+    assert!(matches!(busy, Err(DiskError::InUse(_))), "{busy:?}");
+    let busy = RedbDisk::open_existing(&target, decode);
+    assert!(matches!(busy, Err(DiskError::InUse(_))), "{busy:?}");
+}
+
+/// Parts end where lines do, and what they add up to does not depend on how many there are.
+#[tokio::test]
+async fn a_backup_of_many_parts_is_whole() {
+    let store = memory();
+    let long = "x".repeat(1000);
+    transact::<_, ()>(&store, move |view| {
+        for n in 0..500 {
+            view.put(format!("k/{n:04}"), text(&long));
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let mut scribe = Scribe::new(store.snapshot(), Beside::default());
+    let mut parts = Vec::new();
+    while let Some(part) = scribe.part().unwrap() {
+        assert!(part.len() < 70_000 && part.ends_with(b"\n"));
+        parts.push(part);
+    }
+    assert!(parts.len() > 8, "{}", parts.len());
+    assert!(scribe.part().unwrap().is_none());
+    let dir = Scratch::new("parts");
+    std::fs::create_dir_all(&dir.0).unwrap();
+    let file = dir.0.join("f");
+    let records = backed_up(store.snapshot(), Beside::default(), &file).unwrap();
+    assert_eq!(records, 500);
+    assert_eq!(std::fs::read(&file).unwrap(), parts.concat());
+    restore(&file, &dir.0.join("to"), &[], decode).unwrap();
+    let loaded = RedbDisk::open(&dir.0.join("to"), decode).unwrap().load();
+    let keys: Vec<String> = loaded
         .unwrap()
-        .replace("two", "owt");
-    std::fs::write(&file, text).unwrap();
-    let damaged = Backup::restore(&file, &dir.0.join("other"), names, decode);
-    assert!(matches!(damaged, Err(DiskError::Damaged { .. })));
+        .map
+        .range("")
+        .map(|(k, _)| k.to_string())
+        .collect();
+    assert_eq!(keys.len(), 500);
+    assert_eq!(keys.last().map(String::as_str), Some("k/0499"));
+}
+
+#[tokio::test]
+async fn a_backup_cut_off_or_changed_anywhere_is_refused_by_name() {
+    let store = memory();
+    put(&store, "a", "one").await;
+    put(&store, "b", "two").await;
+    let dir = Scratch::new("damage");
+    std::fs::create_dir_all(&dir.0).unwrap();
+    let file = dir.0.join("the-backup");
+    backed_up(store.snapshot(), Beside::default(), &file).unwrap();
+    let whole = std::fs::read(&file).unwrap();
+    let target = dir.0.join("to");
+    let mut damaged: Vec<Vec<u8>> = (0..whole.len()).map(|at| whole[..at].to_vec()).collect();
+    for at in 0..whole.len() {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        damaged.push(changed);
+    }
+    damaged.push([whole.as_slice(), b"\n"].concat());
+    damaged.push([whole.as_slice(), &whole].concat());
+    for bytes in damaged {
+        std::fs::write(&file, &bytes).unwrap();
+        let refused = restore(&file, &target, &[], decode).unwrap_err();
+        assert!(matches!(refused, DiskError::NotWhole(_)), "{refused:?}");
+        assert!(refused.to_string().ends_with("/the-backup"), "{refused}");
+        assert!(!target.exists());
+        // What came over a network is judged before it has the name.
+        let mut to = BackupFile::create(&dir.0.join("copy")).unwrap();
+        to.write(&bytes).unwrap();
+        assert!(matches!(to.keep(), Err(DiskError::NotWhole(_))));
+    }
+    let left = std::fs::read_dir(&dir.0).unwrap().count();
+    assert_eq!(left, 1, "neither a copy nor a part of one");
 }
 
 #[test]

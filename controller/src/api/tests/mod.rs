@@ -5,6 +5,7 @@
     reason = "tables of requests and their answers"
 )]
 
+mod backup;
 mod chains;
 mod groups;
 mod hosts;
