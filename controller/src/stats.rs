@@ -1,6 +1,6 @@
 //! What does the controller count?
 //!
-//! One table of metrics ([`METRICS`]); labels come from the registry, never from requests.
+//! Each metric is declared once, in [`METRICS`]; labels come from the registry, never from requests.
 
 use crate::Core;
 use axum::http::StatusCode;
@@ -9,21 +9,68 @@ use prometheus::{
 };
 use std::time::Duration;
 
-/// Name, labels, help.
-pub const METRICS: &[(&str, &[&str], &str)] = &[
-    (
-        "controller_requests_total",
-        &["resource", "verb", "code"],
-        "Requests answered.",
-    ),
-    (
-        "controller_request_seconds",
-        &["resource", "verb"],
-        "Time from request to answer.",
-    ),
-    ("controller_store_revision", &[], "The last durable commit."),
-    ("controller_store_records", &[], "Records in the store."),
-];
+/// What kind of metric it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// Counts by size.
+    Histogram,
+}
+
+impl MetricKind {
+    /// Its word in Prometheus' text format.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A metric as it is declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: MetricKind,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it counts.
+    pub help: &'static str,
+}
+
+const REQUESTS: Metric = Metric {
+    name: "controller_requests_total",
+    kind: MetricKind::Counter,
+    labels: &["resource", "verb", "code"],
+    help: "Requests answered.",
+};
+const SECONDS: Metric = Metric {
+    name: "controller_request_seconds",
+    kind: MetricKind::Histogram,
+    labels: &["resource", "verb"],
+    help: "Time from request to answer.",
+};
+const REVISION: Metric = Metric {
+    name: "controller_store_revision",
+    kind: MetricKind::Gauge,
+    labels: &[],
+    help: "The last durable commit.",
+};
+const RECORDS: Metric = Metric {
+    name: "controller_store_records",
+    kind: MetricKind::Gauge,
+    labels: &[],
+    help: "Records in the store.",
+};
+
+/// The metrics of the API and the store; those of the hosts are in `hosts/stats.rs`.
+pub const METRICS: &[Metric] = &[REQUESTS, SECONDS, REVISION, RECORDS];
 
 /// The counters.
 #[derive(Debug)]
@@ -35,11 +82,6 @@ pub struct Stats {
     records: IntGauge,
 }
 
-fn help(name: &str) -> (&'static [&'static str], &'static str) {
-    let found = METRICS.iter().find(|metric| metric.0 == name);
-    found.map_or((&[], ""), |(_, labels, help)| (*labels, *help))
-}
-
 impl Stats {
     /// Registers all metrics.
     ///
@@ -47,19 +89,15 @@ impl Stats {
     /// When the table has a name twice.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let gauge = |name: &str| IntGauge::new(name, help(name).1);
-        let (labels, text) = help("controller_requests_total");
-        let requests = IntCounterVec::new(Opts::new("controller_requests_total", text), labels)?;
-        let (labels, text) = help("controller_request_seconds");
+        let requests =
+            IntCounterVec::new(Opts::new(REQUESTS.name, REQUESTS.help), REQUESTS.labels)?;
         let buckets = vec![
             0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
         ];
-        let options = HistogramOpts::new("controller_request_seconds", text).buckets(buckets);
-        let seconds = HistogramVec::new(options, labels)?;
-        let (revision, records) = (
-            gauge("controller_store_revision")?,
-            gauge("controller_store_records")?,
-        );
+        let options = HistogramOpts::new(SECONDS.name, SECONDS.help).buckets(buckets);
+        let seconds = HistogramVec::new(options, SECONDS.labels)?;
+        let revision = IntGauge::new(REVISION.name, REVISION.help)?;
+        let records = IntGauge::new(RECORDS.name, RECORDS.help)?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(revision.clone()))?;

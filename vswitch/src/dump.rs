@@ -323,12 +323,7 @@ fn table<R: Row>(rows: &[R]) -> String {
 pub(crate) fn prometheus(families: &[Family]) -> String {
     let mut text = String::new();
     for Family { metric, rows } in families {
-        let kind = match metric.kind {
-            MetricKind::Counter => "counter",
-            MetricKind::Gauge => "gauge",
-            MetricKind::Histogram => "histogram",
-        };
-        let name = metric.name;
+        let (name, kind) = (metric.name, metric.kind.name());
         writeln!(text, "# HELP {name} {}\n# TYPE {name} {kind}", metric.help).unwrap_or_default();
         for (values, number) in rows {
             if metric.kind == MetricKind::Histogram {

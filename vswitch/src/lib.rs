@@ -32,7 +32,10 @@ mod switch;
 mod testing;
 
 pub use self::{
-    agent::{IdentityError, InvalidToken, JoinError, JoinToken, LinkError, StateError},
+    agent::{
+        IdentityError, InvalidToken, JoinError, JoinToken, LinkError, METRICS as AGENT_METRICS,
+        StateError,
+    },
     config::{Config, ConfigError, ControllerUrl, Options},
     daemon::{Error, run},
     http::HttpError,

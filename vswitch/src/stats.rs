@@ -22,6 +22,17 @@ pub enum MetricKind {
     Histogram,
 }
 
+impl MetricKind {
+    /// Its word in Prometheus' text format.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
 /// A metric as it is declared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
@@ -35,7 +46,7 @@ pub struct Metric {
     pub help: &'static str,
 }
 
-const fn metric(
+pub(crate) const fn metric(
     name: &'static str,
     kind: MetricKind,
     labels: &'static [&'static str],
@@ -49,7 +60,7 @@ const fn metric(
     }
 }
 
-/// Every metric of the switch.
+/// Every metric of the switch. The agent's are beside it.
 pub const METRICS: &[Metric] = &[
     metric(
         "vswitch_rx_packets_total",

@@ -51,6 +51,7 @@ pub use self::{
     join::{InvalidToken, JoinError, JoinToken},
     link::LinkError,
     state::StateError,
+    status::METRICS,
 };
 use crate::local::{Answer, Ask, Refusal, Reply, code};
 

@@ -9,46 +9,53 @@ use net::{Id, ids::kind};
 use serde_json::{Value, json};
 
 use super::{Agent, Switch, Wire};
-use crate::local::{Answer, Refusal, code};
-
-/// A metric of the agent's: name, kind, help.
-type Metric = (&'static str, &'static str, &'static str);
+use crate::{
+    local::{Answer, Refusal, code},
+    stats::{Metric, MetricKind, metric},
+};
 
 /// The agent's metrics, in the order of their values below.
-const METRICS: [Metric; 7] = [
-    (
+pub const METRICS: &[Metric] = &[
+    metric(
         "vswitch_controller_connected",
-        "gauge",
+        MetricKind::Gauge,
+        &[],
         "Does a stream to the controller stand?",
     ),
-    (
+    metric(
         "vswitch_config_generation",
-        "gauge",
+        MetricKind::Gauge,
+        &[],
         "The generation that the workers run.",
     ),
-    (
+    metric(
         "vswitch_configs_applied_total",
-        "counter",
+        MetricKind::Counter,
+        &[],
         "Configs that the workers were made to run.",
     ),
-    (
+    metric(
         "vswitch_config_complaints",
-        "gauge",
+        MetricKind::Gauge,
+        &[],
         "Sections that could not be realised.",
     ),
-    (
+    metric(
         "vswitch_config_sections",
-        "gauge",
+        MetricKind::Gauge,
+        &[],
         "Sections of the config.",
     ),
-    (
+    metric(
         "vswitch_ports_bound",
-        "gauge",
+        MetricKind::Gauge,
+        &[],
         "Ports that the controller bound to this host.",
     ),
-    (
+    metric(
         "vswitch_ports_active",
-        "gauge",
+        MetricKind::Gauge,
+        &[],
         "Ports that this host proved to be forwarding.",
     ),
 ];
@@ -152,7 +159,8 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             count(states.len()),
             count(states.values().filter(|s| s.active).count()),
         ];
-        for ((name, kind, help), value) in METRICS.iter().zip(values) {
+        for (metric, value) in METRICS.iter().zip(values) {
+            let (name, kind, help) = (metric.name, metric.kind.name(), metric.help);
             // Writing to a String does not fail.
             writeln!(
                 text,
