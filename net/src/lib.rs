@@ -37,7 +37,7 @@ pub use headers::{Headers, L3, L4, Malformed};
 pub use ids::{ChainId, GroupId, Id, NetworkId, PortId, VtepId, Zone};
 pub use mac::{Mac, UnicastMac};
 pub use mtu::Mtu;
-pub use packet::{Checksum, Gso, Offload, Packet};
+pub use packet::{Checksum, Errand, Gso, Offload, Packet};
 pub use pool::PacketPool;
 pub use port_range::PortRange;
 pub use prefix::Prefix;

@@ -66,6 +66,26 @@ pub struct Offload {
     pub gso: Gso,
 }
 
+/// Why one worker hands a packet to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Errand {
+    /// The other is home to its connection: it runs the packet.
+    #[default]
+    Run,
+    /// The other has the queue of this number: the packet waits there and comes back to `from`. Its tag stays what `from` made it.
+    Wait {
+        /// The queue.
+        queue: u32,
+        /// Whose packet it is.
+        from: u16,
+    },
+    /// It has waited in the queue of this number, and comes back.
+    Waited {
+        /// The queue.
+        queue: u32,
+    },
+}
+
 /// One frame: buffer, origin, parse result, offloads. Made by [`crate::PacketPool`] alone.
 pub struct Packet(Box<Inner>);
 
@@ -75,6 +95,7 @@ struct Inner {
     origin: Origin,
     hops: u8,
     tag: u32,
+    errand: Errand,
     offload: Offload,
     headers: Headers,
     key: FlowKey,
@@ -99,6 +120,7 @@ impl Packet {
             origin: Origin::Switch,
             hops: 0,
             tag: 0,
+            errand: Errand::Run,
             offload: Offload::default(),
             headers: Headers::default(),
             key: FlowKey::default(),
@@ -114,6 +136,7 @@ impl Packet {
         p.origin = Origin::Switch;
         p.hops = 0;
         p.tag = 0;
+        p.errand = Errand::Run;
         p.offload = Offload::default();
     }
 
@@ -230,6 +253,16 @@ impl Packet {
     /// Sets the holder's number.
     pub fn set_tag(&mut self, tag: u32) {
         self.0.tag = tag;
+    }
+
+    /// Why it was handed over.
+    pub fn errand(&self) -> Errand {
+        self.0.errand
+    }
+
+    /// Says why it is handed over.
+    pub fn set_errand(&mut self, errand: Errand) {
+        self.0.errand = errand;
     }
 
     /// The offloads that are still open.

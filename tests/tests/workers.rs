@@ -1,22 +1,26 @@
-//! Several workers are one switch: changed addresses, whoever reads a packet.
+//! Several workers are one switch: shapers and changed addresses, whoever reads a packet.
 
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
+use std::time::Duration;
+
 use hostconfig::{
-    FunctionKind, SecurityGroupRule,
+    FunctionKind, SecurityGroupRule, Shaper,
     group::{Direction, Family, L4Match},
     port::AddressPair,
 };
 use net::{DropReason, Headers, PortRange, Prefix, UnicastMac, flow_key::proto, testkit::mac};
 use tests::{
-    fabric::{Build, Fabric},
-    plan::{Plan, PortUuid, allow, allow_all, from_network},
+    fabric::{Build, Fabric, payloads},
+    plan::{NetId, Plan, PortUuid, allow, allow_all, from_network},
     traffic::Between,
 };
+use vswitch::io::memory::Frame;
 
 /// A client that may ask anything and hears answers alone, a server of UDP 53 on host `far`.
 struct Scene {
     fabric: Fabric,
+    net: NetId,
     client: PortUuid,
     server: PortUuid,
 }
@@ -41,6 +45,7 @@ fn scene(far: usize, workers: u16, change: impl FnOnce(&mut Plan, PortUuid)) -> 
     };
     Scene {
         fabric: Fabric::build(plan, build),
+        net,
         client,
         server,
     }
@@ -173,5 +178,100 @@ fn answers_of_a_balanced_connection_go_to_the_clients_new_mac_address() {
                 }
             }
         }
+    }
+}
+
+fn shaper(rate_bps: u64) -> FunctionKind {
+    FunctionKind::Shaper(Shaper {
+        rate_bps,
+        burst_bytes: 3000,
+        queue_bytes: 40_000,
+    })
+}
+
+/// 1,000 bytes of frame.
+fn datagram(between: &Between<'_>, ports: (u16, u16)) -> Frame {
+    let head = between.udp(ports.0, ports.1).build().len();
+    let frame = between.udp(ports.0, ports.1).payload(&vec![0; 1000 - head]);
+    Frame {
+        bytes: frame.build(),
+        ..Frame::default()
+    }
+}
+
+/// Many connections, each way twice as much as the shapers let go, for so long; the bits that arrived at server and client.
+fn offer(s: &mut Scene, v6: bool, time: Duration, connections: u16) -> [u64; 2] {
+    let plan = s.fabric.plan.clone();
+    let there = Between {
+        plan: &plan,
+        from: s.client,
+        to: s.server,
+        v6,
+    };
+    let back = Between {
+        from: s.server,
+        to: s.client,
+        ..there
+    };
+    let mut bits = [0; 2];
+    let mut next = (0..connections).cycle();
+    let step = Duration::from_millis(20);
+    for _ in 0..time.as_millis() / step.as_millis() {
+        for _ in 0..10 {
+            let port = 2000 + next.next().unwrap();
+            s.fabric.inject(s.client, datagram(&there, (port, 53)));
+            s.fabric.inject(s.server, datagram(&back, (53, port)));
+        }
+        s.fabric.advance(step);
+        for (bits, port) in bits.iter_mut().zip([s.server, s.client]) {
+            for frame in s.fabric.receive_at(port) {
+                *bits += 8000 * u64::try_from(payloads(&frame).len()).unwrap();
+            }
+        }
+    }
+    bits
+}
+
+fn exactly(bits: [u64; 2], rate: u64, seconds: u64, what: &str) {
+    for bits in bits {
+        let wanted = rate * seconds;
+        assert!(
+            bits.abs_diff(wanted) <= wanted / 1000 + 8000,
+            "{what}: {bits} of {wanted}"
+        );
+    }
+}
+
+#[test]
+fn a_shapers_rate_is_one_whichever_workers_have_its_connections() {
+    for (workers, v6) in [(1, false), (2, true), (3, false), (4, true)] {
+        let mut s = scene(1, workers, |_, _| {});
+        let chain = (s.fabric.plan).chain(vec![from_network(s.net)], vec![]);
+        s.fabric.apply();
+        // Connections on every worker, before anything shapes them.
+        offer(&mut s, v6, Duration::from_millis(200), 40);
+        let set = |s: &mut Scene, functions: Vec<FunctionKind>| {
+            s.fabric.plan.set_functions(chain, functions);
+            s.fabric.apply();
+            // Bursts go, and queues fill.
+            offer(s, v6, Duration::from_secs(1), 60);
+        };
+        let ten = Duration::from_secs(10);
+        set(&mut s, vec![shaper(2_000_000)]);
+        let bits = offer(&mut s, v6, ten, 60);
+        exactly(bits, 2_000_000, 10, &format!("{workers}: one"));
+        set(&mut s, vec![shaper(2_000_000), shaper(1_000_000)]);
+        let bits = offer(&mut s, v6, ten, 60);
+        exactly(bits, 1_000_000, 10, &format!("{workers}: the second"));
+        // The first goes while the second's queue is full: that one's rate holds across the change.
+        s.fabric.plan.chain_mut(chain).functions.remove(0);
+        s.fabric.apply();
+        let bits = offer(&mut s, v6, ten, 80);
+        exactly(bits, 1_000_000, 10, &format!("{workers}: the second alone"));
+        // Without shapers all goes again, and nothing waits.
+        s.fabric.plan.set_functions(chain, vec![]);
+        s.fabric.apply();
+        s.fabric.advance(Duration::from_secs(1));
+        assert_eq!(s.fabric.total().held, 0);
     }
 }

@@ -4,16 +4,17 @@
 //! counted here, in segments, under a name.
 
 use net::{
-    Consumed, Copied, DropReason, FiveTuple, Gso, Mac, Now, Originated, Packet, PacketPool, PortId,
-    headers::Quoted, rewrite,
+    Consumed, Copied, DropReason, Errand, FiveTuple, Gso, Mac, Now, Originated, Packet, PacketPool,
+    PortId, headers::Quoted, rewrite,
 };
 use nfv::functions::shaper::ShaperQueue;
 
 use super::{
-    Out, Settings,
+    Out, Settings, WorkerId,
     drops::Drops,
     flow::{Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, Stage, Verdict},
     ledger::Ledger,
+    shaper_owner,
     tables::{HopId, Tables, service},
 };
 use crate::{io::Tunnelled, stats::Counters};
@@ -36,6 +37,8 @@ pub(super) struct Hands {
     pub(super) ledger: Ledger,
     pub(super) drops: Drops,
     pub(super) counters: Counters,
+    worker: WorkerId,
+    workers: u16,
     queues: Vec<[Option<Queue>; 2]>,
     waiting: Vec<Lane>,
     answers: Vec<Answers>,
@@ -46,6 +49,16 @@ pub(super) struct Hands {
 struct Queue {
     shaper: ShaperQueue,
     policy: hostconfig::Shaper,
+}
+
+/// What became of a packet that came to a queue.
+enum Queued {
+    /// It waits.
+    Waits,
+    /// It was dropped, or waits at another worker.
+    Gone,
+    /// The shaper is no more: nothing holds it up.
+    Free(Packet),
 }
 
 /// How many answers a port got in this second.
@@ -61,6 +74,8 @@ impl Hands {
             ledger: Ledger::default(),
             drops: Drops::new(settings.drop_records, settings.seed),
             counters: Counters::default(),
+            worker: settings.worker,
+            workers: settings.workers,
             queues: Vec::new(),
             waiting: Vec::new(),
             answers: Vec::new(),
@@ -121,13 +136,7 @@ impl Hands {
                     }
                 }
                 Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
-                Action::Queue(lane) => {
-                    packet.set_tag(id.number());
-                    if self.wait(*lane, packet, cx) {
-                        programs.hold(id);
-                    }
-                    return;
-                }
+                Action::Queue(_) => return self.queue_up(programs, id, at, packet, cx),
                 Action::Output(_)
                 | Action::Tunnel { .. }
                 | Action::Refuse(_)
@@ -138,6 +147,30 @@ impl Hands {
             }
         }
         self.lose(packet, DropReason::NoReceiver, cx);
+    }
+
+    /// The part of a program behind its rewrites: queues, one after the other, then what sends.
+    fn queue_up(
+        &mut self,
+        programs: &mut Programs,
+        id: ProgramId,
+        mut at: usize,
+        mut packet: Packet,
+        cx: &mut Cx<'_>,
+    ) {
+        let Some(flow) = programs.get(id) else {
+            return self.lose(packet, DropReason::FunctionFault, cx);
+        };
+        while let Some(Action::Queue(lane)) = flow.actions.get(at) {
+            packet.set_tag(id.number());
+            packet = match self.wait(*lane, packet, cx) {
+                Queued::Waits => return programs.hold(id),
+                Queued::Gone => return,
+                Queued::Free(packet) => packet,
+            };
+            at += 1;
+        }
+        self.send(flow, at, packet, cx);
     }
 
     /// Runs an answer about an ICMP error: what it quotes is translated too. `tuples` are those of the error's own side and of the
@@ -345,16 +378,52 @@ impl Hands {
         answers.count <= self.answers_per_second
     }
 
-    /// Puts a packet into a queue; `false` when it was dropped. What may go at once goes with the next release.
-    fn wait(&mut self, lane: Lane, packet: Packet, cx: &mut Cx<'_>) -> bool {
+    /// A packet of this worker's comes to a queue: its own, or that of the shaper's owner, from where it comes back.
+    fn wait(&mut self, lane: Lane, mut packet: Packet, cx: &mut Cx<'_>) -> Queued {
+        let owner = match cx.tables.hop(lane.hop) {
+            Some(hop) if self.workers > 1 => shaper_owner(hop, self.workers),
+            Some(_) | None => self.worker,
+        };
+        if owner == self.worker {
+            return self.enqueue(lane, packet, cx);
+        }
+        packet.set_errand(Errand::Wait {
+            queue: lane.number(),
+            from: self.worker.0,
+        });
+        self.hand(owner, packet, cx);
+        Queued::Gone
+    }
+
+    /// Another worker's packet comes to wait here.
+    pub(super) fn lodge(&mut self, lane: Lane, from: WorkerId, packet: Packet, cx: &mut Cx<'_>) {
+        // Whether the queue is still this worker's is not asked: tables that differ must not pass a packet round for ever.
+        if let Queued::Free(packet) = self.enqueue(lane, packet, cx) {
+            self.send_back(lane, from, packet, cx);
+        }
+    }
+
+    fn send_back(&mut self, lane: Lane, to: WorkerId, mut packet: Packet, cx: &mut Cx<'_>) {
+        packet.set_errand(Errand::Waited {
+            queue: lane.number(),
+        });
+        self.hand(to, packet, cx);
+    }
+
+    fn hand(&mut self, to: WorkerId, packet: Packet, cx: &mut Cx<'_>) {
+        self.ledger.handed_over += u64::from(packet.segments());
+        cx.out.handed.push((to, packet));
+    }
+
+    /// Puts a packet into a queue. What may go at once goes with the next release.
+    fn enqueue(&mut self, lane: Lane, packet: Packet, cx: &mut Cx<'_>) -> Queued {
         let hop = lane.hop;
         let refusal = Refusal {
             hop: Some(hop),
             ..Refusal::new(DropReason::ShaperQueueFull, Stage::Chain)
         };
         let Some(policy) = cx.tables.hop(hop).and_then(|h| h.shaper.as_ref()) else {
-            self.lose(packet, DropReason::FunctionFault, cx);
-            return false;
+            return Queued::Free(packet);
         };
         let at = hop.0 as usize;
         if at >= self.queues.len() {
@@ -366,7 +435,7 @@ impl Hands {
             .and_then(|of| of.get_mut(lane.side as usize));
         let Some(slot) = slot else {
             self.lose(packet, DropReason::FunctionFault, cx);
-            return false;
+            return Queued::Gone;
         };
         let queue = slot.get_or_insert_with(|| Queue {
             shaper: ShaperQueue::new(policy, QUEUE_PACKETS, cx.now),
@@ -384,12 +453,12 @@ impl Hands {
                 if was_empty {
                     self.waiting.push(lane);
                 }
-                true
+                Queued::Waits
             }
             Err(packet) => {
                 self.counters.hop(hop).count_drop(segments);
                 self.drop(packet, &refusal, cx.now, cx.pool);
-                false
+                Queued::Gone
             }
         }
     }
@@ -416,7 +485,12 @@ impl Hands {
                     .ledger
                     .held
                     .saturating_sub(u64::from(packet.segments()));
-                self.go_on(programs, lane, packet, cx);
+                if let Errand::Wait { from, .. } = packet.errand() {
+                    self.send_back(lane, WorkerId(from), packet, cx);
+                } else {
+                    programs.release(ProgramId::from_number(packet.tag()));
+                    self.go_on(programs, lane, packet, cx);
+                }
             }
             let next = self.queue(lane).and_then(|q| q.shaper.next_wake(cx.now));
             match next {
@@ -461,10 +535,17 @@ impl Hands {
         }
     }
 
-    /// A packet that has waited goes on behind its queue.
-    fn go_on(&mut self, programs: &mut Programs, lane: Lane, packet: Packet, cx: &mut Cx<'_>) {
+    /// A packet that has waited, here or elsewhere, goes on behind its queue. While it waited elsewhere nothing kept its program; one
+    /// that went meanwhile, of tens of thousands, is a fault with a name.
+    pub(super) fn go_on(
+        &mut self,
+        programs: &mut Programs,
+        lane: Lane,
+        mut packet: Packet,
+        cx: &mut Cx<'_>,
+    ) {
+        packet.set_errand(Errand::Run);
         let id = ProgramId::from_number(packet.tag());
-        programs.release(id);
         let Some(flow) = programs.get(id) else {
             return self.lose(packet, DropReason::FunctionFault, cx);
         };
@@ -473,15 +554,7 @@ impl Hands {
             .iter()
             .position(|a| *a == Action::Queue(lane))
             .map_or(flow.actions.len(), |at| at + 1);
-        match flow.actions.get(behind) {
-            Some(Action::Queue(next)) => {
-                if self.wait(*next, packet, cx) {
-                    programs.hold(id);
-                }
-            }
-            Some(_) => self.send(flow, behind, packet, cx),
-            None => self.lose(packet, DropReason::NoReceiver, cx),
-        }
+        self.queue_up(programs, id, behind, packet, cx);
     }
 
     /// Drops all that waits.
@@ -492,7 +565,9 @@ impl Hands {
         }
         self.waiting.clear();
         for packet in gone {
-            programs.release(ProgramId::from_number(packet.tag()));
+            if packet.errand() == Errand::Run {
+                programs.release(ProgramId::from_number(packet.tag()));
+            }
             let segments = u64::from(packet.segments());
             self.ledger.held = self.ledger.held.saturating_sub(segments);
             let refusal = Refusal::new(DropReason::Shutdown, Stage::Egress);

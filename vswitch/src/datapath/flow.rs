@@ -139,6 +139,26 @@ pub struct Lane {
     pub side: Side,
 }
 
+impl Lane {
+    /// As a number, for a packet that goes to wait at another worker.
+    pub const fn number(self) -> u32 {
+        self.hop.0 << 1 | self.side as u32
+    }
+
+    /// From the number of [`Lane::number`].
+    pub const fn from_number(number: u32) -> Self {
+        let side = if number & 1 == 0 {
+            Side::Original
+        } else {
+            Side::Reply
+        };
+        Self {
+            hop: HopId(number >> 1),
+            side,
+        }
+    }
+}
+
 /// One thing to do with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {

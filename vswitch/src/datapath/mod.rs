@@ -28,7 +28,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use net::{Batch, DropReason, FiveTuple, Now, Origin, Packet, PacketPool, Zone};
+use net::{Batch, DropReason, Errand, FiveTuple, Now, Origin, Packet, PacketPool, Zone};
 use nfv::conntrack::{self, Conntrack, Entry, Hit, Track, TrackInput};
 use overlay::Place;
 
@@ -205,11 +205,27 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     ) {
         for packet in batch.drain() {
             self.hands.ledger.handed_in += u64::from(packet.segments());
-            self.jobs.push(Job {
-                packet,
-                way: Way::Open(None),
-                handed: true,
-            });
+            let mut cx = execute::Cx {
+                tables,
+                now,
+                pool,
+                out,
+            };
+            match packet.errand() {
+                Errand::Run => self.jobs.push(Job {
+                    packet,
+                    way: Way::Open(None),
+                    handed: true,
+                }),
+                Errand::Wait { queue, from } => {
+                    let lane = Lane::from_number(queue);
+                    self.hands.lodge(lane, WorkerId(from), packet, &mut cx);
+                }
+                Errand::Waited { queue } => {
+                    let lane = Lane::from_number(queue);
+                    self.hands.go_on(&mut self.programs, lane, packet, &mut cx);
+                }
+            }
         }
         self.lookup(tables, now);
         self.resolve(tables, now);
@@ -558,6 +574,13 @@ fn release(claims: &Claims, settings: &Settings, entry: &Entry) {
 fn home(settings: &Settings, tuple: &FiveTuple) -> WorkerId {
     let workers = u64::from(settings.workers.max(1));
     let at = tuple.symmetric_hash(settings.seed) % workers;
+    WorkerId(u16::try_from(at).unwrap_or(0))
+}
+
+/// The worker that has a shaper's queues, so that its rate is one, whichever worker has the connections.
+fn shaper_owner(hop: &tables::Hop, workers: u16) -> WorkerId {
+    let [.., a, b, c, d] = *hop.function.uuid().as_bytes();
+    let at = u32::from_be_bytes([a, b, c, d]) % u32::from(workers.max(1));
     WorkerId(u16::try_from(at).unwrap_or(0))
 }
 

@@ -15,7 +15,7 @@ use nfv::conntrack::{
 use super::{
     Action, CompiledFlow, Datapath, Job, ProgramId, Refusal, Stage, Verdict, Way, WorkerId,
     flow::Found,
-    home, invalid, release,
+    home, invalid, release, shaper_owner,
     tables::Tables,
     walk::{Known, Lent, Outcome, Tracking, walk},
     zone_and_tuple,
@@ -205,7 +205,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 .all(|(zone, tuple)| self.claims.claim(*zone, *tuple, me).is_ok())
     }
 
-    /// A shaper has one owner, so that its rate is one: connections that wait in it are that worker's.
+    /// A connection that begins with a shaper in its way begins at the first one's owner: its packets need not go there to wait.
     fn shaped_elsewhere(&self, tables: &Tables, flow: &CompiledFlow) -> Option<WorkerId> {
         if self.settings.workers <= 1 {
             return None;
@@ -222,9 +222,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => None,
         })?;
-        let [.., a, b, c, d] = *hop.function.uuid().as_bytes();
-        let at = u32::from_be_bytes([a, b, c, d]) % u32::from(self.settings.workers);
-        let owner = WorkerId(u16::try_from(at).unwrap_or(0));
+        let owner = shaper_owner(hop, self.settings.workers);
         (owner != self.settings.worker).then_some(owner)
     }
 
