@@ -72,6 +72,8 @@ pub enum Errand {
     /// The other is home to its connection: it runs the packet.
     #[default]
     Run,
+    /// It is a fragment, and meets the others of its packet there.
+    Meet,
     /// The other has the queue of this number: the packet waits there and comes back to `from`. Its tag stays what `from` made it.
     Wait {
         /// The queue.

@@ -61,9 +61,9 @@ closed_list! {
         MalformedOffload => "malformed_offload",
         /// A checksum that was to be verified and did not hold.
         BadChecksum => "bad_checksum",
-        /// A later fragment whose first fragment was not seen.
+        /// A later fragment that waited for its packet's first one in vain.
         FragmentUnmatched => "fragment_unmatched",
-        /// The table of fragments in flight is full.
+        /// There is no room for another fragment in flight, or it had to go for a newer one of the same origin.
         FragmentTableFull => "fragment_table_full",
         /// A tagged frame on a port that carries no VLANs.
         VlanNotAllowed => "vlan_not_allowed",

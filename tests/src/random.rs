@@ -12,7 +12,7 @@ use hostconfig::{
     port::AddressPair,
 };
 use net::{
-    DropReason, Id, Mac, PortRange, Prefix, UnicastMac,
+    DropReason, Fragment, Id, Mac, PortRange, Prefix, UnicastMac,
     flow_key::proto,
     ids::kind,
     testkit::{FrameBuilder, any_frame, mac},
@@ -357,7 +357,6 @@ struct Player {
     built: Built,
     received: Vec<(PortUuid, Vec<u8>)>,
     tcp_port: u16,
-    workers: u16,
 }
 
 /// Plays a scenario, and holds the fabric to the oracle at every step.
@@ -371,7 +370,6 @@ pub fn play(scenario: &Scenario, build: Build) {
         built,
         received: vec![],
         tcp_port: 20_000,
-        workers: build.workers,
     };
     for (n, op) in scenario.ops.iter().enumerate() {
         player.step(&format!("step {n}, {op:?}"), op);
@@ -409,16 +407,16 @@ impl Player {
             Kind::Other => one(between.other(if n.is_multiple_of(2) { 47 } else { 50 })),
             Kind::Fragments => {
                 let whole = between.udp(sport, dport).payload(&[7; 64]);
-                // A device puts all fragments of a packet into one queue; this fabric's coin does not.
-                if self.workers > 1 {
-                    return one(whole);
+                self.tcp_port += 1;
+                let id = u32::from(self.tcp_port);
+                let piece = |id, at, more| whole.clone().fragment(id, at, more).build();
+                let (first, later) = (piece(id, 0, true), piece(id, 9, false));
+                // Either may come first; the last one's first never comes.
+                if n.is_multiple_of(2) {
+                    vec![first, later, piece(id + 0x4000, 9, false)]
+                } else {
+                    vec![later, first, piece(id + 0x4000, 9, false)]
                 }
-                let id = u32::from(self.tcp_port) + u32::from(n);
-                vec![
-                    whole.clone().fragment(id, 0, true).build(),
-                    whole.clone().fragment(id, 9, false).build(),
-                    whole.fragment(id + 0x4000, 9, false).build(),
-                ]
             }
             Kind::WhoHas => vec![between.who_has()],
             Kind::WhoHasNobody => {
@@ -630,7 +628,7 @@ fn spoof(plan: &Plan, from: PortUuid, other: PortUuid, how: usize, v6: bool) -> 
 pub fn explained(scenario: &Scenario) {
     let built = scenario.build();
     for (n, op) in scenario.ops.iter().enumerate() {
-        let (Op::Send(from, to, kind, number, v6), workers) = (op, 1) else {
+        let Op::Send(from, to, kind, number, v6) = op else {
             continue;
         };
         let mut player = Player {
@@ -639,7 +637,6 @@ pub fn explained(scenario: &Scenario) {
             built: scenario.build(),
             received: vec![],
             tcp_port: 20_000,
-            workers,
         };
         let from = player.port(*from);
         let to = player.peer(from, *to);
@@ -651,7 +648,11 @@ pub fn explained(scenario: &Scenario) {
             v6: *v6,
         };
         let frames = player.frame(&between, *kind, *number);
-        if let Some(frame) = frames.first() {
+        // A fragment that waits for its first goes nowhere yet.
+        let goes = |frame: &&Vec<u8>| {
+            net::Headers::parse(frame).is_ok_and(|(_, key)| key.ip_frag != Fragment::Later as u8)
+        };
+        if let Some(frame) = frames.iter().find(goes) {
             player.explained(&format!("step {n}, {op:?}"), from, frame);
         }
     }

@@ -1,6 +1,10 @@
-//! Several workers are one switch: shapers and changed addresses, whoever reads a packet.
+//! Several workers are one switch: fragments, shapers and changed addresses, whoever reads a packet.
 
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests fail loudly"
+)]
 
 use std::time::Duration;
 
@@ -9,20 +13,25 @@ use hostconfig::{
     group::{Direction, Family, L4Match},
     port::AddressPair,
 };
-use net::{DropReason, Headers, PortRange, Prefix, UnicastMac, flow_key::proto, testkit::mac};
+use net::{
+    DropReason, Headers, PortRange, Prefix, UnicastMac,
+    flow_key::proto,
+    testkit::{FrameBuilder, mac},
+};
 use tests::{
-    fabric::{Build, Fabric, payloads},
+    fabric::{Build, Fabric, Received, payloads},
     plan::{NetId, Plan, PortUuid, allow, allow_all, from_network},
     traffic::Between,
 };
 use vswitch::io::memory::Frame;
 
-/// A client that may ask anything and hears answers alone, a server of UDP 53 on host `far`.
+/// A client that may ask anything and hears answers alone, a server of UDP 53 on host `far`, and a third port beside the client.
 struct Scene {
     fabric: Fabric,
     net: NetId,
     client: PortUuid,
     server: PortUuid,
+    third: PortUuid,
 }
 
 fn scene(far: usize, workers: u16, change: impl FnOnce(&mut Plan, PortUuid)) -> Scene {
@@ -37,6 +46,7 @@ fn scene(far: usize, workers: u16, change: impl FnOnce(&mut Plan, PortUuid)) -> 
     let serves = plan.group(vec![dns(Family::V4), dns(Family::V6)]);
     let client = plan.port(0, net, &[asks]);
     let server = plan.port(far, net, &[serves]);
+    let third = plan.port(0, net, &[asks]);
     change(&mut plan, client);
     let build = Build {
         workers,
@@ -48,7 +58,40 @@ fn scene(far: usize, workers: u16, change: impl FnOnce(&mut Plan, PortUuid)) -> 
         net,
         client,
         server,
+        third,
     }
+}
+
+/// One datagram in three pieces.
+fn pieces(udp: &FrameBuilder, id: u32) -> [Vec<u8>; 3] {
+    let piece = |offset, more| {
+        let piece = udp.clone().payload(&[7; 64]).fragment(id, offset, more);
+        piece.build()
+    };
+    // Eight bytes of UDP and 64 of payload, then 64 each.
+    [piece(0, true), piece(9, true), piece(17, false)]
+}
+
+const ORDERS: [[usize; 3]; 6] = [
+    [0, 1, 2],
+    [0, 2, 1],
+    [1, 0, 2],
+    [1, 2, 0],
+    [2, 0, 1],
+    [2, 1, 0],
+];
+
+/// Sends the pieces in this order; all that arrived, once all are sent.
+fn send_pieces(
+    fabric: &mut Fabric,
+    from: PortUuid,
+    udp: &FrameBuilder,
+    id: u32,
+    order: [usize; 3],
+) -> Vec<Received> {
+    let pieces = pieces(udp, id);
+    let sent = order.iter().flat_map(|n| fabric.send(from, &pieces[*n]));
+    sent.collect()
 }
 
 fn upcalls(fabric: &Fabric) -> u64 {
@@ -57,6 +100,142 @@ fn upcalls(fabric: &Fabric) -> u64 {
         .flat_map(|h| fabric.datapaths(h))
         .map(|d| d.counters().lookups.upcall)
         .sum()
+}
+
+#[test]
+fn the_fragments_of_a_packet_meet_whoever_reads_them_and_in_whichever_order() {
+    for v6 in [false, true] {
+        for (workers, far) in [(1, 1), (2, 0), (3, 1), (4, 1)] {
+            let mut s = scene(far, workers, |_, _| {});
+            let plan = s.fabric.plan.clone();
+            let there = Between {
+                plan: &plan,
+                from: s.client,
+                to: s.server,
+                v6,
+            };
+            let back = Between {
+                from: s.server,
+                to: s.client,
+                ..there
+            };
+            for (n, order) in (0u16..24).zip(ORDERS.into_iter().cycle()) {
+                let asked = there.udp(2000 + n, 53);
+                let got = send_pieces(&mut s.fabric, s.client, &asked, n.into(), order);
+                assert_eq!(got.len(), 3, "{workers} workers, {order:?}");
+                assert!(got.iter().all(|r| r.port == s.server));
+                // The answer is let in by the record alone: each fragment must find it.
+                let answer = back.udp(53, 2000 + n);
+                let id = 0x8000 + u32::from(n);
+                let got = send_pieces(&mut s.fabric, s.server, &answer, id, order);
+                assert_eq!(got.len(), 3, "{workers} workers, {order:?}");
+                assert!(got.iter().all(|r| r.port == s.client));
+            }
+            assert_eq!(s.fabric.total().dropped_total(), 0);
+            assert_eq!(s.fabric.total().held, 0);
+        }
+    }
+}
+
+#[test]
+fn the_fragments_of_a_packet_have_one_member() {
+    for v6 in [false, true] {
+        for workers in 1..=3 {
+            let mut plan = Plan::new(3);
+            let net = plan.network("net");
+            let open = plan.open_group();
+            let client = plan.port(0, net, &[open]);
+            let members: Vec<_> = (0..4).map(|n| plan.port(n % 3, net, &[open])).collect();
+            let (vip, balancer) = plan.load_balancer(net, v6, (proto::UDP, 80), &members);
+            plan.chain(
+                vec![from_network(net)],
+                vec![FunctionKind::LoadBalancer(balancer)],
+            );
+            let build = Build {
+                workers,
+                seed: 7,
+                ..Build::default()
+            };
+            let mut fabric = Fabric::build(plan, build);
+            let plan = fabric.plan.clone();
+            for (n, order) in (0u16..24).zip(ORDERS.into_iter().cycle()) {
+                let between = |from, to| Between {
+                    plan: &plan,
+                    from,
+                    to,
+                    v6,
+                };
+                let asked = between(client, vip).udp(2000 + n, 80);
+                let got = send_pieces(&mut fabric, client, &asked, n.into(), order);
+                assert_eq!(got.len(), 3, "{workers} workers, {order:?}");
+                let member = got[0].port;
+                for r in &got {
+                    let (_, key) = Headers::parse(&r.frame.bytes).unwrap();
+                    assert_eq!((r.port, key.dst_addr()), (member, plan.addr(member, v6)));
+                }
+                let answer = between(member, client).udp(8080, 2000 + n);
+                let got = send_pieces(&mut fabric, member, &answer, 0x8000 + u32::from(n), order);
+                assert_eq!(got.len(), 3, "{workers} workers, {order:?}");
+                for r in &got {
+                    let (_, key) = Headers::parse(&r.frame.bytes).unwrap();
+                    assert_eq!((r.port, key.src_addr()), (client, plan.addr(vip, v6)));
+                }
+            }
+            assert_eq!(fabric.total().dropped_total(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_fragment_that_waits_for_its_first_in_vain_says_so() {
+    for workers in [1, 3] {
+        let mut s = scene(1, workers, |_, _| {});
+        let plan = s.fabric.plan.clone();
+        let udp = Between {
+            plan: &plan,
+            from: s.client,
+            to: s.server,
+            v6: false,
+        }
+        .udp(2000, 53);
+        let [first, later, _] = pieces(&udp, 5);
+        assert_eq!(s.fabric.send_judged(s.client, &later), (vec![], vec![]));
+        assert_eq!(s.fabric.total().held, 1);
+        s.fabric.advance(Duration::from_secs(3));
+        assert_eq!(
+            s.fabric.total().dropped(DropReason::FragmentUnmatched),
+            1,
+            "its time is over"
+        );
+        assert_eq!(s.fabric.total().held, 0);
+        // The first one comes too late for it, and goes alone.
+        assert_eq!(s.fabric.send(s.client, &first).len(), 1);
+    }
+}
+
+#[test]
+fn who_sends_fragments_without_a_first_takes_no_room_from_others() {
+    let mut s = scene(1, 1, |_, _| {});
+    let plan = s.fabric.plan.clone();
+    let between = |from| Between {
+        plan: &plan,
+        from,
+        to: s.server,
+        v6: false,
+    };
+    for id in 0..400 {
+        let [_, later, _] = pieces(&between(s.third).udp(9, 53), id);
+        assert_eq!(s.fabric.send(s.third, &later), []);
+    }
+    let full = s.fabric.total().dropped(DropReason::FragmentTableFull);
+    assert_eq!(full + s.fabric.total().held, 400);
+    assert!(full >= 300, "{full} were displaced by their own");
+    let udp = between(s.client).udp(2000, 53);
+    let got = send_pieces(&mut s.fabric, s.client, &udp, 5, [2, 1, 0]);
+    assert_eq!(got.len(), 3);
+    // The newest of the flooder's are there.
+    let [first, ..] = pieces(&between(s.third).udp(9, 53), 399);
+    assert_eq!(s.fabric.send(s.third, &first).len(), 2);
 }
 
 /// The client may also send from this address.

@@ -134,6 +134,8 @@ struct Host {
     conns: Vec<Conn>,
     /// Ports of first fragments, by origin, addresses, protocol and identification.
     fragments: BTreeMap<FragmentKey, (u16, u16)>,
+    /// Later fragments that wait for theirs.
+    early: Vec<(FragmentKey, Arrival)>,
 }
 
 /// Who gets the frame, and what it looks like then; or why nobody does.
@@ -150,7 +152,7 @@ fn is_end(side: Side, (port, network, project): End) -> bool {
     }
 }
 
-type FragmentKey = (Option<PortUuid>, [u8; 16], [u8; 16], u8, u32);
+type FragmentKey = (Option<PortUuid>, NetId, [u8; 16], [u8; 16], u8, u32);
 
 /// The naive switch of a whole fabric.
 #[derive(Debug, Clone)]
@@ -296,6 +298,24 @@ impl Host {
         fate: &mut Fate,
     ) -> Vec<(usize, Arrival)> {
         let mut arrival = arrival.clone();
+        let Some(waited) = self.defragment(origin, &mut arrival) else {
+            return vec![];
+        };
+        let mut out = self.go_on(origin, arrival, seen, fate);
+        for arrival in waited {
+            out.extend(self.go_on(origin, arrival, seen, fate));
+        }
+        out
+    }
+
+    /// The same, with ports.
+    fn go_on(
+        &mut self,
+        origin: Option<PortUuid>,
+        mut arrival: Arrival,
+        seen: &[PortUuid],
+        fate: &mut Fate,
+    ) -> Vec<(usize, Arrival)> {
         let receivers = match self.admit(origin, &mut arrival) {
             Err(reason) => vec![Err(reason)],
             Ok(Some(answer)) => {
@@ -343,7 +363,6 @@ impl Host {
         if !up || port.as_ref().is_some_and(|p| !p.admin_up) {
             return Err(DropReason::AdminDown);
         }
-        self.defragment(origin, a)?;
         let Some(port) = port else {
             let mut ours = self.ports().filter(|p| p.network == a.network);
             let forged = ours.any(|p| macs_of(p).contains(&a.key.src_mac()));
@@ -357,22 +376,30 @@ impl Host {
         Ok(self.answer(&port, a).map(|answer| (port.id, answer)))
     }
 
-    /// A later fragment gets the ports of its first.
-    fn defragment(&mut self, origin: Option<PortUuid>, a: &mut Arrival) -> Result<(), DropReason> {
-        let id = (
-            origin,
-            a.key.ip_src,
-            a.key.ip_dst,
-            a.key.ip_proto,
-            a.fragment_id,
-        );
-        if a.key.ip_frag == Fragment::First as u8 {
-            self.fragments.insert(id, (a.key.l4_src, a.key.l4_dst));
-        } else if a.key.ip_frag == Fragment::Later as u8 {
-            let ports = self.fragments.get(&id);
-            (a.key.l4_src, a.key.l4_dst) = *ports.ok_or(DropReason::FragmentUnmatched)?;
+    /// A later fragment gets the ports of its first, or waits for it (`None`). With a first one come those that waited for it.
+    fn defragment(&mut self, origin: Option<PortUuid>, a: &mut Arrival) -> Option<Vec<Arrival>> {
+        let key = &mut a.key;
+        let (src, dst) = (key.ip_src, key.ip_dst);
+        let id = (origin, a.network, src, dst, key.ip_proto, a.fragment_id);
+        if key.ip_frag == Fragment::First as u8 {
+            let ports = (key.l4_src, key.l4_dst);
+            self.fragments.insert(id, ports);
+            let early = std::mem::take(&mut self.early);
+            let (mut waited, early): (Vec<_>, _) = early.into_iter().partition(|(of, _)| *of == id);
+            self.early = early;
+            for (_, later) in &mut waited {
+                (later.key.l4_src, later.key.l4_dst) = ports;
+            }
+            return Some(waited.into_iter().map(|(_, later)| later).collect());
         }
-        Ok(())
+        if key.ip_frag == Fragment::Later as u8 {
+            let Some(ports) = self.fragments.get(&id) else {
+                self.early.push((id, a.clone()));
+                return None;
+            };
+            (key.l4_src, key.l4_dst) = *ports;
+        }
+        Some(vec![])
     }
 
     /// What the switch answers itself.

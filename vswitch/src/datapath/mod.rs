@@ -1,6 +1,6 @@
 //! How does a batch of packets get from where it entered to where it goes?
 //!
-//! The packet's corridor, in walking order: [`ingress`] (parse), [`cache`] and the connection table (is it decided already?),
+//! The packet's corridor, in walking order: [`ingress`] (parse), [`mod@fragments`] (which are one packet), [`cache`] and the connection table (is it decided already?),
 //! [`upcall`] (a miss walks the [`tables`] once, see [`mod@walk`]), [`flow`] (the answer), [`execute`] (actions), [`egress`] (who gets
 //! what). [`mod@explain`] is the same walk, told. A [`Datapath`] is one worker's: it shares nothing on the way but [`claims`], which
 //! only misses read, and does no I/O: packets in, packets out, time is an argument.
@@ -17,6 +17,7 @@ pub mod egress;
 pub mod execute;
 pub mod explain;
 pub mod flow;
+pub mod fragments;
 pub mod ingress;
 pub mod ledger;
 pub mod tables;
@@ -28,7 +29,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use net::{Batch, DropReason, Errand, FiveTuple, Now, Origin, Packet, PacketPool, Zone};
+use net::{Batch, DropReason, Errand, FiveTuple, Fragment, Now, Origin, Packet, PacketPool, Zone};
 use nfv::conntrack::{self, Conntrack, Entry, Hit, Track, TrackInput};
 use overlay::Place;
 
@@ -43,7 +44,7 @@ pub use tables::{HopId, Tables, ZoneMap};
 use cache::Megaflows;
 use execute::Hands;
 use flow::Found;
-use ingress::Fragments;
+use fragments::{Fragments, Met, Room};
 
 use crate::{io::Tunnelled, stats::Counters};
 
@@ -64,6 +65,8 @@ pub struct Settings {
     pub megaflows: usize,
     /// The most packets whose later fragments are waited for.
     pub fragments: usize,
+    /// The most fragments that wait for the first of their packet.
+    pub early_fragments: usize,
     /// The most drop records.
     pub drop_records: usize,
     /// The most answers a second for one port.
@@ -83,6 +86,7 @@ impl Default for Settings {
             programs: 65_536,
             megaflows: 65_536,
             fragments: 4096,
+            early_fragments: 256,
             drop_records: 1024,
             answers_per_second: 1000,
             timeouts: conntrack::Timeouts::default(),
@@ -106,6 +110,7 @@ pub struct Datapath<M = Vec<Entry>> {
     programs: Programs,
     megaflows: Megaflows,
     fragments: Fragments,
+    met: Vec<Met>,
     jobs: Vec<Job>,
     /// Answers that are used once: those about ICMP errors.
     once: Vec<CompiledFlow>,
@@ -164,12 +169,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 conntrack.close(conn);
             }
         }
+        let room = Room {
+            firsts: settings.fragments,
+            early: settings.early_fragments,
+        };
         Self {
             claims,
             conntrack,
             programs: Programs::new(settings.programs.max(256), settings.seed),
             megaflows: Megaflows::new(settings.megaflows, settings.seed),
-            fragments: Fragments::new(settings.fragments, settings.seed),
+            fragments: Fragments::new(room, settings.seed),
+            met: Vec::new(),
             jobs: Vec::with_capacity(net::batch::BATCH),
             once: Vec::new(),
             hands: Hands::new(&settings),
@@ -217,6 +227,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     way: Way::Open(None),
                     handed: true,
                 }),
+                Errand::Meet => self.meet(packet, now),
                 Errand::Wait { queue, from } => {
                     let lane = Lane::from_number(queue);
                     self.hands.lodge(lane, WorkerId(from), packet, &mut cx);
@@ -310,7 +321,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     fn admit(&mut self, batch: &mut Batch, now: Now) {
         self.hands.counters.batch(batch.len());
         for mut packet in batch.drain() {
-            let admitted = ingress::admit(&mut packet, &mut self.fragments, now);
+            let admitted = ingress::admit(&mut packet);
             let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
             self.hands.ledger.rx += segments;
             let mut port = None;
@@ -319,6 +330,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 port = Some(id);
             }
             let way = match admitted {
+                Ok(()) if packet.key().ip_frag != Fragment::Whole as u8 => {
+                    self.bring_together(packet, now);
+                    continue;
+                }
                 Ok(()) => Way::Open(None),
                 Err(reason) => Way::Drop(Refusal {
                     port,
@@ -330,6 +345,53 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 way,
                 handed: false,
             });
+        }
+    }
+
+    /// A fragment goes to where those of its packet meet, which may be here.
+    fn bring_together(&mut self, mut packet: Packet, now: Now) {
+        let home = self.fragments.home(&packet, self.settings.workers);
+        if home == self.settings.worker {
+            return self.meet(packet, now);
+        }
+        packet.set_errand(Errand::Meet);
+        self.jobs.push(Job {
+            packet,
+            way: Way::Hand(home),
+            handed: false,
+        });
+    }
+
+    /// A fragment is here, where those of its packet meet. What goes on goes as if it had just been read: its connection may be at
+    /// home elsewhere.
+    fn meet(&mut self, mut packet: Packet, now: Now) {
+        packet.set_errand(Errand::Run);
+        let before = self.fragments.waiting();
+        self.fragments.meet(packet, now, &mut self.met);
+        // A fragment is one segment.
+        let held = self.hands.ledger.held + self.fragments.waiting() as u64;
+        self.hands.ledger.held = held.saturating_sub(before as u64);
+        for (packet, goes) in self.met.drain(..) {
+            let way = match goes {
+                Ok(()) => Way::Open(None),
+                Err(reason) => Way::Drop(unmet(&packet, reason)),
+            };
+            self.jobs.push(Job {
+                packet,
+                way,
+                handed: false,
+            });
+        }
+    }
+
+    /// Drops the fragments that waited for their first in vain.
+    fn give_up_fragments(&mut self, now: Now, pool: &mut PacketPool) {
+        self.fragments.expire(now, &mut self.met);
+        for (packet, goes) in self.met.drain(..) {
+            let reason = goes.err().unwrap_or(DropReason::FragmentUnmatched);
+            let refusal = unmet(&packet, reason);
+            self.hands.ledger.held = self.hands.ledger.held.saturating_sub(1);
+            self.hands.drop(packet, &refusal, now, pool);
         }
     }
 
@@ -454,7 +516,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             let swept = self.conntrack.sweep(now, SWEEP_BUDGET, |entry| {
                 release(claims, settings, entry);
             });
-            self.fragments.expire(now);
+            self.give_up_fragments(now, pool);
             let pause = if swept.finished {
                 SWEEP_EVERY
             } else {
@@ -480,6 +542,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     /// Drops every packet that waits: the switch is shutting down.
     pub fn drain(&mut self, now: Now, pool: &mut PacketPool) {
         self.hands.drain(&mut self.programs, now, pool);
+        for packet in self.fragments.drain() {
+            self.hands.ledger.held = self.hands.ledger.held.saturating_sub(1);
+            let refusal = Refusal::new(DropReason::Shutdown, Stage::Ingress);
+            self.hands.drop(packet, &refusal, now, pool);
+        }
     }
 
     /// Is every packet accounted for?
@@ -584,14 +651,26 @@ fn shaper_owner(hop: &tables::Hop, workers: u16) -> WorkerId {
     WorkerId(u16::try_from(at).unwrap_or(0))
 }
 
-/// A packet that does not belong to the connection whose tuple it shows, or belongs to none and can begin none.
-fn invalid(packet: &Packet) -> Refusal {
-    let port = match packet.origin() {
+/// A fragment that is dropped without the others of its packet.
+fn unmet(packet: &Packet, reason: DropReason) -> Refusal {
+    Refusal {
+        port: port_of(packet),
+        ..Refusal::new(reason, Stage::Ingress)
+    }
+}
+
+/// The port that a packet came from.
+fn port_of(packet: &Packet) -> Option<net::PortId> {
+    match packet.origin() {
         Origin::Port(id) => Some(id),
         Origin::Tunnel(_) | Origin::Switch => None,
-    };
+    }
+}
+
+/// A packet that does not belong to the connection whose tuple it shows, or belongs to none and can begin none.
+fn invalid(packet: &Packet) -> Refusal {
     Refusal {
-        port,
+        port: port_of(packet),
         ..Refusal::new(DropReason::ConntrackInvalid, Stage::Conntrack)
     }
 }

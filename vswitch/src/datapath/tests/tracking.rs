@@ -217,17 +217,25 @@ fn fragments_follow_their_first() {
         conf.web(17, 53);
         let mut h = Host::new(&conf);
         let udp = between(FrameBuilder::udp(v6, 1000, 53), v6, 1, 2).payload(&[1; 64]);
-        assert_eq!(h.places(1, &udp.clone().fragment(5, 9, false)), []);
+        // An early one waits, and goes behind its first.
+        assert_eq!(h.places(1, &udp.clone().fragment(5, 9, true)), []);
+        let both = [At::Port(2), At::Port(2)];
+        assert_eq!(h.places(1, &udp.clone().fragment(5, 0, true)), both);
         assert_eq!(
-            h.places(1, &udp.clone().fragment(5, 0, true)),
+            h.places(1, &udp.clone().fragment(5, 17, false)),
             [At::Port(2)]
         );
-        assert_eq!(
-            h.places(1, &udp.clone().fragment(5, 9, false)),
-            [At::Port(2)]
-        );
-        assert_eq!(h.dropped(DropReason::FragmentUnmatched), 1);
         assert_eq!(h.dp.conntrack().len(), 1);
+        // One that waits in vain is dropped by name; one that waits when the switch ends, too.
+        assert_eq!(h.places(1, &udp.clone().fragment(6, 9, false)), []);
+        h.tick();
+        h.pass(Duration::from_secs(2));
+        h.tick();
+        assert_eq!(h.dropped(DropReason::FragmentUnmatched), 1);
+        assert_eq!(h.places(1, &udp.clone().fragment(7, 9, false)), []);
+        h.dp.drain(h.now, &mut h.pool);
+        assert_eq!(h.dropped(DropReason::Shutdown), 1);
+        h.dp.ledger().balanced().unwrap();
     }
 }
 
