@@ -113,9 +113,8 @@ pub(super) async fn collection(
 ) -> Response<Body> {
     let answer = async {
         let (call, caller) = api.known_call(request).await?;
-        if let ("services" | "endpoints" | "regions", &Method::GET) = (name.as_str(), &call.method)
-        {
-            return services(&name, &query, &call, &caller);
+        if catalog_word(&name).is_some() {
+            return catalog(&name, None, &query, &call, &caller);
         }
         let kind = Kind::of(&name).ok_or_else(|| Fault::missing("path", &name))?;
         match call.method {
@@ -161,8 +160,42 @@ pub(super) fn fits(row: &Value, query: &HashMap<String, String>) -> bool {
     })
 }
 
-pub(super) fn services(
-    name: &str,
+/// What the catalog is made of, and the name of one in an answer.
+fn catalog_word(collection: &str) -> Option<&'static str> {
+    match collection {
+        "services" => Some("service"),
+        "endpoints" => Some("endpoint"),
+        "regions" => Some("region"),
+        _ => None,
+    }
+}
+
+fn catalog_rows(collection: &str, origin: &str) -> Vec<Value> {
+    if collection == "regions" {
+        return vec![json!({
+            "id": "RegionOne", "description": "", "parent_region_id": null, "links": {},
+        })];
+    }
+    let row = |(kind, service, path): &(&str, &str, &str)| {
+        let own_id = service_id(kind, "service");
+        if collection == "services" {
+            return json!({
+                "id": own_id, "type": kind, "name": service, "enabled": true, "links": {},
+            });
+        }
+        json!({
+            "id": service_id(kind, "public"), "service_id": own_id,
+            "interface": "public", "region": "RegionOne", "region_id": "RegionOne",
+            "url": format!("{origin}{path}"), "enabled": true, "links": {},
+        })
+    };
+    SERVICES.iter().map(row).collect()
+}
+
+/// A part of the catalog, or one thing of it: for admins, and only to read.
+fn catalog(
+    collection: &str,
+    id: Option<&str>,
     query: &HashMap<String, String>,
     call: &Call,
     caller: &Caller,
@@ -170,28 +203,21 @@ pub(super) fn services(
     if !caller.admin {
         return Err(Fault::forbidden());
     }
-    let mut rows = Vec::new();
-    for (kind, service, path) in SERVICES {
-        let own_id = service_id(kind, "service");
-        match name {
-            "services" => rows.push(json!({
-                "id": own_id, "type": kind, "name": service, "enabled": true, "links": {},
-            })),
-            "endpoints" => rows.push(json!({
-                "id": service_id(kind, "public"), "service_id": own_id,
-                "interface": "public", "region": "RegionOne", "region_id": "RegionOne",
-                "url": format!("{}{path}", call.origin), "enabled": true, "links": {},
-            })),
-            _ => {}
-        }
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return Err(Fault::method());
     }
-    if name == "regions" {
-        rows.push(json!({
-            "id": "RegionOne", "description": "", "parent_region_id": null, "links": {},
-        }));
-    }
-    rows.retain(|row| fits(row, query));
-    Ok(respond(StatusCode::OK, &listed(name, rows, &call.origin)))
+    let mut rows = catalog_rows(collection, &call.origin);
+    let Some(id) = id else {
+        rows.retain(|row| fits(row, query));
+        return Ok(respond(
+            StatusCode::OK,
+            &listed(collection, rows, &call.origin),
+        ));
+    };
+    let word = catalog_word(collection).unwrap_or(collection);
+    let row = rows.into_iter().find(|row| row["id"] == id);
+    let row = row.ok_or_else(|| Fault::missing(word, id))?;
+    Ok(respond(StatusCode::OK, &json!({word: row})))
 }
 
 pub(super) async fn item(
@@ -201,6 +227,9 @@ pub(super) async fn item(
 ) -> Response<Body> {
     let answer = async {
         let (call, caller) = api.known_call(request).await?;
+        if catalog_word(&name).is_some() {
+            return catalog(&name, Some(&id), &HashMap::new(), &call, &caller);
+        }
         let kind = Kind::of(&name).ok_or_else(|| Fault::missing("path", &name))?;
         let row = kind.row(&call.snapshot, &id, &call.origin);
         let own = caller.admin || id == caller.user_id || id == caller.project_id;

@@ -139,3 +139,28 @@ async fn an_admin_keeps_projects_users_and_roles() {
     assert_eq!(cloud.get("", v3).await.1["version"]["status"], "stable");
     assert_eq!(cloud.get("", "/identity").await.0, 300);
 }
+
+#[tokio::test]
+async fn what_the_catalog_lists_is_shown_by_its_id() {
+    let cloud = Cloud::new().await;
+    for (collection, word) in [
+        ("services", "service"),
+        ("endpoints", "endpoint"),
+        ("regions", "region"),
+    ] {
+        let path = format!("/identity/v3/{collection}");
+        let (status, listed) = cloud.get("admin", &path).await;
+        assert_eq!(status, 200, "{collection}");
+        let rows = listed[collection].as_array().unwrap();
+        assert!(!rows.is_empty());
+        for row in rows {
+            let one = format!("{path}/{}", row["id"].as_str().unwrap());
+            let (status, shown) = cloud.get("admin", &one).await;
+            assert_eq!(status, 200, "{one}");
+            assert_eq!(&shown[word], row);
+            assert_eq!(cloud.get("a", &one).await.0, 403);
+        }
+        let nothing = format!("{path}/nothing");
+        assert_eq!(cloud.get("admin", &nothing).await.0, 404);
+    }
+}
