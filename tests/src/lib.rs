@@ -8,11 +8,13 @@
 //! - [`random`]: fabrics and traffic that nobody thought of, held to the oracle
 //! - [`transcript`]: commands and their exact answers
 //! - [`netns`]: labs of real namespaces, driven by the binary
+//! - [`openstack`]: the real client, and the traffic that obeys it
 
 // A test library fails loudly: whatever goes wrong here is a failed test.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::missing_panics_doc,
     clippy::wildcard_enum_match_arm,
@@ -21,6 +23,7 @@
 
 pub mod fabric;
 pub mod netns;
+pub mod openstack;
 pub mod oracle;
 pub mod plan;
 pub mod random;

@@ -23,20 +23,19 @@ use serde_json::Value;
 /// Without root, if root is required here.
 pub fn allowed() -> bool {
     let root = fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0);
-    let required = env::var_os("OVERWEAVE_REQUIRE_ROOT").is_some_and(|v| v == "1");
-    assert!(
-        root || !required,
-        "this test needs root, and must not be skipped here"
-    );
-    if !root {
-        skipped("needs root");
-    }
-    root
+    root || skip("needs root")
 }
 
+/// Says that a test is skipped, and why; `false`.
+///
+/// # Panics
+/// If root is required here: then all that a test needs is there.
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-fn skipped(why: &str) {
+pub fn skip(why: &str) -> bool {
+    let required = env::var_os("OVERWEAVE_REQUIRE_ROOT").is_some_and(|v| v == "1");
+    assert!(!required, "this test {why}, and must not be skipped here");
     eprintln!("skipped: {why}");
+    false
 }
 
 /// The repository.
@@ -151,13 +150,23 @@ pub struct Lab {
 impl Lab {
     /// Brings a lab up under a name of its own.
     pub fn up(stem: &str, name: &str) -> Self {
+        Self::up_from(&lab_file(stem), name)
+    }
+
+    /// The same, from a file anywhere.
+    pub fn up_from(file: &str, name: &str) -> Self {
         let lab = Self {
             name: name.into(),
             restarted: vec![],
         };
-        let output = run(&["lab", "up", &lab_file(stem), "--name", name]);
+        let output = run(&["lab", "up", file, "--name", name]);
         printed("lab up", &output);
         lab
+    }
+
+    /// A file of its state.
+    pub fn path(&self, file: &str) -> PathBuf {
+        Path::new("/run/overweave-lab").join(&self.name).join(file)
     }
 
     /// A command in the namespace of a workload or host.

@@ -1,0 +1,14 @@
+//! Does the real `openstack` client move real traffic?
+//!
+//! A [`Client`] is the client itself, kept running (`tests/openstack/client.py`). A [`Script`] is a table of its commands
+//! and of what must be seen within a second of each answer; a [`Watch`] is the traffic that is looked at.
+
+mod client;
+mod probe;
+mod script;
+mod watch;
+
+pub use client::{Answer, Client, allowed};
+pub use probe::{Namespace, Offer, Probe, serve};
+pub use script::Script;
+pub use watch::Watch;

@@ -1,0 +1,330 @@
+//! What is sent once, and does it come back?
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd, OwnedFd},
+    process::Command,
+    sync::mpsc::{Receiver, Sender, TryRecvError, channel},
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{AddressFamily, SocketFlags, SocketType, ipproto},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A network namespace that a test made.
+#[derive(Debug)]
+pub struct Namespace(String);
+
+impl Namespace {
+    /// Makes it. Its kernel asks for neighbours by the first address that it has, not by one that a test tries.
+    pub fn new(name: &str) -> Self {
+        ip(&["netns", "add", name]);
+        let made = Self(name.into());
+        made.set("ipv4/conf/all/arp_announce", "2");
+        made
+    }
+
+    /// Sets a sysctl of its network.
+    pub fn set(&self, sysctl: &str, value: &'static str) {
+        let (name, file) = (self.0.clone(), format!("/proc/sys/net/{sysctl}"));
+        let set = thread::spawn(move || {
+            enter(&name);
+            fs::write(&file, value).unwrap_or_else(|e| panic!("{file}: {e}"));
+        });
+        set.join().expect("it is set");
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Runs `ip` in it.
+    pub fn ip(&self, args: &str) {
+        let words = ["-n", &self.0].into_iter().chain(args.split_whitespace());
+        ip(&words.collect::<Vec<_>>());
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        ip(&["netns", "delete", &self.0]);
+    }
+}
+
+fn ip(args: &[&str]) -> String {
+    let done = Command::new("ip").args(args).output().expect("ip starts");
+    if thread::panicking() {
+        return String::new();
+    }
+    crate::netns::printed(&format!("ip {}", args.join(" ")), &done)
+}
+
+/// Moves this thread into a namespace.
+pub(super) fn enter(name: &str) {
+    let file = File::open(format!("/run/netns/{name}")).expect("the namespace is there");
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("may enter");
+}
+
+/// What is tried again and again.
+#[derive(Debug, Clone)]
+pub enum Probe {
+    /// An echo request to an address, from one if it is named; all of a watch are one ICMP query to whoever tracks it.
+    Ping(IpAddr, Option<IpAddr>),
+    /// A connection of its own each time, over which a few bytes come back.
+    Tcp(SocketAddr),
+    /// Datagrams of one socket, each of which comes back.
+    Udp(SocketAddr),
+    /// A DHCP client's first word, over `eth0`; the offer holds what is wanted of it.
+    Dhcp(Offer),
+}
+
+/// What an offer must hold.
+#[derive(Debug, Clone, Copy)]
+pub enum Offer {
+    /// Anything.
+    Any,
+    /// This DNS server.
+    Dns(Ipv4Addr),
+    /// This router.
+    Router(Ipv4Addr),
+}
+
+/// A probe with its sockets.
+pub(super) struct Prober {
+    probe: Probe,
+    socket: Option<UdpSocket>,
+    mac: EthernetAddress,
+    sequence: u32,
+}
+
+impl Prober {
+    /// In the namespace of the calling thread.
+    pub(super) fn new(probe: Probe) -> Self {
+        let socket = match &probe {
+            Probe::Ping(to, from) => Some(echo_socket(*to, *from)),
+            Probe::Udp(to) => {
+                let any = if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+                let socket = UdpSocket::bind(any).unwrap();
+                socket.connect(to).unwrap();
+                Some(socket)
+            }
+            Probe::Dhcp(..) => {
+                let socket = UdpSocket::bind("0.0.0.0:68").unwrap();
+                socket.set_broadcast(true).unwrap();
+                Some(socket)
+            }
+            Probe::Tcp(_) => None,
+        };
+        if let Some(socket) = &socket {
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        let mac = hardware_address();
+        Self {
+            probe,
+            socket,
+            mac,
+            sequence: 0,
+        }
+    }
+
+    /// Tries once: did the answer come?
+    pub(super) fn try_once(&mut self) -> bool {
+        self.sequence += 1;
+        let mark = self.sequence.to_be_bytes();
+        match (&self.probe, &self.socket) {
+            (Probe::Tcp(to), _) => over_tcp(*to, mark).is_ok(),
+            (Probe::Dhcp(wanted), Some(socket)) => {
+                offered(socket, self.mac, self.sequence, *wanted)
+            }
+            (Probe::Ping(to, _), Some(socket)) => {
+                let kind = if to.is_ipv6() { 128 } else { 8 };
+                let header = [kind, 0, 0, 0, 0, 0, mark[2], mark[3]];
+                exchange(socket, &[&header[..], &mark].concat(), mark)
+            }
+            (_, Some(socket)) => exchange(socket, &mark, mark),
+            (_, None) => unreachable!("only TCP has no socket of its own"),
+        }
+    }
+}
+
+/// The kernel's own echo socket: it chooses the identifier and knows its replies.
+fn echo_socket(to: IpAddr, from: Option<IpAddr>) -> UdpSocket {
+    fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+    let (family, protocol) = match to {
+        IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP),
+        IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6),
+    };
+    let flags = SocketFlags::CLOEXEC;
+    let socket: OwnedFd =
+        rustix::net::socket_with(family, SocketType::DGRAM, flags, Some(protocol)).unwrap();
+    if let Some(from) = from {
+        rustix::net::bind(&socket, &SocketAddr::new(from, 0)).unwrap();
+    }
+    let socket = UdpSocket::from(socket);
+    socket.connect((to, 0)).unwrap();
+    socket
+}
+
+/// Sends, and reads until what ends with the mark comes, or nothing does.
+fn exchange(socket: &UdpSocket, bytes: &[u8], mark: [u8; 4]) -> bool {
+    if socket.send(bytes).is_err() {
+        return false;
+    }
+    let mut answer = [0; 64];
+    loop {
+        match socket.recv(&mut answer) {
+            Ok(length) if answer[..length].ends_with(&mark) => return true,
+            // An answer to an earlier try, which came too late.
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+fn over_tcp(to: SocketAddr, mark: [u8; 4]) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&mark)?;
+    stream.read_exact(&mut [0; 4])
+}
+
+fn offered(socket: &UdpSocket, mac: EthernetAddress, xid: u32, wanted: Offer) -> bool {
+    let unknown = Ipv4Addr::UNSPECIFIED;
+    let discover = DhcpRepr {
+        message_type: DhcpMessageType::Discover,
+        transaction_id: xid,
+        secs: 0,
+        client_hardware_address: mac,
+        client_ip: unknown,
+        your_ip: unknown,
+        server_ip: unknown,
+        router: None,
+        subnet_mask: None,
+        relay_agent_ip: unknown,
+        broadcast: false,
+        requested_ip: None,
+        client_identifier: None,
+        server_identifier: None,
+        parameter_request_list: Some(&[1, 3, 6, 26]),
+        dns_servers: None,
+        max_size: None,
+        lease_duration: None,
+        renew_duration: None,
+        rebind_duration: None,
+        additional_options: &[],
+    };
+    let mut bytes = vec![0; discover.buffer_len()];
+    discover
+        .emit(&mut DhcpPacket::new_unchecked(&mut bytes[..]))
+        .unwrap();
+    if socket.send_to(&bytes, "255.255.255.255:67").is_err() {
+        return false;
+    }
+    let mut answer = [0; 1500];
+    while let Ok(length) = socket.recv(&mut answer) {
+        let packet = DhcpPacket::new_checked(&answer[..length]).unwrap();
+        let offer = DhcpRepr::parse(&packet).unwrap();
+        if offer.transaction_id == xid {
+            let holds = match wanted {
+                Offer::Any => true,
+                Offer::Dns(dns) => offer.dns_servers.is_some_and(|all| all.contains(&dns)),
+                Offer::Router(router) => offer.router == Some(router),
+            };
+            return holds && offer.message_type == DhcpMessageType::Offer;
+        }
+    }
+    false
+}
+
+/// That of `eth0` in the namespace of the calling thread.
+fn hardware_address() -> EthernetAddress {
+    let shown = ip(&["-o", "link", "show", "dev", "eth0"]);
+    let mac = shown
+        .split_whitespace()
+        .skip_while(|word| *word != "link/ether")
+        .nth(1);
+    let mac: net::Mac = mac.expect("it has one").parse().unwrap();
+    EthernetAddress(mac.octets())
+}
+
+/// Echoes what comes to TCP and UDP ports of a namespace, both families, until the returned end is dropped.
+pub fn serve(namespace: &Namespace, ports: &[u16]) -> Sender<()> {
+    let (end, ended) = channel();
+    let (name, ports) = (namespace.name().to_owned(), ports.to_vec());
+    let (ready, is_ready) = channel();
+    thread::spawn(move || {
+        enter(&name);
+        let at = |port: &u16| format!("[::]:{port}");
+        let tcp: Vec<_> = ports
+            .iter()
+            .map(|p| TcpListener::bind(at(p)).unwrap())
+            .collect();
+        let udp: Vec<_> = ports
+            .iter()
+            .map(|p| UdpSocket::bind(at(p)).unwrap())
+            .collect();
+        for socket in &tcp {
+            socket.set_nonblocking(true).unwrap();
+        }
+        for socket in &udp {
+            socket.set_nonblocking(true).unwrap();
+        }
+        ready.send(()).unwrap();
+        echo(&tcp, &udp, &ended);
+    });
+    is_ready.recv().expect("the servers listen");
+    end
+}
+
+fn echo(tcp: &[TcpListener], udp: &[UdpSocket], ended: &Receiver<()>) {
+    let turn = Timespec {
+        tv_sec: 0,
+        tv_nsec: 50_000_000,
+    };
+    let mut bytes = [0; 64];
+    while ended.try_recv() != Err(TryRecvError::Disconnected) {
+        let fds = tcp
+            .iter()
+            .map(AsFd::as_fd)
+            .chain(udp.iter().map(AsFd::as_fd));
+        let mut fds: Vec<_> = fds
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        poll(&mut fds, Some(&turn)).unwrap();
+        for listener in tcp {
+            while let Ok((mut stream, _)) = listener.accept() {
+                stream.set_nonblocking(false).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                // A client that is cut off in the middle says nothing any more.
+                if stream.read_exact(&mut bytes[..4]).is_ok() {
+                    stream.write_all(&bytes[..4]).unwrap_or_default();
+                }
+            }
+        }
+        for socket in udp {
+            loop {
+                match socket.recv_from(&mut bytes) {
+                    Ok((length, from)) => {
+                        socket
+                            .send_to(&bytes[..length], from)
+                            .map(drop)
+                            .unwrap_or_default();
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+}

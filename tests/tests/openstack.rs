@@ -1,0 +1,227 @@
+//! The real `openstack` client against a running lab, with real traffic that obeys each of its commands within a second.
+//!
+//! Needs root and the client (docs/testing.md says how it gets there). The tables below are commands, and after ` | ` what
+//! must be seen of them; `tests::openstack::Script` plays them.
+
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    process::Output,
+    sync::mpsc::Sender,
+};
+
+use tests::{
+    netns::{Lab, printed, run},
+    openstack::{Client, Namespace, Offer, Probe, Script, Watch, allowed, serve},
+};
+
+const NAME: &str = "t-osc";
+
+/// The lab, with a script that an admin says, and namespaces for three ports.
+struct Scene {
+    // In the order in which they go.
+    script: Script,
+    _servers: Sender<()>,
+    a: Namespace,
+    b: Namespace,
+    c: Namespace,
+    lab: Lab,
+}
+
+impl Scene {
+    fn set() -> Self {
+        let dir = std::env::temp_dir().join(format!("{NAME}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("two-hosts.yaml");
+        fs::write(&file, "hosts: [h1, h2]\nnetworks: []\nworkloads: []\n").unwrap();
+        let lab = Lab::up_from(file.to_str().unwrap(), NAME);
+        fs::remove_dir_all(&dir).unwrap();
+        let [a, b, c] = ["a", "b", "c"].map(|name| Namespace::new(&format!("{NAME}-{name}")));
+        let servers = serve(&b, &[80, 81, 53]);
+        let client = Client::start(&lab.path("clouds.yaml"), "overweave");
+        Self {
+            script: Script::new(client),
+            _servers: servers,
+            a,
+            b,
+            c,
+            lab,
+        }
+    }
+
+    fn port(&self, verb: &str, name: &str, host: &str, more: &[&str]) -> Output {
+        let dir = self.lab.path(&format!("hosts/{host}"));
+        let port = self.script.kept(name);
+        let said = ["port", verb, port, "--run-dir", dir.to_str().unwrap()];
+        run(&[&said, more].concat())
+    }
+
+    /// On a host of the lab: `overweave port attach`.
+    fn attach(&self, name: &str, host: &str, namespace: &Namespace) {
+        let more = ["--netns", namespace.name(), "--static"];
+        printed("port attach", &self.port("attach", name, host, &more));
+        // What is measured is not this kernel's patience with a neighbour that did not answer.
+        namespace.set("ipv4/neigh/eth0/retrans_time_ms", "100");
+        namespace.set("ipv6/neigh/eth0/retrans_time_ms", "100");
+    }
+
+    fn detach(&self, name: &str, host: &str) {
+        printed("port detach", &self.port("detach", name, host, &[]));
+    }
+
+    /// What is watched of the two first ports: from the first to the second, and to what it owns for a while.
+    fn watch(&mut self) {
+        let probes = [
+            ("ping", Probe::Ping(ip("10.77.0.12"), None)),
+            ("ping6", Probe::Ping(ip("fd77::12"), None)),
+            ("tcp80", Probe::Tcp((ip("10.77.0.12"), 80).into())),
+            ("tcp81", Probe::Tcp((ip("10.77.0.12"), 81).into())),
+            ("tcp80v6", Probe::Tcp((ip("fd77::12"), 80).into())),
+            ("udp53", Probe::Udp((ip("10.77.0.12"), 53).into())),
+            (
+                "spoof",
+                Probe::Ping(ip("10.77.0.12"), Some(ip("10.77.0.200"))),
+            ),
+            ("second", Probe::Ping(ip("10.77.0.13"), None)),
+            ("vip80", Probe::Tcp((ip("10.77.0.100"), 80).into())),
+        ];
+        for (name, probe) in probes {
+            self.script.watch(name, Watch::start(&self.a, probe));
+        }
+    }
+
+    /// A third port, made in each way; `seen` is its traffic to the second, from its own address and from another one. Each
+    /// has fresh addresses: others keep the MAC address of the last for a while.
+    fn made_as(&mut self, number: u8, options: &str, seen: &str) {
+        let address = format!("--fixed-ip subnet=blue-v4,ip-address=10.77.0.{number}");
+        self.script.row(&format!(
+            "port create c --network blue --host h1 {address} {options} = c"
+        ));
+        self.attach("c", "h1", &self.c);
+        self.third(number, seen);
+        self.detach("c", "h1");
+        self.script.row("port delete c");
+    }
+
+    fn third(&mut self, number: u8, seen: &str) {
+        let other = format!("10.77.0.{}", number + 100);
+        self.c.ip(&format!("addr add {other}/24 dev eth0"));
+        let (to, other) = (ip("10.77.0.12"), Some(ip(&other)));
+        self.script
+            .watch("own", Watch::start(&self.c, Probe::Ping(to, None)));
+        self.script
+            .watch("other", Watch::start(&self.c, Probe::Ping(to, other)));
+        self.script.row(&format!("port show c | {seen}"));
+        self.script.forget("own");
+        self.script.forget("other");
+    }
+
+    /// DHCP clients, one in each namespace.
+    fn ask_dhcp(&mut self) {
+        let offers = [
+            ("dhcp", &self.a, Offer::Any),
+            ("dns", &self.b, Offer::Dns(Ipv4Addr::new(9, 9, 9, 9))),
+            (
+                "gateway",
+                &self.c,
+                Offer::Router(Ipv4Addr::new(10, 77, 0, 254)),
+            ),
+        ];
+        for (name, namespace, offer) in offers {
+            namespace.ip("route add 255.255.255.255 dev eth0");
+            self.script
+                .watch(name, Watch::start(namespace, Probe::Dhcp(offer)));
+        }
+    }
+
+    /// Another one of the cloud's users, by a `clouds.yaml` that differs in what is replaced.
+    fn user(&self, replaced: &[(&str, &str)]) -> Script {
+        let own = fs::read_to_string(self.lab.path("clouds.yaml")).unwrap();
+        let lines = own.lines().map(|line| {
+            let (key, _) = line.split_once(": ").unwrap_or((line, ""));
+            let new = replaced.iter().find(|(name, _)| key.trim() == *name);
+            new.map_or(line.to_owned(), |(_, value)| format!("{key}: {value}"))
+        });
+        let file = self.lab.path("user.yaml");
+        fs::write(&file, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        Script::new(Client::start(&file, "overweave"))
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn traffic_obeys_the_openstack_client_within_a_second() {
+    if !allowed() {
+        return;
+    }
+    let mut scene = Scene::set();
+    scene.script.play("identity");
+    scene.script.play("fabric");
+    scene.attach("a", "h1", &scene.a);
+    scene.attach("b", "h2", &scene.b);
+    // Addresses that the ports do not own, yet.
+    scene.a.ip("addr add 10.77.0.200/24 dev eth0");
+    scene.b.ip("addr add 10.77.0.13/24 dev eth0");
+    scene.watch();
+    scene.script.play("groups");
+    scene.script.play("ports");
+    scene.made_as(20, "--no-security-group", "own- other-");
+    scene.made_as(21, "--security-group www", "own+ other-");
+    scene.made_as(
+        22,
+        "--security-group www --allowed-address ip-address=10.77.0.122",
+        "own+ other+",
+    );
+    scene.made_as(
+        23,
+        "--no-security-group --disable-port-security",
+        "own+ other+",
+    );
+    a_disabled_port_is_attached_once_it_is_enabled(&mut scene);
+    scene.script.play("networks");
+    scene.ask_dhcp();
+    scene.script.play("subnets");
+    scene.script.play("chains");
+    another_project_sees_nothing(&mut scene);
+    scene.script.play("removal");
+    println!("{}", scene.script.report());
+}
+
+/// And moves to the other host.
+fn a_disabled_port_is_attached_once_it_is_enabled(scene: &mut Scene) {
+    scene.script.row("port create c --network blue --host h1 --disable --security-group www --fixed-ip subnet=blue-v4,ip-address=10.77.0.24 = c | admin_state_up=false");
+    scene.script.row("port set c --enable");
+    scene.attach("c", "h1", &scene.c);
+    scene.third(24, "own+ other-");
+    scene.detach("c", "h1");
+    scene.script.row("port set c --host h2");
+    scene.attach("c", "h2", &scene.c);
+    scene.third(24, "own+ other- binding_host_id=h2 status=ACTIVE");
+}
+
+fn another_project_sees_nothing(scene: &mut Scene) {
+    let mut wrong = scene.user(&[("password", "not-it")]);
+    wrong.row("token issue | refused=401");
+    wrong.row("network list | refused=401");
+    scene.script.play("tenant");
+    let mut ruby = scene.user(&[
+        ("username", "ruby"),
+        ("password", "secret-of-ruby"),
+        ("project_name", "red"),
+    ]);
+    for name in ["blue", "a", "b", "www"] {
+        ruby.keep(name, scene.script.kept(name));
+    }
+    ruby.play("denied");
+    scene
+        .script
+        .row("port show b | ping+ tcp80+ admin_state_up=true");
+    scene.script.row("user delete ruby");
+    ruby.row("network list | refused=401");
+    scene.script.row("project delete red");
+}
