@@ -25,6 +25,46 @@ const CONNECTIONS: std::ops::RangeInclusive<usize> = 1_024..=16_777_216;
 /// A host's name is a DNS name's length at most.
 const HOST_MAX: usize = 255;
 
+/// How encapsulated frames leave the host and reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UplinkChoice {
+    /// Through a tap beside the underlay's link where the kernel can do that, else through UDP sockets.
+    Auto,
+    /// Through the tap, or not at all.
+    Tap,
+    /// Through UDP sockets.
+    #[default]
+    Udp,
+}
+
+/// Why a text is no uplink.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("uplink must be auto, tap or udp: {0:?}")]
+pub struct InvalidUplink(String);
+
+impl FromStr for UplinkChoice {
+    type Err = InvalidUplink;
+    fn from_str(text: &str) -> Result<Self, InvalidUplink> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "tap" => Ok(Self::Tap),
+            "udp" => Ok(Self::Udp),
+            other => Err(InvalidUplink(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for UplinkChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Tap => "tap",
+            Self::Udp => "udp",
+        })
+    }
+}
+
 /// What a file or the flags say; what they leave out is taken from the other, or by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +77,8 @@ pub struct Options {
     pub join: Option<String>,
     /// The underlay address of this host. Default: the one that the controller is reached from.
     pub vtep_ip: Option<IpAddr>,
+    /// How encapsulated frames cross: `auto`, `tap` or `udp`. Default: `udp`.
+    pub uplink: Option<UplinkChoice>,
     /// Where the local socket is. Default: /run/overweave.
     pub run_dir: Option<PathBuf>,
     /// Where the host's state is kept. Default: /var/lib/overweave/vswitch, or RUN-DIR/state if only a run dir is given.
@@ -163,6 +205,8 @@ pub struct Config {
     pub join: Option<JoinToken>,
     /// The underlay address; `None`: the one that the controller is reached from.
     pub vtep_ip: Option<IpAddr>,
+    /// How encapsulated frames cross.
+    pub uplink: UplinkChoice,
     /// Where the local socket is.
     pub run_dir: PathBuf,
     /// Where state is kept.
@@ -293,6 +337,7 @@ impl Config {
             controller,
             join,
             vtep_ip,
+            uplink: flags.uplink.or(file.uplink).unwrap_or_default(),
             run_dir,
             state_dir,
             workers,
@@ -311,6 +356,7 @@ impl Config {
         let mut lines = vec![
             ("host", text(&self.host)),
             ("controller", text(&self.controller)),
+            ("uplink", text(&self.uplink)),
             ("run_dir", text(&self.run_dir.display())),
             ("state_dir", text(&self.state_dir.display())),
             ("workers", self.workers.to_string()),

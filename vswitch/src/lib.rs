@@ -36,7 +36,7 @@ pub use self::{
         IdentityError, InvalidToken, JoinError, JoinToken, LinkError, METRICS as AGENT_METRICS,
         StateError,
     },
-    config::{Config, ConfigError, ControllerUrl, Options},
+    config::{Config, ConfigError, ControllerUrl, Options, UplinkChoice},
     daemon::{Error, run},
     http::HttpError,
     local::LocalError,

@@ -10,6 +10,7 @@ use net::{DropReason, PortId, VtepId};
 use nfv::{chain::HopCounters, conntrack::Entry};
 
 use crate::datapath::{Datapath, HopId, Ledger, Refusal, Stage, Tables};
+use crate::io::uplink::UplinkTraffic;
 
 /// What kind of metric it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +134,12 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Gauge,
         &[],
         "Version of the tables in use.",
+    ),
+    metric(
+        "vswitch_uplink_packets_total",
+        MetricKind::Counter,
+        &["direction", "path"],
+        "Segments that crossed the underlay, by way: the uplink tap, or the sockets beside it.",
     ),
     metric(
         "overlay_encap_packets_total",
@@ -428,6 +435,8 @@ pub struct WorkerStats {
     pub programs: u64,
     /// What its connection table counts.
     pub conntrack: nfv::conntrack::Stats,
+    /// What took which way over the underlay, where there is an uplink tap.
+    pub uplink: Option<UplinkTraffic>,
 }
 
 impl WorkerStats {
@@ -441,6 +450,7 @@ impl WorkerStats {
             masks: datapath.megaflows().masks() as u64,
             programs: datapath.programs().len() as u64,
             conntrack: *datapath.conntrack().stats(),
+            uplink: None,
         }
     }
 
@@ -457,6 +467,9 @@ impl WorkerStats {
         self.conntrack.expired += other.conntrack.expired;
         self.conntrack.invalid += other.conntrack.invalid;
         self.conntrack.refused += other.conntrack.refused;
+        if let Some(uplink) = &other.uplink {
+            self.uplink.get_or_insert_default().add(uplink);
+        }
     }
 
     /// Every metric with its rows: label values in the order of the declaration, and the number. Histograms have one row a
@@ -524,6 +537,16 @@ impl WorkerStats {
             "vswitch_held_packets" => plain(self.ledger.held),
             "vswitch_batch_packets" => self.batch_rows(),
             "vswitch_tables_version" => plain(tables.version()),
+            "vswitch_uplink_packets_total" => self.uplink.map_or_else(Vec::new, |t| {
+                let rows = [
+                    ("rx", "tap", t.rx_tap),
+                    ("rx", "socket", t.rx_socket),
+                    ("tx", "tap", t.tx_tap),
+                    ("tx", "socket", t.tx_socket),
+                ];
+                let row = |(d, p, n): (&str, &str, u64)| (vec![d.to_owned(), p.to_owned()], n);
+                rows.map(row).to_vec()
+            }),
             "overlay_encap_packets_total" => vteps(|t| t.tx_packets),
             "overlay_encap_bytes_total" => vteps(|t| t.tx_bytes),
             "overlay_decap_packets_total" => vteps(|t| t.rx_packets),

@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error as _,
     fs,
     net::IpAddr,
     num::NonZeroU16,
@@ -33,16 +34,18 @@ use crate::{
         session::Complaint,
         state::{Attachment, Ports},
     },
-    config::Config,
+    config::{Config, UplinkChoice},
     datapath::{
         Claims, Datapath, Settings, Tables, WorkerId,
         explain::{Described, Entrance, NotExplained, explain},
     },
     dump,
     io::{
+        Underlay,
         mapping::{ConnMapping, MappingError},
         tap::Tap,
         underlay::{UdpUnderlay, UnderlayError, UnderlaySpec},
+        uplink::{Uplink, UplinkCounters, UplinkError},
     },
     local::{Answer, Ask, Explain, Refusal, Rows, code},
     stats::WorkerStats,
@@ -64,6 +67,9 @@ pub enum StartError {
     /// The underlay's sockets.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
+    /// The uplink tap, where nothing else will do.
+    #[error("no uplink tap (`uplink = \"udp\"` does without)")]
+    Uplink(#[from] UplinkError),
     /// A connection table.
     #[error(transparent)]
     Mapping(#[from] MappingError),
@@ -88,6 +94,8 @@ pub(crate) struct LocalSwitch {
     /// Ports whose queues the workers have, under which number.
     open: BTreeMap<Id<kind::Port>, PortId>,
     gone: Gone,
+    /// A worker's counters of the uplink tap; none where there is no tap.
+    uplink: Vec<Arc<UplinkCounters>>,
 }
 
 /// A worker's datapath and its tables.
@@ -119,6 +127,8 @@ impl LocalSwitch {
             shared: count > 1,
             ..alone
         };
+        let mut tap = uplink(config.uplink, vtep, queues)?;
+        let mut counters = Vec::new();
         let mut workers = Vec::new();
         for seat in worker::crew(count, RING).map_err(StartError::Worker)? {
             let WorkerId(number) = seat.id();
@@ -144,7 +154,15 @@ impl LocalSwitch {
             let handle = worker::spawn(seat, corridor, Limits::default(), lost)
                 .map_err(StartError::Worker)?;
             let socket = UdpUnderlay::open(&underlay)?;
-            handle.tell(Command::SetUnderlay(Some(Box::new(socket))))?;
+            let underlay = match &mut tap {
+                Some(tap) => {
+                    let counted = Arc::<UplinkCounters>::default();
+                    counters.push(Arc::clone(&counted));
+                    Box::new(tap.queue(socket, counted)?) as Box<dyn Underlay>
+                }
+                None => Box::new(socket),
+            };
+            handle.tell(Command::SetUnderlay(Some(underlay)))?;
             workers.push(handle);
         }
         Ok(Self {
@@ -154,6 +172,7 @@ impl LocalSwitch {
             queues,
             open: BTreeMap::new(),
             gone,
+            uplink: counters,
         })
     }
 
@@ -212,6 +231,9 @@ impl LocalSwitch {
         for stats in self.all(|(datapath, _), _| vec![WorkerStats::of(datapath)])? {
             sum.add(&stats);
         }
+        for counters in &self.uplink {
+            sum.uplink.get_or_insert_default().add(&counters.read());
+        }
         Ok(sum)
     }
 
@@ -254,6 +276,29 @@ impl LocalSwitch {
             text: format!("{told}\n"),
             ok: json!(told),
         })
+    }
+}
+
+/// The uplink tap, if it is wanted and can be had.
+fn uplink(
+    choice: UplinkChoice,
+    vtep: IpAddr,
+    queues: NonZeroU16,
+) -> Result<Option<Uplink>, UplinkError> {
+    if choice == UplinkChoice::Udp {
+        return Ok(None);
+    }
+    match Uplink::open(vtep, queues) {
+        Ok(tap) => {
+            info!(tap = tap.name(), link = tap.link(), "uplink tap");
+            Ok(Some(tap))
+        }
+        Err(error) if choice == UplinkChoice::Auto => {
+            let cause = error.source().map(ToString::to_string);
+            info!(%error, cause, "no uplink tap; the underlay goes through UDP sockets");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

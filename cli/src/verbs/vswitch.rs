@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use vswitch::{Config, Options};
+use vswitch::{Config, Options, UplinkChoice};
 
 use crate::daemon;
 
@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// The underlay address of this host [default: the one that the controller is reached from]
     #[arg(long, value_name = "IP")]
     vtep_ip: Option<IpAddr>,
+    /// How encapsulated frames cross: through a tap beside the underlay's link, or UDP sockets [default: udp]
+    #[arg(long, value_name = "auto|tap|udp")]
+    uplink: Option<UplinkChoice>,
     /// Where the local socket is [default: /run/overweave]
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
@@ -76,6 +79,7 @@ impl Args {
             controller: self.controller.clone(),
             join,
             vtep_ip: self.vtep_ip,
+            uplink: self.uplink,
             run_dir: self.run_dir.clone(),
             state_dir: self.state_dir.clone(),
             workers: self.workers,

@@ -5,7 +5,7 @@
 //!
 //! # Map
 //! - ports: [`tap`] (a workload's device, in its [`netns`]); [`memory`], [`pcap`] and [`fault`] for tests and tools
-//! - underlay: [`underlay`] (VXLAN over UDP)
+//! - underlay: [`underlay`] (VXLAN over UDP sockets), [`uplink`] (a tap that carries it whole, where the kernel can)
 //! - bytes: [`offload`] (cutting super-frames, finishing checksums), [`coalesce`] (its inverse)
 //! - state: [`mapping`] (connection tables that outlive the process)
 //! - `sys` holds the only `unsafe` of the switch.
@@ -29,6 +29,7 @@ mod random;
 mod sys;
 pub mod tap;
 pub mod underlay;
+pub mod uplink;
 
 /// What became of a call for more frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Which system calls does safe Rust not know?
 //!
 //! The only `unsafe` of the switch: tun ioctls, socket options of the UDP offloads, `sendmmsg` and `recvmmsg` with
-//! control messages, and the shared mapping of the connection tables. Each has a safe signature here; whatever `rustix`
+//! control messages, the loading of BPF programs, and the shared mapping of the connection tables. Each has a safe signature here; whatever `rustix`
 //! offers safely (epoll, eventfd, readv, writev, setns) is used directly where it is needed.
 //!
 //! # Invariants
@@ -9,7 +9,7 @@
 //! - The kernel writes only into buffers that were lent mutably.
 //!
 //! # References
-//! Linux: tun(4), udp(7) `UDP_SEGMENT` and `UDP_GRO`, cmsg(3).
+//! Linux: tun(4), udp(7) `UDP_SEGMENT` and `UDP_GRO`, cmsg(3), bpf(2), netdevice(7).
 #![expect(
     unsafe_code,
     reason = "the edge: system calls that no safe wrapper offers"
@@ -20,7 +20,7 @@ use std::{
     io::{self, IoSlice},
     mem::{size_of, zeroed},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     ptr::{self, NonNull},
 };
 
@@ -38,13 +38,24 @@ fn length<T>() -> libc::socklen_t {
 
 // ---- tun ---------------------------------------------------------------------------------------------------------
 
-/// Binds an open `/dev/net/tun` to the interface `name` (at most 15 bytes), making it unless it is there.
-pub(super) fn tun_attach(fd: BorrowedFd<'_>, name: &[u8], flags: libc::c_int) -> io::Result<()> {
+/// A request about the interface `name` (at most 15 bytes).
+fn interface(name: &[u8]) -> libc::ifreq {
     // SAFETY: an ifreq is plain integers and bytes, for which zero is a value.
     let mut request: libc::ifreq = unsafe { zeroed() };
     for (to, from) in request.ifr_name.iter_mut().take(15).zip(name) {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
+    request
+}
+
+/// Binds an open `/dev/net/tun` to the interface `name` (at most 15 bytes), making it unless it is there. Says its name: where
+/// `%d` was in it, the kernel chose a number.
+pub(super) fn tun_attach(
+    fd: BorrowedFd<'_>,
+    name: &[u8],
+    flags: libc::c_int,
+) -> io::Result<String> {
+    let mut request = interface(name);
     // The flags are 16 bits wide in the kernel's structure.
     request.ifr_ifru.ifru_flags = i16::from_ne_bytes(
         u16::try_from(flags)
@@ -53,7 +64,21 @@ pub(super) fn tun_attach(fd: BorrowedFd<'_>, name: &[u8], flags: libc::c_int) ->
     );
     // SAFETY: TUNSETIFF reads and writes one ifreq, which lives in this frame.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
-    Ok(())
+    let name = request.ifr_name.map(libc::c_char::to_ne_bytes).concat();
+    let name = name.split(|b| *b == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+/// The MAC address of the interface `name`, in the namespace of a socket.
+pub(super) fn mac_address(socket: BorrowedFd<'_>, name: &[u8]) -> io::Result<[u8; 6]> {
+    let mut request = interface(name);
+    // SAFETY: SIOCGIFHWADDR reads and writes one ifreq, which lives in this frame.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) })?;
+    // SAFETY: the kernel wrote this member of the union, and any bytes are a value of it.
+    let address = unsafe { request.ifr_ifru.ifru_hwaddr };
+    let mac = address.sa_data.first_chunk::<6>();
+    let mac = mac.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(mac.map(|byte| u8::from_ne_bytes(byte.to_ne_bytes())))
 }
 
 /// A tun ioctl that takes its argument by value (offloads, persistence).
@@ -76,6 +101,111 @@ pub(super) fn tun_set_by_pointer(
     // SAFETY: these requests read one int, which lives in this frame.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw const value) })?;
     Ok(())
+}
+
+// ---- programs of the kernel --------------------------------------------------------------------------------------
+
+/// One instruction of a BPF program, as the kernel lays it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct Instruction {
+    /// What to do.
+    pub(super) code: u8,
+    /// To which register (low half), from which (high half).
+    pub(super) registers: u8,
+    /// How far to jump, or where to read.
+    pub(super) offset: i16,
+    /// With which number.
+    pub(super) number: i32,
+}
+
+/// What `BPF_PROG_LOAD` reads, up to the program's name.
+#[repr(C)]
+struct Load {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+}
+
+/// What `BPF_LINK_CREATE` reads.
+#[repr(C)]
+struct Attach {
+    program: u32,
+    device: u32,
+    kind: u32,
+    flags: u32,
+    anchor: u32,
+    _padding: u32,
+    revision: u64,
+}
+
+/// A bpf(2) call that makes a descriptor.
+///
+/// # Safety
+/// `attributes` must be what `command` reads, and its pointers must hold until the call returns.
+unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes of a borrowed value; the caller answers for what is in it.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            ptr::from_ref(attributes),
+            size_of::<T>(),
+        )
+    };
+    match libc::c_int::try_from(fd) {
+        // SAFETY: the kernel made this descriptor for us alone.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has the kernel check a classifier and take it; `name` is for whoever lists programs.
+pub(super) fn load_classifier(name: &[u8], program: &[Instruction]) -> io::Result<OwnedFd> {
+    const LOAD: libc::c_long = 5;
+    const CLASSIFIER: u32 = 3;
+    let mut load = Load {
+        kind: CLASSIFIER,
+        count: u32::try_from(program.len()).or(Err(io::ErrorKind::InvalidInput))?,
+        instructions: program.as_ptr().expose_provenance() as u64,
+        license: c"Apache-2.0".as_ptr().expose_provenance() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: [0; 16],
+    };
+    for (to, from) in load.name.iter_mut().take(15).zip(name) {
+        *to = *from;
+    }
+    // SAFETY: that is what BPF_PROG_LOAD reads; the program is borrowed, the license is static.
+    unsafe { bpf(LOAD, &load) }
+}
+
+/// Runs a program on what a device receives, before what else is asked there, for as long as the descriptor that is returned
+/// stays open.
+pub(super) fn attach_ingress(program: BorrowedFd<'_>, device: u32) -> io::Result<OwnedFd> {
+    const LINK: libc::c_long = 28;
+    const TCX_INGRESS: u32 = 46;
+    let attach = Attach {
+        program: u32::try_from(program.as_raw_fd()).or(Err(io::ErrorKind::InvalidInput))?,
+        device,
+        kind: TCX_INGRESS,
+        flags: 0,
+        anchor: 0,
+        _padding: 0,
+        revision: 0,
+    };
+    // SAFETY: that is what BPF_LINK_CREATE reads; it holds no pointers.
+    unsafe { bpf(LINK, &attach) }
 }
 
 // ---- socket options ----------------------------------------------------------------------------------------------

@@ -219,6 +219,7 @@ impl Tap {
                 alias: Some(&place.owner),
                 gso_max_size: Some(GSO_MAX_SIZE),
                 queue_len: Some(QUEUE_LEN),
+                ..Change::default()
             };
             netlink
                 .change(link.index, &change)

@@ -50,7 +50,7 @@ const RECEIVE: usize = 16;
 /// Segments of one GSO send: what every kernel that knows GSO takes (`UDP_MAX_SEGMENTS`).
 const SEGMENTS: usize = 64;
 /// Bytes of one GSO send: the largest UDP payload of IPv4.
-const SEND: usize = 65_507;
+pub(super) const SEND: usize = 65_507;
 /// How long a path's MTU is believed: long enough to cost nothing, short enough to see a route change.
 const PATH_LIFE: Duration = Duration::from_secs(30);
 /// Paths that are remembered; past it they are all forgotten.
@@ -117,6 +117,8 @@ pub struct UdpUnderlay {
     local: IpAddr,
     receiver: OwnedFd,
     senders: Vec<OwnedFd>,
+    /// The port of each.
+    ports: Vec<u16>,
     /// Connected to one VTEP after the other, and never sent from: it tells the path's MTU.
     scout: OwnedFd,
     /// Does the kernel cut for us?
@@ -200,12 +202,15 @@ impl UdpUnderlay {
                 "this kernel's UDP lacks offloads; datagrams go one by one"
             );
         }
+        let ports = senders.iter().map(port).collect::<Result<Vec<_>, _>>();
+        let ports = ports.map_err(failed)?;
         let scout = bind(SocketAddr::new(local, 0), |_| Ok(())).map_err(failed)?;
         let underlay = Self {
             local,
             scout,
             receiver,
             senders,
+            ports,
             gso,
             buffers: (0..RECEIVE).map(|_| vec![0; 1 << 16]).collect(),
             waiting: VecDeque::with_capacity(RECEIVE),
@@ -239,13 +244,37 @@ impl UdpUnderlay {
     }
 
     /// The largest UDP payload that the path to a VTEP takes whole.
-    fn room(&mut self, vtep: IpAddr, now: Instant) -> usize {
-        let outer = self.outer();
+    pub(super) fn room(&mut self, vtep: IpAddr, now: Instant) -> usize {
         let path = match self.paths.get(&vtep) {
             Some(path) if path.until > now => *path,
             _ => self.learn(vtep, now),
         };
-        path.mtu.saturating_sub(outer).min(SEND)
+        self.room_of(path)
+    }
+
+    /// The same, asked of the kernel anew.
+    pub(super) fn learn_room(&mut self, vtep: IpAddr, now: Instant) -> usize {
+        let path = self.learn(vtep, now);
+        self.room_of(path)
+    }
+
+    fn room_of(&self, path: Path) -> usize {
+        path.mtu.saturating_sub(self.outer()).min(SEND)
+    }
+
+    /// How many ports there are to send from.
+    pub(super) fn source_ports(&self) -> u16 {
+        u16::try_from(self.senders.len()).unwrap_or(1)
+    }
+
+    /// The UDP port of a sending socket.
+    pub(super) fn source_port(&self, slot: u16) -> Option<u16> {
+        self.ports.get(usize::from(slot)).copied()
+    }
+
+    /// The receiving socket.
+    pub(super) fn receiver(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
     }
 
     /// Asks the kernel for a path's MTU.
@@ -261,6 +290,12 @@ impl UdpUnderlay {
         self.paths.insert(vtep, path);
         path
     }
+}
+
+/// The port that the kernel chose.
+fn port(socket: &OwnedFd) -> io::Result<u16> {
+    let address = SocketAddr::try_from(rustix::net::getsockname(socket)?)?;
+    Ok(address.port())
 }
 
 fn sender(local: IpAddr, gso: &mut bool) -> io::Result<OwnedFd> {
@@ -380,7 +415,12 @@ fn is_one_frame(bytes: &[u8], size: u16) -> bool {
 }
 
 /// Returns the first bytes of what is refused.
-fn refuse(pool: &mut PacketPool, bytes: &[u8], reason: DropReason, refused: &mut Refused) {
+pub(super) fn refuse(
+    pool: &mut PacketPool,
+    bytes: &[u8],
+    reason: DropReason,
+    refused: &mut Refused,
+) {
     if let Some(mut packet) = pool.take_small() {
         let head = bytes.get(..SMALL).unwrap_or(bytes);
         if packet.fill(head).is_ok() {
@@ -712,7 +752,7 @@ impl UdpUnderlay {
 }
 
 /// Gives the device a millisecond to take what is queued: less is lost in a burst, and nobody waits long behind a dead one.
-fn wait_for_room(socket: BorrowedFd<'_>) {
+pub(super) fn wait_for_room(socket: BorrowedFd<'_>) {
     let mut fds = [rustix::event::PollFd::new(
         &socket,
         rustix::event::PollFlags::OUT,
@@ -777,7 +817,7 @@ impl Underlay for UdpUnderlay {
         refused: &mut Refused,
     ) -> u64 {
         let now = Instant::now();
-        let senders = u16::try_from(self.senders.len()).unwrap_or(1);
+        let senders = self.source_ports();
         self.plan.order.clear();
         self.plan.fates.clear();
         for (index, frame) in frames.iter().enumerate() {

@@ -2,7 +2,7 @@
 //!
 //! The few rtnetlink requests that a tap needs, blocking, on a socket of the calling thread's namespace. They run on the
 //! scratch thread of [`super::netns`], where there is no async runtime and none is wanted: each is one message and
-//! one answer.
+//! one answer. What the kernel knows of the way to another host is [`lookup`]'s.
 //!
 //! # References
 //! Linux: netlink(7), rtnetlink(7). RFC 3549.
@@ -14,6 +14,8 @@ use std::{
 };
 
 use net::Mac;
+mod lookup;
+
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// One socket to the kernel's routing tables.
@@ -28,6 +30,12 @@ pub(super) struct Netlink {
 pub(super) struct Link {
     /// Its index in the namespace.
     pub(super) index: u32,
+    /// Its name.
+    pub(super) name: String,
+    /// Does it carry Ethernet frames to others?
+    pub(super) ethernet: bool,
+    /// Its MAC address.
+    pub(super) mac: Option<[u8; 6]>,
     /// Who made it, in its maker's words.
     pub(super) alias: Option<String>,
     /// Is it a tun or tap device?
@@ -43,6 +51,8 @@ pub(super) struct Change<'a> {
     pub(super) alias: Option<&'a str>,
     pub(super) gso_max_size: Option<u32>,
     pub(super) queue_len: Option<u32>,
+    /// The kernel's own IPv6 is to keep quiet on it: no address, and nothing sent.
+    pub(super) no_ipv6: bool,
 }
 
 const IFF_UP: u32 = 1;
@@ -168,19 +178,32 @@ impl Netlink {
         zero_ended.push(0);
         let request = Message::new(libc::RTM_GETLINK, 0, &ifinfo(0, 0, 0))
             .attribute(libc::IFLA_IFNAME, &zero_ended);
+        self.link_by(request)
+    }
+
+    /// The device of that index; `None` when there is none.
+    pub(super) fn link_at(&mut self, index: u32) -> io::Result<Option<Link>> {
+        self.link_by(Message::new(libc::RTM_GETLINK, 0, &ifinfo(index, 0, 0)))
+    }
+
+    fn link_by(&mut self, request: Message) -> io::Result<Option<Link>> {
+        const ETHERNET: u16 = 1;
         let answer = match self.ask(request) {
             Ok(answer) => answer,
             Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
             Err(e) => return Err(e),
         };
         let (fixed, tail) = answer.split_first_chunk::<16>().ok_or(MALFORMED)?;
-        let [_, _, _, _, i0, i1, i2, i3, ..] = *fixed;
+        let [_, _, t0, t1, i0, i1, i2, i3, ..] = *fixed;
         let mut link = Link {
             index: u32::from_ne_bytes([i0, i1, i2, i3]),
+            ethernet: u16::from_ne_bytes([t0, t1]) == ETHERNET,
             ..Link::default()
         };
         for (kind, value) in attributes(tail) {
             match kind {
+                libc::IFLA_IFNAME => link.name = text(value),
+                libc::IFLA_ADDRESS => link.mac = value.try_into().ok(),
                 libc::IFLA_IFALIAS => link.alias = Some(text(value)),
                 libc::IFLA_LINKINFO => {
                     link.tun = attributes(value)
@@ -204,6 +227,13 @@ impl Netlink {
         }
         if let Some(alias) = change.alias {
             message = message.attribute(libc::IFLA_IFALIAS, alias.as_bytes());
+        }
+        if change.no_ipv6 {
+            const ADDRESS_GENERATION: u16 = 8;
+            const NONE: u8 = 1;
+            let mode = Message(Vec::new()).attribute(ADDRESS_GENERATION, &[NONE]);
+            let v6 = Message(Vec::new()).attribute(10, &mode.0);
+            message = message.attribute(libc::IFLA_AF_SPEC, &v6.0);
         }
         self.ask(message).map(drop)
     }
