@@ -132,9 +132,12 @@ pub fn until(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
 }
 
 /// Runs a whole lab to its end, and returns its answer as JSON; panics with it unless all expectations held.
-pub fn run_lab(stem: &str) -> Value {
+pub fn run_lab(stem: &str, uplink: &str) -> Value {
     let name = format!("t-{stem}");
-    let output = run(&["lab", "run", &lab_file(stem), "--name", &name, "--json"]);
+    let file = lab_file(stem);
+    let output = run(&[
+        "lab", "run", &file, "--name", &name, "--uplink", uplink, "--json",
+    ]);
     let held = printed(&format!("lab {stem}"), &output);
     assert_eq!(left_of(&name), Vec::<String>::new());
     serde_json::from_str(&held).unwrap()
@@ -155,11 +158,16 @@ impl Lab {
 
     /// The same, from a file anywhere.
     pub fn up_from(file: &str, name: &str) -> Self {
+        Self::up_with(file, name, "udp")
+    }
+
+    /// The same, with this uplink on every host.
+    pub fn up_with(file: &str, name: &str, uplink: &str) -> Self {
         let lab = Self {
             name: name.into(),
             restarted: vec![],
         };
-        let output = run(&["lab", "up", file, "--name", name]);
+        let output = run(&["lab", "up", file, "--name", name, "--uplink", uplink]);
         printed("lab up", &output);
         lab
     }
@@ -167,6 +175,15 @@ impl Lab {
     /// A file of its state.
     pub fn path(&self, file: &str) -> PathBuf {
         Path::new("/run/overweave-lab").join(&self.name).join(file)
+    }
+
+    /// Segments that took a way over a host's underlay; 0 where it has no uplink tap.
+    pub fn crossed(&self, host: &str, direction: &str, path: &str) -> u64 {
+        let metrics = self.ok(host, &["curl", "-s", "http://127.0.0.1:9698/metrics"]);
+        let name =
+            format!("vswitch_uplink_packets_total{{direction=\"{direction}\",path=\"{path}\"}} ");
+        let line = metrics.lines().find_map(|l| l.strip_prefix(name.as_str()));
+        line.map_or(0, |n| n.parse().unwrap())
     }
 
     /// A command in the namespace of a workload or host.

@@ -14,8 +14,12 @@ use std::{
 use tests::netns::{Lab, allowed, lab_file, left_of, overweave, printed, run, run_lab, until};
 
 fn holds(stem: &str) {
+    holds_with(stem, "udp");
+}
+
+fn holds_with(stem: &str, uplink: &str) {
     if allowed() {
-        let answer = run_lab(stem);
+        let answer = run_lab(stem, uplink);
         assert_eq!(answer["held"], true);
         assert!(!answer["expectations"].as_array().unwrap().is_empty());
     }
@@ -46,6 +50,21 @@ fn twenty_hosts_reach_each_other() {
     holds("twenty-hosts");
 }
 
+#[test]
+fn the_quickstart_holds_over_an_uplink_tap() {
+    holds_with("quickstart", "tap");
+}
+
+#[test]
+fn a_chain_works_on_three_hosts_over_an_uplink_tap() {
+    holds_with("three-hosts-chain", "tap");
+}
+
+#[test]
+fn both_families_work_over_an_uplink_tap() {
+    holds_with("mixed-v4-v6", "tap");
+}
+
 /// Where checksum and segmentation mistakes show: partial checksums and whole super-frames come from a kernel's VXLAN device.
 #[test]
 fn a_kernel_vxlan_device_is_a_vtep_both_ways() {
@@ -53,6 +72,90 @@ fn a_kernel_vxlan_device_is_a_vtep_both_ways() {
         return;
     }
     let lab = Lab::up("kernel-vtep", "t-kernel");
+    all_sizes_cross(&lab);
+}
+
+/// The same on an underlay that has no more than Ethernet's own 1500 bytes, one host on taps and one on sockets.
+#[test]
+fn a_kernel_vtep_and_a_switch_on_sockets_are_reached_over_an_uplink_tap() {
+    if !allowed() {
+        return;
+    }
+    let text = std::fs::read_to_string(lab_file("kernel-vtep")).unwrap();
+    let text = text.replace("networks:\n", "underlay: {mtu: 1500}\nnetworks:\n");
+    let dir = std::env::temp_dir().join(format!("overweave-uplink-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("narrow.yaml");
+    std::fs::write(&file, text).unwrap();
+    let mut lab = Lab::up_with(&file.display().to_string(), "t-uptap", "tap");
+    std::fs::remove_dir_all(&dir).unwrap();
+    all_sizes_cross(&lab);
+    for host in ["h1", "h2"] {
+        let of = |direction, path| lab.crossed(host, direction, path);
+        assert!(of("rx", "tap") > 10 * of("rx", "socket"), "{host} reads");
+        // Acknowledgements in bursts go through the sockets.
+        assert!(of("tx", "tap") > 0, "{host} writes");
+    }
+    let mut command = lab.kill("h2");
+    command.retain(|arg| !arg.starts_with("--uplink"));
+    command.push("--uplink=udp".to_owned());
+    lab.restart("h2", &command);
+    let to_b = lab.addr("b", false);
+    let ping = ["ping", "-c", "1", "-W", "1", &to_b];
+    until("the host is back", Duration::from_secs(15), || {
+        lab.exec("a", &ping).status.success()
+    });
+    all_sizes_cross(&lab);
+    assert_eq!(lab.crossed("h2", "rx", "tap"), 0);
+}
+
+/// A killed switch leaves neither tap nor rule, so the host's own kernel answers; the next one goes on.
+#[test]
+fn an_uplink_tap_goes_with_its_process_and_comes_back_with_the_next() {
+    if !allowed() {
+        return;
+    }
+    let mut lab = Lab::up_with(&lab_file("kernel-vtep"), "t-upkill", "tap");
+    let taps = |lab: &Lab| lab.ok("h1", &["ip", "-o", "link"]).matches("ow-up").count();
+    assert_eq!(taps(&lab), 1);
+    let refused = |lab: &Lab| {
+        let snmp = lab.ok("h1", &["cat", "/proc/net/snmp"]);
+        let mut lines = snmp.lines().rev();
+        let counts = lines.find_map(|l| l.strip_prefix("Udp: ")).unwrap();
+        let no_ports = counts.split_whitespace().nth(1).unwrap();
+        no_ports.parse::<u64>().unwrap()
+    };
+    let to_a = lab.addr("a", false);
+    let ping = ["ping", "-c", "1", "-W", "1", &to_a];
+    until("a answers", Duration::from_secs(15), || {
+        lab.exec("k", &ping).status.success()
+    });
+    let before = (lab.crossed("h1", "rx", "tap"), refused(&lab));
+    lab.ok("k", &ping);
+    assert!(lab.crossed("h1", "rx", "tap") > before.0);
+    assert_eq!(refused(&lab), before.1);
+    let command = lab.kill("h1");
+    assert_eq!(taps(&lab), 0);
+    assert!(!lab.exec("k", &ping).status.success(), "no switch, no ping");
+    assert!(refused(&lab) > before.1, "the kernel has the port again");
+    lab.restart("h1", &command);
+    until("the ping passes again", Duration::from_secs(15), || {
+        lab.exec("k", &ping).status.success()
+    });
+    assert_eq!(taps(&lab), 1);
+    // Somebody deletes the tap: the sockets take over.
+    let link = lab.ok("h1", &["ip", "-o", "link"]);
+    let at = link.find("ow-up").unwrap();
+    let tap: String = link[at..].chars().take_while(|c| *c != ':').collect();
+    lab.ok("h1", &["ip", "link", "del", &tap]);
+    until("the sockets take over", Duration::from_secs(15), || {
+        lab.exec("k", &ping).status.success()
+    });
+    assert!(lab.crossed("h1", "rx", "socket") > 0);
+}
+
+/// Pings of all sizes and streams between the three workloads of `kernel-vtep`, with no wrong checksum anywhere.
+fn all_sizes_cross(lab: &Lab) {
     let places = ["a", "b", "k"];
     let before = places.map(|p| lab.checksum_errors(p));
     for v6 in [false, true] {
@@ -60,7 +163,7 @@ fn a_kernel_vxlan_device_is_a_vtep_both_ways() {
             let addr = lab.addr(to, v6);
             lab.ok(from, &["ping", "-c", "3", "-i", "0.2", "-W", "2", &addr]);
             // The largest that fits the network's MTU, and one that is cut into fragments.
-            for size in ["1400", "4000"] {
+            for size in ["1350", "1400", "4000"] {
                 lab.ok(
                     from,
                     &["ping", "-c", "2", "-i", "0.2", "-W", "2", "-s", size, &addr],

@@ -335,7 +335,7 @@ impl Fabric {
             let run_dir = self.run_dir(&host.name).display().to_string();
             let controller = format!("https://{CONTROLLER}:{HOSTS_PORT}");
             let vtep = vtep.to_string();
-            let args = [
+            let mut args = [
                 "vswitch",
                 "--host",
                 &host.name,
@@ -347,13 +347,16 @@ impl Fabric {
                 &vtep,
                 "--run-dir",
                 &run_dir,
-            ];
+            ]
+            .map(str::to_owned)
+            .to_vec();
+            args.extend(self.lab.underlay.uplink.map(|u| format!("--uplink={u}")));
             let child = Self::spawn(
                 &self.state,
                 &Spawn {
                     what: &what,
                     namespace: Some(&namespace),
-                    args: args.map(str::to_owned).to_vec(),
+                    args,
                     input: Some(&token),
                 },
             )?;

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use net::{Mac, PortRange, Prefix};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use vswitch::UplinkChoice;
 
 use crate::units::{Percent, Rate, RateRange, Size, Span, some_text};
 
@@ -52,6 +53,8 @@ pub(crate) struct RawUnderlay {
     /// One routed subnet per host instead of one bridge.
     #[serde(default)]
     pub(crate) routed: bool,
+    /// How encapsulated frames cross, for every vswitch.
+    pub(crate) uplink: Option<UplinkChoice>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use net::{Mac, Prefix};
+use vswitch::UplinkChoice;
 
 use super::file::{Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, Reach};
 use crate::units::{Percent, Rate, RateRange, Size, Span};
@@ -55,6 +56,7 @@ pub(crate) struct Host {
 pub(crate) struct Underlay {
     pub(crate) mtu: u16,
     pub(crate) routed: bool,
+    pub(crate) uplink: Option<UplinkChoice>,
     pub(crate) impairment: Impairment,
 }
 

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
+use vswitch::UplinkChoice;
 
 use crate::api::{Api, text};
 use crate::cancel::Cancel;
@@ -34,6 +35,9 @@ struct Source {
     /// The lab's name, first part of its namespaces' names (default: the file's stem)
     #[arg(long)]
     name: Option<String>,
+    /// How the hosts' encapsulated frames cross (default: what the file says, else the vswitch's own)
+    #[arg(long, value_name = "auto|tap|udp")]
+    uplink: Option<UplinkChoice>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,7 +120,9 @@ fn read(source: &Source) -> anyhow::Result<Lab> {
         .map(|stem| stem.to_string_lossy().into_owned())
         .unwrap_or_default();
     let name = source.name.clone().unwrap_or(stem);
-    Ok(check::lab(&file, &name, &text)?)
+    let mut lab = check::lab(&file, &name, &text)?;
+    lab.underlay.uplink = source.uplink.or(lab.underlay.uplink);
+    Ok(lab)
 }
 
 fn bring_up(source: &Source, cancel: &Cancel, progress: &Progress) -> anyhow::Result<Fabric> {

@@ -181,6 +181,7 @@ fn underlay(raw: &RawLab) -> Result<Underlay, Wrong> {
         reorder,
         rate,
         routed,
+        uplink,
         mtu: _,
     } = raw.underlay;
     if reorder.is_some() && delay.is_none() {
@@ -192,6 +193,7 @@ fn underlay(raw: &RawLab) -> Result<Underlay, Wrong> {
     Ok(Underlay {
         mtu,
         routed,
+        uplink,
         impairment: Impairment {
             loss,
             delay,
