@@ -5,11 +5,9 @@
 
 use crate::{
     refusal::Refusal,
-    resource::{
-        ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb, field,
-    },
-    resources::{Port, PortChain, network, security_group_rule::Ethertype, subnet::loose_prefix},
-    rules::{Caller, Change, Rule, Write},
+    resource::{ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field},
+    resources::{Port, PortChain, network, protocol::Ethertype, subnet::loose_prefix},
+    rules::{Caller, Change, Judged, Rule, Write},
     store::View,
 };
 use net::Prefix;
@@ -52,12 +50,7 @@ pub struct FlowClassifier {
 impl FlowClassifier {
     /// The IP protocol number; `icmp` of IPv6 is ICMPv6.
     pub fn protocol_number(&self) -> Option<u8> {
-        match self.protocol.as_deref()? {
-            "tcp" => Some(6),
-            "udp" => Some(17),
-            _ if self.ethertype == Ethertype::V6 => Some(58),
-            _ => Some(1),
-        }
+        self.ethertype.protocol_number(self.protocol.as_deref()?)
     }
 }
 
@@ -184,19 +177,16 @@ impl Resource for FlowClassifier {
     }
 
     fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {
-        let word = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
-        let ethertype = match word("ethertype") {
-            None => Ethertype::V4,
-            Some(given) => Ethertype::of(&given).ok_or_else(|| {
-                Refusal::invalid(
-                    "FlowClassifierInvalidEthertype",
-                    format!(
-                        "Flow Classifier does not support ethertype {given}. Supported ethertype values are ['IPv4', 'IPv6']."
-                    ),
-                )
-            })?,
-        };
-        let protocol = match word("protocol").map(|given| given.to_ascii_lowercase()) {
+        Ethertype::intake(fields, |given| {
+            Refusal::invalid(
+                "FlowClassifierInvalidEthertype",
+                format!(
+                    "Flow Classifier does not support ethertype {given}. Supported ethertype values are ['IPv4', 'IPv6']."
+                ),
+            )
+        })?;
+        let given = fields.get("protocol").and_then(Value::as_str);
+        let protocol = match given.map(str::to_ascii_lowercase) {
             None => Value::Null,
             Some(given) if ["tcp", "udp", "icmp"].contains(&given.as_str()) => json!(given),
             Some(given) => {
@@ -208,7 +198,6 @@ impl Resource for FlowClassifier {
                 ));
             }
         };
-        fields.insert("ethertype".to_owned(), json!(ethertype));
         fields.insert("protocol".to_owned(), protocol);
         Ok(())
     }
@@ -233,10 +222,8 @@ fn empty_shape(value: &Value) -> Result<Value, String> {
     }
 }
 
-type Judged = Result<Vec<Write>, Refusal>;
-
 fn shape(_: &View, change: &Change<'_, FlowClassifier>, _: &Caller) -> Judged {
-    let (Verb::Create, Some(new)) = (change.verb, change.after) else {
+    let Some(new) = change.made() else {
         return Ok(Vec::new());
     };
     let mut full = new.clone();
@@ -293,7 +280,7 @@ fn shape(_: &View, change: &Change<'_, FlowClassifier>, _: &Caller) -> Judged {
 }
 
 fn ends(view: &View, change: &Change<'_, FlowClassifier>, caller: &Caller) -> Judged {
-    let (Verb::Create, Some(new)) = (change.verb, change.after) else {
+    let Some(new) = change.made() else {
         return Ok(Vec::new());
     };
     for (side, port, network) in [
@@ -329,7 +316,7 @@ fn ends(view: &View, change: &Change<'_, FlowClassifier>, caller: &Caller) -> Ju
 
 /// Overlap within a project is refused: which chain would take the connection?
 fn overlap(view: &View, change: &Change<'_, FlowClassifier>, _: &Caller) -> Judged {
-    let (Verb::Create, Some(new)) = (change.verb, change.after) else {
+    let Some(new) = change.made() else {
         return Ok(Vec::new());
     };
     let others = view.related::<FlowClassifier>("project_id", &new.meta.project_id);
@@ -407,7 +394,7 @@ fn overlaps(
 }
 
 fn removal(view: &View, change: &Change<'_, FlowClassifier>, _: &Caller) -> Judged {
-    let (Verb::Delete, Some(before)) = (change.verb, change.before) else {
+    let Some(before) = change.removed() else {
         return Ok(Vec::new());
     };
     if view.any_related::<PortChain>("flow_classifiers", before.meta.id) {

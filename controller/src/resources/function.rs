@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::{fmt, net::IpAddr, str::FromStr};
 use uuid::Uuid;
 
-use crate::resources::{security_group_rule::protocol_number, subnet::loose_prefix};
+use crate::resources::{protocol::protocol_number, subnet::loose_prefix};
 
 /// Rules of a firewall: a first packet walks them one by one.
 const RULES: usize = 1000;

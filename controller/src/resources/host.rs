@@ -13,7 +13,7 @@ use crate::{
         Verb, field,
     },
     resources::Port,
-    rules::{Caller, Change, Rule, Write},
+    rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
     time::Seconds,
 };
@@ -241,8 +241,6 @@ pub const AGENT: Spec = Spec {
     ops: &OPS,
 };
 
-type Judged = Result<Vec<Write>, Refusal>;
-
 fn naming(view: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
     match (change.verb, change.before, change.after) {
         (Verb::Create, _, Some(host)) => {
@@ -269,7 +267,7 @@ fn naming(view: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
 }
 
 fn kind(view: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
-    let (Verb::Create, Some(host)) = (change.verb, change.after) else {
+    let Some(host) = change.made() else {
         return Ok(Vec::new());
     };
     let Some(vtep) = host.vtep else {
@@ -334,7 +332,7 @@ fn token(_: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
 }
 
 fn removal(view: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
-    let (Verb::Delete, Some(host)) = (change.verb, change.before) else {
+    let Some(host) = change.removed() else {
         return Ok(Vec::new());
     };
     if view.any_related::<Port>("binding:host_id", &host.meta.name) {

@@ -9,6 +9,7 @@ pub mod network;
 pub mod port;
 pub mod port_chain;
 pub mod port_pair_group;
+pub mod protocol;
 pub mod security_group;
 pub mod security_group_rule;
 pub mod subnet;

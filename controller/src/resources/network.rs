@@ -337,7 +337,7 @@ fn sharing(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<
 }
 
 fn removal(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
-    let (Verb::Delete, Some(before)) = (change.verb, change.before) else {
+    let Some(before) = change.removed() else {
         return Ok(Vec::new());
     };
     let id = before.meta.id;

@@ -7,7 +7,7 @@ use crate::{
         boolean, field,
     },
     resources::{FlowClassifier, PortPairGroup, port_pair_group::lowest_number},
-    rules::{Caller, Change, Rule, Write},
+    rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
 };
 use serde::{Deserialize, Serialize};
@@ -143,8 +143,6 @@ fn parameters_shape(value: &Value) -> Result<Value, String> {
     }
     Ok(Value::Object(normal))
 }
-
-type Judged = Result<Vec<Write>, Refusal>;
 
 fn numbering(view: &View, change: &Change<'_, PortChain>, _: &Caller) -> Judged {
     const PREFIX: &str = "unique/port_chain/";

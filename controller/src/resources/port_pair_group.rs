@@ -20,7 +20,7 @@ use crate::{
         network,
         port::{VIP_OWNER, WantedIp},
     },
-    rules::{Caller, Change, Rule, Write},
+    rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
 };
 use serde::{Deserialize, Serialize};
@@ -191,8 +191,6 @@ fn parameters_shape(value: &Value) -> Result<Value, String> {
     }
     Ok(value.clone())
 }
-
-type Judged = Result<Vec<Write>, Refusal>;
 
 /// The lowest free number of a counter whose keys are claims.
 pub(super) fn lowest_number(view: &View, prefix: &str, last: u32) -> Option<u32> {

@@ -7,13 +7,9 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Claim, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
-        field,
+        ALL, Absent, Claim, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field,
     },
-    resources::{
-        Port, SecurityGroupRule,
-        security_group_rule::{Direction, Ethertype},
-    },
+    resources::{Port, SecurityGroupRule, protocol::Ethertype, security_group_rule::Direction},
     rules::{Caller, Change, Dice, Rule, Write},
     store::{Read, View},
 };
@@ -175,7 +171,7 @@ fn first_rules(
     change: &Change<'_, SecurityGroup>,
     _: &Caller,
 ) -> Result<Vec<Write>, Refusal> {
-    let (Verb::Create, Some(group)) = (change.verb, change.after) else {
+    let Some(group) = change.made() else {
         return Ok(Vec::new());
     };
     let mut writes = Vec::new();
@@ -201,7 +197,7 @@ fn removal(
     change: &Change<'_, SecurityGroup>,
     _: &Caller,
 ) -> Result<Vec<Write>, Refusal> {
-    let (Verb::Delete, Some(before)) = (change.verb, change.before) else {
+    let Some(before) = change.removed() else {
         return Ok(Vec::new());
     };
     let id = before.meta.id;

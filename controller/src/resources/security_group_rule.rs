@@ -9,14 +9,18 @@ use crate::{
         ALL, Absent, Claim, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
         field,
     },
-    resources::{SecurityGroup, subnet::loose_prefix},
-    rules::{Caller, Change, Rule, Write},
+    resources::{
+        SecurityGroup,
+        protocol::{Ethertype, ICMP, ICMPV6, PROTOCOLS, protocol_number},
+        subnet::loose_prefix,
+    },
+    rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
 };
 use net::Prefix;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::{collections::HashSet, fmt};
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// Seen from the instance.
@@ -27,42 +31,6 @@ pub enum Direction {
     Ingress,
     /// From it.
     Egress,
-}
-
-/// The family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Ethertype {
-    /// IPv4.
-    #[serde(rename = "IPv4")]
-    V4,
-    /// IPv6.
-    #[serde(rename = "IPv6")]
-    V6,
-}
-
-impl Ethertype {
-    /// The family of a word in any case.
-    pub fn of(word: &str) -> Option<Self> {
-        match word.to_ascii_lowercase().as_str() {
-            "ipv4" => Some(Self::V4),
-            "ipv6" => Some(Self::V6),
-            _ => None,
-        }
-    }
-
-    /// Is the prefix of this family?
-    pub const fn holds(self, prefix: Prefix) -> bool {
-        matches!(self, Self::V4) == prefix.is_ipv4()
-    }
-}
-
-impl fmt::Display for Ethertype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
-    }
 }
 
 /// A rule of a security group.
@@ -92,47 +60,8 @@ pub struct SecurityGroupRule {
     pub remote_group_id: Option<Uuid>,
 }
 
-/// Names that stand for protocol numbers, as Neutron knows them.
-const PROTOCOLS: &[(&str, u8)] = &[
-    ("ah", 51),
-    ("dccp", 33),
-    ("egp", 8),
-    ("esp", 50),
-    ("gre", 47),
-    ("hopopt", 0),
-    ("icmp", 1),
-    ("igmp", 2),
-    ("ip", 0),
-    ("ipip", 4),
-    ("ipv6-encap", 41),
-    ("ipv6-frag", 44),
-    ("ipv6-icmp", 58),
-    ("ipv6-nonxt", 59),
-    ("ipv6-opts", 60),
-    ("ipv6-route", 43),
-    ("ospf", 89),
-    ("pgm", 113),
-    ("rsvp", 46),
-    ("sctp", 132),
-    ("tcp", 6),
-    ("udp", 17),
-    ("udplite", 136),
-    ("vrrp", 112),
-];
-
 /// Protocols whose rules may name ports.
 const WITH_PORTS: &[u8] = &[6, 17, 33, 132, 136];
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
-
-/// The number of a protocol by name or number.
-pub fn protocol_number(protocol: &str) -> Option<u8> {
-    let named = PROTOCOLS
-        .iter()
-        .find(|(name, _)| *name == protocol)
-        .map(|(_, number)| *number);
-    named.or_else(|| protocol.parse().ok())
-}
 
 impl SecurityGroupRule {
     /// A rule that asks for nothing but direction and family.
@@ -158,10 +87,7 @@ impl SecurityGroupRule {
 
     /// The number of its protocol; `None` for any. `icmp` in an IPv6 rule means ICMPv6.
     pub fn protocol_number(&self) -> Option<u8> {
-        match self.protocol.as_deref().and_then(protocol_number) {
-            Some(ICMP) if self.ethertype == Ethertype::V6 => Some(ICMPV6),
-            other => other,
-        }
+        self.ethertype.protocol_number(self.protocol.as_deref()?)
     }
 
     /// Is its protocol ICMP or ICMPv6?
@@ -323,19 +249,14 @@ impl Resource for SecurityGroupRule {
         let word = |fields: &Map<String, Value>, name: &str| {
             fields.get(name).and_then(Value::as_str).map(str::to_owned)
         };
-        if let Some(given) = word(fields, "ethertype") {
-            let Some(ethertype) = Ethertype::of(&given) else {
-                return Err(Refusal::invalid(
-                    "SecurityGroupRuleInvalidEtherType",
-                    format!(
-                        "Security group rule for ethertype '{given}' not supported. Allowed values are ['IPv4', 'IPv6']."
-                    ),
-                ));
-            };
-            fields.insert("ethertype".to_owned(), json!(ethertype));
-        } else {
-            fields.insert("ethertype".to_owned(), json!(Ethertype::V4));
-        }
+        Ethertype::intake(fields, |given| {
+            Refusal::invalid(
+                "SecurityGroupRuleInvalidEtherType",
+                format!(
+                    "Security group rule for ethertype '{given}' not supported. Allowed values are ['IPv4', 'IPv6']."
+                ),
+            )
+        })?;
         if let Some(given) = word(fields, "protocol") {
             let protocol = match given.to_ascii_lowercase().as_str() {
                 "any" | "" => Value::Null,
@@ -407,8 +328,6 @@ fn word_shape(value: &Value) -> Result<Value, String> {
     }
 }
 
-type Judged = Result<Vec<Write>, Refusal>;
-
 fn group(view: &View, change: &Change<'_, SecurityGroupRule>, caller: &Caller) -> Judged {
     let Some(subject) = change.subject().filter(|_| change.before != change.after) else {
         return Ok(Vec::new());
@@ -426,7 +345,7 @@ fn group(view: &View, change: &Change<'_, SecurityGroupRule>, caller: &Caller) -
 }
 
 fn remote(view: &View, change: &Change<'_, SecurityGroupRule>, caller: &Caller) -> Judged {
-    let (Verb::Create, Some(rule)) = (change.verb, change.after) else {
+    let Some(rule) = change.made() else {
         return Ok(Vec::new());
     };
     if rule.remote_group_id.is_some() && rule.remote_ip_prefix.is_some() {
@@ -458,7 +377,7 @@ fn remote(view: &View, change: &Change<'_, SecurityGroupRule>, caller: &Caller) 
 }
 
 fn transport(_: &View, change: &Change<'_, SecurityGroupRule>, _: &Caller) -> Judged {
-    let (Verb::Create, Some(rule)) = (change.verb, change.after) else {
+    let Some(rule) = change.made() else {
         return Ok(Vec::new());
     };
     let (min, max) = (rule.port_range_min, rule.port_range_max);

@@ -291,7 +291,7 @@ fn routes_shape(value: &Value) -> Result<Value, String> {
 }
 
 fn place(view: &View, change: &Change<'_, Subnet>, caller: &Caller) -> Result<Vec<Write>, Refusal> {
-    let (Verb::Create, Some(after)) = (change.verb, change.after) else {
+    let Some(after) = change.made() else {
         // A subnet that came, changed or went is a new revision of its network.
         let changed = change.before != change.after;
         let network = change
@@ -571,7 +571,7 @@ fn options(_: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec<Writ
 /// A subnet with automatic addresses gives one to every port that is there already.
 #[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
 fn automatic(view: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec<Write>, Refusal> {
-    let (Verb::Create, Some(after)) = (change.verb, change.after) else {
+    let Some(after) = change.made() else {
         let mut writes = Vec::new();
         if let (Some(before), Some(after)) = (change.before, change.after)
             && before.allocation_pools != after.allocation_pools
@@ -597,7 +597,7 @@ fn automatic(view: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec
 }
 
 fn removal(view: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec<Write>, Refusal> {
-    let (Verb::Delete, Some(before)) = (change.verb, change.before) else {
+    let Some(before) = change.removed() else {
         return Ok(Vec::new());
     };
     let id = before.meta.id;

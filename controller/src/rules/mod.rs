@@ -193,6 +193,18 @@ impl<T: ?Sized> Change<'_, T> {
     }
 }
 
+impl<'a, T: ?Sized> Change<'a, T> {
+    /// The object, if this makes it.
+    pub fn made(&self) -> Option<&'a T> {
+        self.after.filter(|_| self.verb == Verb::Create)
+    }
+
+    /// The object, if this deletes it.
+    pub fn removed(&self) -> Option<&'a T> {
+        self.before.filter(|_| self.verb == Verb::Delete)
+    }
+}
+
 /// What a rule wants besides.
 #[derive(Debug, Clone)]
 pub enum Write {
@@ -224,8 +236,11 @@ impl Write {
     }
 }
 
+/// What a rule says.
+pub type Judged = Result<Vec<Write>, Refusal>;
+
 /// A rule of a resource.
-pub type Rule<T> = fn(&View, &Change<'_, T>, &Caller) -> Result<Vec<Write>, Refusal>;
+pub type Rule<T> = fn(&View, &Change<'_, T>, &Caller) -> Judged;
 
 /// What a request asks for.
 #[derive(Debug, Clone)]

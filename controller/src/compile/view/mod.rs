@@ -26,7 +26,7 @@ use crate::{
     resource::{Resource, Spec},
     resources::{
         self, FlowClassifier, NetworkFunction, PortChain, PortPairGroup, SecurityGroup, function,
-        security_group_rule as rule,
+        protocol::Ethertype, security_group_rule as rule,
     },
     store::{Entry, KeyChange, Read, Snapshot},
 };
@@ -186,10 +186,10 @@ fn group(group: &SecurityGroup) -> Group {
     }
 }
 
-const fn family(ethertype: rule::Ethertype) -> Family {
+const fn family(ethertype: Ethertype) -> Family {
     match ethertype {
-        rule::Ethertype::V4 => Family::V4,
-        rule::Ethertype::V6 => Family::V6,
+        Ethertype::V4 => Family::V4,
+        Ethertype::V6 => Family::V6,
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn place(
     change: &Change<'_, Port>,
     caller: &Caller,
 ) -> Result<Vec<Write>, Refusal> {
-    let (Verb::Create, Some(after)) = (change.verb, change.after) else {
+    let Some(after) = change.made() else {
         return Ok(Vec::new());
     };
     let network = if change.is_asked() {
@@ -216,7 +216,7 @@ pub(super) fn removal(
     change: &Change<'_, Port>,
     caller: &Caller,
 ) -> Result<Vec<Write>, Refusal> {
-    let (Verb::Delete, Some(before)) = (change.verb, change.before) else {
+    let Some(before) = change.removed() else {
         return Ok(Vec::new());
     };
     let compute = before.device_owner.starts_with("compute:");
