@@ -250,4 +250,30 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_sample_file_shows_every_key_in_a_form_that_is_good() {
+        let sample = include_str!("../../configs/controller.toml");
+        // A line that is commented out has no space behind the mark, prose has.
+        let all: String = sample
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        let full = parse(&all).unwrap();
+        assert!(full.tls.is_some() && full.hosts_listen.is_some());
+        let error = toml::from_str::<RawConfig>("nonsense = 1").unwrap_err();
+        let keys = error.message().split_once("expected one of ").unwrap().1;
+        let keys: Vec<&str> = keys.split('`').skip(1).step_by(2).collect();
+        assert!(
+            keys.contains(&"listen") && keys.contains(&"tls"),
+            "{keys:?}"
+        );
+        for key in keys {
+            let (value, section) = (format!("\n{key} = "), format!("\n[{key}]\n"));
+            assert!(all.contains(&value) || all.contains(&section), "{key}");
+        }
+    }
 }

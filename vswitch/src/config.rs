@@ -565,6 +565,27 @@ mod tests {
     }
 
     #[test]
+    fn the_example_shows_every_key_in_a_form_that_is_good() {
+        let text = include_str!("../../configs/vswitch.toml");
+        // A line that is commented out has no space behind the mark, prose has.
+        let all: String = text
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        toml::from_str::<Options>(&all).unwrap();
+        let error = toml::from_str::<Options>("nonsense = 1").unwrap_err();
+        let keys = error.message().split_once("expected one of ").unwrap().1;
+        let keys: Vec<&str> = keys.split('`').skip(1).step_by(2).collect();
+        assert!(keys.contains(&"join"), "{keys:?}");
+        for key in keys {
+            assert!(all.contains(&format!("\n{key} = ")), "{key}");
+        }
+    }
+
+    #[test]
     fn what_is_printed_is_a_file_that_says_the_same() {
         let given = Options {
             vtep_ip: Some("192.0.2.7".parse().unwrap()),

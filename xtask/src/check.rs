@@ -35,14 +35,6 @@ pub(crate) fn run(root: &Path, options: &Options) -> bool {
                 Outcome::Failed
             }
         }),
-        Step::timed("gen", || match crate::generate::check(root) {
-            Ok(true) => Outcome::Passed,
-            Ok(false) => Outcome::Failed,
-            Err(error) => {
-                eprintln!("a generator failed: {error:#}");
-                Outcome::Failed
-            }
-        }),
         Step::timed("clippy", || {
             step::cargo(
                 root,
@@ -61,6 +53,14 @@ pub(crate) fn run(root: &Path, options: &Options) -> bool {
             let mut arguments = vec!["check"];
             arguments.extend(PURE.iter().flat_map(|name| ["-p", name]));
             step::cargo(root, &arguments, &[])
+        }),
+        Step::timed("gen", || match crate::generate::check(root) {
+            Ok(true) => Outcome::Passed,
+            Ok(false) => Outcome::Failed,
+            Err(error) => {
+                eprintln!("a generator failed: {error:#}");
+                Outcome::Failed
+            }
         }),
         Step::timed("tests", || tests(root)),
         Step::timed("doctests", || {

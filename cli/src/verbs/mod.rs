@@ -8,6 +8,7 @@ mod backup;
 mod completions;
 mod controller;
 mod explain;
+mod generate;
 mod host;
 mod inspect;
 mod lab;
@@ -41,6 +42,8 @@ pub(crate) enum Verb {
     Drops(inspect::Drops),
     Fdb(inspect::Fdb),
     Completions(completions::Args),
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 impl Verb {
@@ -62,6 +65,7 @@ impl Verb {
             Self::Drops(args) => args.run(),
             Self::Fdb(args) => args.run(),
             Self::Completions(args) => args.run(),
+            Self::Generate(args) => args.run(),
         }
     }
 }

@@ -22,6 +22,7 @@ mod tags;
 mod tests;
 
 pub use error::ApiError;
+pub use openapi::openapi;
 pub use query::Query;
 pub use scene::Scene;
 pub(crate) use serve::acceptor;

@@ -1,6 +1,6 @@
 //! What does the API look like to a machine?
 //!
-//! An `OpenAPI` 3.1 document made from the tables.
+//! An `OpenAPI` 3.1 document made from the tables. It is served, and committed as `controller/openapi.json`.
 
 use crate::{
     resource::{Field, Kind, Policy, Spec, Verb},
@@ -51,7 +51,7 @@ fn wrapped(key: &str, inner: &Value) -> Value {
 }
 
 fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
-    let shown = object(spec, |field| field.read != Policy::Nobody);
+    let shown = json!({"$ref": format!("#/components/schemas/{}", spec.singular)});
     let many = json!({"type": "array", "items": shown});
     let (one_key, many_key) = (spec.singular, spec.plural);
     let answer = |key: &str, inner: &Value| {
@@ -68,36 +68,56 @@ fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
                 let body = object(spec, |field| field.create != Policy::Nobody);
                 collection.insert(
                     "post".to_owned(),
-                    json!({
-                        "requestBody": wrapped(one_key, &body),
-                        "responses": {"201": answer(one_key, &shown)},
-                    }),
+                    operation(
+                        spec,
+                        format!("Make a {one_key}, or several."),
+                        json!({
+                            "requestBody": wrapped(one_key, &body),
+                            "responses": {"201": answer(one_key, &shown)},
+                        }),
+                    ),
                 );
             }
             Verb::Read => {
                 collection.insert(
                     "get".to_owned(),
-                    json!({"responses": {"200": answer(many_key, &many)}}),
+                    operation(
+                        spec,
+                        format!("List {many_key}."),
+                        json!({"responses": {"200": answer(many_key, &many)}}),
+                    ),
                 );
                 item.insert(
                     "get".to_owned(),
-                    json!({"responses": {"200": answer(one_key, &shown)}}),
+                    operation(
+                        spec,
+                        format!("Show a {one_key}."),
+                        json!({"responses": {"200": answer(one_key, &shown)}}),
+                    ),
                 );
             }
             Verb::Update => {
                 let body = object(spec, |field| field.update != Policy::Nobody);
                 item.insert(
                     "put".to_owned(),
-                    json!({
-                        "requestBody": wrapped(one_key, &body),
-                        "responses": {"200": answer(one_key, &shown)},
-                    }),
+                    operation(
+                        spec,
+                        format!("Change a {one_key}."),
+                        json!({
+                            "requestBody": wrapped(one_key, &body),
+                            "responses": {"200": answer(one_key, &shown)},
+                        }),
+                    ),
                 );
             }
             Verb::Delete => {
                 item.insert(
                     "delete".to_owned(),
-                    json!({"responses": {"204": {"description": "gone"}}}),
+                    operation(
+                        spec,
+                        format!("Delete a {one_key}."),
+                        json!({"responses": {"204": {"description": "gone"}}}),
+                    ),
                 );
             }
         }
@@ -108,17 +128,117 @@ fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
     paths.insert(format!("/v2.0/{}/{{id}}", spec.path), Value::Object(item));
 }
 
-/// GET /openapi.json
-pub(super) async fn document() -> Response<Body> {
+/// An operation of a resource: grouped with its others, and refused as all are.
+fn operation(spec: &Spec, summary: String, mut operation: Value) -> Value {
+    if let Some(object) = operation.as_object_mut() {
+        object.insert("summary".to_owned(), Value::String(summary));
+        object.insert("tags".to_owned(), json!([spec.plural]));
+        if let Some(Value::Object(responses)) = object.get_mut("responses") {
+            let refused = json!({"$ref": "#/components/responses/Refused"});
+            responses.insert("default".to_owned(), refused);
+        }
+    }
+    operation
+}
+
+/// What is no resource, but somebody's to ask for.
+fn backup() -> Value {
+    json!({"post": {
+        "summary": "Take a backup of the running controller; an admin's.",
+        "responses": {
+            "200": {"description": "the backup, its checksum last", "content": {"application/octet-stream": {}}},
+            "default": {"$ref": "#/components/responses/Refused"},
+        },
+    }})
+}
+
+fn components() -> Value {
+    let text = json!({"type": "string"});
+    let inner = json!({
+        "type": "object",
+        "properties": {"type": text, "message": text, "detail": text},
+        "required": ["type", "message", "detail"],
+    });
+    let mut refused = wrapped("NeutronError", &inner);
+    if let Some(object) = refused.as_object_mut() {
+        object.insert("description".to_owned(), json!("refused"));
+    }
+    let shown = |spec: &&Spec| {
+        let schema = object(spec, |field| field.read != Policy::Nobody);
+        (spec.singular.to_owned(), schema)
+    };
+    json!({
+        "schemas": REGISTRY.iter().map(shown).collect::<Map<String, Value>>(),
+        "responses": {"Refused": refused},
+        "securitySchemes": {"token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token"}},
+    })
+}
+
+/// The whole document.
+pub fn openapi() -> Value {
     let mut paths = Map::new();
+    let mut tags = Vec::new();
     for spec in REGISTRY {
         operations(spec, &mut paths);
+        tags.push(json!({"name": spec.plural, "description": spec.doc}));
     }
-    let version = env!("CARGO_PKG_VERSION");
-    let body = json!({
+    paths.insert("/v2.0/overweave/backup".to_owned(), backup());
+    json!({
         "openapi": "3.1.0",
-        "info": {"title": "overweave", "version": version},
+        "info": {"title": "overweave", "version": env!("CARGO_PKG_VERSION")},
+        "security": [{"token": []}],
+        "tags": tags,
         "paths": paths,
-    });
-    super::error::respond(StatusCode::OK, &body)
+        "components": components(),
+    })
+}
+
+/// GET /openapi.json
+pub(super) async fn document() -> Response<Body> {
+    super::error::respond(StatusCode::OK, &openapi())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(object) => {
+                found.extend(object.get("$ref").and_then(Value::as_str));
+                object.values().for_each(|inner| references(inner, found));
+            }
+            Value::Array(list) => list.iter().for_each(|inner| references(inner, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn the_document_has_what_the_tables_allow_and_refers_to_what_is_there() {
+        let document = openapi();
+        for spec in REGISTRY {
+            let many = format!("/v2.0/{}", spec.path);
+            for (verb, path, method) in [
+                (Verb::Read, many.clone(), "get"),
+                (Verb::Create, many.clone(), "post"),
+                (Verb::Read, format!("{many}/{{id}}"), "get"),
+                (Verb::Update, format!("{many}/{{id}}"), "put"),
+                (Verb::Delete, format!("{many}/{{id}}"), "delete"),
+            ] {
+                let operation = document["paths"][&path].get(method);
+                assert_eq!(operation.is_some(), spec.allows(verb), "{method} {path}");
+                if let Some(operation) = operation {
+                    let responses = operation["responses"].as_object().unwrap();
+                    assert!(responses.keys().any(|status| status.starts_with('2')));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(found.len() > REGISTRY.len());
+        for reference in found {
+            let there = document.pointer(reference.trim_start_matches('#'));
+            assert!(there.is_some(), "{reference}");
+        }
+    }
 }
