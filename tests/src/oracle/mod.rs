@@ -414,8 +414,23 @@ impl Host {
             let found = all.find(|(_, _, addrs): &(_, _, Vec<IpAddr>)| addrs.contains(&addr))?;
             (found.0 != port.id).then(|| What::Neighbor(addr, found.1.get()))
         };
+        // As a DHCP server the switch has an address itself, where nobody else has it.
+        let server = |addr: IpAddr| {
+            let subnets = &self.network(port.network)?.subnets;
+            let others = self.ports().filter(|p| p.network == port.network);
+            let mut others = others.flat_map(|p| p.fixed_ips.iter().map(|f| f.addr));
+            let mut far = self.endpoints(port.network).flat_map(|e| &e.addrs);
+            if others.any(|a| a == addr) || far.any(|a| *a == addr) {
+                return None;
+            }
+            let mut own = subnets.iter().filter(|s| s.gateway != Some(addr));
+            own.find_map(|s| {
+                let dhcp = s.dhcp.as_ref()?;
+                (addr == IpAddr::V4(dhcp.server)).then_some(What::Neighbor(addr, dhcp.server_mac))
+            })
+        };
         match (key.ethertype, key.ip_proto) {
-            (ethertype::ARP, 1) => known(key.dst_addr()),
+            (ethertype::ARP, 1) => known(key.dst_addr()).or_else(|| server(key.dst_addr())),
             (ethertype::IPV6, proto::ICMP6) if key.l4_src == 135 => {
                 known(IpAddr::V6(key.nd_target.into()))
             }

@@ -1,6 +1,6 @@
 //! What does the switch answer itself?
 //!
-//! ARP requests and Neighbor Solicitations for addresses that the controller knows, DHCPv4 on subnets where it is on, and pings
+//! ARP requests and Neighbor Solicitations for addresses that the controller knows and for its own as a DHCP server, DHCPv4 on subnets where it is on, and pings
 //! to virtual addresses. What is not known is left to the network, so that a workload may answer for an allowed pair.
 //!
 //! The decision is the table's ([`arp`], [`neighbor`], [`dhcp`]); the answer is written over the request, in its own buffer.
@@ -27,9 +27,21 @@ pub fn arp(network: &Network, port: &Port, probe: &mut Probe) -> Option<Mac> {
         return None;
     }
     let target = probe.ip_dst();
-    let known = network.neighbours.get(target)?;
+    let Some(known) = network.neighbours.get(target) else {
+        return dhcp_server(network, target);
+    };
     // A port that asks for its own address announces it, or looks for a duplicate: that is for all to hear.
     (known.port != port.id).then_some(known.mac)
+}
+
+/// The switch as a DHCP server that clients renew their leases from by unicast (RFC 2131 §4.4.5). As the gateway's address it is
+/// the gateway's to answer for, which may be a workload with an allowed pair.
+fn dhcp_server(network: &Network, target: IpAddr) -> Option<Mac> {
+    let mut own = network.subnets.iter().filter(|s| s.gateway != Some(target));
+    own.find_map(|subnet| {
+        let dhcp = subnet.dhcp.as_ref()?;
+        (target == IpAddr::V4(dhcp.server)).then_some(dhcp.server_mac)
+    })
 }
 
 /// Who answers this Neighbor Solicitation; `None`: the network.

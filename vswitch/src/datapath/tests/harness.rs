@@ -87,6 +87,17 @@ impl Conf {
         }));
     }
 
+    /// Another default router of the IPv4 subnet.
+    pub(super) fn gateway(&mut self, gateway: Option<IpAddr>) -> &mut Self {
+        let key = hostconfig::SectionKey::Network(id(NET));
+        let Section::Network(mut network) = self.0.sections[&key].body().clone() else {
+            unreachable!("it is a network's key")
+        };
+        network.subnets[0].gateway = gateway;
+        self.put(Section::Network(network));
+        self
+    }
+
     /// The n-th workload, on this host, in these groups.
     pub(super) fn port(&mut self, n: u16, groups: &[u128]) -> &mut Self {
         self.port_with(n, groups, |_| {})

@@ -173,6 +173,38 @@ fn dhcp_gives_each_port_its_own_address() {
     assert_eq!(h.dropped(DropReason::MalformedDhcp), 1);
 }
 
+/// RFC 2131 §4.4.5: a client renews by unicast, so it asks for the server's address. The gateway's is the gateway's to answer.
+#[test]
+fn whoever_renews_by_unicast_finds_the_server() {
+    for (gateway, answered) in [(Some(v4(254)), true), (None, true), (Some(v4(2)), false)] {
+        let mut conf = Conf::new();
+        conf.web(6, 80).port(1, &[GROUP]).port(3, &[GROUP]);
+        conf.gateway(gateway.map(Into::into));
+        let mut h = Host::new(&conf);
+        let ask = FrameBuilder::arp(1, (mac(1), v4(1)), (Mac::ZERO, v4(2)));
+        let got = h.enter(h.origin(1), &[ask]);
+        let answer = FrameBuilder::arp(2, (mac(0xd000), v4(2)), (mac(1), v4(1)));
+        assert_eq!(got == [(At::Port(1), answer)], answered, "{got:?}");
+        // Its address as its source, the server as its destination.
+        let mut m = Message::default();
+        m.set_chaddr(&mac(1).octets()).set_ciaddr(v4(1));
+        m.opts_mut()
+            .insert(DhcpOption::MessageType(MessageType::Request));
+        let renewal = FrameBuilder::udp(false, 68, 67)
+            .macs(mac(1), mac(0xd000))
+            .addrs(v4(1).into(), v4(2).into())
+            .payload(&m.to_vec().unwrap());
+        let ack = self::answer(&mut h, &renewal).unwrap();
+        assert_eq!(ack.opts().msg_type(), Some(MessageType::Ack));
+        assert_eq!((ack.yiaddr(), ack.ciaddr()), (v4(1), v4(1)));
+    }
+    // A workload that has the address is its owner.
+    let mut h = Host::new(&conf());
+    let ask = FrameBuilder::arp(1, (mac(1), v4(1)), (Mac::ZERO, v4(2)));
+    let answer = FrameBuilder::arp(2, (mac(2), v4(2)), (mac(1), v4(1)));
+    assert_eq!(h.enter(h.origin(1), &[ask]), [(At::Port(1), answer)]);
+}
+
 #[test]
 fn hostile_dhcp_messages_are_malformed_not_fatal() {
     let mut h = Host::new(&conf());
