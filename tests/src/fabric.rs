@@ -473,24 +473,21 @@ impl Fabric {
         let end = self.now + time;
         loop {
             self.settle();
-            let wire = self.wires.next();
-            let tick = self
-                .hosts
-                .iter_mut()
-                .filter_map(|h| h.next_tick(self.now))
-                .min();
-            let next = [wire, tick]
-                .into_iter()
-                .flatten()
-                .filter(|at| *at > self.now)
-                .min();
-            match next {
+            match self.next_event() {
                 Some(at) if at < end => self.now = at,
                 _ => break,
             }
         }
         self.now = end;
         self.settle();
+    }
+
+    /// When something is due on a wire or in a switch, after this moment.
+    pub fn next_event(&mut self) -> Option<Now> {
+        let now = self.now;
+        let ticks = self.hosts.iter_mut().filter_map(|h| h.next_tick(now));
+        let due = ticks.chain(self.wires.next()).filter(|at| *at > now);
+        due.min()
     }
 
     /// What workloads received since the last time, in order of ports.

@@ -5,6 +5,7 @@
 //! - [`traffic`]: what workloads say to each other
 //! - [`oracle`]: the naive switch that says where a frame must go
 //! - [`fabric`]: real switches in one process, with wires in memory and a virtual clock
+//! - [`stack`]: workloads with TCP, UDP, DHCP of their own, on a fabric
 //! - [`random`]: fabrics and traffic that nobody thought of, held to the oracle
 //! - [`transcript`]: commands and their exact answers
 //! - [`netns`]: labs of real namespaces, driven by the binary
@@ -27,5 +28,6 @@ pub mod openstack;
 pub mod oracle;
 pub mod plan;
 pub mod random;
+pub mod stack;
 pub mod traffic;
 pub mod transcript;

@@ -294,6 +294,11 @@ impl Plan {
         self.networks.get_mut(&network).unwrap()
     }
 
+    /// The largest IP packet on a port's network.
+    pub fn mtu(&self, port: PortUuid) -> u16 {
+        self.networks[&self.get(port).network].mtu.get()
+    }
+
     /// A port's MAC address.
     pub fn mac(&self, port: PortUuid) -> Mac {
         let elsewhere = self.elsewhere.get(&port).map(|e| e.mac.get());

@@ -7,6 +7,7 @@
 )]
 
 use std::{
+    os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -206,6 +207,82 @@ fn lost_and_sent(child: std::process::Child) -> (u32, u32) {
     };
     let (sent, received) = (number(0), number(3));
     (sent - received, sent)
+}
+
+/// What the API says of a resource that a query finds, asked with the lab's own `clouds.yaml`.
+fn api(lab: &str, query: &str) -> serde_json::Value {
+    let clouds = format!("/run/overweave-lab/{lab}/clouds.yaml");
+    let text = std::fs::read_to_string(&clouds).unwrap();
+    let url = text
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("auth_url:"));
+    let url = url.unwrap().trim().trim_matches(['"', '\'']);
+    let (base, _) = url.split_once("/identity").unwrap();
+    let token = Command::new(overweave())
+        .args(["token"])
+        .env("OS_CLIENT_CONFIG_FILE", &clouds)
+        .env("OS_CLOUD", "overweave")
+        .output();
+    let token = printed("token", &token.unwrap());
+    let header = format!("X-Auth-Token: {}", token.trim());
+    let url = format!("{base}/v2.0/{query}");
+    let asked = Command::new("curl")
+        .args(["-sf", "-H", &header, &url])
+        .output();
+    let answer = printed(&url, &asked.unwrap());
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    answer.as_object().unwrap().values().next().unwrap()[0].clone()
+}
+
+/// Does what a distribution's script does, and tells what it was told.
+const UDHCPC_SCRIPT: &str = r#"#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add "$ip/$mask" dev "$interface" && ip link set "$interface" mtu "$mtu" || exit 1
+echo "told $ip $mask $mtu $serverid $router"
+"#;
+
+#[test]
+fn a_dhcp_client_is_told_what_the_api_says() {
+    if !allowed() {
+        return;
+    }
+    let name = "t-dhcp";
+    let lab = Lab::up("mixed-v4-v6", name);
+    let subnet = api(name, "subnets?cidr=10.30.0.0/24");
+    let network = api(name, "networks?name=dual");
+    let (addr, to) = (lab.addr("a", false), lab.addr("b", false));
+    let ping = ["ping", "-c", "1", "-W", "1", &to];
+    lab.ok("a", &ping);
+    lab.ok("a", &["ip", "-4", "addr", "flush", "dev", "eth0"]);
+    lab.ok("a", &["ip", "link", "set", "eth0", "mtu", "1300"]);
+    assert!(
+        !lab.exec("a", &ping).status.success(),
+        "no address, no ping"
+    );
+
+    let dir = std::env::temp_dir().join(format!("overweave-udhcpc-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let script = dir.join("told");
+    std::fs::write(&script, UDHCPC_SCRIPT).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = script.display().to_string();
+    // In the foreground, asks for the MTU too, ends with its lease or after eight seconds without.
+    let udhcpc = [
+        "udhcpc", "-f", "-q", "-n", "-t", "8", "-T", "1", "-O", "mtu", "-i", "eth0",
+    ];
+    let output = lab.exec("a", &[&udhcpc[..], &["-s", &script]].concat());
+    std::fs::remove_dir_all(&dir).unwrap();
+    let told = printed("udhcpc", &output);
+    let told = told.lines().find_map(|l| l.strip_prefix("told "));
+    let mtu = network["mtu"].as_u64().unwrap();
+    // A lab's subnets have no router: so the server has an address of its own.
+    assert!(subnet["gateway_ip"].is_null() && subnet["enable_dhcp"] == true);
+    let all = format!("{addr} 24 {mtu} 169.254.169.254 ");
+    assert_eq!(told.unwrap(), all);
+
+    lab.ok("a", &ping);
+    let link = lab.ok("a", &["ip", "-o", "link", "show", "eth0"]);
+    assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
 }
 
 #[test]
