@@ -119,6 +119,7 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
             }],
             removals: vec![key],
             digest: vec![9; 32],
+            replaced: vec![ID.into()],
         }),
         from_controller::Message::Ping(Ping { nonce: 1 }),
     ];

@@ -22,4 +22,4 @@ mod tests;
 
 pub use server::Limits;
 pub use stats::{METRICS, Stats};
-pub use task::{Parts, serve};
+pub use task::{Parts, note_vtep, serve};

@@ -22,8 +22,10 @@ use crate::{
     compile::{
         Compiler, Touched,
         intent::{Change, HostName, Object},
+        view,
     },
     status::StatusBoard,
+    store::{self, Snapshot},
     time::Seconds,
 };
 
@@ -59,6 +61,22 @@ pub enum Event {
     Tick,
 }
 
+impl From<store::Event> for Event {
+    /// What the store's watcher heard, as the compiler reads it.
+    fn from(event: store::Event) -> Self {
+        match event {
+            store::Event::Commit(commit) => Self::Commit(
+                commit.changes.iter().filter_map(view::change).collect(),
+                Generation(commit.revision.get()),
+            ),
+            store::Event::Resync(snapshot) => {
+                let generation = Generation(snapshot.revision().get());
+                Self::Resync(view::objects(&snapshot), generation)
+            }
+        }
+    }
+}
+
 /// What is to be done.
 #[derive(Debug, PartialEq)]
 pub enum Effect {
@@ -82,6 +100,8 @@ pub(super) struct Live {
 #[derive(Debug)]
 pub struct Publisher {
     compiler: Compiler,
+    /// Incarnations that this store's was restored from.
+    replaced: Vec<Uuid>,
     live: BTreeMap<HostName, Live>,
     conns: BTreeMap<Conn, HostName>,
     status: Status,
@@ -98,6 +118,7 @@ impl Publisher {
     ) -> Self {
         let mut publisher = Self {
             compiler: Compiler::new(incarnation),
+            replaced: Vec::new(),
             live: BTreeMap::new(),
             conns: BTreeMap::new(),
             status: Status::new(board),
@@ -105,6 +126,17 @@ impl Publisher {
         // Nobody is connected yet: there is nothing to do but to know it.
         drop(publisher.on(Event::Resync(objects, generation), at));
         publisher
+    }
+
+    /// From a store as it is now; what it commits from then on comes as [`Event`]s.
+    pub fn of(snapshot: &Snapshot, board: Arc<StatusBoard>, at: Reading) -> Self {
+        let generation = Generation(snapshot.revision().get());
+        let objects = view::objects(snapshot);
+        let publisher = Self::new(snapshot.incarnation(), objects, generation, board, at);
+        Self {
+            replaced: snapshot.replaced(),
+            ..publisher
+        }
     }
 
     /// What it compiles with.
@@ -236,6 +268,7 @@ impl Publisher {
         let target = Target {
             incarnation: self.compiler.incarnation(),
             generation: self.compiler.generation(),
+            replaced: &self.replaced,
             config,
         };
         let said = live.session.on(event, target, at.now);

@@ -57,6 +57,8 @@ pub struct Target<'a> {
     pub incarnation: Uuid,
     /// The revision up to which it was compiled.
     pub generation: Generation,
+    /// The incarnations that the store was restored from.
+    pub replaced: &'a [Uuid],
     /// What it should be.
     pub config: &'a HostConfig,
 }
@@ -178,6 +180,8 @@ pub struct Session {
     /// What the host says of its ports; `None` until it has said it once.
     reports: Option<BTreeMap<Id<kind::Port>, PortReport>>,
     complaints: BTreeMap<SectionKey, String>,
+    /// The first complaint that is of no section that this controller knows.
+    complaint: Option<String>,
 }
 
 impl Session {
@@ -199,6 +203,7 @@ impl Session {
             proved: false,
             reports: None,
             complaints: BTreeMap::new(),
+            complaint: None,
         }
     }
 
@@ -254,10 +259,11 @@ impl Session {
         self.complaints.get(&key).map(String::as_str)
     }
 
-    /// The first of what the host can't realise.
-    pub fn first_complaint(&self) -> Option<(SectionKey, &str)> {
-        let (key, text) = self.complaints.first_key_value()?;
-        Some((*key, text))
+    /// The first of what the host can't realise or do: of the whole of it (its disk is full), then of a section.
+    pub fn first_complaint(&self) -> Option<String> {
+        let first = self.complaints.first_key_value();
+        let first = first.map(|(key, text)| format!("{key}: {text}"));
+        self.complaint.clone().or(first)
     }
 
     /// Takes an event in; what is to be done comes out.
@@ -378,9 +384,12 @@ impl Session {
             self.mending = false;
         }
         let mut complaints = BTreeMap::new();
+        self.complaint = None;
         for complaint in ack.complaints.iter().take(COMPLAINTS) {
-            if let Ok(key) = complaint.key.parse() {
-                complaints.insert(key, clipped(complaint.text.clone()));
+            let text = clipped(complaint.text.clone());
+            match complaint.key.parse() {
+                Ok(key) => drop(complaints.insert(key, text)),
+                Err(_) => drop(self.complaint.get_or_insert(text)),
             }
         }
         keys.extend(complaints.keys().chain(self.complaints.keys()));
@@ -477,6 +486,7 @@ impl Session {
             update.incarnation = target.incarnation.to_string();
             update.generation = target.generation.get();
             update.digest = digest.0.to_vec();
+            update.replaced = target.replaced.iter().map(Uuid::to_string).collect();
             self.in_flight.push_back(InFlight {
                 generation: target.generation,
                 digest,

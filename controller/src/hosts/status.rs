@@ -164,9 +164,7 @@ impl Status {
             status.seen = at.wall;
             self.board.set_host(id, true, at.wall);
         }
-        let said = session
-            .first_complaint()
-            .map(|(key, text)| format!("{key}: {text}"));
+        let said = session.first_complaint();
         self.complain(id, refused.or(said));
         match review {
             Review::Sections(keys) if !first => self.review_sections(host, keys, compiler, live),

@@ -34,7 +34,7 @@ use super::{
     stats::Stats,
 };
 use crate::{
-    compile::{intent::HostName, view},
+    compile::intent::HostName,
     resource::{Objects as _, Resource as _},
     resources::Host,
     status::StatusBoard,
@@ -163,13 +163,7 @@ impl Task {
     ) -> Self {
         let started = Instant::now();
         let (snapshot, watcher) = store.watch();
-        let publisher = Publisher::new(
-            snapshot.incarnation(),
-            view::objects(&snapshot),
-            Generation(snapshot.revision().get()),
-            status,
-            reading(started),
-        );
+        let publisher = Publisher::of(&snapshot, status, reading(started));
         Self {
             publisher,
             watcher,
@@ -213,18 +207,10 @@ impl Task {
 
     fn follow(&mut self, event: store::Event) {
         let began = Instant::now();
-        let event = match event {
-            store::Event::Commit(commit) => Event::Commit(
-                commit.changes.iter().filter_map(view::change).collect(),
-                Generation(commit.revision.get()),
-            ),
-            store::Event::Resync(snapshot) => {
-                tracing::warn!("the publisher fell behind the store and compares everything");
-                let generation = Generation(snapshot.revision().get());
-                Event::Resync(view::objects(&snapshot), generation)
-            }
-        };
-        self.step(event);
+        if matches!(event, store::Event::Resync(_)) {
+            tracing::warn!("the publisher fell behind the store and compares everything");
+        }
+        self.step(event.into());
         self.stats.followed(began.elapsed());
     }
 
@@ -300,9 +286,8 @@ impl Task {
         let (store, inbox) = (Arc::clone(&self.store), self.inbox.clone());
         tokio::spawn(async move {
             let now = Seconds::of(SystemTime::now());
-            let written = transact(store.as_ref(), move |view| set_vtep(view, host, vtep, now));
-            match written.await {
-                Ok(_) => {}
+            match note_vtep(store.as_ref(), host, vtep, now).await {
+                Ok(()) => {}
                 Err(TransactError::Refused((name, reason))) => {
                     tracing::warn!(host = %name, reason, "a host's VTEP is refused");
                     // Gone only when the controller stops.
@@ -314,6 +299,20 @@ impl Task {
             }
         });
     }
+}
+
+/// Does what [`Effect::Vtep`] asks for: the address goes into the host's record.
+///
+/// # Errors
+/// The host's name and the reason, when another host has the address; that the store cannot write.
+pub async fn note_vtep(
+    store: &dyn Store,
+    host: Uuid,
+    vtep: Option<IpAddr>,
+    now: Seconds,
+) -> Result<(), TransactError<(HostName, String)>> {
+    transact(store, move |view| set_vtep(view, host, vtep, now)).await?;
+    Ok(())
 }
 
 fn set_vtep(

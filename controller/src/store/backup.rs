@@ -13,7 +13,7 @@
 
 use super::{
     Decode, Disk, DiskError, Entry, KeyChange, RedbDisk, Revision, SCHEMA, Snapshot,
-    disk::store_file,
+    disk::{replaced, store_file},
 };
 use crate::private::PrivateFile;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -285,7 +285,13 @@ pub fn restore(
     let header = check(&open, file)?;
     let files = unpacked(&header, names, data_dir, file)?;
     open.rewind().map_err(|source| failed(file, source))?;
-    let changes = records(&open, file, header.records, decode)?;
+    let mut changes = records(&open, file, header.records, decode)?;
+    let (key, entry) = replaced(header.incarnation, Revision(header.revision));
+    changes.push(KeyChange {
+        key,
+        before: None,
+        after: Some(entry),
+    });
     let disk = RedbDisk::open(data_dir, decode)?;
     disk.load()?; // makes the tables and the new incarnation
     disk.commit(&changes, Revision(header.revision))?;

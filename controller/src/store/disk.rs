@@ -14,7 +14,7 @@ use std::{
     fs, io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 use uuid::Uuid;
 
@@ -328,19 +328,35 @@ fn open_envelope(
     })
 }
 
-/// A disk without a file: what it was told is gone with the process.
+/// A disk without a file: it outlives the stores that are opened on it, not the process.
 #[derive(Debug)]
 pub struct MemoryDisk {
     incarnation: Uuid,
     fault: Option<fn(Revision) -> bool>,
+    /// Locked for one load or commit at a time; the writer's alone but when a store is opened.
+    kept: Mutex<(OrderedMap<Entry>, Revision)>,
 }
 
 impl MemoryDisk {
     /// An empty one.
-    pub const fn new(incarnation: Uuid) -> Self {
+    pub fn new(incarnation: Uuid) -> Self {
         Self {
             incarnation,
             fault: None,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// One that holds what a store held, as another incarnation of it: what a restored backup is.
+    pub fn restored(snapshot: &super::Snapshot, incarnation: Uuid) -> Self {
+        let mut map = snapshot.map.clone();
+        if snapshot.incarnation != incarnation {
+            let (key, entry) = replaced(snapshot.incarnation, snapshot.revision);
+            map.insert(key, entry);
+        }
+        Self {
+            kept: Mutex::new((map, snapshot.revision)),
+            ..Self::new(incarnation)
         }
     }
 
@@ -354,9 +370,10 @@ impl MemoryDisk {
 
 impl Disk for MemoryDisk {
     fn load(&self) -> Result<Loaded, DiskError> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Loaded {
-            map: OrderedMap::default(),
-            revision: Revision::default(),
+            map: kept.0.clone(),
+            revision: kept.1,
             incarnation: self.incarnation,
         })
     }
@@ -370,6 +387,21 @@ impl Disk for MemoryDisk {
                 seal_envelope(&change.key, entry)?;
             }
         }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for change in changes {
+            match &change.after {
+                Some(entry) => drop(kept.0.insert(Arc::clone(&change.key), entry.clone())),
+                None => drop(kept.0.remove(&change.key)),
+            }
+        }
+        kept.1 = revision;
         Ok(())
     }
+}
+
+/// The record that a restored store keeps of the one that it comes from.
+pub(super) fn replaced(incarnation: Uuid, revision: Revision) -> (Arc<str>, Entry) {
+    let key = format!("{}{incarnation}", super::REPLACED);
+    let record: Arc<dyn Record> = Arc::new(incarnation.to_string());
+    (Arc::from(key), Entry { revision, record })
 }

@@ -34,6 +34,9 @@ use std::{any::Any, cell::RefCell, fmt, future::Future, pin::Pin, sync::Arc};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
+/// The records of a store that tell which incarnations it was restored from: each backup has its own on.
+const REPLACED: &str = "replaced/";
+
 /// The number of a commit. Never shown by the API; hosts know it as the generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Revision(u64);
@@ -129,6 +132,14 @@ impl Snapshot {
     /// Changes when the store was made anew or restored from a backup; fences hosts.
     pub const fn incarnation(&self) -> Uuid {
         self.incarnation
+    }
+
+    /// The incarnations whose backups this one was restored from, one after the other: their controllers must not be
+    /// followed again.
+    pub fn replaced(&self) -> Vec<Uuid> {
+        let keys = self.scan(REPLACED).map(|(key, _)| key);
+        keys.filter_map(|key| key.strip_prefix(REPLACED)?.parse().ok())
+            .collect()
     }
 }
 

@@ -42,6 +42,38 @@ async fn put(store: &dyn Store, key: &'static str, value: &'static str) -> Revis
 }
 
 #[tokio::test]
+async fn a_memory_disk_outlives_its_store_and_can_be_restored_as_another_incarnation() {
+    let disk = Arc::new(MemoryDisk::new(Uuid::from_u128(1)));
+    let open = |disk: &Arc<MemoryDisk>| {
+        let (store, writer) = Embedded::open(Arc::<MemoryDisk>::clone(disk)).unwrap();
+        tokio::spawn(writer);
+        store
+    };
+    let store = open(&disk);
+    put(&store, "a/1", "one").await;
+    let backup = store.snapshot();
+    let last = put(&store, "a/2", "two").await;
+    drop(store);
+    let again = open(&disk).snapshot();
+    assert_eq!((again.revision(), again.len()), (last, 2));
+    assert_eq!(again.incarnation(), Uuid::from_u128(1));
+    let restored = open(&Arc::new(MemoryDisk::restored(&backup, Uuid::from_u128(2))));
+    let snapshot = restored.snapshot();
+    assert_eq!(snapshot.revision(), backup.revision());
+    assert!(snapshot.entry("a/1").is_some() && snapshot.entry("a/2").is_none());
+    assert_eq!(snapshot.incarnation(), Uuid::from_u128(2));
+    assert!(again.replaced().is_empty());
+    assert_eq!(snapshot.replaced(), [Uuid::from_u128(1)]);
+    // A backup of the restored one knows both.
+    let third = open(&Arc::new(MemoryDisk::restored(
+        &snapshot,
+        Uuid::from_u128(3),
+    )));
+    let both = [Uuid::from_u128(1), Uuid::from_u128(2)];
+    assert_eq!(third.snapshot().replaced(), both);
+}
+
+#[tokio::test]
 async fn a_commit_is_seen_by_readers_and_watchers_in_order() {
     let store = memory();
     let (before, mut watcher) = store.watch();
@@ -230,7 +262,9 @@ async fn a_backup_restores_as_a_new_incarnation_under_known_names_alone() {
     let loaded = disk.load().unwrap();
     assert_ne!(loaded.incarnation, store.snapshot().incarnation());
     assert_eq!(loaded.revision, store.snapshot().revision());
-    assert_eq!(loaded.map.len(), 2);
+    let key = format!("{REPLACED}{}", store.snapshot().incarnation());
+    assert!(loaded.map.get(&key).is_some(), "it knows what it replaces");
+    assert_eq!(loaded.map.len(), 3);
     let busy = restore(&file, &target, names, decode);
     assert!(matches!(busy, Err(DiskError::InUse(_))), "{busy:?}");
     let busy = RedbDisk::open_existing(&target, decode);
@@ -271,6 +305,7 @@ async fn a_backup_of_many_parts_is_whole() {
         .map
         .range("")
         .map(|(k, _)| k.to_string())
+        .filter(|key| !key.starts_with(REPLACED))
         .collect();
     assert_eq!(keys.len(), 500);
     assert_eq!(keys.last().map(String::as_str), Some("k/0499"));

@@ -199,7 +199,8 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             underlay_mtu: me.underlay.mtu,
         };
-        let session = Session::new(introduction, Arc::clone(&config), state.seed()?);
+        let (held, replaced) = (Arc::clone(&config), state.replaced()?);
+        let session = Session::new(introduction, held, replaced, state.seed()?);
         let mut agent = Self {
             me,
             state,
@@ -345,6 +346,14 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                         self.wire.disconnect(stream);
                         let why = "the controller does not take what it is told".to_owned();
                         self.step(Event::Lost(stream, why), now);
+                    }
+                }
+                Effect::Fence(replaced) => {
+                    if let Err(error) = self.state.keep_replaced(&replaced) {
+                        error!(
+                            error = chain(&error),
+                            "not on disk: after a restart a controller that was replaced could be followed"
+                        );
                     }
                 }
                 Effect::Apply(config) => self.next = Some(config),

@@ -36,6 +36,8 @@ const CONFIG: &str = "config";
 const CONFIG_NEXT: &str = "config.next";
 const PORTS: &str = "ports";
 const HOST: &str = "host";
+/// Incarnations of the controller's store that were replaced.
+const REPLACED: &str = "replaced";
 
 /// Why the state dir can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -299,16 +301,41 @@ impl State {
         self.keep(PORTS, ports, Flush::Now)
     }
 
+    /// The incarnations of the controller's store that were replaced, the last one last; none at first.
+    ///
+    /// # Errors
+    /// When they can't be read, or are of a newer version.
+    pub(crate) fn replaced(&self) -> Result<Vec<Uuid>, StateError> {
+        let path = self.dir.join(REPLACED);
+        or_empty(&path, load(&path).map(Option::unwrap_or_default))
+    }
+
+    /// Keeps them.
+    ///
+    /// # Errors
+    /// When they can't be written.
+    pub(crate) fn keep_replaced(&self, replaced: &[Uuid]) -> Result<(), StateError> {
+        self.keep(REPLACED, &replaced, Flush::Now)
+    }
+
     /// This host's seed for hashes: made once, kept, so that tables outlive a restart.
     ///
     /// # Errors
     /// When it can't be read or written.
     pub(crate) fn seed(&self) -> Result<u64, StateError> {
+        self.seed_or(|| Uuid::new_v4().as_u64_pair().0)
+    }
+
+    /// As [`State::seed`], and `fresh` says which one is made.
+    ///
+    /// # Errors
+    /// When it can't be read or written.
+    pub(crate) fn seed_or(&self, fresh: impl FnOnce() -> u64) -> Result<u64, StateError> {
         let path = self.dir.join(HOST);
         if let Some(host) = or_empty(&path, load::<Host>(&path))? {
             return Ok(host.seed);
         }
-        let (seed, _) = Uuid::new_v4().as_u64_pair();
+        let seed = fresh();
         self.keep(HOST, &Host { seed }, Flush::Now)?;
         Ok(seed)
     }
@@ -524,6 +551,18 @@ mod tests {
         // The machine stopped before it was flushed.
         fs::write(dir.path().join(CONFIG_NEXT), "").unwrap();
         assert_eq!(state.config().unwrap(), config());
+    }
+
+    #[test]
+    fn what_was_replaced_is_known_after_a_restart() {
+        let dir = Scratch::new("state-replaced");
+        let state = State::open(dir.path()).unwrap();
+        assert!(state.replaced().unwrap().is_empty());
+        let replaced = [Uuid::from_u128(1), Uuid::from_u128(2)];
+        state.keep_replaced(&replaced).unwrap();
+        drop(state);
+        let again = State::open(dir.path()).unwrap();
+        assert_eq!(again.replaced().unwrap(), replaced);
     }
 
     #[test]

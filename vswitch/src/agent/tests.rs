@@ -203,6 +203,7 @@ impl Host {
             upserts: config.sections.values().map(body).collect(),
             removals: Vec::new(),
             digest: config.digest().0.to_vec(),
+            replaced: Vec::new(),
         };
         let message = Some(wire::from_controller::Message::Update(update));
         let message = wire::FromController { message };

@@ -112,6 +112,7 @@ fn whole(config: &HostConfig) -> wire::Update {
         upserts: config.sections.values().map(body).collect(),
         removals: Vec::new(),
         digest: config.digest().0.to_vec(),
+        replaced: Vec::new(),
     }
 }
 

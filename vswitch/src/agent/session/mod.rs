@@ -6,7 +6,8 @@
 //! # Invariants
 //! - What is held is what the controller's digest proved: an update that does not lead there is thrown away, and the
 //!   next stream asks for everything.
-//! - Within an incarnation generations only grow; another incarnation (a restored store) starts anew.
+//! - Within an incarnation generations only grow; another incarnation (a restored store) starts anew. One that a followed
+//!   controller's store was restored from is never followed again: it was replaced, whatever it says.
 //! - An acknowledgement names a config that was applied and is on disk.
 //! - One stream at a time; what an older stream still says is not heard.
 
@@ -33,6 +34,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// Complaints sent with one acknowledgement; the rest is summed up.
 const COMPLAINTS_MAX: usize = 256;
+/// Incarnations that are remembered as replaced, the last ones: one a restored backup.
+const REPLACED_MAX: usize = 64;
 
 /// Numbers the streams of a session, so that what an old one still says is told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -112,6 +115,8 @@ pub(crate) enum Effect {
     Disconnect(StreamId),
     /// Send a message on it.
     Send(StreamId, wire::FromHost),
+    /// Put these incarnations on disk as replaced, before the config that comes next.
+    Fence(Vec<Uuid>),
     /// Make the workers run it and put it on disk; then say [`Event::Applied`].
     Apply(Arc<HostConfig>),
     /// Say [`Event::Tick`] at this time.
@@ -147,6 +152,8 @@ pub(crate) struct Session {
     link: Link,
     last_stream: StreamId,
     held: Arc<HostConfig>,
+    /// Incarnations that were replaced, as a controller said that was followed.
+    replaced: Vec<Uuid>,
     /// Sections that are held by hash only: this version of the program can't read their bodies.
     unreadable: BTreeMap<SectionKey, (SectionHash, String)>,
     /// Sections of kinds that this version does not know.
@@ -161,13 +168,20 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A session that holds `held` (from disk), not yet connected. `seed` spreads the reconnections of many hosts.
-    pub(crate) fn new(introduction: Introduction, held: Arc<HostConfig>, seed: u64) -> Self {
+    /// A session that holds `held` and knows of `replaced` incarnations (both from disk), not yet connected. `seed`
+    /// spreads the reconnections of many hosts.
+    pub(crate) fn new(
+        introduction: Introduction,
+        held: Arc<HostConfig>,
+        replaced: Vec<Uuid>,
+        seed: u64,
+    ) -> Self {
         Self {
             introduction,
             link: Link::Off,
             last_stream: StreamId::default(),
             held,
+            replaced,
             unreadable: BTreeMap::new(),
             unknown: BTreeMap::new(),
             ports: BTreeMap::new(),
@@ -317,19 +331,33 @@ impl Session {
         send(stream, from_host::Message::Report(wire::Report { ports }))
     }
 
-    fn update(&mut self, stream: StreamId, update: wire::Update, now: Now) -> Vec<Effect> {
+    fn update(&mut self, stream: StreamId, mut update: wire::Update, now: Now) -> Vec<Effect> {
         let generation = Generation(update.generation);
-        let same_store = Uuid::parse_str(&update.incarnation) == Ok(self.held.incarnation);
-        if same_store && generation < self.held.generation {
+        let incarnation = Uuid::parse_str(&update.incarnation);
+        if incarnation
+            .as_ref()
+            .is_ok_and(|i| self.replaced.contains(i))
+        {
+            warn!(
+                incarnation = update.incarnation,
+                held = %self.held.incarnation,
+                "the controller's store was replaced by one that was restored from its backup; it is not followed"
+            );
+            return vec![Effect::Disconnect(stream), self.wait(now)];
+        }
+        if incarnation == Ok(self.held.incarnation) && generation < self.held.generation {
             warn!(%generation, held = %self.held.generation, "an older generation is refused");
             return Vec::new();
         }
         let whole = update.whole;
+        let replaced = std::mem::take(&mut update.replaced);
         match self.follow(update) {
             Ok(()) => {
                 self.failures = 0;
                 self.resync = false;
-                vec![Effect::Apply(Arc::clone(&self.held))]
+                let mut effects = self.fence(&replaced);
+                effects.push(Effect::Apply(Arc::clone(&self.held)));
+                effects
             }
             Err(unfit) => {
                 warn!(%unfit, whole, "update refused; asking for everything");
@@ -340,6 +368,22 @@ impl Session {
                 vec![Effect::Disconnect(stream), next]
             }
         }
+    }
+
+    /// Remembers what the controller that is followed has replaced.
+    fn fence(&mut self, replaced: &[String]) -> Vec<Effect> {
+        let before = self.replaced.len();
+        for incarnation in replaced.iter().filter_map(|text| text.parse().ok()) {
+            if incarnation != self.held.incarnation && !self.replaced.contains(&incarnation) {
+                self.replaced.push(incarnation);
+            }
+        }
+        if self.replaced.len() == before {
+            return Vec::new();
+        }
+        let forgotten = self.replaced.len().saturating_sub(REPLACED_MAX);
+        self.replaced.drain(..forgotten);
+        vec![Effect::Fence(self.replaced.clone())]
     }
 
     /// Holds what the update leads to, if the digest proves it.

@@ -9,6 +9,8 @@ use super::*;
 #[derive(Debug, Default)]
 struct Controller {
     config: HostConfig,
+    /// The incarnations that its store was restored from.
+    replaced: Vec<Uuid>,
     /// What it believes that the host holds.
     believed: BTreeMap<SectionKey, SectionHash>,
     acks: Vec<wire::Ack>,
@@ -68,6 +70,7 @@ impl Controller {
             upserts,
             removals,
             digest: self.config.digest().0.to_vec(),
+            replaced: self.replaced.iter().map(Uuid::to_string).collect(),
         }
     }
 
@@ -107,6 +110,8 @@ struct Host {
     /// What the workers run, and the disk holds.
     applied: Arc<HostConfig>,
     complaints: Vec<Complaint>,
+    /// The incarnations that the disk holds as replaced.
+    replaced: Vec<Uuid>,
     dials: Vec<Now>,
 }
 
@@ -119,12 +124,13 @@ impl Host {
         };
         let held = Arc::new(held);
         Self {
-            session: Session::new(introduction, Arc::clone(&held), 42),
+            session: Session::new(introduction, Arc::clone(&held), Vec::new(), 42),
             now: Now::ZERO,
             stream: None,
             wake: None,
             applied: held,
             complaints: Vec::new(),
+            replaced: Vec::new(),
             dials: Vec::new(),
         }
     }
@@ -151,6 +157,7 @@ impl Host {
                         self.applied = config;
                         events.push(self.ran());
                     }
+                    Effect::Fence(replaced) => self.replaced = replaced,
                     Effect::Wake(at) => self.wake = Some(at),
                 }
             }
@@ -364,6 +371,47 @@ fn an_older_generation_is_refused_and_another_incarnation_is_followed() {
     host.receive(update, &mut restored);
     assert_eq!(*host.applied, restored.config);
     assert_eq!(restored.acks.last().unwrap().generation, 1);
+}
+
+#[test]
+fn an_incarnation_that_was_replaced_is_never_followed_again() {
+    let (mut host, mut first) = (Host::new(HostConfig::default()), Controller::new(1));
+    first.set(1, 1);
+    host.converge(&mut first);
+    let mut second = Controller::new(2);
+    second.set(1, 2);
+    second.replaced = vec![Uuid::from_u128(1), Uuid::from_u128(2)];
+    host.lose(&mut first);
+    host.converge(&mut second);
+    // Nobody replaces himself.
+    assert_eq!(host.replaced, [Uuid::from_u128(1)]);
+    let applied = Arc::clone(&host.applied);
+    // The first one is found again, and says more than it did.
+    for _ in 0..3 {
+        host.lose(&mut second);
+        first.set(2, 1);
+        host.connect(&mut first);
+        let update = first.update();
+        host.receive(update, &mut first);
+        assert_eq!((host.stream, first.acks.len()), (None, 1), "let go of");
+    }
+    assert!(Arc::ptr_eq(&host.applied, &applied));
+    host.converge(&mut second);
+    // One that replaced nothing is followed, and so is the one of before.
+    let mut other = Controller::new(3);
+    other.set(1, 3);
+    host.lose(&mut second);
+    host.converge(&mut other);
+    host.lose(&mut other);
+    host.converge(&mut second);
+    assert_eq!(host.applied.incarnation, Uuid::from_u128(2));
+    // Many stores later the first ones are forgotten, not all.
+    let many = 100..100 + u128::try_from(REPLACED_MAX).unwrap();
+    second.replaced = many.map(Uuid::from_u128).collect();
+    second.set(1, 4);
+    host.converge(&mut second);
+    assert_eq!(host.replaced.len(), REPLACED_MAX);
+    assert!(!host.replaced.contains(&Uuid::from_u128(1)));
 }
 
 #[test]
