@@ -6,6 +6,7 @@
 //! - [`oracle`]: the naive switch that says where a frame must go
 //! - [`fabric`]: real switches in one process, with wires in memory and a virtual clock
 //! - [`stack`]: workloads with TCP, UDP, DHCP of their own, on a fabric
+//! - [`control`]: a controller and its hosts in one process, with streams that break
 //! - [`random`]: fabrics and traffic that nobody thought of, held to the oracle
 //! - [`transcript`]: commands and their exact answers
 //! - [`netns`]: labs of real namespaces, driven by the binary
@@ -22,6 +23,7 @@
     reason = "test kit"
 )]
 
+pub mod control;
 pub mod fabric;
 pub mod netns;
 pub mod openstack;

@@ -19,6 +19,7 @@
 pub mod config;
 pub mod datapath;
 pub mod io;
+pub mod simulated;
 pub mod stats;
 pub mod worker;
 

@@ -303,7 +303,7 @@ fn uplink(
 }
 
 /// A fault of the tables, which begins with the section that it is of: `chain 6f1c…: why`.
-fn complaint(fault: &str) -> Complaint {
+pub(crate) fn complaint(fault: &str) -> Complaint {
     let of = fault
         .split_once(": ")
         .map(|(of, _)| of.replacen(' ', "/", 1));
