@@ -43,6 +43,8 @@ pub struct Build {
     pub seed: u64,
     /// Connections that each worker has room for.
     pub connections: usize,
+    /// ICMP errors a second that a port gets.
+    pub errors_per_second: u32,
 }
 
 impl Default for Build {
@@ -52,6 +54,7 @@ impl Default for Build {
             weather: Weather::default(),
             seed: 1,
             connections: 4096,
+            errors_per_second: Settings::default().errors_per_second,
         }
     }
 }
@@ -148,6 +151,7 @@ impl Worker {
             worker: WorkerId(worker),
             workers: build.workers,
             seed,
+            errors_per_second: build.errors_per_second,
             ..Settings::default()
         };
         let storage = vec![Entry::default(); build.connections];
@@ -291,6 +295,11 @@ impl Switch {
             ..
         } = &mut workers[at];
         let mut any = !out.is_empty();
+        let mut unsent = vec![];
+        underlay.tx(pool, &mut out.tunnelled, &mut unsent);
+        for unsent in unsent {
+            datapath.refuse_tunnel(tables, unsent, now, pool, out);
+        }
         let mut batch = Batch::new();
         while let Some(dense) = out.next_port(&mut batch) {
             let port = tables.port(dense).and_then(|p| ports.get_mut(&p.id));
@@ -302,13 +311,8 @@ impl Switch {
                 None => refused.extend(batch.drain().map(|p| (p, DropReason::PortGone))),
             }
             for (packet, reason) in refused {
-                datapath.refuse_tx(packet, Some(dense), reason, now, pool);
+                datapath.refuse_tx(packet, dense, reason, now, pool);
             }
-        }
-        let mut refused = vec![];
-        underlay.tx(pool, &mut out.tunnelled, &mut refused);
-        for (packet, reason) in refused {
-            datapath.refuse_tx(packet, None, reason, now, pool);
         }
         let handed = std::mem::take(&mut out.handed);
         any |= !handed.is_empty();

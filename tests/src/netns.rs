@@ -92,9 +92,14 @@ pub fn printed(what: &str, output: &Output) -> String {
     out
 }
 
-/// The path of a lab file.
+/// The path of a lab file: one of `configs/labs`, or of the folder of `configs` that it names (`chains/web-edge`).
 pub fn lab_file(stem: &str) -> String {
-    let path = repository().join(format!("configs/labs/{stem}.yaml"));
+    let folder = if stem.contains('/') {
+        "configs"
+    } else {
+        "configs/labs"
+    };
+    let path = repository().join(format!("{folder}/{stem}.yaml"));
     path.display().to_string()
 }
 
@@ -133,7 +138,7 @@ pub fn until(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
 
 /// Runs a whole lab to its end, and returns its answer as JSON; panics with it unless all expectations held.
 pub fn run_lab(stem: &str, uplink: &str) -> Value {
-    let name = format!("t-{stem}");
+    let name = format!("t-{}", stem.replace('/', "-"));
     let file = lab_file(stem);
     let output = run(&[
         "lab", "run", &file, "--name", &name, "--uplink", uplink, "--json",

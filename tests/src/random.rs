@@ -19,7 +19,7 @@ use net::{
 };
 use proptest::prelude::*;
 
-use vswitch::datapath::explain::{Ending, explain_key};
+use vswitch::datapath::explain::{Ending, Step, explain_key};
 
 use crate::{
     fabric::{Build, Fabric, agree, assert_fate, check_frames},
@@ -104,11 +104,13 @@ enum Kind {
     Dhcp,
     Multicast,
     UnknownMac,
+    Large,
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
     use Kind::{
-        Ack, Dhcp, Echo, Fragments, Multicast, Other, Tcp, Udp, UnknownMac, WhoHas, WhoHasNobody,
+        Ack, Dhcp, Echo, Fragments, Large, Multicast, Other, Tcp, Udp, UnknownMac, WhoHas,
+        WhoHasNobody,
     };
     prop_oneof![
         4 => Just(Udp),
@@ -122,6 +124,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         1 => Just(Dhcp),
         1 => Just(Multicast),
         1 => Just(UnknownMac),
+        1 => Just(Large),
     ]
 }
 
@@ -362,6 +365,11 @@ struct Player {
 /// Plays a scenario, and holds the fabric to the oracle at every step.
 pub fn play(scenario: &Scenario, build: Build) {
     let built = scenario.build();
+    // The oracle knows no time, and so no limit.
+    let build = Build {
+        errors_per_second: u32::MAX,
+        ..build
+    };
     let mut fabric = Fabric::build(built.plan.clone(), build);
     let oracle = Oracle::new(fabric.apply());
     let mut player = Player {
@@ -427,6 +435,11 @@ impl Player {
                 };
                 vec![who_has(between.plan, between.from, nobody)]
             }
+            Kind::Large if n == 0 => {
+                self.tcp_port += 1;
+                one(between.syn(self.tcp_port, dport).payload(&[7; 1500]))
+            }
+            Kind::Large => one(between.udp(sport, dport).payload(&[7; 1500])),
             Kind::Dhcp => vec![dhcp_discover(between.plan.mac(between.from))],
             Kind::Multicast => {
                 let (group, addr): (_, IpAddr) = if between.v6 {
@@ -549,7 +562,9 @@ impl Player {
         let (received, drops) = self.fabric.send_judged(port, frame);
         let seen: Vec<_> = received.iter().map(|r| r.port).collect();
         let mut choices = vec![seen];
-        if received.is_empty() && self.built.chain.is_some() {
+        // Nor where its sender was told that it is too large.
+        let unseen = received.iter().all(|r| r.port == port);
+        if unseen && self.built.chain.is_some() {
             choices.extend(self.built.ports.iter().map(|p| vec![*p]));
         }
         let mut possible: Vec<Oracle> = vec![];
@@ -661,10 +676,11 @@ pub fn explained(scenario: &Scenario) {
 impl Player {
     fn explained(&mut self, what: &str, from: PortUuid, frame: &[u8]) {
         let host = self.fabric.plan.host_of(from);
-        let (_, mut key) = net::Headers::parse(frame).unwrap();
+        let (headers, mut key) = net::Headers::parse(frame).unwrap();
         key.set_origin(net::Origin::Port(self.fabric.dense(from)));
+        let len = frame.len() - usize::from(headers.l3_at);
         let tables = self.fabric.tables(host);
-        let told = explain_key(tables, &key, String::new(), self.fabric.now());
+        let told = explain_key(tables, &key, Some(len), String::new(), self.fabric.now());
         let (before, sent) = (self.fabric.ledger(host), self.fabric.wires().counts().sent);
         let received = self.fabric.send(from, frame);
         let (after, sent_then) = (self.fabric.ledger(host), self.fabric.wires().counts().sent);
@@ -697,7 +713,10 @@ impl Player {
                 assert_eq!(here, [from.to_string()], "{what}: {told}");
             }
             Ending::Dropped { reason, .. } => {
-                assert_eq!(here, Vec::<String>::new(), "{what}: {told}");
+                let hears = |step: &Step| step.says.contains("its sender is told");
+                let hears = told.steps.iter().any(hears);
+                let heard: Vec<_> = hears.then(|| from.to_string()).into_iter().collect();
+                assert_eq!(here, heard, "{what}: {told}");
                 assert_eq!(dropped(reason), 1, "{what}: {told}");
             }
         }

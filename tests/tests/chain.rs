@@ -615,3 +615,62 @@ fn a_virtual_address_is_its_projects() {
         }
     }
 }
+
+/// The path leaves less than the network promises: whoever sends to a virtual address is told about what it sent, not about what
+/// became of it.
+#[test]
+fn who_sends_more_than_the_underlay_carries_is_told_what_fits() {
+    for v6 in [false, true] {
+        let weather = vswitch::io::memory::Weather {
+            payload_max: 1322,
+            ..Default::default()
+        };
+        let build = Build {
+            weather,
+            ..Build::default()
+        };
+        let mut plan = Plan::new(2);
+        let net = plan.network("net");
+        let open = plan.open_group();
+        let client = plan.port(0, net, &[open]);
+        let member = plan.port(1, net, &[open]);
+        let (vip, balancer) = plan.load_balancer(net, v6, (proto::UDP, 80), &[member]);
+        let classifier = hostconfig::Classifier {
+            protocol: None,
+            ..from_network(net)
+        };
+        plan.chain(vec![classifier], vec![FunctionKind::LoadBalancer(balancer)]);
+        let mut fabric = Fabric::build(plan, build);
+        let (plan, headers) = (fabric.plan.clone(), if v6 { 48 } else { 28 });
+        for (to, own) in [(vip, plan.addr(vip, v6)), (member, plan.addr(member, v6))] {
+            let between = Between {
+                plan: &plan,
+                from: client,
+                to,
+                v6,
+            };
+            let of = |bytes: usize| -> FrameBuilder {
+                between.udp(4000, 80).payload(&vec![7; bytes - headers])
+            };
+            let got = fabric.send(client, &of(1300).build());
+            assert_eq!(got.iter().map(|r| r.port).collect::<Vec<_>>(), [member]);
+            let before = fabric.ledger(0).dropped(DropReason::MtuExceeded);
+            let got = fabric.send(client, &of(1301).build());
+            assert_eq!(got.iter().map(|r| r.port).collect::<Vec<_>>(), [client]);
+            let after = fabric.ledger(0).dropped(DropReason::MtuExceeded);
+            assert_eq!(after - before, 1);
+            let error = &got[0].frame.bytes;
+            assert!(testkit::checksums_hold(error));
+            let (told, key) = net::Headers::parse(error).unwrap();
+            let quoted = told.quoted(error).unwrap().tuple;
+            assert_eq!(
+                (quoted.src_addr(), quoted.src_port),
+                (plan.addr(client, v6), 4000)
+            );
+            assert_eq!((quoted.dst_addr(), quoted.dst_port), (own, 80));
+            let at = usize::from(told.l4_at);
+            assert_eq!(error[at + 6..at + 8], 1300u16.to_be_bytes());
+            assert_eq!(key.dst_addr(), plan.addr(client, v6));
+        }
+    }
+}

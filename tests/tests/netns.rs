@@ -14,11 +14,42 @@ use std::{
 
 use tests::netns::{Lab, allowed, lab_file, left_of, overweave, printed, run, run_lab, until};
 
+/// Every lab of `configs`: each has a test of its own below.
+const LABS: &[&str] = &[
+    "chains/web-edge",
+    "kernel-vtep",
+    "mixed-v4-v6",
+    "quickstart",
+    "three-hosts-chain",
+    "twenty-hosts",
+    "two-tenants",
+];
+
+#[test]
+fn no_lab_file_is_without_a_test() {
+    let mut found = vec![];
+    for folder in ["labs", "chains"] {
+        let path = tests::netns::repository().join("configs").join(folder);
+        for entry in std::fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+            found.push(if folder == "labs" {
+                stem
+            } else {
+                format!("{folder}/{stem}")
+            });
+        }
+    }
+    found.sort();
+    assert_eq!(found, LABS);
+}
+
 fn holds(stem: &str) {
     holds_with(stem, "udp");
 }
 
 fn holds_with(stem: &str, uplink: &str) {
+    assert!(LABS.contains(&stem), "{stem} is listed");
     if allowed() {
         let answer = run_lab(stem, uplink);
         assert_eq!(answer["held"], true);
@@ -64,6 +95,16 @@ fn a_chain_works_on_three_hosts_over_an_uplink_tap() {
 #[test]
 fn both_families_work_over_an_uplink_tap() {
     holds_with("mixed-v4-v6", "tap");
+}
+
+#[test]
+fn the_chain_with_every_key_holds() {
+    holds("chains/web-edge");
+}
+
+#[test]
+fn a_kernel_vxlan_device_joins_a_fabric() {
+    holds("kernel-vtep");
 }
 
 /// Where checksum and segmentation mistakes show: partial checksums and whole super-frames come from a kernel's VXLAN device.
@@ -179,6 +220,53 @@ fn all_sizes_cross(lab: &Lab) {
         before,
         "wrong checksums arrived"
     );
+}
+
+/// A workload whose own MTU is wrong, and an underlay that carries less than it promised: either way its kernel learns what fits.
+#[test]
+fn who_sends_more_than_fits_is_told_how_much_does() {
+    if !allowed() {
+        return;
+    }
+    let lab = Lab::up("mixed-v4-v6", "t-toobig");
+    let told = |from: &str, v6: bool, size: &str| {
+        let addr = lab.addr("b", v6);
+        let ping = [
+            "ping", "-M", "do", "-c", "2", "-i", "0.3", "-W", "1", "-s", size, &addr,
+        ];
+        let output = lab.exec(from, &ping);
+        assert!(!output.status.success(), "{size} bytes do not fit");
+        let both = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&both).into_owned()
+    };
+    lab.ok("a", &["ip", "link", "set", "dev", "eth0", "mtu", "9000"]);
+    for (v6, says) in [
+        (false, "Frag needed and DF set (mtu = 1506)"),
+        (true, "Packet too big: mtu=1506"),
+    ] {
+        let text = told("a", v6, "3000");
+        assert!(text.contains(says), "{text}");
+        // The first error was enough for the kernel.
+        assert!(text.contains("message too long"), "{text}");
+        let addr = lab.addr("b", v6);
+        let whole = ["ping", "-c", "1", "-W", "2", "-s", "3000", &addr];
+        lab.ok("a", &whole);
+    }
+    for host in ["h1", "h2"] {
+        let less = ["ip", "link", "set", "dev", "uplink", "mtu", "1450"];
+        lab.ok(host, &less);
+    }
+    until(
+        "the path's mtu is asked anew",
+        Duration::from_secs(20),
+        || told("c", false, "1450").contains("(mtu = 1400)"),
+    );
+    // Both kernels cut by themselves once they know: the answer's way is no wider.
+    let addr = lab.addr("b", false);
+    let whole = ["ping", "-c", "1", "-W", "1", "-s", "1450", &addr];
+    until("both ends know the path", Duration::from_secs(20), || {
+        lab.exec("c", &whole).status.success()
+    });
 }
 
 /// A ping that goes on beside the test; its end says how many were lost.

@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut underlay = UdpUnderlay::open(&UnderlaySpec::new(local))?;
     let mut pool = PacketPool::new(4096, 256);
     let (mut batch, mut frames, mut refused) = (Batch::new(), Vec::new(), Vec::new());
+    let mut unsent = Vec::new();
     let mut more = false;
     loop {
         let fds = [port.poll_fd(), underlay.poll_fd()].into_iter().flatten();
@@ -51,7 +52,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         more = port.rx(&mut pool, &mut batch, &mut refused) == Rx::More;
         batch.judge(Packet::parse, |p, _| pool.give(p));
         frames.extend(batch.drain().map(|packet| Tunnelled { packet, vni, vtep }));
-        underlay.tx(&mut pool, &mut frames, &mut refused);
+        underlay.tx(&mut pool, &mut frames, &mut unsent);
+        refused.extend(unsent.drain(..).map(|u| (u.frame.packet, u.reason)));
         more |= underlay.rx(&mut pool, &|from| from == vtep, &mut frames, &mut refused) == Rx::More;
         for frame in frames.drain(..) {
             if batch.is_full() {

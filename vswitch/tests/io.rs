@@ -154,13 +154,15 @@ impl Patch {
     fn tunnel(mut port: impl PortIo + 'static, mut underlay: UdpUnderlay, vtep: IpAddr) -> Self {
         let mut pool = PacketPool::new(4096, 256);
         let (mut batch, mut frames, mut refused) = (Batch::new(), vec![], vec![]);
+        let mut unsent = vec![];
         let vni = Vni::try_from(100).unwrap();
         Self::start(move |moved| {
             wait(port.poll_fd(), underlay.poll_fd());
             port.rx(&mut pool, &mut batch, &mut refused);
             count(moved, &mut batch);
             frames.extend(batch.drain().map(|packet| Tunnelled { packet, vni, vtep }));
-            underlay.tx(&mut pool, &mut frames, &mut refused);
+            underlay.tx(&mut pool, &mut frames, &mut unsent);
+            refused.extend(unsent.drain(..).map(|u| (u.frame.packet, u.reason)));
             underlay.rx(&mut pool, &|ip| ip == vtep, &mut frames, &mut refused);
             for frame in frames.drain(..) {
                 assert_eq!((frame.vni, frame.vtep), (vni, vtep));

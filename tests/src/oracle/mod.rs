@@ -44,6 +44,8 @@ pub enum What {
     Dhcp(IpAddr),
     /// The switch's answer to a ping to a virtual address.
     Pong(IpAddr),
+    /// The switch's error about a packet that was too large: in whose name, the MTU, and the quoted packet's addresses.
+    TooBig(IpAddr, u16, String),
 }
 
 impl What {
@@ -72,6 +74,18 @@ impl What {
                 let client = frame.get(payload + 16..payload + 20);
                 (key.l4_src, key.l4_dst) == (67, 68)
                     && client.is_some_and(|c| addr_bytes(*addr).ends_with(c))
+            }
+            Self::TooBig(from, mtu, tuple) => {
+                let kind = match key.ethertype {
+                    ethertype::IPV4 => (key.l4_src, key.l4_dst) == (3, 4),
+                    _ => key.l4_src == 2,
+                };
+                let at = usize::from(headers.l4_at);
+                let told = frame.get(at + 6..at + 8);
+                let quoted = headers.quoted(frame).map(|q| q.tuple.to_string());
+                kind && key.src_addr() == *from
+                    && told == Some(&mtu.to_be_bytes()[..])
+                    && quoted.as_ref() == Some(tuple)
             }
             Self::Pong(addr) => query(&key) == Some(false) && key.src_addr() == *addr,
         }
@@ -220,6 +234,7 @@ struct Arrival {
     quote: Option<FiveTuple>,
     network: NetId,
     fragment_id: u32,
+    len: usize,
 }
 
 /// The tuple of the packet that an ICMP error quotes.
@@ -284,6 +299,7 @@ impl Host {
         Ok(Arrival {
             quote: quote(frame, &headers, &key),
             fragment_id: headers.fragment_id,
+            len: frame.len() - usize::from(headers.l3_at),
             key,
             network: self.port(port).expect("a port of this host").network,
         })
@@ -316,17 +332,32 @@ impl Host {
         seen: &[PortUuid],
         fate: &mut Fate,
     ) -> Vec<(usize, Arrival)> {
-        let receivers = match self.admit(origin, &mut arrival) {
-            Err(reason) => vec![Err(reason)],
+        let admitted = self.admit(origin, &mut arrival);
+        let large = origin.filter(|_| arrival.len > self.mtu(arrival.network));
+        let (receivers, refused) = match admitted {
+            Err(reason) => (vec![Err(reason)], true),
+            Ok(Some(_)) if large.is_some() => (vec![], false),
             Ok(Some(answer)) => {
                 fate.deliveries.push(answer);
-                vec![]
+                (vec![], false)
             }
-            Ok(None) if arrival.key.dst_mac().is_multicast() => self
-                .flood(origin, &arrival)
-                .unwrap_or_else(|reason| vec![Err(reason)]),
-            Ok(None) => vec![self.unicast(origin, &arrival, seen)],
+            Ok(None) if arrival.key.dst_mac().is_multicast() => {
+                match self.flood(origin, &arrival) {
+                    Ok(copies) => (copies, false),
+                    Err(reason) => (vec![Err(reason)], true),
+                }
+            }
+            Ok(None) => {
+                let receiver = self.unicast(origin, &arrival, seen);
+                let refused = receiver.is_err();
+                (vec![receiver], refused)
+            }
         };
+        if let Some(sender) = large.filter(|_| !refused) {
+            fate.drops.push(DropReason::MtuExceeded);
+            fate.deliveries.extend(self.told(sender, &arrival));
+            return vec![];
+        }
         let mut out = vec![];
         for receiver in receivers {
             match receiver {
@@ -347,6 +378,29 @@ impl Host {
             }
         }
         out
+    }
+
+    fn mtu(&self, network: NetId) -> usize {
+        let network = self.network(network);
+        network.map_or(0, |n| usize::from(n.mtu.get()))
+    }
+
+    /// What the sender of a packet that is too large hears.
+    fn told(&self, sender: PortUuid, a: &Arrival) -> Option<Delivery> {
+        let (key, network) = (&a.key, self.network(a.network)?);
+        let one = |addr: IpAddr| !addr.is_multicast() && !addr.is_unspecified();
+        let quiet = quote_kind(key) || key.ip_frag == Fragment::Later as u8;
+        let macs = !key.dst_mac().is_multicast() && !key.src_mac().is_multicast();
+        if quiet || !macs || !one(key.src_addr()) || !one(key.dst_addr()) {
+            return None;
+        }
+        let mut subnets = network.subnets.iter();
+        let own = subnets.find(|s| s.cidr.contains(key.src_addr()));
+        let gateway = own.and_then(|s| s.gateway);
+        let from = gateway.filter(|g| *g != key.src_addr());
+        let from = from.unwrap_or(key.dst_addr());
+        let tuple = key.five_tuple()?.to_string();
+        Some((sender, What::TooBig(from, network.mtu.get(), tuple)))
     }
 
     /// May it come in at all? Perhaps the switch answers it.

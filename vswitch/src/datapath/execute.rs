@@ -4,8 +4,8 @@
 //! counted here, in segments, under a name.
 
 use net::{
-    Consumed, Copied, DropReason, Errand, FiveTuple, Gso, Mac, Now, Originated, Packet, PacketPool,
-    PortId, headers::Quoted, rewrite,
+    Consumed, Copied, DropReason, Errand, FiveTuple, Mac, Now, Originated, Packet, PacketPool, PortId,
+    headers::Quoted, rewrite,
 };
 use nfv::functions::shaper::ShaperQueue;
 
@@ -16,6 +16,7 @@ use super::{
     ledger::Ledger,
     shaper_owner,
     tables::{HopId, Tables, service},
+    too_big::{exceeds, limit},
 };
 use crate::{io::Tunnelled, stats::Counters};
 
@@ -43,6 +44,7 @@ pub(super) struct Hands {
     waiting: Vec<Lane>,
     answers: Vec<Answers>,
     answers_per_second: u32,
+    pub(super) errors_per_second: u32,
 }
 
 #[derive(Debug)]
@@ -61,11 +63,12 @@ enum Queued {
     Free(Packet),
 }
 
-/// How many answers a port got in this second.
+/// How many answers and errors a port got in this second.
 #[derive(Debug, Clone, Copy, Default)]
-struct Answers {
+pub(super) struct Answers {
     second: u32,
     count: u32,
+    pub(super) errors: u32,
 }
 
 impl Hands {
@@ -80,6 +83,9 @@ impl Hands {
             waiting: Vec::new(),
             answers: Vec::new(),
             answers_per_second: settings.answers_per_second,
+            // A port's flows are spread over the workers: each has its share, and none is left without a voice.
+            errors_per_second: (settings.errors_per_second / u32::from(settings.workers.max(1)))
+                .max(settings.errors_per_second.min(1)),
         }
     }
 
@@ -121,10 +127,17 @@ impl Hands {
         let Some(flow) = programs.get(id) else {
             return self.lose(packet, DropReason::FunctionFault, cx);
         };
-        self.count_hops(flow, &packet);
         if let Verdict::Drop(refusal) = &flow.verdict {
+            self.count_hops(flow, &packet);
             return self.drop(packet, refusal, cx.now, cx.pool);
         }
+        // Before any function sees it: nobody is to spend a shaper's rate on it, and its sender knows it as it is now.
+        if let Some((_, mtu)) = limit(cx.tables, flow.origin)
+            && exceeds(&packet, mtu)
+        {
+            return self.too_big(packet, mtu, None, cx);
+        }
+        self.count_hops(flow, &packet);
         for (at, action) in flow.actions.iter().enumerate() {
             match action {
                 Action::Translate => {
@@ -286,7 +299,7 @@ impl Hands {
         self.deliver(id, packet, cx);
     }
 
-    fn deliver(&mut self, id: PortId, packet: Packet, cx: &mut Cx<'_>) {
+    pub(super) fn deliver(&mut self, id: PortId, packet: Packet, cx: &mut Cx<'_>) {
         let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
         self.ledger.tx += segments;
         self.counters.transmit(id, segments, bytes);
@@ -361,21 +374,27 @@ impl Hands {
     }
 
     fn may_answer(&mut self, port: PortId, now: Now) -> bool {
+        let limit = self.answers_per_second;
+        self.answers_of(port, now).is_some_and(|answers| {
+            answers.count = answers.count.saturating_add(1);
+            answers.count <= limit
+        })
+    }
+
+    /// What a port got in this second.
+    pub(super) fn answers_of(&mut self, port: PortId, now: Now) -> Option<&mut Answers> {
         let at = port.index();
         if at >= self.answers.len() {
             self.answers.resize(at + 1, Answers::default());
         }
-        let Some(answers) = self.answers.get_mut(at) else {
-            return false;
-        };
+        let answers = self.answers.get_mut(at)?;
         if answers.second != now.seconds() {
             *answers = Answers {
                 second: now.seconds(),
-                count: 0,
+                ..Answers::default()
             };
         }
-        answers.count += 1;
-        answers.count <= self.answers_per_second
+        Some(answers)
     }
 
     /// A packet of this worker's comes to a queue: its own, or that of the shaper's owner, from where it comes back.
@@ -602,17 +621,4 @@ fn untranslate_error(
     let from_end = packet.key().ip_src == own.src;
     let src = from_end.then(|| (other.dst_addr(), 0));
     rewrite::translate(packet, src, Some((other.src_addr(), 0)))
-}
-
-/// Is a segment of this packet larger than the link carries?
-fn exceeds(packet: &Packet, mtu: net::Mtu) -> bool {
-    let headers = packet.headers();
-    let length = match packet.offload().gso {
-        Gso::None => packet.len().saturating_sub(usize::from(headers.l3_at)),
-        Gso::Tcp { size, .. } | Gso::Udp { size } => {
-            let behind = headers.payload_at.saturating_sub(headers.l3_at);
-            usize::from(behind) + usize::from(size)
-        }
-    };
-    length > usize::from(mtu.get())
 }

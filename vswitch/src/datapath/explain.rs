@@ -2,7 +2,7 @@
 //!
 //! The datapath's own walk with a [`Witness`] that writes down what each table said. A packet is described in words
 //! (`tcp 10.0.1.5:40000 > 10.0.2.9:443`); what is not said follows from the tables: the Ethernet addresses are those that the
-//! workload would use.
+//! workload would use. `len 1500` says how large its IP packet is; where that is not said, it is small enough.
 
 use std::{
     fmt,
@@ -22,6 +22,7 @@ use super::{
     drops::describe,
     flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
     tables::{Network, Port, Tables},
+    too_big,
     walk::{Known, Lent, Outcome, Witness, walk},
 };
 
@@ -44,6 +45,7 @@ pub struct Described {
     icmp: Option<(u8, u8)>,
     flags: Option<u16>,
     eth: Option<(Mac, Mac)>,
+    len: Option<usize>,
 }
 
 /// Why a packet can't be explained.
@@ -109,6 +111,7 @@ impl FromStr for Described {
             icmp: None,
             flags: None,
             eth: None,
+            len: None,
         };
         while let Some(word) = words.next() {
             described.option(word, &mut words).ok_or_else(bad)?;
@@ -147,6 +150,7 @@ impl Described {
                 (words.next()? == ">").then_some(())?;
                 self.eth = Some((src, words.next()?.parse().ok()?));
             }
+            "len" => self.len = Some(words.next()?.parse().ok()?),
             _ => return None,
         }
         Some(())
@@ -368,11 +372,17 @@ pub fn explain(
         Some(port) => Origin::Port(port.dense),
         None => Origin::Tunnel(network.dense),
     });
-    Ok(explain_key(tables, &key, text, now))
+    Ok(explain_key(tables, &key, packet.len, text, now))
 }
 
-/// The same for a key as the datapath knows it.
-pub fn explain_key(tables: &Tables, key: &FlowKey, entrance: String, now: Now) -> Explanation {
+/// The same for a key as the datapath knows it, of a packet whose IP part is so long; `None`: short enough.
+pub fn explain_key(
+    tables: &Tables,
+    key: &FlowKey,
+    len: Option<usize>,
+    entrance: String,
+    now: Now,
+) -> Explanation {
     let mut teller = Teller::default();
     let lent = Lent {
         now,
@@ -400,6 +410,7 @@ pub fn explain_key(tables: &Tables, key: &FlowKey, entrance: String, now: Now) -
             }
         }
     }
+    measure(tables, key, len, &mut flow, &mut teller);
     let to = tracking.map(|t| t.reply.reversed());
     Explanation {
         entrance,
@@ -409,6 +420,40 @@ pub fn explain_key(tables: &Tables, key: &FlowKey, entrance: String, now: Now) -
         actions: actions(tables, &flow, to.map(|t| t.to_string()).as_deref()),
         verdict: ending(tables, &flow),
     }
+}
+
+/// Is it larger than its network's MTU? That is asked of whatever the tables let pass.
+fn measure(
+    tables: &Tables,
+    key: &FlowKey,
+    len: Option<usize>,
+    flow: &mut CompiledFlow,
+    teller: &mut Teller,
+) {
+    let limit = too_big::limit(tables, key.origin());
+    let (Some(len), Some((id, mtu)), false) =
+        (len, limit, matches!(flow.verdict, Verdict::Drop(_)))
+    else {
+        return;
+    };
+    if len <= usize::from(mtu.get()) {
+        return;
+    }
+    let network = tables.port(id).and_then(|p| tables.network(p.network));
+    let told = network
+        .filter(|_| too_big::may_be_told(key))
+        .map(|n| too_big::teller(n, key.src_addr(), key.dst_addr()));
+    match told {
+        Some(from) => teller.says(
+            Stage::Egress,
+            format_args!("larger than the mtu of {mtu}: its sender is told, in the name of {from}"),
+        ),
+        None => teller.says(Stage::Egress, format_args!("larger than the mtu of {mtu}")),
+    }
+    let refusal = Refusal::new(net::DropReason::MtuExceeded, Stage::Egress);
+    flow.verdict = Verdict::Drop(refusal.at(id));
+    flow.actions.clear();
+    flow.hops.clear();
 }
 
 fn begins(key: &FlowKey) -> Begin {

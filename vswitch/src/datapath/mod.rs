@@ -21,6 +21,7 @@ pub mod fragments;
 pub mod ingress;
 pub mod ledger;
 pub mod tables;
+mod too_big;
 pub mod upcall;
 pub mod walk;
 
@@ -29,7 +30,9 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use net::{Batch, DropReason, Errand, FiveTuple, Fragment, Now, Origin, Packet, PacketPool, Zone};
+use net::{
+    Batch, DropReason, Errand, FiveTuple, Fragment, Now, Origin, Packet, PacketPool, PortId, Zone,
+};
 use nfv::conntrack::{self, Conntrack, Entry, Hit, Track, TrackInput};
 use overlay::Place;
 
@@ -46,7 +49,10 @@ use execute::Hands;
 use flow::Found;
 use fragments::{Fragments, Met, Room};
 
-use crate::{io::Tunnelled, stats::Counters};
+use crate::{
+    io::{Tunnelled, Unsent},
+    stats::Counters,
+};
 
 /// What a worker's datapath is told when it is made: who it is, and every limit.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +77,8 @@ pub struct Settings {
     pub drop_records: usize,
     /// The most answers a second for one port.
     pub answers_per_second: u32,
+    /// The most ICMP errors a second for one port, of all workers; each has its share, and at least one.
+    pub errors_per_second: u32,
     /// How long connections may be silent.
     pub timeouts: conntrack::Timeouts,
 }
@@ -89,6 +97,7 @@ impl Default for Settings {
             early_fragments: 256,
             drop_records: 1024,
             answers_per_second: 1000,
+            errors_per_second: 10,
             timeouts: conntrack::Timeouts::default(),
         }
     }
@@ -288,25 +297,63 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         self.hands.drop(packet, &refusal, now, pool);
     }
 
-    /// Counts a frame that was handed out but could not be sent: to a port, or into the tunnel.
+    /// Counts a frame that was handed out for a port but could not be sent.
     pub fn refuse_tx(
         &mut self,
         packet: Packet,
-        port: Option<net::PortId>,
+        port: PortId,
         reason: DropReason,
         now: Now,
         pool: &mut PacketPool,
     ) {
         let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
         self.hands.ledger.tx = self.hands.ledger.tx.saturating_sub(segments);
-        if let Some(port) = port {
-            self.hands.counters.untransmit(port, segments, bytes);
-        }
-        let refusal = Refusal {
-            port,
-            ..Refusal::new(reason, Stage::Egress)
-        };
+        self.hands.counters.untransmit(port, segments, bytes);
+        let refusal = Refusal::new(reason, Stage::Egress).at(port);
         self.hands.drop(packet, &refusal, now, pool);
+    }
+
+    /// Counts a frame that was handed out for the tunnel but could not be sent. `room`: the largest IP packet that goes to its VTEP
+    /// whole, where that is known: the sender of a larger one is told.
+    pub fn refuse_tunnel(
+        &mut self,
+        tables: &Tables,
+        Unsent {
+            frame,
+            reason,
+            room,
+        }: Unsent,
+        now: Now,
+        pool: &mut PacketPool,
+        out: &mut Out,
+    ) {
+        let segments = u64::from(frame.packet.segments());
+        self.hands.ledger.tx = self.hands.ledger.tx.saturating_sub(segments);
+        if let (DropReason::MtuExceeded, Some(room)) = (reason, room) {
+            let sent_as = self.sent_as(tables, &frame.packet);
+            let mut cx = execute::Cx {
+                tables,
+                now,
+                pool,
+                out,
+            };
+            return self.hands.too_big(frame.packet, room, sent_as, &mut cx);
+        }
+        let refusal = Refusal::new(reason, Stage::Egress);
+        self.hands.drop(frame.packet, &refusal, now, pool);
+    }
+
+    /// The tuple of a packet on its way out as its workload sent it; `None` where it was not translated.
+    fn sent_as(&self, tables: &Tables, packet: &Packet) -> Option<FiveTuple> {
+        let Origin::Port(port) = packet.origin() else {
+            return None;
+        };
+        let zone = tables.port(port)?.zone;
+        let answer = packet.key().five_tuple()?.reversed();
+        let hit = self.conntrack.lookup(zone, &answer)?;
+        let entry = self.conntrack.entry(hit.conn)?;
+        entry.binding()?;
+        Some(*entry.side(hit.side.other()).tuple())
     }
 
     /// Counts a packet whose way to another worker is full.

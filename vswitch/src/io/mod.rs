@@ -15,7 +15,7 @@
 
 use std::{net::IpAddr, os::fd::BorrowedFd};
 
-use net::{Batch, DropReason, Packet, PacketPool, Vni};
+use net::{Batch, DropReason, Mtu, Packet, PacketPool, Vni};
 
 pub mod coalesce;
 pub mod fault;
@@ -75,6 +75,34 @@ pub struct Tunnelled {
     pub vtep: IpAddr,
 }
 
+/// A frame that the underlay did not send.
+#[derive(Debug)]
+pub struct Unsent {
+    /// The frame.
+    pub frame: Tunnelled,
+    /// Why.
+    pub reason: DropReason,
+    /// The largest inner IP packet that goes to its VTEP whole, where it was larger.
+    pub room: Option<Mtu>,
+}
+
+impl Unsent {
+    /// One of no particular room.
+    pub const fn new(frame: Tunnelled, reason: DropReason) -> Self {
+        Self {
+            frame,
+            reason,
+            room: None,
+        }
+    }
+}
+
+/// The largest inner IP packet where a datagram may carry this much, outer headers not counted.
+fn inner_room(payload: usize) -> Option<Mtu> {
+    let room = payload.checked_sub(overlay::vxlan::VXLAN_HEADER + 14)?;
+    Mtu::try_from(u32::try_from(room.min(usize::from(u16::MAX))).ok()?).ok()
+}
+
 /// The underlay: VXLAN over UDP, every remote VTEP. One queue of it, owned by one worker.
 pub trait Underlay: Send + std::fmt::Debug {
     /// Receives datagrams, strips VXLAN, coalesces trains of one inner flow. `admit` says whether an outer source address is a
@@ -88,12 +116,12 @@ pub trait Underlay: Send + std::fmt::Debug {
     ) -> Rx;
 
     /// Encapsulates and sends all (their packets parsed), in order per flow, and gives the packets back to the pool. Super-frames are cut here (one UDP GSO
-    /// send each where the kernel can), checksums finished. Returns the inner segments sent; what could not be sent is in `refused`.
+    /// send each where the kernel can), checksums finished. Returns the inner segments sent; what could not be sent is in `refused`, with what room there was if it was too large.
     fn tx(
         &mut self,
         pool: &mut PacketPool,
         frames: &mut Vec<Tunnelled>,
-        refused: &mut Refused,
+        refused: &mut Vec<Unsent>,
     ) -> u64;
 
     /// The descriptor to wait on for reading; `None` in memory.

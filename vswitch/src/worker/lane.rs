@@ -12,7 +12,7 @@ use nfv::conntrack::Entry;
 use super::Corridor;
 use crate::{
     datapath::{Datapath, Out, Tables},
-    io::Tunnelled,
+    io::{Tunnelled, Unsent},
 };
 
 /// The tables that all workers of a switch read.
@@ -81,12 +81,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]> + Send + 'static> Corridor for Lane<M> {
     fn refuse_tx(
         &mut self,
         packet: Packet,
-        port: Option<PortId>,
+        port: PortId,
         reason: DropReason,
         now: Now,
         pool: &mut PacketPool,
     ) {
         self.datapath.refuse_tx(packet, port, reason, now, pool);
+    }
+
+    fn refuse_tunnel(&mut self, unsent: Unsent, now: Now, pool: &mut PacketPool, out: &mut Out) {
+        self.datapath
+            .refuse_tunnel(&self.tables, unsent, now, pool, out);
     }
 
     fn refuse_handed(&mut self, packet: Packet, now: Now, pool: &mut PacketPool) {

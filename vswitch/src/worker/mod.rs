@@ -32,7 +32,7 @@ use rustix::{
 
 use crate::{
     datapath::Out,
-    io::{PortIo, Refused, Rx, Tunnelled, Underlay},
+    io::{PortIo, Refused, Rx, Tunnelled, Underlay, Unsent},
 };
 
 mod lane;
@@ -71,15 +71,18 @@ pub trait Corridor: Send + 'static {
     /// Counts a frame that was given up while it was read.
     fn refuse_rx(&mut self, packet: Packet, reason: DropReason, now: Now, pool: &mut PacketPool);
 
-    /// Counts a frame that was handed out and not sent: to a port, or into the tunnel.
+    /// Counts a frame that was handed out for a port and not sent.
     fn refuse_tx(
         &mut self,
         packet: Packet,
-        port: Option<PortId>,
+        port: PortId,
         reason: DropReason,
         now: Now,
         pool: &mut PacketPool,
     );
+
+    /// Counts a frame that was handed out for the tunnel and not sent; its sender may be told why.
+    fn refuse_tunnel(&mut self, unsent: Unsent, now: Now, pool: &mut PacketPool, out: &mut Out);
 
     /// Counts a packet whose ring to another worker is full.
     fn refuse_handed(&mut self, packet: Packet, now: Now, pool: &mut PacketPool);
@@ -253,6 +256,7 @@ pub struct Worker<C> {
     tx: Batch,
     tunnelled: Vec<Tunnelled>,
     refused: Refused,
+    unsent: Vec<Unsent>,
     out: Out,
     starved: bool,
     ending: bool,
@@ -344,6 +348,7 @@ impl<C: Corridor> Worker<C> {
             tx: Batch::new(),
             tunnelled: Vec::with_capacity(BATCH),
             refused: Vec::new(),
+            unsent: Vec::new(),
             out: Out::new(),
             starved: false,
             ending: false,
@@ -643,6 +648,8 @@ impl<C: Corridor> Worker<C> {
 
     /// Sends what came out.
     fn flush(&mut self, now: Now) {
+        // First the tunnel: whose frame is too large for it is told at a port.
+        self.flush_tunnel(now);
         while let Some(id) = self.out.next_port(&mut self.tx) {
             match self.ports.get_mut(id.index()) {
                 Some(Some(slot)) => {
@@ -654,24 +661,7 @@ impl<C: Corridor> Worker<C> {
             }
             for (packet, reason) in self.refused.drain(..) {
                 self.corridor
-                    .refuse_tx(packet, Some(id), reason, now, &mut self.pool);
-            }
-        }
-        if !self.out.tunnelled.is_empty() {
-            match &mut self.underlay {
-                Some(underlay) => {
-                    underlay.tx(&mut self.pool, &mut self.out.tunnelled, &mut self.refused);
-                }
-                None => self.refused.extend(
-                    self.out
-                        .tunnelled
-                        .drain(..)
-                        .map(|t| (t.packet, DropReason::UnderlaySend)),
-                ),
-            }
-            for (packet, reason) in self.refused.drain(..) {
-                self.corridor
-                    .refuse_tx(packet, None, reason, now, &mut self.pool);
+                    .refuse_tx(packet, id, reason, now, &mut self.pool);
             }
         }
         for (to, packet) in self.out.handed.drain(..) {
@@ -680,6 +670,23 @@ impl<C: Corridor> Worker<C> {
             }
         }
         self.seat.ring_bells();
+    }
+
+    fn flush_tunnel(&mut self, now: Now) {
+        if self.out.tunnelled.is_empty() {
+            return;
+        }
+        let lost = |frame| Unsent::new(frame, DropReason::UnderlaySend);
+        match &mut self.underlay {
+            Some(underlay) => {
+                underlay.tx(&mut self.pool, &mut self.out.tunnelled, &mut self.unsent);
+            }
+            None => self.unsent.extend(self.out.tunnelled.drain(..).map(lost)),
+        }
+        for unsent in self.unsent.drain(..) {
+            self.corridor
+                .refuse_tunnel(unsent, now, &mut self.pool, &mut self.out);
+        }
     }
 }
 

@@ -385,7 +385,8 @@ fn udp_frame(
     Some(frame)
 }
 
-fn checksum_ipv4(frame: &mut [u8], at: usize) {
+/// Makes the checksum of the IPv4 header at this place.
+pub(in crate::datapath) fn checksum_ipv4(frame: &mut [u8], at: usize) {
     let header = frame.get(at).map_or(20, |b| usize::from(b & 0x0f) * 4);
     if let Some(ip) = frame.get_mut(at..at + header) {
         if let Some(field) = ip.get_mut(10..12) {
@@ -412,10 +413,16 @@ fn finish(packet: &mut Packet, frame: &[u8]) -> Result<(), DropReason> {
 }
 
 /// Writes pieces one behind the other; what does not fit is left out.
-struct Writer<'a>(&'a mut [u8]);
+pub(in crate::datapath) struct Writer<'a>(&'a mut [u8]);
 
-impl Writer<'_> {
-    fn put(&mut self, bytes: &[u8]) {
+impl<'a> Writer<'a> {
+    /// Writes from the first byte on.
+    pub(in crate::datapath) fn new(into: &'a mut [u8]) -> Self {
+        Self(into)
+    }
+
+    /// Writes a piece behind the last one.
+    pub(in crate::datapath) fn put(&mut self, bytes: &[u8]) {
         if bytes.len() > self.0.len() {
             return;
         }

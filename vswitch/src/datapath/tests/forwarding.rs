@@ -124,7 +124,11 @@ fn what_is_down_tagged_or_too_large_is_dropped_by_name() {
     assert_eq!(h.dropped(DropReason::VlanNotAllowed), 1);
     let large = |n| between(udp.clone().payload(&vec![0; n]), false, 1, 2);
     assert_eq!(h.places(1, &large(1450 - 28)), [At::Port(2)]);
-    assert_eq!(h.places(1, &large(1450 - 27)), []);
+    assert_eq!(
+        h.places(1, &large(1450 - 27)),
+        [At::Port(1)],
+        "its sender is told"
+    );
     assert_eq!(h.dropped(DropReason::MtuExceeded), 1);
     let stp = between(udp, false, 1, 2).macs(mac(1), "01:80:c2:00:00:00".parse().unwrap());
     assert_eq!(h.places(1, &stp), []);

@@ -5,5 +5,6 @@ mod forwarding;
 mod harness;
 mod properties;
 mod services;
+mod too_big;
 mod tracking;
 mod workers;

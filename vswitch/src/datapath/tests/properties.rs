@@ -216,7 +216,7 @@ proptest! {
         let Some(key) = key_of(&h, from, &frame) else { return Ok(()) };
         // Judged before any table is asked, or as part of a connection.
         prop_assume!(key.ip_frag == 0);
-        let told = explain_key(&h.tables, &key, "test".into(), h.now);
+        let told = explain_key(&h.tables, &key, None, "test".into(), h.now);
         let before = h.dp.ledger().clone();
         let got = h.enter(key.origin(), &[frame]);
         let ledger = h.dp.ledger();

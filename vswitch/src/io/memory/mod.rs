@@ -22,7 +22,7 @@ use net::{Batch, DropReason, Now, Offload, Packet, PacketPool, Vni, packet::LARG
 use overlay::vxlan::{self, VXLAN_HEADER};
 
 use super::{
-    PortIo, Refused, Rx, Tunnelled, Underlay,
+    PortIo, Refused, Rx, Tunnelled, Underlay, Unsent,
     coalesce::Coalescer,
     offload::{self, Segments},
     random::Random,
@@ -413,7 +413,7 @@ impl Underlay for MemoryUnderlay {
         &mut self,
         pool: &mut PacketPool,
         frames: &mut Vec<Tunnelled>,
-        refused: &mut Refused,
+        refused: &mut Vec<Unsent>,
     ) -> u64 {
         let mut wires = lock(&self.wires);
         let max = wires.weather.payload_max;
@@ -432,7 +432,15 @@ impl Underlay for MemoryUnderlay {
                     }
                     pool.give(frame.packet);
                 }
-                Err(reason) => refused.push((frame.packet, reason)),
+                Err(reason) => {
+                    let large = reason == DropReason::MtuExceeded;
+                    let room = large.then(|| super::inner_room(max)).flatten();
+                    refused.push(Unsent {
+                        frame,
+                        reason,
+                        room,
+                    });
+                }
             }
         }
         sent

@@ -21,12 +21,13 @@ fn run(weather: Weather, seed: u64, count: u16) -> (Vec<u16>, FabricCounts) {
     let fabric = Fabric::new(weather, seed);
     let (mut a, mut b) = (fabric.attach(vtep(1)), fabric.attach(vtep(2)));
     let mut pool = PacketPool::new(4000, 10);
-    let (mut refused, mut got) = (vec![], vec![]);
+    let (mut refused, mut got, mut unsent) = (vec![], vec![], vec![]);
     for n in 0..count {
         let frame = FrameBuilder::udp(true, n, 80).payload(b"x").build();
         let mut frames = vec![tunnelled(&mut pool, &frame, 2)];
-        assert_eq!(a.tx(&mut pool, &mut frames, &mut refused), 1);
+        assert_eq!(a.tx(&mut pool, &mut frames, &mut unsent), 1);
     }
+    assert!(unsent.is_empty());
     fabric.advance(Now::from_nanos(1_000_000_000));
     assert_eq!(fabric.next(), None);
     while b.rx(&mut pool, &|_| true, &mut got, &mut refused) == Rx::More {}
@@ -92,7 +93,7 @@ fn a_super_frame_crosses_as_datagrams_and_arrives_as_one() {
         },
     });
     let (mut refused, mut got) = (vec![], vec![]);
-    assert_eq!(a.tx(&mut pool, &mut frames, &mut refused), 15);
+    assert_eq!(a.tx(&mut pool, &mut frames, &mut vec![]), 15);
     assert_eq!(fabric.counts().sent, 15);
     b.rx(&mut pool, &|_| true, &mut got, &mut refused);
     assert_eq!(got.len(), 1);
@@ -140,7 +141,8 @@ fn a_frame_too_large_for_the_wire_is_cut_or_named() {
     let mut refused = vec![];
     assert_eq!(a.tx(&mut pool, &mut frames, &mut refused), 1);
     assert_eq!(fabric.counts().sent, 2);
-    assert_eq!(refused[0].1, DropReason::MtuExceeded);
+    assert_eq!(refused[0].reason, DropReason::MtuExceeded);
+    assert_eq!(refused[0].room.unwrap().get(), 1000 - 8 - 14);
 }
 
 #[test]

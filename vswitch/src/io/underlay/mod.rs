@@ -39,7 +39,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use smallvec::SmallVec;
 
 use super::{
-    Refused, Rx, Tunnelled, Underlay,
+    Refused, Rx, Tunnelled, Underlay, Unsent,
     coalesce::Coalescer,
     offload::{self, Segments},
     sys::{self, Datagram, Name, Received},
@@ -814,9 +814,9 @@ impl Underlay for UdpUnderlay {
         &mut self,
         pool: &mut PacketPool,
         frames: &mut Vec<Tunnelled>,
-        refused: &mut Refused,
+        refused: &mut Vec<Unsent>,
     ) -> u64 {
-        let now = Instant::now();
+        let (now, outer) = (Instant::now(), self.outer());
         let senders = self.source_ports();
         self.plan.order.clear();
         self.plan.fates.clear();
@@ -856,7 +856,14 @@ impl Underlay for UdpUnderlay {
                             sent += u64::from(went);
                         }
                     }
-                    refused.push((frame.packet, reason));
+                    let large = reason == DropReason::MtuExceeded;
+                    let room = large.then(|| self.paths.get(&frame.vtep)).flatten();
+                    let room = room.and_then(|p| super::inner_room(p.mtu.saturating_sub(outer)));
+                    refused.push(Unsent {
+                        frame,
+                        reason,
+                        room,
+                    });
                 }
             }
         }

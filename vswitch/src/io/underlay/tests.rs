@@ -253,7 +253,8 @@ fn a_frame_too_large_for_its_path_is_cut_or_named() {
     let mut refused = vec![];
     assert_eq!(tx.tx(&mut pool, &mut frames, &mut refused), 8);
     assert_eq!(refused.len(), 1);
-    assert_eq!(refused[0].1, DropReason::MtuExceeded);
+    assert_eq!(refused[0].reason, DropReason::MtuExceeded);
+    assert_eq!(refused[0].room.unwrap().get(), 1000 - 20 - 8 - 8 - 14);
     let size = 1000 - 20 - 8 - 8 - 14 - 40;
     let (out, _) = receive(&mut rx, &mut pool, 11);
     assert_eq!(out[0].packet.offload().gso, Gso::Tcp { size, ecn: false });
