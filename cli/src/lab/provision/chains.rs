@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Inventory, Projects, id, project_id, set};
 use crate::api::Api;
-use crate::lab::file::Ports;
+use crate::lab::file::{Ports, Protocol};
 use crate::lab::plan::{Chain, Classifier, FirewallRule, Function, Member};
 
 /// Makes a chain with its classifiers and functions.
@@ -119,7 +119,7 @@ fn classifier_body(
 fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<Value> {
     Ok(match function {
         Function::Firewall { rules, default } => json!({"firewall": {
-            "rules": rules.iter().map(firewall_rule).collect::<Vec<_>>(),
+            "rules": rules.iter().flat_map(firewall_rules).collect::<Vec<_>>(),
             "default": default.name(),
         }}),
         Function::LoadBalancer {
@@ -149,9 +149,21 @@ fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<V
     })
 }
 
-fn firewall_rule(rule: &FirewallRule) -> Value {
+/// A rule of the file for the API. `icmp` means both families, as it does in a group; the API's own `icmp` is ICMPv6 only where a
+/// prefix says so.
+fn firewall_rules(rule: &FirewallRule) -> Vec<Value> {
+    let one = |protocol| firewall_rule(rule, protocol);
+    let prefix = rule.source.or(rule.destination);
+    match (rule.protocol, prefix) {
+        (Protocol::Icmp, None) => vec![one(Protocol::Icmp), one(Protocol::Icmpv6)],
+        (Protocol::Icmp, Some(p)) if !p.is_ipv4() => vec![one(Protocol::Icmpv6)],
+        (protocol, _) => vec![one(protocol)],
+    }
+}
+
+fn firewall_rule(rule: &FirewallRule, protocol: Protocol) -> Value {
     let mut body = json!({"action": rule.action.name()});
-    set(&mut body, "protocol", rule.protocol.name());
+    set(&mut body, "protocol", protocol.name());
     set(&mut body, "source", rule.source.map(|p| p.to_string()));
     set(
         &mut body,
@@ -236,6 +248,25 @@ mod tests {
                 json!({"shaper": {"rate": "100mbit", "burst": "64KiB"}}),
             ]
         );
+    }
+
+    #[test]
+    fn icmp_in_a_firewall_means_the_families_that_its_prefixes_leave() {
+        let protocols = |prefix: Option<&str>| -> Vec<Value> {
+            let rule = FirewallRule {
+                action: crate::lab::file::Action::Deny,
+                source: prefix.map(|p| p.parse().unwrap()),
+                destination: None,
+                protocol: Protocol::Icmp,
+                source_port: None,
+                destination_port: None,
+            };
+            let rules = firewall_rules(&rule);
+            rules.iter().map(|r| r["protocol"].clone()).collect()
+        };
+        assert_eq!(protocols(None), ["icmp", "ipv6-icmp"]);
+        assert_eq!(protocols(Some("10.0.0.0/8")), ["icmp"]);
+        assert_eq!(protocols(Some("fd00::/8")), ["ipv6-icmp"]);
     }
 
     #[test]

@@ -6,15 +6,15 @@
 mod chains;
 mod groups;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::groups::Groups;
-use super::plan::{Lab, Workload};
+use super::plan::{Function, Lab, Member, Network, Workload};
 use super::underlay::namespace;
 use crate::api::{Api, text};
 
@@ -164,18 +164,17 @@ fn networks(
         };
         for (version, cidr) in [(4, network.cidr), (6, network.cidr6)] {
             let Some(cidr) = cidr else { continue };
-            subnets.push((
-                network.name.clone(),
-                json!({
-                    "name": format!("{}-v{version}", network.name),
-                    "network_id": one.id,
-                    "project_id": project,
-                    "ip_version": version,
-                    "cidr": cidr.to_string(),
-                    // A lab has no routers yet: a gateway that nobody answers for would only hide that.
-                    "gateway_ip": null,
-                }),
-            ));
+            let mut subnet = json!({
+                "name": format!("{}-v{version}", network.name),
+                "network_id": one.id,
+                "project_id": project,
+                "ip_version": version,
+                "cidr": cidr.to_string(),
+                // A lab has no routers yet: a gateway that nobody answers for would only hide that.
+                "gateway_ip": null,
+            });
+            set(&mut subnet, "allocation_pools", pools(lab, network, cidr));
+            subnets.push((network.name.clone(), subnet));
         }
         made.insert(network.name.clone(), one);
     }
@@ -192,6 +191,57 @@ fn networks(
         }
     }
     Ok(made)
+}
+
+/// The addresses that automatic ones are taken from, where chains have virtual addresses in the subnet: all but those. A virtual
+/// address gets its port with its chain, when every workload has one already.
+fn pools(lab: &Lab, network: &Network, cidr: net::Prefix) -> Option<Vec<Value>> {
+    let here = |vip: &IpAddr, members: &[Member]| {
+        let mut on = members.iter().filter_map(|m| lab.workload(&m.workload));
+        cidr.contains(*vip) && on.any(|w| w.network == network.name)
+    };
+    let functions = lab.chains.iter().flat_map(|chain| &chain.functions);
+    let vips: BTreeSet<u128> = functions
+        .filter_map(|function| match function {
+            Function::LoadBalancer { vip, members, .. } if here(vip, members) => Some(bits(*vip)),
+            Function::LoadBalancer { .. } | Function::Firewall { .. } | Function::Shaper { .. } => {
+                None
+            }
+        })
+        .collect();
+    if vips.is_empty() {
+        return None;
+    }
+    let (mut start, mut last) = (bits(cidr.addr()), bits(cidr.last()));
+    // No workload has the network's address, nor the broadcast address of IPv4.
+    match (cidr.is_ipv4(), cidr.bits()) {
+        (true, ..=30) => (start, last) = (start + 1, last - 1),
+        (false, ..=126) => start += 1,
+        _ => {}
+    }
+    let mut pools = Vec::new();
+    for end in vips.into_iter().chain([last.saturating_add(1)]) {
+        if end > start {
+            let ends = [start, end - 1].map(|n| address(n, cidr.is_ipv4()));
+            pools.push(json!({"start": ends[0], "end": ends[1]}));
+        }
+        start = start.max(end + 1);
+    }
+    Some(pools)
+}
+
+fn bits(addr: IpAddr) -> u128 {
+    match addr {
+        IpAddr::V4(a) => a.to_bits().into(),
+        IpAddr::V6(a) => a.to_bits(),
+    }
+}
+
+fn address(bits: u128, v4: bool) -> IpAddr {
+    match u32::try_from(bits) {
+        Ok(bits) if v4 => Ipv4Addr::from_bits(bits).into(),
+        _ => Ipv6Addr::from_bits(bits).into(),
+    }
 }
 
 fn number(value: &Value, key: &str) -> Option<u32> {
@@ -306,4 +356,47 @@ fn port_body(
         set(&mut body, "security_groups", Some(ids));
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::check;
+
+    #[test]
+    fn automatic_addresses_leave_virtual_ones_free() {
+        let text = include_str!("../../../../configs/labs/quickstart.yaml");
+        let of = |vip: &str, cidr: &str| {
+            let text = text.replace("10.0.0.100", vip).replace("10.0.0.0/24", cidr);
+            let lab = check::lab("quickstart.yaml", "quickstart", &text).unwrap();
+            let network = &lab.networks[0];
+            pools(&lab, network, network.cidr.unwrap()).map(Value::from)
+        };
+        let pool = |start: &str, end: &str| json!({"start": start, "end": end});
+        assert_eq!(
+            of("10.0.0.100", "10.0.0.0/24"),
+            Some(json!([
+                pool("10.0.0.1", "10.0.0.99"),
+                pool("10.0.0.101", "10.0.0.254")
+            ]))
+        );
+        assert_eq!(
+            of("10.0.0.1", "10.0.0.0/24"),
+            Some(json!([pool("10.0.0.2", "10.0.0.254")]))
+        );
+        assert_eq!(
+            of("10.0.0.254", "10.0.0.0/24"),
+            Some(json!([pool("10.0.0.1", "10.0.0.253")]))
+        );
+        let lab = check::lab(
+            "two-tenants.yaml",
+            "t",
+            include_str!("../../../../configs/labs/mixed-v4-v6.yaml"),
+        )
+        .unwrap();
+        assert_eq!(
+            pools(&lab, &lab.networks[0], lab.networks[0].cidr.unwrap()),
+            None
+        );
+    }
 }

@@ -26,7 +26,8 @@ use crate::{
     resource::{Resource, Spec},
     resources::{
         self, FlowClassifier, NetworkFunction, PortChain, PortPairGroup, SecurityGroup, function,
-        protocol::Ethertype, security_group_rule as rule,
+        protocol::{self, Ethertype},
+        security_group_rule as rule,
     },
     store::{Entry, KeyChange, Read, Snapshot},
 };
@@ -295,11 +296,17 @@ fn firewall(group: Uuid, firewall: &function::Firewall) -> Firewall {
     let rules = firewall.rules.iter().enumerate().map(|(place, rule)| {
         let said = serde_json::to_string(rule).unwrap_or_default();
         let of_prefix = rule.source.or(rule.destination);
+        let family = of_prefix.map(|p| if p.is_ipv4() { Family::V4 } else { Family::V6 });
+        let protocol = rule.protocol.as_ref().map(function::Protocol::number);
         FirewallRule {
             id: Uuid::new_v5(&group, format!("{place}/{said}").as_bytes()).into(),
             action: action(rule.action),
-            family: of_prefix.map(|p| if p.is_ipv4() { Family::V4 } else { Family::V6 }),
-            protocol: rule.protocol.as_ref().map(function::Protocol::number),
+            family,
+            // As in a group's rule of IPv6.
+            protocol: match (protocol, family) {
+                (Some(protocol::ICMP), Some(Family::V6)) => Some(protocol::ICMPV6),
+                (protocol, _) => protocol,
+            },
             source: rule.source,
             destination: rule.destination,
             source_ports: rule.source_port,

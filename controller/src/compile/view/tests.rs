@@ -223,3 +223,15 @@ fn a_rule_that_cannot_be_told_exactly_allows_nothing() {
         );
     }
 }
+
+#[test]
+fn icmp_of_a_firewall_is_that_of_its_prefixes_family() {
+    let said = json!({"rules": [
+        {"action": "deny", "protocol": "icmp", "source": "fd00::/8"},
+        {"action": "deny", "protocol": "icmp", "destination": "10.0.0.0/8"},
+        {"action": "deny", "protocol": 1},
+    ]});
+    let firewall = super::firewall(Uuid::nil(), &serde_json::from_value(said).unwrap());
+    let protocols: Vec<_> = firewall.rules.iter().map(|r| r.protocol).collect();
+    assert_eq!(protocols, [Some(58), Some(1), Some(1)]);
+}
