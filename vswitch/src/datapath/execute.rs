@@ -4,8 +4,8 @@
 //! counted here, in segments, under a name.
 
 use net::{
-    Consumed, Copied, DropReason, Errand, FiveTuple, Mac, Now, Originated, Packet, PacketPool, PortId,
-    headers::Quoted, rewrite,
+    Consumed, Copied, DropReason, Errand, FiveTuple, Mac, Now, Originated, Packet, PacketPool,
+    PortId, headers::Quoted, rewrite,
 };
 use nfv::functions::shaper::ShaperQueue;
 
