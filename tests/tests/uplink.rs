@@ -156,9 +156,10 @@ fn cross(
 ) {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let (mut out, mut refused) = (vec![], vec![]);
+        let (mut out, mut refused, mut unsent) = (vec![], vec![], vec![]);
         let mut frames = make(pool);
-        from.tx(pool, &mut frames, &mut refused);
+        from.tx(pool, &mut frames, &mut unsent);
+        assert!(unsent.is_empty(), "{unsent:?}");
         for _ in 0..50 {
             let end = to.rx(pool, &|_| true, &mut out, &mut refused);
             assert!(matches!(end, Rx::More | Rx::Drained), "{end:?}");

@@ -31,7 +31,7 @@ use super::{
     path::Ways,
 };
 use crate::io::{
-    Refused, Rx, Tunnelled, Underlay,
+    Refused, Rx, Tunnelled, Underlay, Unsent,
     coalesce::Coalescer,
     offload::{self, end, field},
     underlay::{SEND, UdpUnderlay, refuse, wait_for_room},
@@ -408,7 +408,7 @@ impl TapUnderlay {
         write(tap, head.bytes(), frame.packet.bytes())
     }
 
-    fn tx_others(&mut self, pool: &mut PacketPool, refused: &mut Refused) -> u64 {
+    fn tx_others(&mut self, pool: &mut PacketPool, refused: &mut Vec<Unsent>) -> u64 {
         if self.others.is_empty() {
             return 0;
         }
@@ -450,7 +450,7 @@ impl Underlay for TapUnderlay {
         &mut self,
         pool: &mut PacketPool,
         frames: &mut Vec<Tunnelled>,
-        refused: &mut Refused,
+        refused: &mut Vec<Unsent>,
     ) -> u64 {
         let now = Instant::now();
         let mut sent = 0;
@@ -473,7 +473,7 @@ impl Underlay for TapUnderlay {
                     count(&self.counters.tx_tap, segments);
                     pool.give(frame.packet);
                 }
-                Written::Full => refused.push((frame.packet, DropReason::UnderlaySend)),
+                Written::Full => refused.push(Unsent::new(frame, DropReason::UnderlaySend)),
                 Written::Refused => self.others.push(frame),
                 Written::Gone => {
                     self.give_up(Errno::BADFD);
