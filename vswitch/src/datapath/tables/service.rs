@@ -11,8 +11,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dhcproto::{
-    Decodable, Decoder, Encodable,
-    v4::{DhcpOption, Message, MessageType, Opcode, OptionCode, UnknownOption},
+    Encodable,
+    v4::{DhcpOption, Message, MessageType, Opcode, OptionCode, UnknownOption, borrowed},
 };
 use net::{
     Checksum, DropReason, L3, Mac, Offload, Packet, Probe, checksum,
@@ -199,8 +199,7 @@ pub fn answer_dhcp(
     let dhcp = subnet.dhcp.as_ref().ok_or(malformed)?;
     let end = usize::try_from(headers.end).or(Err(malformed))?;
     let payload = packet.bytes().get(usize::from(headers.payload_at)..end);
-    let mut decoder = Decoder::new(payload.ok_or(malformed)?);
-    let asked = Message::decode(&mut decoder).or(Err(malformed))?;
+    let asked = borrowed::Message::new(payload.ok_or(malformed)?).or(Err(malformed))?;
     let client = packet.key().src_mac();
     // The length is looked at before the address: that of a hostile message may exceed the field.
     if asked.opcode() != Opcode::BootRequest || asked.hlen() != 6 {
@@ -209,15 +208,12 @@ pub fn answer_dhcp(
     if asked.chaddr() != client.octets() {
         return Err(DropReason::PortSecurityMac);
     }
-    let wanted = match asked.opts().get(OptionCode::RequestedIpAddress) {
-        Some(DhcpOption::RequestedIpAddress(a)) => Some(*a),
-        _ => Some(asked.ciaddr()).filter(|a| !a.is_unspecified()),
-    };
-    let for_us = match asked.opts().get(OptionCode::ServerIdentifier) {
-        Some(DhcpOption::ServerIdentifier(s)) => *s == dhcp.server,
-        _ => true,
-    };
-    let kind = match asked.opts().msg_type().ok_or(malformed)? {
+    let wishes = Wishes::read(&asked).ok_or(malformed)?;
+    let wanted = wishes
+        .address
+        .or_else(|| Some(asked.ciaddr()).filter(|a| !a.is_unspecified()));
+    let for_us = wishes.server.is_none_or(|s| s == dhcp.server);
+    let kind = match wishes.kind {
         MessageType::Discover => MessageType::Offer,
         // RFC 2131 §4.3.2: a client that took another server's offer says so by its identifier.
         MessageType::Request if !for_us => return Ok(false),
@@ -241,7 +237,7 @@ pub fn answer_dhcp(
         | MessageType::Tls
         | MessageType::Unknown(_) => return Err(malformed),
     };
-    let informed = asked.opts().msg_type() == Some(MessageType::Inform);
+    let informed = wishes.kind == MessageType::Inform;
     let answer = dhcp_message(&asked, kind, informed, network, subnet, addr).ok_or(malformed)?;
     let nak = kind == MessageType::Nak;
     let known = !asked.ciaddr().is_unspecified() && !nak && !asked.flags().broadcast();
@@ -268,8 +264,37 @@ pub fn answer_dhcp(
     Ok(true)
 }
 
+/// What a client says of what it wants. Its other options are not decoded: whatever is in them, it gets its answer.
+struct Wishes {
+    kind: MessageType,
+    address: Option<Ipv4Addr>,
+    server: Option<Ipv4Addr>,
+}
+
+impl Wishes {
+    /// `None` when it does not say which message it is, or an address is none.
+    fn read(asked: &borrowed::Message<'_>) -> Option<Self> {
+        let (mut kind, mut address, mut server) = (None, None, None);
+        for option in asked.opts() {
+            let data = option.data();
+            let four = || Some(Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?));
+            match u8::from(option.code()) {
+                50 => address = Some(four()?),
+                53 => kind = Some(MessageType::from(*data.first()?)),
+                54 => server = Some(four()?),
+                _ => {}
+            }
+        }
+        Some(Self {
+            kind: kind?,
+            address,
+            server,
+        })
+    }
+}
+
 fn dhcp_message(
-    asked: &Message,
+    asked: &borrowed::Message<'_>,
     kind: MessageType,
     informed: bool,
     network: &Network,

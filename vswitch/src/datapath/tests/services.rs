@@ -2,7 +2,7 @@
 
 use dhcproto::{
     Decodable, Decoder, Encodable,
-    v4::{DhcpOption, Message, MessageType, OptionCode},
+    v4::{DhcpOption, Message, MessageType, OptionCode, UnknownOption},
 };
 use hostconfig::Location;
 use net::{
@@ -223,6 +223,25 @@ fn hostile_dhcp_messages_are_malformed_not_fatal() {
         h.from(1, &frame.payload(&wild));
     }
     assert!(h.dropped(DropReason::MalformedDhcp) > 0);
+}
+
+#[test]
+fn what_nobody_asks_for_costs_a_client_no_answer() {
+    let mut h = Host::new(&conf());
+    // Each is shorter than its kind, or no name: a FQDN, times of lease queries, a network interface, rapid commit, a search list.
+    for code in [81, 152, 153, 154, 155, 94, 80, 119] {
+        let odd = UnknownOption::new(OptionCode::from(code), vec![0xc1]);
+        let ask = dhcp(MessageType::Discover, &[DhcpOption::Unknown(odd)]);
+        let offer = answer(&mut h, &ask).unwrap();
+        assert_eq!(offer.opts().msg_type(), Some(MessageType::Offer), "{code}");
+    }
+    // What is read must be whole.
+    for code in [50, 54] {
+        let odd = UnknownOption::new(OptionCode::from(code), vec![10, 0, 0]);
+        let ask = dhcp(MessageType::Discover, &[DhcpOption::Unknown(odd)]);
+        assert_eq!(answer(&mut h, &ask), None, "{code}");
+    }
+    assert_eq!(h.dropped(DropReason::MalformedDhcp), 2);
 }
 
 #[test]
