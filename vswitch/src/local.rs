@@ -266,7 +266,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Ask, Refusal> {
 }
 
 /// The line that answers.
-fn render(answer: Result<Answer, Refusal>) -> Vec<u8> {
+pub(crate) fn render(answer: Result<Answer, Refusal>) -> Vec<u8> {
     let value = match answer {
         Ok(Answer { ok, text }) => json!({"ok": ok, "text": text}),
         Err(refusal) => json!({"error": refusal}),

@@ -31,7 +31,7 @@ use crate::{
         state::{Attachment, Ports, State},
     },
     datapath::Tables,
-    local::{Answer, Ask, Attach, Refusal, code},
+    local::{self, Answer, Ask, Attach, Refusal, code},
     switch::complaint,
 };
 
@@ -351,4 +351,15 @@ fn own_identity(host: &str) -> Result<Identity, NotStarted> {
     let certificate = params.self_signed(&key)?.der().to_vec();
     let identity = Identity::new(key.serialize_der(), certificate.clone(), certificate);
     Ok(identity?)
+}
+
+/// Reads a line as the run dir's socket does, and does nothing.
+///
+/// # Errors
+/// The line that answers a request that can't be understood.
+pub fn understood(line: &[u8]) -> Result<(), Vec<u8>> {
+    match local::parse(line) {
+        Ok(_) => Ok(()),
+        Err(refusal) => Err(local::render(Err(refusal))),
+    }
 }

@@ -61,7 +61,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     match &arguments.verb {
         Verb::Check(options) => Ok(check::run(&root, options)),
         Verb::Tidy => tidy::run(&root),
-        Verb::Fuzz(options) => fuzz::run(&root, options),
+        Verb::Fuzz(options) => Ok(fuzz::run(&root, options)),
         Verb::Bench(options) => bench::run(&root, options),
         Verb::Gen(options) => generate::run(&root, options),
     }

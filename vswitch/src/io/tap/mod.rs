@@ -42,7 +42,7 @@ use super::{
 };
 
 /// Bytes of the virtio-net header: the form without merged buffers.
-const VNET: usize = 10;
+pub const VNET: usize = 10;
 /// The largest super-frame that a workload may make: with its encapsulations it fits one UDP datagram.
 const GSO_MAX_SIZE: u32 = 61_500;
 /// Frames that wait in the kernel for the switch, a queue.
@@ -538,7 +538,10 @@ fn encode(offload: &Offload, v6: bool, header_len: u16) -> [u8; VNET] {
 }
 
 /// Sets what the device said of a frame, if it can be true. A frame that does not parse keeps it: ingress drops it for that.
-fn admit(packet: &mut Packet, header: [u8; VNET]) -> Result<(), DropReason> {
+///
+/// # Errors
+/// `MalformedOffload` when it contradicts the frame.
+pub fn admit(packet: &mut Packet, header: [u8; VNET]) -> Result<(), DropReason> {
     let offload = decode(header)?;
     packet.set_offload(offload);
     let plain = matches!(offload.checksum, Checksum::Unverified | Checksum::Verified);

@@ -26,11 +26,11 @@ use overlay::vxlan::{self, VXLAN_HEADER, VXLAN_PORT};
 use crate::io::offload::{field, get16, put};
 
 /// Bytes of the virtio-net header with tunnel fields.
-pub(super) const VNET: usize = 24;
+pub const VNET: usize = 24;
 const ETHERNET: usize = 14;
 const UDP: usize = 8;
 /// Bytes before the inner frame at most: over IPv6.
-pub(super) const LONGEST: usize = VNET + outer_len(true);
+pub const LONGEST: usize = VNET + outer_len(true);
 
 const NEEDS_CHECKSUM: u8 = 1;
 const TUNNEL_CHECKSUM: u8 = 8;
@@ -43,7 +43,7 @@ const GSO_ECN: u8 = 0x80;
 const TTL: u8 = 64;
 
 /// Bytes of the outer headers.
-pub(super) const fn outer_len(v6: bool) -> usize {
+pub const fn outer_len(v6: bool) -> usize {
     ETHERNET + ip_len(v6) + UDP + VXLAN_HEADER
 }
 
@@ -53,7 +53,7 @@ const fn ip_len(v6: bool) -> usize {
 
 /// The headers that all frames to one VTEP share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Template {
+pub struct Template {
     bytes: [u8; LONGEST],
     v6: bool,
     /// The sum of the pseudo-header of IPv6, without the length.
@@ -62,44 +62,45 @@ pub(super) struct Template {
 
 /// Both ends of a hop on the underlay's link.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Hop {
+pub struct Hop {
     /// The link's MAC address.
-    pub(super) from: [u8; 6],
+    pub from: [u8; 6],
     /// The next hop's.
-    pub(super) to: [u8; 6],
+    pub to: [u8; 6],
 }
 
 /// What is different from frame to frame.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Inner<'a> {
+pub struct Inner<'a> {
     /// Its network.
-    pub(super) vni: Vni,
+    pub vni: Vni,
     /// From which UDP port.
-    pub(super) source_port: u16,
+    pub source_port: u16,
     /// Its bytes.
-    pub(super) len: usize,
+    pub len: usize,
     /// Where its headers are.
-    pub(super) headers: &'a Headers,
+    pub headers: &'a Headers,
     /// How it is to be cut; then its checksum is still to be made.
-    pub(super) offload: Offload,
+    pub offload: Offload,
 }
 
 /// The headers of one frame.
 #[derive(Debug, Clone)]
-pub(super) struct Head {
+pub struct Head {
     bytes: [u8; LONGEST],
     len: usize,
 }
 
 impl Head {
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// As they are written.
+    pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 
 impl Template {
     /// For one VTEP; `None` when both addresses are not of one family.
-    pub(super) fn new(hop: Hop, local: IpAddr, vtep: IpAddr) -> Option<Self> {
+    pub fn new(hop: Hop, local: IpAddr, vtep: IpAddr) -> Option<Self> {
         let mut bytes = [0; LONGEST];
         let ip = VNET + ETHERNET;
         put(&mut bytes, VNET, &hop.to);
@@ -129,7 +130,7 @@ impl Template {
     }
 
     /// The headers of a frame.
-    pub(super) fn head(&self, inner: &Inner<'_>) -> Head {
+    pub fn head(&self, inner: &Inner<'_>) -> Head {
         let mut bytes = self.bytes;
         let outer = outer_len(self.v6);
         let (ip, udp) = (VNET + ETHERNET, VNET + ETHERNET + ip_len(self.v6));
@@ -203,18 +204,18 @@ fn gso(inner: &Inner<'_>) -> (u8, usize) {
 
 /// An outer datagram that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Outer {
+pub struct Outer {
     /// Who sent it.
-    pub(super) from: IpAddr,
+    pub from: IpAddr,
     /// Bytes behind the VXLAN header that are its own.
-    pub(super) len: usize,
+    pub len: usize,
 }
 
 /// What stands before and behind a datagram's payload: `head` is all up to the inner frame, `body` the bytes behind it.
 ///
 /// # Errors
 /// `MalformedVxlan` when it is not a whole VXLAN datagram for `local`.
-pub(super) fn outer(head: &[u8], local: IpAddr, body: usize) -> Result<Outer, DropReason> {
+pub fn outer(head: &[u8], local: IpAddr, body: usize) -> Result<Outer, DropReason> {
     let malformed = DropReason::MalformedVxlan;
     let frame = head.get(VNET..).ok_or(malformed)?;
     let ip = frame.get(ETHERNET..).ok_or(malformed)?;
@@ -255,7 +256,7 @@ pub(super) fn outer(head: &[u8], local: IpAddr, body: usize) -> Result<Outer, Dr
 
 /// What a datagram holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holds {
+pub enum Holds {
     /// One frame, whole and finished as far as its own bytes say.
     Frame,
     /// One super-frame, still to be cut.
@@ -268,7 +269,7 @@ pub(super) enum Holds {
 ///
 /// # Errors
 /// `MalformedOffload` when nothing of VXLAN can be meant.
-pub(super) fn holds(head: &[u8], v6: bool) -> Result<Holds, DropReason> {
+pub fn holds(head: &[u8], v6: bool) -> Result<Holds, DropReason> {
     let malformed = DropReason::MalformedOffload;
     let [flags, kind, _, _, s0, s1, c0, c1, o0, o1] = *head.first_chunk().ok_or(malformed)?;
     let size = u16::from_le_bytes([s0, s1]);

@@ -40,7 +40,7 @@ use super::{
 };
 
 mod filter;
-mod header;
+pub mod header;
 mod path;
 mod queue;
 

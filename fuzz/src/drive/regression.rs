@@ -10,7 +10,10 @@ use anyhow::{Context, Result, bail};
 const FOLDER: &str = "tests/regressions";
 
 /// The saved inputs of `target`, in the order of their names.
-pub(super) fn of_target(root: &Path, target: &str) -> Result<Vec<Vec<u8>>> {
+///
+/// # Errors
+/// When one can't be read, or is no hex.
+pub fn of_target(root: &Path, target: &str) -> Result<Vec<Vec<u8>>> {
     let folder = root.join(FOLDER);
     if !folder.is_dir() {
         return Ok(Vec::new());
@@ -44,7 +47,10 @@ fn belongs(name: &str, target: &str) -> bool {
 }
 
 /// Saves an input; its path from the root.
-pub(super) fn save(root: &Path, target: &str, input: &[u8]) -> Result<String> {
+///
+/// # Errors
+/// When it can't be written.
+pub fn save(root: &Path, target: &str, input: &[u8]) -> Result<String> {
     let path = format!("{FOLDER}/{target}-{:016x}.hex", fnv1a(input));
     std::fs::create_dir_all(root.join(FOLDER)).with_context(|| format!("make {FOLDER}"))?;
     std::fs::write(root.join(&path), to_hex(input) + "\n")
@@ -52,7 +58,8 @@ pub(super) fn save(root: &Path, target: &str, input: &[u8]) -> Result<String> {
     Ok(path)
 }
 
-pub(super) fn to_hex(bytes: &[u8]) -> String {
+/// As hex digits.
+pub fn to_hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(
         String::with_capacity(bytes.len() * 2),
@@ -117,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_saved_input_is_found_again() {
-        let root = std::env::temp_dir().join(format!("overweave-xtask-{}", std::process::id()));
+        let root = std::env::temp_dir().join(format!("overweave-fuzz-{}", std::process::id()));
         let path = save(&root, "headers", &[1, 2, 3]).unwrap();
         assert_eq!(save(&root, "headers", &[1, 2, 3]).unwrap(), path);
         assert_eq!(of_target(&root, "headers").unwrap(), [vec![1, 2, 3]]);

@@ -1,0 +1,135 @@
+//! A small host for targets that need one: a network with DHCP, two workloads that send what they like, one elsewhere.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use hostconfig::network::{Dhcp, Route};
+use hostconfig::{
+    Endpoint, HostConfig, Keyed, Location, Network, Port, Section, Subnet, Vteps, port::FixedIp,
+    vtep::Vtep,
+};
+use net::testkit::mac;
+use net::{Id, Mtu, Prefix, Vni, Zone};
+use vswitch::datapath::{Tables, ZoneMap};
+
+/// The network's number; ports have 1 and 2, the far one 3.
+pub(crate) const NETWORK: u128 = 1000;
+
+pub(crate) fn id<K>(n: u128) -> Id<K> {
+    uuid::Uuid::from_u128(n).into()
+}
+
+/// The address of the n-th workload.
+pub(crate) fn address(n: u8, v6: bool) -> IpAddr {
+    if v6 {
+        [0xfd00, 0, 0, 0, 0, 0, 0, n.into()].into()
+    } else {
+        [10, 0, 0, n].into()
+    }
+}
+
+/// Its tables.
+pub(crate) fn tables() -> Tables {
+    let mut config = HostConfig::default();
+    let mut zones = ZoneMap::default();
+    let far: IpAddr = [192, 0, 2, 9].into();
+    let vtep = Vtep {
+        host: "far".into(),
+        foreign: false,
+    };
+    let mut sections = vec![
+        Section::Network(network()),
+        Section::Vteps(Vteps {
+            vteps: [(far, vtep)].into(),
+        }),
+        Section::Endpoint(Endpoint {
+            id: id(3),
+            network: id(NETWORK),
+            project: Some(id(7)),
+            mac: unicast(3),
+            addrs: vec![address(3, false), address(3, true)],
+            at: Location::Vtep(far),
+        }),
+    ];
+    for n in [1u8, 2] {
+        sections.push(Section::Port(port(n)));
+        zones.insert(id(n.into()), Zone(n.into()));
+    }
+    for section in sections {
+        let Ok(keyed) = Keyed::new(section) else {
+            unreachable!("a section that was made here encodes");
+        };
+        config.insert(Arc::new(keyed));
+    }
+    let tables = Tables::build(None, &config, &zones, 1);
+    assert!(tables.faults().is_empty(), "{:?}", tables.faults());
+    tables
+}
+
+fn unicast(n: u8) -> net::UnicastMac {
+    match mac(n.into()).try_into() {
+        Ok(mac) => mac,
+        Err(_) => unreachable!("the n-th workload's MAC is one's own"),
+    }
+}
+
+fn port(n: u8) -> Port {
+    let fixed = |v6| FixedIp {
+        addr: address(n, v6),
+        subnet: id(if v6 { 12 } else { 11 }),
+    };
+    Port {
+        id: id(n.into()),
+        name: format!("p{n}"),
+        network: id(NETWORK),
+        project: id(7),
+        mac: unicast(n),
+        fixed_ips: vec![fixed(false), fixed(true)],
+        admin_up: true,
+        port_security: false,
+        allowed_address_pairs: vec![],
+        security_groups: vec![],
+        max_connections: 8,
+    }
+}
+
+/// Its DHCP says as much as the API admits: five servers for names, twenty routes.
+fn network() -> Network {
+    let prefix = |text: &str| match text.parse::<Prefix>() {
+        Ok(prefix) => prefix,
+        Err(_) => unreachable!("a prefix: {text}"),
+    };
+    let (Ok(vni), Ok(mtu)) = (Vni::try_from(5001), Mtu::try_from(1280)) else {
+        unreachable!("both are in range");
+    };
+    let routes = (1..=20u8).map(|n| Route {
+        destination: prefix(&format!("10.{n}.1.0/24")),
+        nexthop: address(n, false),
+    });
+    let dhcp = Dhcp {
+        server: Ipv4Addr::new(10, 0, 0, 250),
+        server_mac: mac(0xd000),
+        lease_seconds: 3600,
+        dns: (1..=5).map(|n| Ipv4Addr::new(10, 0, 0, n)).collect(),
+        domain: "a-rather-long-name-of-a-domain.overweave.example".into(),
+        routes: routes.collect(),
+    };
+    let subnet = |n, cidr, dhcp: Option<Dhcp>| Subnet {
+        id: id(n),
+        cidr: prefix(cidr),
+        gateway: dhcp.is_some().then(|| address(254, false)),
+        dhcp,
+    };
+    Network {
+        id: id(NETWORK),
+        name: "blue".into(),
+        project: id(7),
+        vni,
+        mtu,
+        admin_up: true,
+        subnets: vec![
+            subnet(11, "10.0.0.0/24", Some(dhcp)),
+            subnet(12, "fd00::/64", None),
+        ],
+    }
+}
