@@ -8,6 +8,7 @@
 
 pub mod drive;
 
+mod api_body;
 mod connections;
 mod dhcp;
 mod fragments;
@@ -62,6 +63,7 @@ pub const TARGETS: &[Target] = &[
     target("uplink", uplink::receive, uplink::seeds),
     target("dhcp", dhcp::request, dhcp::seeds),
     slow(target("fragments", fragments::arrive, fragments::seeds), 10),
+    slow(target("api_body", api_body::requests, api_body::seeds), 100),
     target("run_dir", run_dir::request, run_dir::seeds),
 ];
 

@@ -49,10 +49,11 @@ pub(crate) fn lab(file: &str, name: &str, text: &str) -> Result<Lab, LabError> {
         place: String::new(),
         what: one_line(&e.to_string()),
     })?;
+    // A name of the file may have line breaks in it.
     checked(name, raw).map_err(|w| LabError {
         file: file.to_owned(),
-        place: w.place,
-        what: w.what,
+        place: one_line(&w.place),
+        what: one_line(&w.what),
     })
 }
 

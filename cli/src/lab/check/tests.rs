@@ -438,3 +438,60 @@ fn the_wide_example_is_twenty_by_five() {
     let lab = lab("twenty-hosts.yaml", "twenty-hosts", text).unwrap();
     assert_eq!((lab.hosts.len(), lab.workloads.len()), (20, 100));
 }
+
+#[test]
+fn a_refused_name_with_a_line_break_stays_on_its_line() {
+    refused(
+        "serve: [{workload: web-1",
+        "serve: [{workload: \"web\\n1\"",
+        "serve[0].workload",
+        "unknown workload `web 1`",
+    );
+}
+
+/// A fuzz target that lives here, since no library has the parser: a lab, or one line with the file's name.
+fn any_text(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    match lab("any.yaml", "any", &text) {
+        Ok(lab) => assert!(!lab.hosts.is_empty(), "a lab without hosts"),
+        Err(refused) => {
+            let message = refused.to_string();
+            assert!(message.starts_with("any.yaml: "), "{message}");
+            assert!(!message.contains('\n'), "{message}");
+        }
+    }
+}
+
+/// The good file, and those that are shipped.
+fn files() -> Vec<Vec<u8>> {
+    let shipped = [
+        GOOD,
+        include_str!("../../../../configs/labs/kernel-vtep.yaml"),
+        include_str!("../../../../configs/labs/mixed-v4-v6.yaml"),
+        include_str!("../../../../configs/labs/quickstart.yaml"),
+        include_str!("../../../../configs/labs/three-hosts-chain.yaml"),
+        include_str!("../../../../configs/labs/two-tenants.yaml"),
+    ];
+    shipped.map(|text| text.as_bytes().to_vec()).into()
+}
+
+/// `OVERWEAVE_FUZZ_RUNS` and `OVERWEAVE_SEED` ask for more and other files.
+#[test]
+fn whatever_a_file_says_it_is_a_lab_or_a_line() {
+    let asked = |name| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let target = fuzz::Target {
+        name: "lab_file",
+        function: any_text,
+        seeds: files,
+        one_in: 1,
+    };
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let saved = fuzz::drive::regression::of_target(&root, target.name).unwrap();
+    let runs = asked("OVERWEAVE_FUZZ_RUNS").unwrap_or(2_000);
+    let held = fuzz::drive::drive(&target, &saved, asked("OVERWEAVE_SEED").unwrap_or(1), runs);
+    if let Err(failure) = held {
+        let path = fuzz::drive::regression::save(&root, target.name, &failure.input).unwrap();
+        let input = String::from_utf8_lossy(&failure.input).into_owned();
+        panic!("{}\n{input}\nsaved: {path}", failure.panic);
+    }
+}
