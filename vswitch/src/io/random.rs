@@ -5,13 +5,15 @@
 
 /// A seeded generator.
 #[derive(Debug, Clone)]
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    /// The one of that seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
+    /// Any number.
     pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -21,7 +23,7 @@ impl Random {
     }
 
     /// True `parts` times in a million.
-    pub(super) fn happens(&mut self, parts: u32) -> bool {
+    pub fn happens(&mut self, parts: u32) -> bool {
         parts > 0 && self.next() % 1_000_000 < u64::from(parts)
     }
 
