@@ -65,6 +65,14 @@ impl Progress {
         Self { bar }
     }
 
+    /// Says something that is to stay, on stderr.
+    pub(crate) fn note(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| note(line)),
+            None => note(line),
+        }
+    }
+
     /// Says what comes next.
     pub(crate) fn step(&self, what: impl Into<String>) {
         if let Some(bar) = &self.bar {

@@ -183,6 +183,16 @@ impl fmt::Display for Size {
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub(crate) struct Percent(f64);
 
+impl Percent {
+    /// Parts of a million, to the nearest.
+    pub(crate) fn parts_per_million(self) -> u32 {
+        // At most 100 by construction.
+        whole(self.0 * 10_000.0)
+            .and_then(|parts| u32::try_from(parts).ok())
+            .unwrap_or(1_000_000)
+    }
+}
+
 impl FromStr for Percent {
     type Err = InvalidUnit;
 

@@ -453,6 +453,186 @@ fn down_after_everything_was_killed_leaves_nothing() {
     std::mem::forget(lab);
 }
 
+/// A lab of two hosts, a workload each, whose wires are this bad.
+fn bad_wires(name: &str, underlay: &str, uplink: &str) -> Lab {
+    let text = format!(
+        "hosts: [h1, h2]
+underlay: {underlay}
+networks: [{{name: blue, cidr: 10.60.0.0/24}}]
+workloads:
+  - {{name: a, host: h1, network: blue, security_groups: [open]}}
+  - {{name: b, host: h2, network: blue, security_groups: [open]}}
+security_groups:
+  open: [{{direction: ingress, protocol: tcp, port: 5201}}, {{direction: ingress, protocol: icmp}}]
+"
+    );
+    let dir = std::env::temp_dir().join(format!("overweave-wires-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join(format!("{name}.yaml"));
+    std::fs::write(&file, text).unwrap();
+    let lab = Lab::up_with(&file.display().to_string(), name, uplink);
+    std::fs::remove_dir_all(&dir).unwrap();
+    lab
+}
+
+/// Pings b from a so often, a hundred a second; returns all that was printed, whether or not all answered.
+fn pings(lab: &Lab, count: u32) -> String {
+    let (count, to_b) = (count.to_string(), lab.addr("b", false));
+    let ping = ["ping", "-i", "0.01", "-W", "2", "-c", &count, &to_b];
+    String::from_utf8(lab.exec("a", &ping).stdout).unwrap()
+}
+
+/// The sequence numbers of the answers, in the order in which they came.
+fn answers(printed: &str) -> Vec<u32> {
+    let number = |line: &str| {
+        let (_, rest) = line.split_once("icmp_seq=")?;
+        rest.split_whitespace().next()?.parse().ok()
+    };
+    let duplicate = |line: &&str| line.contains("DUP!");
+    let lines = printed.lines().filter(|line| !duplicate(line));
+    lines.filter_map(number).collect()
+}
+
+/// Whether the lab's own relay is at work: the kernel has no netem.
+fn is_relayed(lab: &Lab) -> bool {
+    let status = lab.status();
+    let by = status["underlay"]["impaired_by"].as_str().unwrap();
+    assert!(["kernel", "relay"].contains(&by), "{by}");
+    by == "relay"
+}
+
+/// A tenth each way: 0.9 * 0.9 of 400 come back, 324, with a deviation of 7.8; the bounds are more than six of those.
+#[test]
+fn a_wire_that_loses_a_tenth_loses_about_a_tenth_and_tcp_gets_through() {
+    if !allowed() {
+        return;
+    }
+    let lab = bad_wires("t-loss", "{loss: 10%}", "udp");
+    let came = answers(&pings(&lab, 400)).len();
+    assert!((274..=374).contains(&came), "{came} of 400 came back");
+    if is_relayed(&lab) {
+        let mut share = 0.0;
+        until("the relay tells", Duration::from_secs(10), || {
+            let status = lab.status();
+            let rows = status["relayed"].as_array().unwrap();
+            let sum = |key: &str| {
+                let of = rows.iter().map(|row| row[key].as_f64().unwrap());
+                of.sum::<f64>()
+            };
+            share = sum("lost") / sum("entered");
+            sum("entered") >= 700.0
+        });
+        assert!((0.04..0.16).contains(&share), "{share} of all frames");
+    }
+    let (rate, _) = lab.iperf("a", "b", false, 2);
+    assert!(rate > 0.0);
+}
+
+/// Each host's way out takes 20 ms: there and back 40, also on a routed underlay and from an uplink tap.
+#[test]
+fn a_delay_is_met_once_each_way() {
+    if !allowed() {
+        return;
+    }
+    for (name, more, uplink) in [
+        ("t-delay", "", "udp"),
+        ("t-delayr", ", routed: true", "tap"),
+    ] {
+        let lab = bad_wires(name, &format!("{{delay: 20ms{more}}}"), uplink);
+        let printed = pings(&lab, 20);
+        assert_eq!(answers(&printed).len(), 20, "{printed}");
+        let (_, times) = printed.split_once("rtt min/avg/max/mdev = ").unwrap();
+        let (least, _) = times.split_once('/').unwrap();
+        let least: f64 = least.parse().unwrap();
+        assert!((40.0..60.0).contains(&least), "{name}: {least} ms");
+    }
+}
+
+#[test]
+fn a_wire_that_reorders_lets_some_overtake_and_loses_none() {
+    if !allowed() {
+        return;
+    }
+    let lab = bad_wires("t-reorder", "{delay: 50ms, reorder: 25%}", "udp");
+    let mut came = answers(&pings(&lab, 200));
+    assert!(!came.is_sorted(), "some overtook: {came:?}");
+    came.sort_unstable();
+    assert_eq!(came, (1..=200).collect::<Vec<u32>>());
+}
+
+/// By tbf alone, and by what also delays.
+#[test]
+fn a_rate_bounds_what_crosses() {
+    if !allowed() {
+        return;
+    }
+    for (name, underlay) in [
+        ("t-rate", "{rate: 50mbit}"),
+        ("t-rated", "{rate: 50mbit, delay: 2ms}"),
+    ] {
+        let lab = bad_wires(name, underlay, "udp");
+        let (rate, _) = lab.iperf("a", "b", false, 4);
+        assert!((35e6..51e6).contains(&rate), "{underlay}: {rate} bit/s");
+    }
+}
+
+/// From a switch and from a kernel's VXLAN device: super-frames and unfinished checksums meet a bad wire packet by packet.
+#[test]
+fn super_frames_cross_a_bad_wire_in_packets_with_good_checksums() {
+    if !allowed() {
+        return;
+    }
+    let text = std::fs::read_to_string(lab_file("kernel-vtep")).unwrap();
+    let text = text.replace("networks:\n", "underlay: {delay: 1ms}\nnetworks:\n");
+    let dir = std::env::temp_dir().join(format!("overweave-super-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("super.yaml");
+    std::fs::write(&file, text).unwrap();
+    let lab = Lab::up_with(&file.display().to_string(), "t-super", "tap");
+    std::fs::remove_dir_all(&dir).unwrap();
+    let before = ["a", "k"].map(|place| lab.checksum_errors(place));
+    for (from, to, host) in [("a", "k", "h1"), ("k", "a", "k1")] {
+        let addr = lab.addr(to, false);
+        lab.ok(from, &["ping", "-c", "2", "-W", "2", "-s", "4000", &addr]);
+        let (rate, _) = lab.iperf(from, to, false, 1);
+        assert!(rate > 5e6, "{from} to {to}: {rate} bit/s");
+        if is_relayed(&lab) {
+            let link = lab.ok(host, &["ip", "-j", "-s", "link", "show", "uplink"]);
+            let link: serde_json::Value = serde_json::from_str(&link).unwrap();
+            let sent = |what: &str| link[0]["stats64"]["tx"][what].as_u64().unwrap();
+            let mean = sent("bytes") / sent("packets");
+            assert!((700..=1614).contains(&mean), "{host}: {mean} bytes a frame");
+        }
+    }
+    let after = ["a", "k"].map(|place| lab.checksum_errors(place));
+    assert_eq!(after, before, "wrong checksums arrived");
+}
+
+/// Its taps go with it, `lab status` says that it is gone, and `lab down` finds nothing that it left.
+#[test]
+fn down_after_a_relay_that_was_killed_leaves_nothing() {
+    if !allowed() {
+        return;
+    }
+    let name = "t-relay";
+    let lab = bad_wires(name, "{delay: 1ms}", "udp");
+    if !is_relayed(&lab) {
+        // The kernel does it all: there is no relay that could be killed.
+        return;
+    }
+    let links = |place: &str| lab.ok(place, &["ip", "-o", "link"]);
+    assert!(links("h1").contains(" uplink:") && links("controller").contains(" to1:"));
+    lab.kill("relay");
+    assert!(!links("h1").contains(" uplink:") && !links("controller").contains(" to1:"));
+    let status = lab.status();
+    let rows = status["processes"].as_array().unwrap();
+    let relay = rows.iter().find(|row| row["process"] == "relay").unwrap();
+    assert_eq!(relay["alive"], false);
+    printed("lab down", &run(&["lab", "down", "--name", name]));
+    assert_eq!(left_of(name), Vec::<String>::new());
+    std::mem::forget(lab);
+}
+
 /// The command that brings a lab up is killed in the middle of it.
 #[test]
 fn down_after_a_lab_that_was_killed_while_it_came_up_leaves_nothing() {

@@ -19,8 +19,8 @@ use super::plan::{Host, Lab};
 use super::probe::side_by_side;
 use super::provision::{self, Inventory};
 use super::state::{Manifest, Process, State};
-use super::underlay::{self, CONTROLLER, namespace};
-use super::{neighbours, netns, vtep};
+use super::underlay::{self, CONTROLLER, Way, namespace};
+use super::{neighbours, netns, relay, vtep};
 use crate::api::{Api, text};
 use crate::cancel::Cancel;
 use crate::clouds;
@@ -38,6 +38,7 @@ pub(crate) struct Fabric {
     pub(crate) lab: Lab,
     pub(crate) state: State,
     pub(crate) inventory: Inventory,
+    controller: Option<Child>,
     children: Vec<Child>,
 }
 
@@ -65,6 +66,7 @@ pub(crate) fn bring_up(
         lab,
         state,
         inventory: Inventory::default(),
+        controller: None,
         children: Vec::new(),
     };
     match fabric.build(file, cancel, progress) {
@@ -138,7 +140,7 @@ impl Fabric {
         limits.iter().for_each(neighbours::Raised::apply);
         progress.step("making namespaces");
         netns::create(&manifest.namespaces)?;
-        underlay::build(&self.lab).context("build the underlay")?;
+        self.wire(progress).context("build the underlay")?;
         cancel.check()?;
 
         progress.step("starting the controller");
@@ -217,6 +219,22 @@ impl Fabric {
         Ok(child)
     }
 
+    /// Makes the wires, with the relay where the kernel can't make them bad.
+    fn wire(&mut self, progress: &Progress) -> anyhow::Result<()> {
+        let way = underlay::way(&self.lab)?;
+        self.state.write_json("underlay.json", &way)?;
+        if matches!(way, Way::Relay { .. }) {
+            progress.note(&format!("underlay: {way}"));
+            self.state
+                .write_json(relay::ORDERS, &underlay::orders(&self.lab))?;
+            let said = self.start_attendant("relay")?;
+            if said != relay::READY {
+                bail!("the relay did not start: {}", self.state.log_tail("relay"));
+            }
+        }
+        underlay::build(&self.lab, &way)
+    }
+
     fn start_controller(&mut self) -> anyhow::Result<()> {
         // What every wire of the lab carries, so that networks get the mtu that it leaves.
         self.state.write(
@@ -239,7 +257,7 @@ impl Fabric {
             args,
             input: None,
         };
-        self.children.push(Self::spawn(&self.state, &spawn)?);
+        self.controller = Some(Self::spawn(&self.state, &spawn)?);
         Ok(())
     }
 
@@ -262,24 +280,7 @@ impl Fabric {
             servers,
         };
         self.state.write_json("keeper.json", &orders)?;
-        let log = File::create(self.state.path("logs/keeper.log")).context("log the keeper")?;
-        let mut child = Command::new(std::env::current_exe().context("find this program")?)
-            .args(["lab", "keeper"])
-            .arg(self.state.dir())
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .context("start the lab's servers")?;
-        self.state.record(&Process::of("keeper", child.id())?)?;
-        let stdout = child.stdout.take().context("hear the lab's servers")?;
-        self.children.push(child);
-        let mut line = String::new();
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .context("hear the lab's servers")?;
-        match line.trim().parse() {
+        match self.start_attendant("keeper")?.parse() {
             Ok(port) => Ok(port),
             Err(_) => bail!(
                 "the lab's servers did not start: {}",
@@ -288,15 +289,39 @@ impl Fabric {
         }
     }
 
+    /// Starts a process that attends the lab from outside its namespaces, and returns the line that it says when it
+    /// is ready, or nothing if it ended.
+    fn start_attendant(&mut self, what: &str) -> anyhow::Result<String> {
+        let log = File::create(self.state.path(&format!("logs/{what}.log")))
+            .with_context(|| format!("log the {what}"))?;
+        let mut child = Command::new(std::env::current_exe().context("find this program")?)
+            .args(["lab", what])
+            .arg(self.state.dir())
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("start the {what}"))?;
+        self.state.record(&Process::of(what, child.id())?)?;
+        let stdout = child.stdout.take();
+        self.children.push(child);
+        let mut line = String::new();
+        BufReader::new(stdout.with_context(|| format!("hear the {what}"))?)
+            .read_line(&mut line)
+            .with_context(|| format!("hear the {what}"))?;
+        Ok(line.trim().to_owned())
+    }
+
     /// Waits for the controller and logs in with the clouds.yaml that it wrote, through the caller's loopback.
     fn log_in(&mut self, port: u16, cancel: &Cancel) -> anyhow::Result<Api> {
         let written = self.state.path("controller/clouds.yaml");
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let Self {
-            state, children, ..
+            state, controller, ..
         } = self;
         let up = cancel.wait(START, || {
-            gone(children.first_mut(), "controller", state)?;
+            gone(controller.as_mut(), "controller", state)?;
             Ok((written.exists() && healthy(at)).then_some(()))
         })?;
         if up.is_none() {
@@ -445,7 +470,7 @@ impl Fabric {
     /// What could not be removed.
     pub(crate) fn tear_down(&mut self) -> anyhow::Result<()> {
         let result = self.state.tear_down();
-        for child in &mut self.children {
+        for child in self.children.iter_mut().chain(&mut self.controller) {
             // Ended above; this collects it.
             child.wait().map(drop).unwrap_or_default();
         }

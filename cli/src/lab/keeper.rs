@@ -57,10 +57,7 @@ pub(crate) struct Server {
 /// # Errors
 /// When a socket can't be had.
 pub(crate) fn run(dir: &Path) -> anyhow::Result<()> {
-    let state = State::at(
-        dir.parent().context("find the state's root")?,
-        name_of(dir)?,
-    );
+    let state = State::of_dir(dir)?;
     state.record(&Process::of("keeper", std::process::id())?)?;
     let orders: Orders = state.read_json("keeper.json")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -69,12 +66,6 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<()> {
         .build()
         .context("start the lab's servers")?;
     runtime.block_on(serve(orders))
-}
-
-fn name_of(dir: &Path) -> anyhow::Result<&str> {
-    dir.file_name()
-        .and_then(|name| name.to_str())
-        .context("read the lab's name")
 }
 
 async fn serve(orders: Orders) -> anyhow::Result<()> {

@@ -17,6 +17,7 @@ pub(crate) mod netns;
 pub(crate) mod plan;
 pub(crate) mod probe;
 pub(crate) mod provision;
+pub(crate) mod relay;
 pub(crate) mod state;
 pub(crate) mod underlay;
 pub(crate) mod vtep;

@@ -175,6 +175,15 @@ impl Netlink {
         }
     }
 
+    /// Sets a link's MTU and how many frames may wait for it.
+    pub(crate) fn set_sizes(&mut self, index: u32, mtu: u32, queue: u32) -> anyhow::Result<()> {
+        let mut message = Message::link(RTM_NEWLINK, 0, index, 0);
+        message.number(4, mtu);
+        message.number(13, queue);
+        self.request(message)
+            .with_context(|| format!("set link {index} to MTU {mtu} and queue {queue}"))
+    }
+
     /// The index of a link by its name.
     pub(crate) fn index(&self, name: &str) -> anyhow::Result<u32> {
         // Interface ioctls work on any socket; a netlink one is at hand.

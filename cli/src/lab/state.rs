@@ -136,6 +136,18 @@ impl State {
         }
     }
 
+    /// The lab of that directory, which is told to its parts.
+    ///
+    /// # Errors
+    /// When it can't be a lab's.
+    pub(crate) fn of_dir(dir: &Path) -> anyhow::Result<Self> {
+        let name = dir.file_name().and_then(|name| name.to_str());
+        Ok(Self::at(
+            dir.parent().context("find the state's root")?,
+            name.context("read the lab's name")?,
+        ))
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -173,7 +185,8 @@ impl State {
     /// Writes a file whole or not at all, for the owner's eyes only.
     pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
         let path = self.dir.join(name);
-        let half = path.with_extension("new");
+        // A process and the one that started it may both write: each has a half of its own.
+        let half = path.with_extension(format!("{}.new", std::process::id()));
         let write = || {
             let mut file = OpenOptions::new()
                 .write(true)

@@ -2,17 +2,19 @@
 //!
 //! One bridge in the controller's namespace with a veth to each host, or, routed, a veth and a subnet per host with
 //! the controller's namespace as the router. Impairments sit on each host's way out, so that a packet from host to
-//! host meets them once.
+//! host meets them once: a qdisc of the kernel where it has one, else two taps and the lab's own [`relay`] between.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::process::Command;
 
 use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
 
 use super::netlink::{Kind, Netlink};
-use super::netns;
 use super::plan::{Impairment, Lab};
+use super::{netns, relay};
+use crate::units::{Percent, Rate, Span};
 
 /// A host's link to the others.
 pub(crate) const UPLINK: &str = "uplink";
@@ -20,6 +22,78 @@ const BRIDGE: &str = "underlay";
 
 /// Where the controller listens.
 pub(crate) const CONTROLLER: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
+
+/// What makes the wires as bad as the lab file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "impaired_by", rename_all = "lowercase")]
+pub(crate) enum Way {
+    /// Nothing: they are clean.
+    Nothing,
+    /// A qdisc on each host's uplink.
+    Kernel { qdisc: Vec<String> },
+    /// The lab's own relay, since the kernel refused the qdisc.
+    Relay { because: String },
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("clean wires"),
+            Self::Kernel { qdisc } => write!(f, "impaired by the kernel ({})", qdisc.join(" ")),
+            Self::Relay { because } => {
+                write!(f, "impaired by the lab's own relay ({because})")
+            }
+        }
+    }
+}
+
+/// Finds out, by trying the qdisc on a link that carries nothing yet: the loopback of the controller's namespace.
+///
+/// # Errors
+/// When that namespace can't be entered.
+pub(crate) fn way(lab: &Lab) -> anyhow::Result<Way> {
+    let Some(qdisc) = qdisc(lab.underlay.impairment) else {
+        return Ok(Way::Nothing);
+    };
+    netns::inside(&namespace(&lab.name, "controller"), || {
+        if let Err(refused) = set_qdisc("lo", &qdisc) {
+            let because = format!("{refused:#}");
+            return Ok(Way::Relay { because });
+        }
+        tc(&["qdisc", "del", "dev", "lo", "root"])?;
+        Ok(Way::Kernel { qdisc })
+    })
+}
+
+/// What a relay is told.
+pub(crate) fn orders(lab: &Lab) -> relay::Orders {
+    let Impairment {
+        loss,
+        delay,
+        reorder,
+        rate,
+    } = lab.underlay.impairment;
+    let controller = namespace(&lab.name, "controller");
+    let ends = |(i, host): (usize, &super::plan::Host)| relay::Ends {
+        host: host.name.clone(),
+        uplink: (namespace(&lab.name, &host.name), UPLINK.to_owned()),
+        port: (controller.clone(), port(i)),
+    };
+    relay::Orders {
+        flaws: relay::Flaws {
+            loss: loss.map_or(0, Percent::parts_per_million),
+            delay: delay.map(Span::get).unwrap_or_default(),
+            reorder: reorder.map_or(0, Percent::parts_per_million),
+            rate: rate.map(Rate::bits_per_second),
+        },
+        wires: lab.hosts.iter().enumerate().map(ends).collect(),
+    }
+}
+
+/// The controller's end of the wire to the host at that place in the list.
+fn port(index: usize) -> String {
+    format!("to{index}")
+}
 
 /// The underlay address of the host at that place in the list.
 pub(crate) fn address(index: usize, routed: bool) -> Ipv4Addr {
@@ -36,11 +110,12 @@ pub(crate) fn namespace(lab: &str, what: &str) -> String {
     format!("{lab}-{what}")
 }
 
-/// Wires all hosts to the controller's namespace. The namespaces are there already.
+/// Wires all hosts to the controller's namespace. The namespaces are there already, and a relay's taps.
 ///
 /// # Errors
-/// When the kernel refuses a link, or lacks what an impairment needs.
-pub(crate) fn build(lab: &Lab) -> anyhow::Result<()> {
+/// When the kernel refuses a link or a qdisc.
+pub(crate) fn build(lab: &Lab, way: &Way) -> anyhow::Result<()> {
+    let relayed = matches!(way, Way::Relay { .. });
     let mtu = u32::from(lab.underlay.mtu);
     netns::inside(&namespace(&lab.name, "controller"), || {
         let mut netlink = Netlink::open()?;
@@ -55,14 +130,18 @@ pub(crate) fn build(lab: &Lab) -> anyhow::Result<()> {
             Some(bridge)
         };
         for (i, host) in lab.hosts.iter().enumerate() {
-            let far = netns::open(&namespace(&lab.name, &host.name))?;
-            let kind = Kind::Veth {
-                peer: UPLINK,
-                namespace: far.as_fd(),
-                peer_mac: None,
-                peer_mtu: Some(mtu),
+            let port = if relayed {
+                tap(&mut netlink, &port(i), mtu)?
+            } else {
+                let far = netns::open(&namespace(&lab.name, &host.name))?;
+                let kind = Kind::Veth {
+                    peer: UPLINK,
+                    namespace: far.as_fd(),
+                    peer_mac: None,
+                    peer_mtu: Some(mtu),
+                };
+                netlink.add_link(&port(i), kind, Some(mtu))?
             };
-            let port = netlink.add_link(&format!("to{i}"), kind, Some(mtu))?;
             match bridge {
                 Some(bridge) => netlink.enslave(port, bridge)?,
                 None => netlink.add_address(port, gateway(i).into(), 24)?,
@@ -75,18 +154,33 @@ pub(crate) fn build(lab: &Lab) -> anyhow::Result<()> {
         let name = namespace(&lab.name, &host.name);
         netns::inside(&name, || {
             let mut netlink = Netlink::open()?;
-            let uplink = netlink.index(UPLINK)?;
+            let uplink = if relayed {
+                tap(&mut netlink, UPLINK, mtu)?
+            } else {
+                netlink.index(UPLINK)?
+            };
             let own = IpAddr::from(address(i, lab.underlay.routed));
             netlink.add_address(uplink, own, if lab.underlay.routed { 24 } else { 16 })?;
             netlink.up(uplink)?;
             if lab.underlay.routed {
                 netlink.add_default_route(gateway(i).into())?;
             }
-            impair(lab.underlay.impairment)
+            match way {
+                Way::Kernel { qdisc } => set_qdisc(UPLINK, qdisc),
+                Way::Nothing | Way::Relay { .. } => Ok(()),
+            }
         })
         .with_context(|| format!("wire host {}", host.name))?;
     }
     Ok(())
+}
+
+/// Finds a tap of the relay and fits it. A whole burst waits for the relay rather than being lost.
+fn tap(netlink: &mut Netlink, name: &str, mtu: u32) -> anyhow::Result<u32> {
+    let tap = netlink.index(name)?;
+    let queue = u32::try_from(relay::FRAMES).unwrap_or(u32::MAX);
+    netlink.set_sizes(tap, mtu, queue)?;
+    Ok(tap)
 }
 
 fn gateway(index: usize) -> Ipv4Addr {
@@ -134,24 +228,23 @@ fn qdisc(impairment: Impairment) -> Option<Vec<String>> {
     if let Some(rate) = rate {
         add("rate", format!("{}bit", rate.bits_per_second()));
     }
-    add("limit", "10000".to_owned());
+    add("limit", relay::FRAMES.to_string());
     Some(words)
 }
 
-fn impair(impairment: Impairment) -> anyhow::Result<()> {
-    let Some(words) = qdisc(impairment) else {
-        return Ok(());
-    };
-    let output = Command::new("tc")
-        .args(["qdisc", "add", "dev", UPLINK, "root"])
-        .args(&words)
-        .output()
-        .context("run `tc` for the underlay's impairments (install iproute2, or leave them out)")?;
+fn set_qdisc(device: &str, qdisc: &[String]) -> anyhow::Result<()> {
+    let mut args = vec!["qdisc", "add", "dev", device, "root"];
+    args.extend(qdisc.iter().map(String::as_str));
+    tc(&args)
+}
+
+fn tc(args: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new("tc").args(args).output().context("run `tc`")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!(
-            "`tc qdisc add … {}` failed: {} (the kernel may lack sch_netem; use `rate` alone, or leave it out)",
-            words.join(" "),
+            "`tc {}` failed: {}",
+            args.join(" "),
             said.split_whitespace().collect::<Vec<_>>().join(" ")
         );
     }

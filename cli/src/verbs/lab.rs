@@ -1,5 +1,6 @@
 //! `overweave lab`: a whole fabric on this machine, from one file.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -17,7 +18,8 @@ use crate::lab::fabric::{self, Fabric};
 use crate::lab::plan::Lab;
 use crate::lab::provision::Inventory;
 use crate::lab::state::{self, ROOT, State};
-use crate::lab::{check, keeper, ledger, netns, underlay};
+use crate::lab::underlay::Way;
+use crate::lab::{check, keeper, ledger, netns, relay, underlay};
 use crate::say::{self, Progress};
 
 /// A whole fabric on this machine, from one file
@@ -90,6 +92,9 @@ enum Verb {
     /// The process that serves in a lab while nobody looks
     #[command(hide = true)]
     Keeper { dir: PathBuf },
+    /// The process that makes a lab's wires bad where the kernel can't
+    #[command(hide = true)]
+    Relay { dir: PathBuf },
 }
 
 impl Args {
@@ -105,6 +110,7 @@ impl Args {
             Verb::Status { name, json } => status(name.as_deref(), *json),
             Verb::Down { name } => down(name.as_deref()),
             Verb::Keeper { dir } => keeper::run(dir).map(|()| ExitCode::SUCCESS),
+            Verb::Relay { dir } => relay::run(dir).map(|()| ExitCode::SUCCESS),
         }
     }
 }
@@ -225,11 +231,13 @@ fn status(name: Option<&str>, as_json: bool) -> anyhow::Result<ExitCode> {
                 "mac": placed.mac, "port": placed.port, "status": status, "namespace": placed.namespace})
         })
         .collect();
+    let way: Option<Way> = state.read_json("underlay.json").ok();
+    let relayed = relayed(&state);
     let clouds_file = state.path("clouds.yaml");
     if as_json {
         say::json(
             &json!({"lab": manifest.name, "file": manifest.file, "ready": manifest.ready, "state": state.dir(),
-            "clouds_yaml": clouds_file, "processes": processes, "workloads": workloads}),
+            "clouds_yaml": clouds_file, "underlay": way, "relayed": relayed, "processes": processes, "workloads": workloads}),
         )?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -240,6 +248,20 @@ fn status(name: Option<&str>, as_json: bool) -> anyhow::Result<ExitCode> {
         manifest.file.display()
     ))?;
     say::out(&format!("OS_CLIENT_CONFIG_FILE={}", clouds_file.display()))?;
+    if let Some(way) = way.filter(|way| *way != Way::Nothing) {
+        say::out(&format!("underlay: {way}"))?;
+    }
+    if !relayed.is_empty() {
+        let keys = [
+            "host",
+            "entered",
+            "lost",
+            "overtook",
+            "overflowed",
+            "refused",
+        ];
+        say::out(&columns(&keys, &relayed))?;
+    }
     say::out(&columns(&["process", "pid", "alive"], &processes))?;
     say::out(&columns(
         &[
@@ -254,6 +276,17 @@ fn status(name: Option<&str>, as_json: bool) -> anyhow::Result<ExitCode> {
         &workloads,
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the relay did to each host's frames, if there is one and it has told.
+fn relayed(state: &State) -> Vec<Value> {
+    let counts: BTreeMap<String, relay::Counts> =
+        state.read_json(relay::COUNTS).unwrap_or_default();
+    let row = |(host, of): (String, relay::Counts)| {
+        json!({"host": host, "entered": of.entered, "lost": of.lost, "overtook": of.overtook,
+            "overflowed": of.overflowed, "refused": of.refused})
+    };
+    counts.into_iter().map(row).collect()
 }
 
 /// What the API says of the lab's ports.
