@@ -295,14 +295,17 @@ impl Packet {
     /// Parses the frame; headers and key hold what was found.
     ///
     /// # Errors
-    /// When the frame contradicts itself.
+    /// When the frame contradicts itself. The key then holds what was read until there, and the headers nothing.
     pub fn parse(&mut self) -> Result<(), Malformed> {
-        let origin = self.0.origin;
-        let (headers, mut key) = Headers::parse(self.bytes())?;
-        key.set_origin(origin);
-        self.0.headers = headers;
-        self.0.key = key;
-        Ok(())
+        let p = &mut *self.0;
+        let (start, len) = (p.start as usize, p.len as usize);
+        let frame = p.storage.get(start..start + len).unwrap_or_default();
+        let read = p.headers.read(frame, &mut p.key);
+        p.key.set_origin(p.origin);
+        if read.is_err() {
+            p.headers = Headers::default();
+        }
+        read
     }
 
     /// Both at once: the frame to change, and the headers of the last parse.

@@ -16,6 +16,7 @@
 //! # Parts
 //! [`run`] builds them from a [`Config`] and runs them; the local socket and HTTP carry questions to the agent. Workers are threads of their own; tokio carries only the control plane.
 
+pub mod bench;
 pub mod config;
 pub mod datapath;
 pub mod io;

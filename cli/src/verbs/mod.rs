@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod backup;
+mod bench;
 mod completions;
 mod controller;
 mod explain;
@@ -41,6 +42,7 @@ pub(crate) enum Verb {
     Conntrack(inspect::Conntrack),
     Drops(inspect::Drops),
     Fdb(inspect::Fdb),
+    Bench(bench::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Generate(generate::Args),
@@ -64,6 +66,7 @@ impl Verb {
             Self::Conntrack(args) => args.run(),
             Self::Drops(args) => args.run(),
             Self::Fdb(args) => args.run(),
+            Self::Bench(args) => args.run(),
             Self::Completions(args) => args.run(),
             Self::Generate(args) => args.run(),
         }

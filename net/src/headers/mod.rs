@@ -125,33 +125,43 @@ impl Headers {
     /// # Errors
     /// When it contradicts itself.
     pub fn parse(frame: &[u8]) -> Result<(Self, FlowKey), Malformed> {
-        let mut headers = Self {
+        let (mut headers, mut key) = (Self::default(), FlowKey::default());
+        headers.read(frame, &mut key)?;
+        Ok((headers, key))
+    }
+
+    /// The same in place: all that was there before is gone. A frame that contradicts itself leaves what was read of it.
+    ///
+    /// # Errors
+    /// As [`Headers::parse`].
+    #[inline]
+    pub(crate) fn read(&mut self, frame: &[u8], key: &mut FlowKey) -> Result<(), Malformed> {
+        *key = FlowKey::default();
+        *self = Self {
             end: u32::try_from(frame.len()).unwrap_or(u32::MAX),
+            l3_at: 14,
             ..Self::default()
         };
-        let mut key = FlowKey::default();
         let (eth, mut rest) = frame.split_first_chunk::<14>().ok_or(Malformed::Ethernet)?;
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *eth;
         key.eth_dst = [d0, d1, d2, d3, d4, d5];
         key.eth_src = [s0, s1, s2, s3, s4, s5];
         key.ethertype = u16::from_be_bytes([t0, t1]);
-        headers.l3_at = 14;
         if key.ethertype == ethertype::VLAN {
             let (tag, after) = rest.split_first_chunk::<4>().ok_or(Malformed::Ethernet)?;
             key.vlan = 0x1000 | (u16::from_be_bytes([tag[0], tag[1]]) & 0x0fff);
             key.ethertype = u16::from_be_bytes([tag[2], tag[3]]);
-            headers.l3_at = 18;
+            self.l3_at = 18;
             rest = after;
         }
-        headers.l4_at = headers.l3_at;
-        headers.payload_at = headers.l3_at;
+        self.l4_at = self.l3_at;
+        self.payload_at = self.l3_at;
         match key.ethertype {
-            ethertype::IPV4 => headers.ipv4(rest, &mut key)?,
-            ethertype::IPV6 => headers.ipv6(rest, &mut key)?,
-            ethertype::ARP => headers.arp(rest, &mut key)?,
-            _ => {}
+            ethertype::IPV4 => self.ipv4(rest, key),
+            ethertype::IPV6 => self.ipv6(rest, key),
+            ethertype::ARP => self.arp(rest, key),
+            _ => Ok(()),
         }
-        Ok((headers, key))
     }
 
     fn arp(&mut self, bytes: &[u8], key: &mut FlowKey) -> Result<(), Malformed> {

@@ -9,24 +9,85 @@
 //! # Attack
 //! Whoever makes the tables read ever other bits makes masks, and each costs every miss a look-up: so their number is small.
 
-use hashbrown::{HashMap, hash_map::Entry};
+use std::mem;
+
+use hashbrown::HashTable;
 use net::{FlowKey, FlowMask};
+use smallvec::SmallVec;
+use zerocopy::IntoBytes;
 
 use super::flow::ProgramId;
 
 /// The most masks.
 pub const MASKS: usize = 64;
 
+/// A key as machine words, so that a mask costs what it reads and no more.
+type Words = [u64; size_of::<FlowKey>() / 8];
+
+const _: () = assert!(size_of::<FlowKey>().is_multiple_of(8));
+
+fn words(key: &FlowKey) -> Words {
+    let mut words = Words::default();
+    for (word, bytes) in words.iter_mut().zip(key.as_bytes().as_chunks::<8>().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    words
+}
+
+/// One mask, and what is known under it.
 #[derive(Debug)]
 struct Shape {
     mask: FlowMask,
-    flows: HashMap<FlowKey, Megaflow, foldhash::fast::FixedState>,
+    reads: Reads,
+    flows: HashTable<Megaflow>,
 }
+
+/// The words that a mask reads anything of.
+#[derive(Debug)]
+struct Reads(SmallVec<[(usize, u64); 11]>);
 
 #[derive(Debug, Clone, Copy)]
 struct Megaflow {
+    /// The masked key.
+    key: FlowKey,
+    hash: u64,
     program: ProgramId,
     used: bool,
+}
+
+impl Shape {
+    fn new(mask: FlowMask) -> Self {
+        let all = words(mask.fields()).into_iter().enumerate();
+        Self {
+            mask,
+            reads: Reads(all.filter(|(_, m)| *m != 0).collect()),
+            flows: HashTable::new(),
+        }
+    }
+}
+
+impl Reads {
+    /// What the mask reads of the key, word for word.
+    fn of<'a>(&'a self, key: &'a Words) -> impl Iterator<Item = (usize, u64)> + 'a {
+        self.0
+            .iter()
+            .map(|(at, mask)| (*at, key.get(*at).map_or(0, |w| w & mask)))
+    }
+
+    fn hash(&self, key: &Words, seed: u64) -> u64 {
+        self.of(key).fold(seed, |sum, (_, word)| {
+            let wide = u128::from(sum ^ word) * 0x9e37_79b9_7f4a_7c15;
+            #[expect(clippy::cast_possible_truncation, reason = "both halves are wanted")]
+            let (low, high) = (wide as u64, (wide >> 64) as u64);
+            (low ^ high).wrapping_add(seed)
+        })
+    }
+
+    fn is(&self, flow: &Megaflow, key: &Words) -> bool {
+        let known = words(&flow.key);
+        self.of(key)
+            .all(|(at, word)| known.get(at).is_some_and(|w| *w == word))
+    }
 }
 
 /// Answers by masked key.
@@ -67,8 +128,10 @@ impl Megaflows {
     /// The program of a packet.
     #[inline]
     pub fn find(&mut self, key: &FlowKey) -> Option<ProgramId> {
+        let (key, seed) = (words(key), self.seed);
         self.shapes.iter_mut().find_map(|shape| {
-            let flow = shape.flows.get_mut(&shape.mask.apply(key))?;
+            let hash = shape.reads.hash(&key, seed);
+            let flow = shape.flows.find_mut(hash, |f| shape.reads.is(f, &key))?;
             flow.used = true;
             Some(flow.program)
         })
@@ -81,20 +144,23 @@ impl Megaflows {
         }
         let at = self.shapes.iter().position(|s| s.mask == mask);
         let at = at.unwrap_or_else(|| self.shape(mask));
-        if let Some(shape) = self.shapes.get_mut(at) {
+        let seed = self.seed;
+        let Some(shape) = self.shapes.get_mut(at) else {
+            return;
+        };
+        let words = words(key);
+        let hash = shape.reads.hash(&words, seed);
+        if let Some(there) = shape.flows.find_mut(hash, |f| shape.reads.is(f, &words)) {
+            (there.program, there.used) = (program, true);
+        } else {
             let flow = Megaflow {
+                key: shape.mask.apply(key),
+                hash,
                 program,
                 used: true,
             };
-            match shape.flows.entry(shape.mask.apply(key)) {
-                Entry::Occupied(mut there) => {
-                    there.insert(flow);
-                }
-                Entry::Vacant(free) => {
-                    free.insert(flow);
-                    self.len += 1;
-                }
-            }
+            shape.flows.insert_unique(hash, flow, |f| f.hash);
+            self.len += 1;
         }
     }
 
@@ -109,15 +175,18 @@ impl Megaflows {
         if let Some(at) = self.shapes.iter().position(|s| s.mask == mask) {
             return at;
         }
-        let flows = HashMap::with_hasher(foldhash::fast::FixedState::with_seed(self.seed));
-        self.shapes.push(Shape { mask, flows });
+        self.shapes.push(Shape::new(mask));
         self.shapes.len() - 1
     }
 
     /// Forgets an answer that is known to be stale.
     pub fn remove(&mut self, key: &FlowKey) {
+        let (key, seed) = (words(key), self.seed);
         for shape in &mut self.shapes {
-            if shape.flows.remove(&shape.mask.apply(key)).is_some() {
+            let hash = shape.reads.hash(&key, seed);
+            let found = |f: &Megaflow| shape.reads.is(f, &key);
+            if let Ok(entry) = shape.flows.find_entry(hash, found) {
+                entry.remove();
                 self.len -= 1;
             }
         }
@@ -128,7 +197,7 @@ impl Megaflows {
         let before = self.len;
         let mut len = 0;
         for shape in &mut self.shapes {
-            shape.flows.retain(|_, f| std::mem::take(&mut f.used));
+            shape.flows.retain(|f| mem::take(&mut f.used));
             len += shape.flows.len();
         }
         if len == before {
@@ -145,7 +214,7 @@ impl Megaflows {
     pub fn iter(&self) -> impl Iterator<Item = (&FlowKey, &FlowMask, ProgramId)> + '_ {
         self.shapes
             .iter()
-            .flat_map(|s| s.flows.iter().map(|(k, f)| (k, &s.mask, f.program)))
+            .flat_map(|s| s.flows.iter().map(|f| (&f.key, &s.mask, f.program)))
     }
 }
 

@@ -233,6 +233,11 @@ impl CompiledFlow {
         }
     }
 
+    /// Does it translate?
+    pub fn translates(&self) -> bool {
+        self.actions.iter().any(|a| matches!(a, Action::Translate))
+    }
+
     /// How many receivers its packets have.
     pub fn receivers(&self) -> usize {
         self.actions

@@ -127,6 +127,8 @@ pub struct Datapath<M = Vec<Entry>> {
     next_sweep: Now,
     /// The tables' version that the counters are of.
     seen: u64,
+    /// Connections ever made when this batch was looked up: while there are no more, who was not found is not there.
+    looked_up: u64,
 }
 
 /// A packet on its way through the rooms.
@@ -194,6 +196,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             hands: Hands::new(&settings),
             next_sweep: now,
             seen: 0,
+            looked_up: 0,
             settings,
         }
     }
@@ -442,25 +445,31 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
     }
 
-    /// 2: the connection table; one probe yields record and program.
+    /// 2: the connection table; one probe yields record and program. All of a batch are looked up before any is followed, so that
+    /// the cache misses overlap.
     fn lookup(&mut self, tables: &Tables, now: Now) {
         let mut jobs = std::mem::take(&mut self.jobs);
-        for job in &mut jobs {
-            if matches!(job.way, Way::Open(_)) {
-                job.way = self.look_up(tables, &job.packet, now);
+        for jobs in jobs.chunks_mut(net::batch::BATCH) {
+            let mut keys = [None; net::batch::BATCH];
+            let mut hits = [None; net::batch::BATCH];
+            for (key, job) in keys.iter_mut().zip(&*jobs) {
+                if matches!(job.way, Way::Open(_)) {
+                    *key = zone_and_tuple(tables, &job.packet);
+                }
+            }
+            let keys = keys.get(..jobs.len()).unwrap_or_default();
+            self.conntrack.lookup_batch(keys, &mut hits);
+            for ((job, key), hit) in jobs.iter_mut().zip(keys).zip(hits) {
+                if matches!(job.way, Way::Open(_)) {
+                    job.way = match hit {
+                        Some(hit) => self.follow(tables, &job.packet, hit, now),
+                        None => Way::Open(*key),
+                    };
+                }
             }
         }
+        self.looked_up = self.conntrack.stats().inserted;
         self.jobs = jobs;
-    }
-
-    fn look_up(&mut self, tables: &Tables, packet: &Packet, now: Now) -> Way {
-        let Some((zone, tuple)) = zone_and_tuple(tables, packet) else {
-            return Way::Open(None);
-        };
-        match self.conntrack.lookup(zone, &tuple) {
-            Some(hit) => self.follow(tables, packet, hit, now),
-            None => Way::Open(Some((zone, tuple))),
-        }
     }
 
     /// The way of a packet whose connection was found.
@@ -476,7 +485,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 if matches!(flow.verdict, Verdict::Drop(_)) {
                     return Way::Run(program, None);
                 }
-                flow.actions.contains(&Action::Translate)
+                flow.translates()
             }
             Found::Current(_) | Found::Stale | Found::Gone => return Way::Judge(hit),
         };

@@ -49,7 +49,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let packet = &job.packet;
         if let Some((zone, tuple)) = key {
             // A packet before it in this batch may have begun the connection.
-            if let Some(hit) = self.conntrack.lookup(zone, &tuple) {
+            let begun = self.conntrack.stats().inserted != self.looked_up;
+            if begun && let Some(hit) = self.conntrack.lookup(zone, &tuple) {
                 return match self.follow(tables, packet, hit, now) {
                     Way::Judge(hit) => self.judge_again(tables, job, hit, now),
                     Way::Open(_) | Way::Renew => self.first(tables, job, now),
@@ -117,7 +118,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         match TrackInput::of(packet).begins() {
             Begin::Tracked => self.begin(tables, packet, flow, &tracking, now),
             // It stands alone: nothing to remember, and so nothing that could be translated back.
-            Begin::Untracked if !flow.actions.contains(&Action::Translate) => {
+            Begin::Untracked if !flow.translates() => {
                 Way::Run(self.programs.intern(flow, tables), None)
             }
             Begin::Untracked | Begin::Invalid => Way::Drop(invalid(packet)),

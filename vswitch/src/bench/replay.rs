@@ -1,0 +1,162 @@
+//! Which frames go in?
+//!
+//! Bytes in one buffer, as a capture file is replayed: 60-byte UDP frames of as many 5-tuples, shuffled; for decapsulation each
+//! within Ethernet, IPv4, UDP and VXLAN.
+
+use std::net::Ipv4Addr;
+
+use net::{Vni, checksum};
+use overlay::vxlan;
+
+use super::{Work, world};
+
+/// A frame without its checksum.
+const FRAME: usize = 60;
+/// Ethernet, IPv4, UDP and VXLAN around it.
+pub(super) const OUTER: usize = 14 + 20 + 8 + vxlan::VXLAN_HEADER;
+
+/// Frames of one length, one behind the other.
+#[derive(Debug)]
+pub(super) struct Replay {
+    bytes: Vec<u8>,
+    frame: usize,
+    next: usize,
+}
+
+impl Replay {
+    pub(super) fn new(work: Work, flows: u32) -> Self {
+        let outer = work == Work::Decapsulate;
+        let frame = if outer { FRAME + OUTER } else { FRAME };
+        let mut bytes = Vec::with_capacity(frame * flows as usize);
+        for flow in shuffled(flows) {
+            let inner = inner(work, flow);
+            if outer {
+                let mut head = [0; OUTER];
+                let port = 49_152 + u16::try_from(flow % 16_384).unwrap_or(0);
+                wrap(&mut head, inner.len(), (world::FAR, world::HERE), port);
+                bytes.extend_from_slice(&head);
+            }
+            bytes.extend_from_slice(&inner);
+        }
+        Self {
+            bytes,
+            frame,
+            next: 0,
+        }
+    }
+
+    /// How many frames there are.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() / self.frame
+    }
+
+    /// The next frame; after the last one the first.
+    pub(super) fn next(&mut self) -> &[u8] {
+        let at = self.next;
+        self.next += self.frame;
+        if self.next >= self.bytes.len() {
+            self.next = 0;
+        }
+        self.bytes.get(at..at + self.frame).unwrap_or_default()
+    }
+
+    pub(super) fn rewind(&mut self) {
+        self.next = 0;
+    }
+}
+
+/// 0 to `flows`, in an order that no prefetcher guesses, the same each time.
+fn shuffled(flows: u32) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..flows).collect();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for at in (1..order.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let other = usize::try_from(state % (at as u64 + 1)).unwrap_or(0);
+        order.swap(at, other);
+    }
+    order
+}
+
+fn inner(work: Work, flow: u32) -> Vec<u8> {
+    let (to, dst) = match work {
+        Work::L2 | Work::Decapsulate | Work::SecurityGroup => (world::RECEIVER, world::RECEIVER_IP),
+        Work::Encapsulate | Work::SetUp(_) => (world::REMOTE, world::REMOTE_IP),
+        Work::Chain(_) => (world::BALANCER, world::VIP),
+    };
+    let src = Ipv4Addr::from(u32::from(world::SENDER_IP) + (flow >> 6));
+    let port = 1024 + u16::try_from(flow % 64).unwrap_or(0) * 17;
+    let mut frame = vec![0; FRAME];
+    let Some((eth, ip)) = frame.split_at_mut_checked(14) else {
+        return frame;
+    };
+    let from = if work == Work::Decapsulate {
+        world::REMOTE
+    } else {
+        world::SENDER
+    };
+    ethernet(eth, to, from);
+    ipv4(ip, (src, dst), FRAME - 14);
+    if let Some(udp) = ip.get_mut(20..28) {
+        let length = u16::try_from(FRAME - 34).unwrap_or(0);
+        put(udp, [port, 53, length, 0]);
+    }
+    frame
+}
+
+/// Writes what stands outside a frame of `inner` bytes in the tunnel between two VTEPs.
+pub(super) fn wrap(
+    head: &mut [u8; OUTER],
+    inner: usize,
+    (src, dst): (Ipv4Addr, Ipv4Addr),
+    port: u16,
+) {
+    let length = OUTER - 14 + inner;
+    let (eth, rest) = head.split_at_mut(14);
+    ethernet(eth, [2, 0xaa, 0, 0, 0, 2], [2, 0xaa, 0, 0, 0, 1]);
+    ipv4(rest, (src, dst), length);
+    if let Some((udp, tunnel)) = rest.get_mut(20..).and_then(|r| r.split_at_mut_checked(8)) {
+        let length = u16::try_from(length - 20).unwrap_or(u16::MAX);
+        // RFC 7348 §4.3: the checksum SHOULD be zero.
+        put(udp, [port, vxlan::VXLAN_PORT, length, 0]);
+        let vni = Vni::try_from(world::VNI).ok();
+        if let (Some(vni), Some(room)) = (vni, tunnel.first_chunk_mut()) {
+            *room = vxlan::header(vni);
+        }
+    }
+}
+
+fn ethernet(bytes: &mut [u8], dst: [u8; 6], src: [u8; 6]) {
+    for (byte, value) in bytes
+        .iter_mut()
+        .zip(dst.into_iter().chain(src).chain([8, 0]))
+    {
+        *byte = value;
+    }
+}
+
+/// An IPv4 header for UDP; `total` counts it.
+fn ipv4(bytes: &mut [u8], (src, dst): (Ipv4Addr, Ipv4Addr), total: usize) {
+    let total = u16::try_from(total).unwrap_or(u16::MAX);
+    if let Some(head) = bytes.get_mut(..20) {
+        put(head, [0x4500, total, 0, 0x4000, 0x4011, 0]);
+        for (byte, value) in head
+            .iter_mut()
+            .skip(12)
+            .zip(src.octets().into_iter().chain(dst.octets()))
+        {
+            *byte = value;
+        }
+        let sum = !checksum::sum(head);
+        for (byte, value) in head.iter_mut().skip(10).zip(sum.to_be_bytes()) {
+            *byte = value;
+        }
+    }
+}
+
+fn put<const N: usize>(bytes: &mut [u8], words: [u16; N]) {
+    for (pair, word) in bytes.chunks_exact_mut(2).zip(words) {
+        pair.copy_from_slice(&word.to_be_bytes());
+    }
+}
