@@ -31,9 +31,10 @@ impl Replay {
         for flow in shuffled(flows) {
             let inner = inner(work, flow);
             if outer {
-                let mut head = [0; OUTER];
+                let mut head = empty((world::FAR, world::HERE));
                 let port = 49_152 + u16::try_from(flow % 16_384).unwrap_or(0);
-                wrap(&mut head, inner.len(), (world::FAR, world::HERE), port);
+                let len = u16::try_from(inner.len()).unwrap_or(0);
+                dress(&mut head, len, world::HERE, port);
                 bytes.extend_from_slice(&head);
             }
             bytes.extend_from_slice(&inner);
@@ -105,25 +106,42 @@ fn inner(work: Work, flow: u32) -> Vec<u8> {
     frame
 }
 
-/// Writes what stands outside a frame of `inner` bytes in the tunnel between two VTEPs.
-pub(super) fn wrap(
-    head: &mut [u8; OUTER],
-    inner: usize,
-    (src, dst): (Ipv4Addr, Ipv4Addr),
-    port: u16,
-) {
-    let length = OUTER - 14 + inner;
+/// What stands outside an empty frame in the tunnel between two VTEPs.
+pub(super) fn empty((src, dst): (Ipv4Addr, Ipv4Addr)) -> [u8; OUTER] {
+    let mut head = [0; OUTER];
     let (eth, rest) = head.split_at_mut(14);
     ethernet(eth, [2, 0xaa, 0, 0, 0, 2], [2, 0xaa, 0, 0, 0, 1]);
-    ipv4(rest, (src, dst), length);
+    ipv4(rest, (src, dst), OUTER - 14);
     if let Some((udp, tunnel)) = rest.get_mut(20..).and_then(|r| r.split_at_mut_checked(8)) {
-        let length = u16::try_from(length - 20).unwrap_or(u16::MAX);
         // RFC 7348 §4.3: the checksum SHOULD be zero.
-        put(udp, [port, vxlan::VXLAN_PORT, length, 0]);
+        let length = u16::try_from(OUTER - 34).unwrap_or(0);
+        put(udp, [0, vxlan::VXLAN_PORT, length, 0]);
         let vni = Vni::try_from(world::VNI).ok();
         if let (Some(vni), Some(room)) = (vni, tunnel.first_chunk_mut()) {
             *room = vxlan::header(vni);
         }
+    }
+    head
+}
+
+/// Fits the headers of an empty frame to one of `inner` bytes, to this VTEP, from this source port.
+pub(super) fn dress(head: &mut [u8; OUTER], inner: u16, vtep: Ipv4Addr, port: u16) {
+    let total = u16::try_from(OUTER - 14).unwrap_or(0).saturating_add(inner);
+    let mut set = |at: usize, word: u16| {
+        if let Some(room) = head.get_mut(at..at + 2) {
+            room.copy_from_slice(&word.to_be_bytes());
+        }
+    };
+    let [a, b, c, d] = vtep.octets();
+    set(16, total);
+    set(24, 0);
+    set(30, u16::from_be_bytes([a, b]));
+    set(32, u16::from_be_bytes([c, d]));
+    set(34, port);
+    set(38, total - 20);
+    let sum = !checksum::sum(head.get(14..34).unwrap_or_default());
+    if let Some(room) = head.get_mut(24..26) {
+        room.copy_from_slice(&sum.to_be_bytes());
     }
 }
 

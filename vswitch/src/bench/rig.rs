@@ -12,7 +12,7 @@ use overlay::{entropy, vxlan};
 
 use super::{
     BenchError, Work,
-    replay::{OUTER, Replay, wrap},
+    replay::{OUTER, Replay, dress, empty},
     world,
 };
 use crate::{
@@ -35,6 +35,7 @@ pub(super) struct Rig {
     batch: Batch,
     sent: Batch,
     out: Out,
+    outer: [u8; OUTER],
 }
 
 fn datapath(flows: u32, now: Now) -> Datapath {
@@ -66,6 +67,7 @@ impl Rig {
             batch: Batch::new(),
             sent: Batch::new(),
             out: Out::new(),
+            outer: empty((world::HERE, world::FAR)),
         };
         if !matches!(work, Work::SetUp(_)) {
             // Every flow is known before the first run.
@@ -184,7 +186,7 @@ impl Rig {
         );
         let mut sent = 0;
         for mut frame in self.out.tunnelled.drain(..) {
-            sent += u64::from(encapsulate(&mut frame));
+            sent += u64::from(encapsulate(&mut frame, &self.outer));
             self.pool.give(frame.packet);
         }
         while self.out.next_port(&mut self.sent).is_some() {
@@ -223,20 +225,21 @@ impl Rig {
     }
 }
 
-/// Writes the outer headers into a frame's headroom.
-fn encapsulate(frame: &mut Tunnelled) -> bool {
+/// Writes the outer headers into a frame's headroom: those of an empty frame, with what differs put in.
+fn encapsulate(frame: &mut Tunnelled, template: &[u8; OUTER]) -> bool {
     let IpAddr::V4(vtep) = frame.vtep else {
         return false;
     };
-    let inner = frame.packet.len();
     let port = entropy::source_port(frame.packet.key());
+    let inner = u16::try_from(frame.packet.len()).unwrap_or(u16::MAX);
     let Some(room) = frame.packet.push_front(OUTER) else {
         return false;
     };
     let Some(head) = room.first_chunk_mut::<OUTER>() else {
         return false;
     };
-    wrap(head, inner, (world::HERE, vtep), port);
+    *head = *template;
+    dress(head, inner, vtep, port);
     true
 }
 
