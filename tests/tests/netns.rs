@@ -208,7 +208,9 @@ fn all_sizes_cross(lab: &Lab) {
             for size in ["1350", "1400", "4000"] {
                 lab.ok(
                     from,
-                    &["ping", "-c", "2", "-i", "0.05", "-W", "2", "-s", size, &addr],
+                    &[
+                        "ping", "-c", "2", "-i", "0.05", "-W", "2", "-s", size, &addr,
+                    ],
                 );
             }
             let (rate, _) = lab.iperf(from, to, v6, 1);
