@@ -41,10 +41,12 @@ use axum::{
     body::Body,
     extract::{FromRequestParts, Path, Query as Pairs, State},
     http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header},
+    middleware::{self, Next},
     routing::{any, get},
 };
-use error::{respond, respond_empty};
+use error::{keystone_error, respond, respond_empty};
 use handlers::{Answer, Asked};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use std::{
     sync::Arc,
@@ -145,6 +147,7 @@ impl Api {
         router
             .merge(keystone::routes())
             .fallback(no_path)
+            .layer(middleware::from_fn(readable_path))
             .with_state(self)
     }
 
@@ -285,6 +288,20 @@ fn finish(answer: Answer) -> Response<Body> {
         response.headers_mut().insert("x-openstack-request-id", id);
     }
     response
+}
+
+/// Refuses a path that is no UTF-8 once decoded (RFC 3986, section 2.5), in the API's own words: the
+/// framework would refuse its parameters in plain text.
+async fn readable_path(request: Request<Body>, next: Next) -> Response<Body> {
+    let path = request.uri().path();
+    if percent_decode_str(path).decode_utf8().is_ok() {
+        return next.run(request).await;
+    }
+    let text = "the path is not UTF-8 once its percent-encoding is decoded";
+    if path.starts_with("/identity") {
+        return keystone_error(StatusCode::BAD_REQUEST, text);
+    }
+    finish(Err(Refusal::invalid("HTTPBadRequest", text).into()))
 }
 
 async fn no_path(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Response<Body> {

@@ -59,6 +59,25 @@ async fn paths_methods_and_forms_are_refused_as_neutron_does() {
 }
 
 #[tokio::test]
+async fn a_path_that_is_no_utf8_is_refused_in_the_apis_own_words() {
+    let cloud = Cloud::new().await;
+    for path in [
+        "/v2.0/quotas/ID/%%%details.json",
+        "/v2.0/quotas/ID/%ff",
+        "/v2.0/ports/%c3%28",
+    ] {
+        let (status, body) = cloud.get("a", path).await;
+        assert_eq!(
+            (status, &body["NeutronError"]["type"]),
+            (400, &json!("HTTPBadRequest")),
+            "{path}"
+        );
+    }
+    let (status, body) = cloud.get("a", "/identity/v3/projects/%ff").await;
+    assert_eq!((status, &body["error"]["code"]), (400, &json!(400)));
+}
+
+#[tokio::test]
 async fn bad_bodies_are_named() {
     let cloud = Cloud::new().await;
     let networks = "/v2.0/networks";
