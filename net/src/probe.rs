@@ -181,6 +181,32 @@ impl Probe {
         prefix.contains(self.key.dst_addr())
     }
 
+    /// The first bits of the source address as it stands in the key (96 more for IPv4), the others zero. For who knows the family.
+    pub fn ip_src_top(&mut self, bits: u8) -> u128 {
+        self.read_bits(|k| &mut k.ip_src, usize::from(bits));
+        u128::from_be_bytes(self.key.ip_src) & top(bits)
+    }
+
+    /// The first bits of the destination address as it stands in the key, the others zero.
+    pub fn ip_dst_top(&mut self, bits: u8) -> u128 {
+        self.read_bits(|k| &mut k.ip_dst, usize::from(bits));
+        u128::from_be_bytes(self.key.ip_dst) & top(bits)
+    }
+
+    /// The first bits of the source port or ICMP type, the others zero.
+    pub fn l4_src_top(&mut self, bits: u8) -> u16 {
+        let wanted = top_of_port(bits);
+        self.mask.0.l4_src |= wanted & !self.rewritten.0.l4_src;
+        self.key.l4_src & wanted
+    }
+
+    /// The first bits of the destination port or ICMP code, the others zero.
+    pub fn l4_dst_top(&mut self, bits: u8) -> u16 {
+        let wanted = top_of_port(bits);
+        self.mask.0.l4_dst |= wanted & !self.rewritten.0.l4_dst;
+        self.key.l4_dst & wanted
+    }
+
     /// The whole 5-tuple; `None` for what is not IP.
     pub fn five_tuple(&mut self) -> Option<FiveTuple> {
         self.ethertype();
@@ -229,6 +255,14 @@ impl Probe {
     }
 }
 
+fn top(bits: u8) -> u128 {
+    !u128::MAX.checked_shr(u32::from(bits)).unwrap_or(0)
+}
+
+fn top_of_port(bits: u8) -> u16 {
+    !u16::MAX.checked_shr(u32::from(bits)).unwrap_or(0)
+}
+
 fn mapped_bits(prefix: Prefix) -> usize {
     usize::from(prefix.bits()) + if prefix.is_ipv4() { 96 } else { 0 }
 }
@@ -236,6 +270,29 @@ fn mapped_bits(prefix: Prefix) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_bits_of_a_field_are_read_alone() {
+        let mut key = FlowKey {
+            ethertype: 0x0800,
+            l4_src: 0x1234,
+            l4_dst: 0xabcd,
+            ..FlowKey::default()
+        };
+        key.ip_src = addr_bytes("10.1.2.3".parse().unwrap());
+        let mut probe = Probe::new(&key);
+        assert_eq!(probe.ip_src_top(104), 0xffff_0a00_0000);
+        assert_eq!((probe.l4_src_top(0), probe.l4_dst_top(5)), (0, 0xa800));
+        let mask = probe.mask();
+        assert_eq!(mask.fields().ip_src[12..], [0xff, 0, 0, 0]);
+        assert_eq!(mask.fields().ip_dst, [0; 16]);
+        assert_eq!((mask.fields().l4_src, mask.fields().l4_dst), (0, 0xf800));
+        probe.set_dst("10.9.9.9".parse().unwrap(), 0x8080);
+        assert_eq!(probe.l4_dst_top(16), 0x8080);
+        assert_eq!(probe.mask().fields().l4_dst, 0xf800);
+        assert_eq!(probe.ip_dst_top(128), 0xffff_0a09_0909);
+        assert_eq!(probe.mask().fields().ip_dst, [0; 16]);
+    }
 
     #[test]
     fn reading_marks_and_rewriting_hides() {

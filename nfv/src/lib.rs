@@ -9,6 +9,7 @@
 //! - [`function`]: what a network function is
 //! - [`functions`]: those that are built in; [`catalog`] lists them
 //! - [`classifier`]: which connections enter a chain; [`chain`]: what it says of them
+//! - [`rules`]: which of thousands of ordered rules matches first
 //!
 //! # To add a function
 //! One file in `functions/`, one variant of `hostconfig::FunctionKind`, one line in [`catalog::CATALOG`].
@@ -23,6 +24,7 @@ mod fields;
 pub mod function;
 pub mod functions;
 mod keyed_hash;
+pub mod rules;
 
 pub use chain::{Chain, ChainOutcome};
 pub use classifier::Classifier;

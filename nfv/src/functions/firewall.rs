@@ -4,16 +4,16 @@
 //! on the connection, both ways, is not asked again until the rules change.
 //!
 //! # Cost
-//! A few instructions a rule, and each bit of the packet marked once. Rules are compared one after the other; a rule that is
-//! passed over marks what it looked at, so a mask is as wide as the fields that the rules before the decision ask for.
-//! (Tuple space search would take the place of the loop in `Firewall::first_match`, and nothing else.)
+//! That of a look-up among [`crate::rules`], which also says what is read: whatever tells the packet from those that other
+//! rules would decide.
 
 use hostconfig::chain::Action;
-use net::{DropReason, Id, Probe, ids::kind};
+use net::{DropReason, Id, PortRange, Probe, flow_key::proto, ids::kind};
 
 use crate::{
-    fields::{Fields, Reader, Wanted},
+    fields::{Fields, Wanted},
     function::{Context, Decision, NetworkFunction},
+    rules::{Pattern, RuleTable},
 };
 
 pub use crate::fields::FieldsFault;
@@ -38,9 +38,9 @@ pub enum FirewallFault {
     TooMany(usize),
 }
 
+/// What a rule says of what it matches.
 #[derive(Debug)]
 struct Rule {
-    fields: Fields,
     action: Action,
     id: Id<kind::Rule>,
 }
@@ -49,6 +49,7 @@ struct Rule {
 #[derive(Debug)]
 pub struct Firewall {
     rules: Vec<Rule>,
+    table: RuleTable,
     default: Action,
 }
 
@@ -61,37 +62,63 @@ impl Firewall {
         if config.rules.len() > MAX_RULES {
             return Err(FirewallFault::TooMany(config.rules.len()));
         }
-        let rule = |r: &hostconfig::chain::FirewallRule| {
-            let wanted = Wanted {
-                family: r.family,
-                protocol: r.protocol,
-                src: r.source,
-                dst: r.destination,
-                src_ports: r.source_ports,
-                dst_ports: r.destination_ports,
-            };
-            let fields =
-                Fields::new(wanted).map_err(|fault| FirewallFault::Rule { rule: r.id, fault })?;
-            Ok(Rule {
-                fields,
-                action: r.action,
-                id: r.id,
-            })
+        let mut patterns = Vec::with_capacity(config.rules.len());
+        for (place, rule) in (0u32..).zip(&config.rules) {
+            let asked = patterns_of(rule).map_err(|fault| FirewallFault::Rule {
+                rule: rule.id,
+                fault,
+            })?;
+            patterns.extend(asked.map(|p| (place, p)));
+        }
+        let rule = |r: &hostconfig::chain::FirewallRule| Rule {
+            action: r.action,
+            id: r.id,
         };
-        let rules = config
-            .rules
-            .iter()
-            .map(rule)
-            .collect::<Result<_, FirewallFault>>()?;
         Ok(Self {
-            rules,
+            rules: config.rules.iter().map(rule).collect(),
+            table: RuleTable::new(patterns),
             default: config.default,
         })
     }
 
-    fn first_match(&self, packet: &mut Reader<'_>) -> Option<&Rule> {
-        self.rules.iter().find(|r| r.fields.matches(packet))
+    fn first_match(&self, probe: &mut Probe) -> Option<&Rule> {
+        // Its rules name no sets.
+        let place = self.table.first_match(probe, &mut |_, _| false)?;
+        self.rules.get(place as usize)
     }
+}
+
+/// What a rule asks: of ports, of each protocol that has them, if it names none.
+fn patterns_of(
+    rule: &hostconfig::chain::FirewallRule,
+) -> Result<impl Iterator<Item = Pattern>, FieldsFault> {
+    Fields::new(Wanted {
+        family: rule.family,
+        protocol: rule.protocol,
+        src: rule.source,
+        dst: rule.destination,
+        src_ports: rule.source_ports,
+        dst_ports: rule.destination_ports,
+    })?;
+    let ports = rule.source_ports.is_some() || rule.destination_ports.is_some();
+    let protocols = match rule.protocol {
+        None if ports => [proto::TCP, proto::UDP, proto::SCTP].map(Some).to_vec(),
+        one => vec![one],
+    };
+    let any = |ports: Option<PortRange>| ports.unwrap_or(PortRange::ANY);
+    let pattern = Pattern {
+        family: rule.family,
+        protocol: None,
+        src: rule.source,
+        dst: rule.destination,
+        src_ports: any(rule.source_ports),
+        dst_ports: any(rule.destination_ports),
+        set: None,
+    };
+    Ok(protocols.into_iter().map(move |protocol| Pattern {
+        protocol,
+        ..pattern
+    }))
 }
 
 impl NetworkFunction for Firewall {
@@ -101,7 +128,7 @@ impl NetworkFunction for Firewall {
         _cx: &Context,
         note: &mut dyn FnMut(std::fmt::Arguments<'_>),
     ) -> Decision {
-        let rule = self.first_match(&mut Reader::new(first));
+        let rule = self.first_match(first);
         let action = rule.map_or(self.default, |r| r.action);
         let word = match action {
             Action::Allow => "allow",

@@ -16,7 +16,7 @@ use hostconfig::{
     port::{AddressPair, FixedIp},
     vtep::Vtep,
 };
-use net::{Id, Mac, Mtu, Prefix, UnicastMac, Vni, Zone};
+use net::{Id, Mac, Mtu, PortRange, Prefix, UnicastMac, Vni, Zone};
 
 use super::{BenchError, Work};
 use crate::datapath::{Tables, ZoneMap};
@@ -162,38 +162,67 @@ fn endpoint(
     })
 }
 
-/// Anything in and out; for a set-up work by the last of many rules.
+/// Anything in and out; for a set-up work what the frames are comes after all else that may go out.
 fn group(work: Work) -> Result<SecurityGroup, BenchError> {
-    let rule = |number, direction, remote| -> Result<SecurityGroupRule, BenchError> {
+    let rule = |number, direction, l4, remote| -> Result<SecurityGroupRule, BenchError> {
         Ok(SecurityGroupRule {
             id: id(1000 + number)?,
             direction,
             family: Family::V4,
             protocol: Some(17),
-            l4: L4Match::Any,
+            l4,
             remote,
         })
     };
     let mut rules = Vec::new();
+    let mut egress = (L4Match::Any, Remote::Any);
     if let Work::SetUp(count) = work {
-        // Blocks of addresses that none of the frames is for.
-        for n in 0..count.saturating_sub(1) {
-            let block = Ipv4Addr::from(0xac10_0000 + n * 16);
-            let block = prefix(&format!("{block}/28"))?;
-            rules.push(rule(
-                u128::from(n),
-                Direction::Egress,
-                Remote::Prefix(block),
-            )?);
+        for n in 0..count.saturating_sub(2) {
+            let (l4, remote) = other(n)?;
+            rules.push(rule(u128::from(n), Direction::Egress, l4, remote)?);
         }
+        let frames = PortRange::new(53, 60).map_err(|e| BenchError::Config(e.to_string()))?;
+        let to = Prefix::host(REMOTE_IP.into());
+        egress = (L4Match::Ports(frames), Remote::Prefix(to));
     }
-    rules.push(rule(1_000_000, Direction::Egress, Remote::Any)?);
-    rules.push(rule(1_000_001, Direction::Ingress, Remote::Any)?);
+    rules.push(rule(1_000_000, Direction::Egress, egress.0, egress.1)?);
+    rules.push(rule(
+        1_000_001,
+        Direction::Ingress,
+        L4Match::Any,
+        Remote::Any,
+    )?);
     Ok(SecurityGroup {
         id: id(GROUP)?,
         name: "bench".to_owned(),
         stateful: true,
         rules,
+    })
+}
+
+/// What may go out besides, by the shapes that people write: a block, a block with a port, a host with a range of ports, and ports of the
+/// frames' own receiver. No frame is one of these.
+fn other(n: u32) -> Result<(L4Match, Remote), BenchError> {
+    let block = |bits: u8| {
+        let addr = Ipv4Addr::from(0xac10_0000 + n * 16);
+        Prefix::containing(addr.into(), bits).map_err(|e| BenchError::Config(e.to_string()))
+    };
+    let low = u16::try_from(n % 45).unwrap_or(0);
+    let ports = |min, max| {
+        let range = PortRange::new(min, max).map_err(|e| BenchError::Config(e.to_string()))?;
+        Ok(L4Match::Ports(range))
+    };
+    Ok(match n % 4 {
+        0 => (L4Match::Any, Remote::Prefix(block(28)?)),
+        1 => (ports(53, 53)?, Remote::Prefix(block(24)?)),
+        2 => (ports(low, 52)?, Remote::Prefix(block(32)?)),
+        _ => {
+            let high = 1000 + u16::try_from(n % 60_000).unwrap_or(0);
+            (
+                ports(high, high)?,
+                Remote::Prefix(Prefix::host(REMOTE_IP.into())),
+            )
+        }
     })
 }
 

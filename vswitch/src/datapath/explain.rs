@@ -642,11 +642,19 @@ pub fn megaflow(tables: &Tables, key: &FlowKey, mask: &FlowMask) -> String {
     let icmp = matches!(key.ip_proto, proto::ICMP | proto::ICMP6) && key.is_ip();
     if m.l4_src != 0 {
         let name = if icmp { "icmp_type" } else { "sport" };
-        words.push(format!("{name}={}", key.l4_src));
+        words.push(format!("{name}={}", port(key.l4_src, m.l4_src)));
     }
     if m.l4_dst != 0 {
         let name = if icmp { "icmp_code" } else { "dport" };
-        words.push(format!("{name}={}", key.l4_dst));
+        words.push(format!("{name}={}", port(key.l4_dst, m.l4_dst)));
     }
     words.join(" ")
+}
+
+/// The ports that are equal in the bits that were read: the first ones of all.
+fn port(port: u16, mask: u16) -> String {
+    match (port & mask, port | !mask) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    }
 }

@@ -336,19 +336,19 @@ impl<'a, W: Witness> Walk<'a, W> {
             Direction::Egress => "egress",
             Direction::Ingress => "ingress",
         };
-        if group.stateful && self.is_established(port) {
+        if group.stateful() && self.is_established(port) {
             self.flow.tracked = true;
             self.says(Stage::SecurityGroup, || format!("{way}: established"));
             return Ok(());
         }
         match group.judge(self.probe, direction) {
             Some(Allowed::Rule(rule)) => {
-                self.flow.tracked |= group.stateful;
+                self.flow.tracked |= group.stateful();
                 let tables = self.tables;
                 self.says(Stage::SecurityGroup, || {
                     let of = group.group_of(rule);
                     let name = of.and_then(|g| tables.group_name(g)).unwrap_or("?");
-                    let then = if group.stateful {
+                    let then = if group.stateful() {
                         "new -> commit"
                     } else {
                         "stateless"

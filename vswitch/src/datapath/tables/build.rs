@@ -9,11 +9,12 @@ use std::{
 
 use hostconfig::{HostConfig, Location, Section};
 use net::{Id, NetworkId, PortId, Prefix, VtepId, ids::kind};
+use nfv::rules::AddressSet;
 use overlay::{Fdb, FdbEntry, FloodList, Neighbour, Neighbours, Place};
 
 use super::{
     Chain, Elsewhere, Epochs, Hop, HopId, Network, Port, SectionIndex, Source, Tables, Vtep,
-    ZoneMap, address_set::PrefixSet, dense::Dense, security_group::GroupSet,
+    ZoneMap, dense::Dense, security_group::GroupSet,
 };
 
 /// A network may have as many addresses as its subnets let the controller give out; this is where memory says stop.
@@ -162,14 +163,12 @@ impl Tables {
     }
 
     fn put_address_sets(&mut self, sorted: &Sorted<'_>) {
-        let seed = self.seed;
         self.address_sets
             .retain(|id, _| sorted.sets.contains_key(id));
         for (id, (set, _, changed)) in &sorted.sets {
             if *changed || !self.address_sets.contains_key(id) {
-                let members = set.members.iter().map(|p| (*p, ()));
-                self.address_sets
-                    .insert(*id, Arc::new(PrefixSet::new(seed, members)));
+                let members = AddressSet::new(set.members.iter().copied());
+                self.address_sets.insert(*id, Arc::new(members));
             }
         }
         self.group_names = sorted
@@ -195,7 +194,10 @@ impl Tables {
         let (at, changed) = self.epochs.note(&source, digest(content), self.version);
         if changed || self.groups.by_key(ids).is_none() {
             let bodies: Vec<_> = groups.iter().map(|(g, _)| *g).collect();
-            let set = GroupSet::new(&bodies, &self.address_sets, at, self.seed);
+            let of_groups = digest(groups.iter().map(|(_, hash)| *hash).collect::<Vec<_>>());
+            let previous = self.groups.by_key(ids).map(|(_, set)| &**set);
+            let content = (&bodies[..], of_groups);
+            let set = GroupSet::new(previous, content, &self.address_sets, at);
             self.groups.put(ids, Arc::new(set));
         }
     }

@@ -13,7 +13,6 @@
 //! - Epochs and versions only grow; the place of a section that went is reused only at a later epoch.
 //! - Total: a config that refers to what is not there gives tables that refuse, never a panic.
 
-pub mod address_set;
 mod build;
 pub mod dense;
 pub mod l2;
@@ -30,9 +29,10 @@ use std::{
 
 use hostconfig::SectionKey;
 use net::{GroupId, Id, Mac, Mtu, NetworkId, PortId, Prefix, Vni, VtepId, Zone, ids::kind};
+use nfv::rules::AddressSet;
 use overlay::{Fdb, FloodList, Neighbours};
 
-use self::{address_set::PrefixSet, dense::Dense, security_group::GroupSet};
+use self::{dense::Dense, security_group::GroupSet};
 
 /// Which zone each port of this host has; the agent keeps it in the state dir.
 pub type ZoneMap = HashMap<Id<kind::Port>, Zone>;
@@ -199,7 +199,7 @@ pub struct Tables {
     networks: Dense<Id<kind::Network>, Arc<Network>>,
     vteps: Dense<IpAddr, Arc<Vtep>>,
     groups: Dense<BTreeSet<Id<kind::SecurityGroup>>, Arc<GroupSet>>,
-    address_sets: BTreeMap<Id<kind::AddressSet>, Arc<PrefixSet>>,
+    address_sets: BTreeMap<Id<kind::AddressSet>, Arc<AddressSet>>,
     group_names: BTreeMap<Id<kind::SecurityGroup>, String>,
     chains: Vec<Arc<Chain>>,
     faults: Vec<String>,

@@ -1,12 +1,11 @@
 //! Which connections may a workload begin, and which may be begun towards it?
 //!
-//! The rules of all groups of a port, united and sorted by what they ask, once for every distinct set of groups. All rules
-//! allow; whatever none allows is refused.
+//! The rules of all groups of a port, united, once for every distinct set of groups. All rules allow; whatever none allows is
+//! refused. They are ordered by what they ask, those that ask least first, so that a packet is read no further than need be.
 //!
 //! # Cost
-//! A decision asks at most: rules of any protocol, rules of this protocol, rules of this very port, ranges that hold it. Each
-//! of these is a [`PrefixMap`] and the address sets named there, so it costs the same for ten rules and for ten thousand of
-//! one shape. Only distinct port *ranges* are tried one by one.
+//! That of a look-up among [`nfv::rules`]. The members of sets are not part of what is compiled: when only they change, the
+//! rules stay.
 //!
 //! # Always allowed
 //! As Neutron's own firewall does: Neighbor Discovery, multicast listener discovery, and a DHCP client's messages.
@@ -15,37 +14,43 @@
 //! RFC 4890 §4.4 (ICMPv6 that must not be filtered).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use hostconfig::{
     SecurityGroup, SecurityGroupRule,
-    group::{Direction, Family, L4Match, Remote},
+    group::{Direction, L4Match, Remote},
 };
 use net::{
-    Id, PortRange, Prefix, Probe,
+    Id, PortRange, Probe,
     flow_key::{ethertype, proto},
     ids::kind,
 };
+use nfv::rules::{AddressSet, End, Pattern, RuleTable};
 
-use super::{
-    SectionIndex,
-    address_set::{End, PrefixMap, PrefixSet},
-};
+use super::SectionIndex;
 
-/// The united rules of a set of groups.
+/// The united rules of a set of groups, and who is in the sets that they name.
 #[derive(Debug, Clone)]
 pub struct GroupSet {
-    /// Does any of them track connections?
-    pub stateful: bool,
     /// Its place among the epochs.
     pub section: SectionIndex,
+    rules: Arc<GroupRules>,
+    /// In the order of the rules' [`GroupRules::sets`]; nobody where there is none.
+    members: Vec<Option<Arc<AddressSet>>>,
+}
+
+/// The rules alone.
+#[derive(Debug)]
+struct GroupRules {
+    stateful: bool,
     groups: HashMap<Id<kind::Rule>, Id<kind::SecurityGroup>>,
-    egress_v4: Rules,
-    egress_v6: Rules,
-    ingress_v4: Rules,
-    ingress_v6: Rules,
+    /// What of the groups they were made from.
+    content: u128,
+    sets: Vec<Id<kind::AddressSet>>,
+    egress: Rules,
+    ingress: Rules,
 }
 
 /// Why something is allowed.
@@ -58,38 +63,35 @@ pub enum Allowed {
 }
 
 impl GroupSet {
-    /// From groups and the address sets that their rules name. A set that is not there has no members.
+    /// From groups, of which `content` is a digest, and the address sets that their rules name. A set that is not there has no members.
+    /// What `previous` made of the same groups is kept.
     pub fn new(
-        groups: &[&SecurityGroup],
-        sets: &BTreeMap<Id<kind::AddressSet>, Arc<PrefixSet>>,
+        previous: Option<&Self>,
+        (groups, content): (&[&SecurityGroup], u128),
+        sets: &BTreeMap<Id<kind::AddressSet>, Arc<AddressSet>>,
         section: SectionIndex,
-        seed: u64,
     ) -> Self {
-        let rules = |direction, family| {
-            let wanted = groups
-                .iter()
-                .flat_map(|g| &g.rules)
-                .filter(|r| r.direction == direction && r.family == family);
-            Rules::new(wanted, sets, seed)
-        };
+        let kept = previous.filter(|p| p.rules.content == content);
+        let rules = kept.map_or_else(
+            || Arc::new(GroupRules::new(groups, content)),
+            |p| Arc::clone(&p.rules),
+        );
+        let members = rules.sets.iter().map(|id| sets.get(id).map(Arc::clone));
         Self {
-            // A port without any group tracks too: it may answer nobody, but Neutron's model is stateful.
-            stateful: groups.is_empty() || groups.iter().any(|g| g.stateful),
             section,
-            groups: groups
-                .iter()
-                .flat_map(|g| g.rules.iter().map(|r| (r.id, g.id)))
-                .collect(),
-            egress_v4: rules(Direction::Egress, Family::V4),
-            egress_v6: rules(Direction::Egress, Family::V6),
-            ingress_v4: rules(Direction::Ingress, Family::V4),
-            ingress_v6: rules(Direction::Ingress, Family::V6),
+            members: members.collect(),
+            rules,
         }
+    }
+
+    /// Does any of them track connections?
+    pub fn stateful(&self) -> bool {
+        self.rules.stateful
     }
 
     /// The group of a rule.
     pub fn group_of(&self, rule: Id<kind::Rule>) -> Option<Id<kind::SecurityGroup>> {
-        self.groups.get(&rule).copied()
+        self.rules.groups.get(&rule).copied()
     }
 
     /// Who allows this packet in this direction; `None`: nobody. What is not IP passes: port security judged it.
@@ -102,13 +104,42 @@ impl GroupSet {
         if let Some(why) = always(probe, direction, v6) {
             return Some(Allowed::Always(why));
         }
-        let (rules, remote) = match (direction, v6) {
-            (Direction::Egress, false) => (&self.egress_v4, End::Destination),
-            (Direction::Egress, true) => (&self.egress_v6, End::Destination),
-            (Direction::Ingress, false) => (&self.ingress_v4, End::Source),
-            (Direction::Ingress, true) => (&self.ingress_v6, End::Source),
+        let (rules, remote) = match direction {
+            Direction::Egress => (&self.rules.egress, End::Destination),
+            Direction::Ingress => (&self.rules.ingress, End::Source),
         };
-        rules.find(probe, remote).map(Allowed::Rule)
+        let mut member = |set: u32, probe: &mut Probe| {
+            let members = self.members.get(set as usize).and_then(Option::as_ref);
+            members.is_some_and(|m| m.has(probe, remote))
+        };
+        let place = rules.table.first_match(probe, &mut member)?;
+        rules.ids.get(place as usize).map(|id| Allowed::Rule(*id))
+    }
+}
+
+impl GroupRules {
+    fn new(groups: &[&SecurityGroup], content: u128) -> Self {
+        let all = || groups.iter().flat_map(|g| &g.rules);
+        let named: BTreeSet<_> = all()
+            .filter_map(|r| match r.remote {
+                Remote::Set(id) => Some(id),
+                Remote::Any | Remote::Prefix(_) => None,
+            })
+            .collect();
+        let sets: Vec<_> = named.into_iter().collect();
+        let rules = |direction| Rules::new(all().filter(|r| r.direction == direction), &sets);
+        Self {
+            // A port without any group tracks too: it may answer nobody, but Neutron's model is stateful.
+            stateful: groups.is_empty() || groups.iter().any(|g| g.stateful),
+            groups: groups
+                .iter()
+                .flat_map(|g| g.rules.iter().map(|r| (r.id, g.id)))
+                .collect(),
+            content,
+            egress: rules(Direction::Egress),
+            ingress: rules(Direction::Ingress),
+            sets,
+        }
     }
 }
 
@@ -134,175 +165,90 @@ pub fn always(probe: &mut Probe, direction: Direction, v6: bool) -> Option<&'sta
     }
 }
 
-/// Rules of one direction and family.
-#[derive(Debug, Clone, Default)]
+/// Rules of one direction, those that ask least first.
+#[derive(Debug)]
 struct Rules {
-    any: Option<Remotes>,
-    by_protocol: BTreeMap<u8, Protocol>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Protocol {
-    any: Option<Remotes>,
-    ports: HashMap<u16, Remotes, foldhash::fast::FixedState>,
-    ranges: Vec<(PortRange, Remotes)>,
-    /// By ICMP type and code; of any code, the second map.
-    kinds: HashMap<(u8, Option<u8>), Remotes, foldhash::fast::FixedState>,
+    ids: Vec<Id<kind::Rule>>,
+    table: RuleTable,
 }
 
 impl Rules {
     fn new<'a>(
         rules: impl Iterator<Item = &'a SecurityGroupRule>,
-        sets: &BTreeMap<Id<kind::AddressSet>, Arc<PrefixSet>>,
-        seed: u64,
+        sets: &[Id<kind::AddressSet>],
     ) -> Self {
-        #[derive(PartialEq, Eq, PartialOrd, Ord)]
-        enum Asks {
-            Any,
-            Ports(u16, u16),
-            Icmp(u8, Option<u8>),
-        }
-        let mut sorted: BTreeMap<(Option<u8>, Asks), Vec<&SecurityGroupRule>> = BTreeMap::new();
-        for rule in rules {
-            let asks = match rule.l4 {
-                L4Match::Any => Asks::Any,
-                L4Match::Ports(r) if r == PortRange::ANY => Asks::Any,
-                L4Match::Ports(r) => Asks::Ports(r.min(), r.max()),
-                L4Match::Icmp { kind, code } => Asks::Icmp(kind, code),
-            };
-            sorted.entry((rule.protocol, asks)).or_default().push(rule);
-        }
-        let mut this = Self::default();
-        for ((protocol, asks), rules) in sorted {
-            let remotes = Remotes::new(&rules, sets, seed);
-            let Some(protocol) = protocol else {
-                // A rule that names ports names a protocol; one that does not and yet asks for them can match nothing.
-                if asks == Asks::Any {
-                    this.any = Some(remotes);
-                }
-                continue;
-            };
-            let p = this.by_protocol.entry(protocol).or_default();
-            match asks {
-                Asks::Any => p.any = Some(remotes),
-                Asks::Ports(min, max) if min == max => {
-                    p.ports.insert(min, remotes);
-                }
-                Asks::Ports(min, max) => {
-                    if let Ok(range) = PortRange::new(min, max) {
-                        p.ranges.push((range, remotes));
-                    }
-                }
-                Asks::Icmp(kind, code) => {
-                    p.kinds.insert((kind, code), remotes);
-                }
-            }
-        }
-        this
-    }
-
-    fn find(&self, probe: &mut Probe, end: End) -> Option<Id<kind::Rule>> {
-        if let Some(rule) = self.any.as_ref().and_then(|r| r.find(probe, end)) {
-            return Some(rule);
-        }
-        if self.by_protocol.is_empty() {
-            return None;
-        }
-        let p = self.by_protocol.get(&probe.ip_proto())?;
-        if let Some(rule) = p.any.as_ref().and_then(|r| r.find(probe, end)) {
-            return Some(rule);
-        }
-        if !p.ports.is_empty() || !p.ranges.is_empty() {
-            let port = probe.l4_dst();
-            if let Some(rule) = p.ports.get(&port).and_then(|r| r.find(probe, end)) {
-                return Some(rule);
-            }
-            // Sorted by their first port: those behind it can't hold it.
-            let upto = p
-                .ranges
-                .partition_point(|(range, _)| PortRange::min(*range) <= port);
-            let holding = p
-                .ranges
-                .get(..upto)?
-                .iter()
-                .filter(|(r, _)| r.contains(port));
-            for (_, remotes) in holding {
-                if let Some(rule) = remotes.find(probe, end) {
-                    return Some(rule);
-                }
-            }
-        }
-        if !p.kinds.is_empty() {
-            let kind = u8::try_from(probe.l4_src()).ok()?;
-            let any_code = p.kinds.get(&(kind, None));
-            if let Some(rule) = any_code.and_then(|r| r.find(probe, end)) {
-                return Some(rule);
-            }
-            let code = u8::try_from(probe.l4_dst()).ok()?;
-            let one_code = p.kinds.get(&(kind, Some(code)));
-            return one_code.and_then(|r| r.find(probe, end));
-        }
-        None
-    }
-}
-
-/// The other ends that rules of one shape allow.
-#[derive(Debug, Clone)]
-struct Remotes {
-    any: Option<Id<kind::Rule>>,
-    prefixes: PrefixMap<Id<kind::Rule>>,
-    sets: Vec<(Arc<PrefixSet>, Id<kind::Rule>)>,
-}
-
-impl Remotes {
-    fn new(
-        rules: &[&SecurityGroupRule],
-        sets: &BTreeMap<Id<kind::AddressSet>, Arc<PrefixSet>>,
-        seed: u64,
-    ) -> Self {
-        let anyone = |p: Prefix| p.bits() == 0;
-        let any = rules.iter().find(|r| match r.remote {
-            Remote::Any => true,
-            Remote::Prefix(p) => anyone(p),
-            Remote::Set(_) => false,
-        });
-        let prefixes = rules.iter().filter_map(|r| match r.remote {
-            Remote::Prefix(p) if !anyone(p) => Some((p, r.id)),
-            Remote::Any | Remote::Prefix(_) | Remote::Set(_) => None,
-        });
-        let mut named = BTreeMap::new();
-        for rule in rules {
-            if let Remote::Set(id) = rule.remote {
-                named.entry(id).or_insert(rule.id);
-            }
-        }
+        let mut asked: Vec<_> = rules
+            .filter_map(|r| Some((breadth(r), r.id, pattern(r, sets)?)))
+            .collect();
+        asked.sort_by_key(|(breadth, _, _)| *breadth);
+        let patterns = (0u32..).zip(asked.iter().map(|(_, _, pattern)| *pattern));
         Self {
-            any: any.map(|r| r.id),
-            prefixes: PrefixMap::new(seed, prefixes),
-            sets: named
-                .into_iter()
-                .filter_map(|(id, rule)| Some((Arc::clone(sets.get(&id)?), rule)))
-                .collect(),
+            table: RuleTable::new(patterns),
+            ids: asked.into_iter().map(|(_, id, _)| id).collect(),
         }
     }
+}
 
-    fn find(&self, probe: &mut Probe, end: End) -> Option<Id<kind::Rule>> {
-        if self.any.is_some() {
-            return self.any;
+/// What comes first of two rules: the one that asks less.
+fn breadth(rule: &SecurityGroupRule) -> impl Ord + Copy + use<> {
+    let asks = match rule.l4 {
+        L4Match::Any => (0, 0, 0),
+        L4Match::Ports(r) if r == PortRange::ANY => (0, 0, 0),
+        L4Match::Ports(r) if r.min() == r.max() => (1, r.min(), 0),
+        L4Match::Ports(r) => (2, r.min(), r.max()),
+        L4Match::Icmp { kind, code: None } => (3, u16::from(kind), 0),
+        L4Match::Icmp {
+            kind,
+            code: Some(code),
+        } => (4, u16::from(kind), u16::from(code)),
+    };
+    let remote = match rule.remote {
+        Remote::Any => 0,
+        Remote::Prefix(p) => p.bits(),
+        Remote::Set(_) => u8::MAX,
+    };
+    (rule.protocol.is_some(), asks, remote)
+}
+
+/// What a rule asks; `None`: what no packet has.
+fn pattern(rule: &SecurityGroupRule, sets: &[Id<kind::AddressSet>]) -> Option<Pattern> {
+    let (src_ports, dst_ports) = match rule.l4 {
+        L4Match::Any => (PortRange::ANY, PortRange::ANY),
+        L4Match::Ports(r) => (PortRange::ANY, r),
+        L4Match::Icmp { kind, code } => {
+            let one = |n: u8| PortRange::one(u16::from(n));
+            (one(kind), code.map_or(PortRange::ANY, one))
         }
-        if !self.prefixes.is_empty()
-            && let Some(rule) = self.prefixes.find(probe, end)
-        {
-            return Some(rule);
-        }
-        self.sets
-            .iter()
-            .find_map(|(set, rule)| set.find(probe, end).map(|()| *rule))
-    }
+    };
+    let (prefix, set) = match rule.remote {
+        Remote::Any => (None, None),
+        Remote::Prefix(p) => (Some(p), None),
+        // More sets than a number counts are more than there is memory for.
+        Remote::Set(id) => (
+            None,
+            Some(u32::try_from(sets.binary_search(&id).ok()?).ok()?),
+        ),
+    };
+    let (src, dst) = match rule.direction {
+        Direction::Egress => (None, prefix),
+        Direction::Ingress => (prefix, None),
+    };
+    // A rule that names ports names a protocol; one that does not and yet asks for them can match nothing.
+    let ports = src_ports != PortRange::ANY || dst_ports != PortRange::ANY;
+    (rule.protocol.is_some() || !ports).then_some(Pattern {
+        family: Some(rule.family),
+        protocol: rule.protocol,
+        src,
+        dst,
+        src_ports,
+        dst_ports,
+        set,
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use hostconfig::group::Family;
     use net::{FiveTuple, FlowKey};
 
     use super::*;
@@ -352,9 +298,9 @@ mod tests {
             stateful: true,
             rules,
         };
-        let members = members.iter().map(|m| (m.parse().unwrap(), ()));
-        let sets = [(id(9), Arc::new(PrefixSet::new(1, members)))].into();
-        GroupSet::new(&[&group], &sets, SectionIndex(0), 1)
+        let members = members.iter().map(|m| m.parse().unwrap());
+        let sets = [(id(9), Arc::new(AddressSet::new(members)))].into();
+        GroupSet::new(None, (&[&group], 1), &sets, SectionIndex(0))
     }
 
     fn allowed(set: &GroupSet, key: &FlowKey) -> Option<u128> {
@@ -474,8 +420,8 @@ mod tests {
 
     #[test]
     fn a_port_without_groups_refuses_and_tracks() {
-        let set = GroupSet::new(&[], &BTreeMap::new(), SectionIndex(0), 1);
-        assert!(set.stateful);
+        let set = GroupSet::new(None, (&[], 1), &BTreeMap::new(), SectionIndex(0));
+        assert!(set.stateful());
         assert_eq!(
             allowed(
                 &set,
