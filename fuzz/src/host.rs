@@ -66,14 +66,14 @@ pub(crate) fn tables() -> Tables {
     tables
 }
 
-fn unicast(n: u8) -> net::UnicastMac {
+pub(crate) fn unicast(n: u8) -> net::UnicastMac {
     match mac(n.into()).try_into() {
         Ok(mac) => mac,
         Err(_) => unreachable!("the n-th workload's MAC is one's own"),
     }
 }
 
-fn port(n: u8) -> Port {
+pub(crate) fn port(n: u8) -> Port {
     let fixed = |v6| FixedIp {
         addr: address(n, v6),
         subnet: id(if v6 { 12 } else { 11 }),
@@ -94,7 +94,7 @@ fn port(n: u8) -> Port {
 }
 
 /// Its DHCP says as much as the API admits: five servers for names, twenty routes.
-fn network() -> Network {
+pub(crate) fn network() -> Network {
     let prefix = |text: &str| match text.parse::<Prefix>() {
         Ok(prefix) => prefix,
         Err(_) => unreachable!("a prefix: {text}"),

@@ -20,6 +20,7 @@ mod rewrite;
 mod run_dir;
 mod southbound;
 mod uplink;
+mod verdicts;
 mod vxlan;
 
 /// What must survive any input.
@@ -65,6 +66,11 @@ pub const TARGETS: &[Target] = &[
     slow(target("fragments", fragments::arrive, fragments::seeds), 10),
     slow(target("api_body", api_body::requests, api_body::seeds), 100),
     target("run_dir", run_dir::request, run_dir::seeds),
+    // A run is one (rules, packet) pair, an input has many.
+    slow(
+        target("verdicts", verdicts::agree, verdicts::seeds),
+        verdicts::PAIRS,
+    ),
 ];
 
 #[cfg(test)]
