@@ -56,8 +56,6 @@ use crate::{
 const LAYOUT: u64 = 2;
 /// Packets in a ring between two workers.
 const RING: usize = 1024;
-/// Tuples that rewrites moved to another worker's half of the hash.
-const CLAIMS: usize = 65_536;
 /// Extents of a connection table's file that are looked at; one with more is read whole.
 const EXTENTS: usize = 4096;
 
@@ -118,7 +116,9 @@ impl LocalSwitch {
         let count = u16::try_from(config.workers.get()).unwrap_or(u16::MAX);
         let queues = NonZeroU16::new(count).unwrap_or(NonZeroU16::MIN);
         let tables = Arc::new(ArcSwap::from_pointee(Tables::empty(seed)));
-        let claims = Arc::new(Claims::new(CLAIMS, seed));
+        // Two a connection at most, so that the tables of connections are full first, whose limits keep tenants apart.
+        let most = config.conntrack_entries * usize::from(count) * 2;
+        let claims = Arc::new(Claims::new(most, seed));
         let gone = Gone::default();
         let alone = UnderlaySpec::new(vtep);
         // Sockets that are shared among workers would be shared with another switch too: one that is not finds it.

@@ -147,6 +147,11 @@ impl Index {
         }
     }
 
+    /// How many bytes of memory it takes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.buckets.capacity() * size_of::<Bucket>()
+    }
+
     pub(super) fn hash(&self, zone: Zone, tuple: &FiveTuple) -> KeyHash {
         KeyHash(self.keyed.tuple(tuple, zone.0))
     }
@@ -273,6 +278,26 @@ mod tests {
             assert_eq!(index.find(hash, |p| p == place(i)), None);
         }
         assert!(index.buckets.iter().all(|b| b.lanes == [0; 3]));
+    }
+
+    #[test]
+    fn others_find_room_beside_a_crowd() {
+        let mut index = Index::new(1000, 7);
+        let crowd = KeyHash(0x1234_5678_9abc_def0);
+        let mut n = 0;
+        while index.insert(crowd, Place(n)) == Ok(()) {
+            n += 1;
+        }
+        // The crowd fills what it can reach; whoever is at home there goes on behind it, or is refused; all others have their room.
+        let other = |n: u32| KeyHash(u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let refused = (0..1000u32)
+            .filter(|n| index.insert(other(*n), Place(1 << 20 | n)).is_err())
+            .count();
+        assert!(refused <= 100, "{refused} of 1000");
+        let found = (0..1000u32)
+            .filter(|n| index.find(other(*n), |p| p == Place(1 << 20 | n)).is_some())
+            .count();
+        assert_eq!(found, 1000 - refused);
     }
 
     #[test]

@@ -66,6 +66,13 @@ impl Owners {
         }
     }
 
+    /// How many bytes of memory they take.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.links.capacity() * size_of::<Link>()
+            + self.ports.allocation_size()
+            + self.projects.allocation_size()
+    }
+
     pub(super) fn of_port(&self, port: PortId) -> u32 {
         self.ports.get(&port.0).map_or(0, |p| p.connections)
     }

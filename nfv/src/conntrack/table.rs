@@ -101,6 +101,15 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
         self.len == 0
     }
 
+    /// How many bytes of memory it takes in all, entries that were never used included.
+    pub fn memory_bytes(&self) -> usize {
+        size_of_val(self.storage.as_ref())
+            + self.index.memory_bytes()
+            + self.owners.memory_bytes()
+            + self.occupied.capacity() * size_of::<u64>()
+            + self.free.capacity() * size_of::<u32>()
+    }
+
     /// What has happened so far.
     pub fn stats(&self) -> &Stats {
         &self.stats

@@ -4,23 +4,50 @@
 //! Whoever finds no record looks here before it walks, and hands the packet over.
 //!
 //! # Cost
-//! One lock, taken on misses and when a claimed connection begins or ends; never for an established packet.
+//! One lock, taken on misses and when a claimed connection begins or ends; never for an established packet. A claim is eight bytes:
+//! 48 bits of a keyed hash of the tuple, and the worker. Who shares them by chance (one of 2⁴⁸) is handed over in vain.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    hash::BuildHasher,
+    sync::{Mutex, PoisonError},
+};
 
-use hashbrown::HashMap;
+use hashbrown::{HashTable, hash_table::Entry};
 use net::{FiveTuple, Zone};
 
 /// A worker of this switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct WorkerId(pub u16);
 
-type Map = HashMap<(Zone, FiveTuple), WorkerId, foldhash::fast::FixedState>;
+/// A claim: the hash of its tuple, the worker in its lowest bits.
+#[derive(Debug, Clone, Copy)]
+struct Claim(u64);
+
+impl Claim {
+    fn worker(self) -> WorkerId {
+        let [low, high, ..] = self.0.to_le_bytes();
+        WorkerId(u16::from_le_bytes([low, high]))
+    }
+
+    fn of(hash: u64, WorkerId(worker): WorkerId) -> Self {
+        Self(hash << 16 | u64::from(worker))
+    }
+
+    /// Where it is: tables look at both ends of a hash.
+    fn place(self) -> u64 {
+        place(self.0 >> 16)
+    }
+}
+
+fn place(hash: u64) -> u64 {
+    hash | hash << 48
+}
 
 /// The claims of all workers of one switch.
 #[derive(Debug)]
 pub struct Claims {
-    claims: Mutex<Map>,
+    table: Mutex<HashTable<Claim>>,
+    keyed: foldhash::quality::FixedState,
     capacity: usize,
 }
 
@@ -32,11 +59,15 @@ pub struct ClaimsFull(pub usize);
 impl Claims {
     /// None yet, at most `capacity`.
     pub fn new(capacity: usize, seed: u64) -> Self {
-        let map = HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed));
         Self {
-            claims: Mutex::new(map),
+            table: Mutex::new(HashTable::new()),
+            keyed: foldhash::quality::FixedState::with_seed(seed),
             capacity,
         }
+    }
+
+    fn hash(&self, zone: Zone, tuple: &FiveTuple) -> u64 {
+        self.keyed.hash_one((zone, tuple)) >> 16
     }
 
     /// Claims a tuple.
@@ -44,31 +75,46 @@ impl Claims {
     /// # Errors
     /// When there is no room.
     pub fn claim(&self, zone: Zone, tuple: FiveTuple, worker: WorkerId) -> Result<(), ClaimsFull> {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        if claims.len() >= self.capacity && !claims.contains_key(&(zone, tuple)) {
-            return Err(ClaimsFull(self.capacity));
+        let hash = self.hash(zone, &tuple);
+        let mut claims = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = claims.len() >= self.capacity;
+        match claims.entry(place(hash), |c| c.0 >> 16 == hash, |c| c.place()) {
+            Entry::Occupied(mut known) => *known.get_mut() = Claim::of(hash, worker),
+            Entry::Vacant(_) if full => return Err(ClaimsFull(self.capacity)),
+            Entry::Vacant(room) => {
+                room.insert(Claim::of(hash, worker));
+            }
         }
-        claims.insert((zone, tuple), worker);
         Ok(())
     }
 
     /// Lets go of a tuple, if it is this worker's.
     pub fn release(&self, zone: Zone, tuple: &FiveTuple, worker: WorkerId) {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        if claims.get(&(zone, *tuple)) == Some(&worker) {
-            claims.remove(&(zone, *tuple));
+        let hash = self.hash(zone, tuple);
+        let mut claims = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = Claim::of(hash, worker).0;
+        if let Ok(known) = claims.find_entry(place(hash), |c| c.0 == mine) {
+            known.remove();
         }
     }
 
     /// Whose it is.
     pub fn owner(&self, zone: Zone, tuple: &FiveTuple) -> Option<WorkerId> {
-        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.get(&(zone, *tuple)).copied()
+        let hash = self.hash(zone, tuple);
+        let claims = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = claims.find(place(hash), |c| c.0 >> 16 == hash)?;
+        Some(known.worker())
+    }
+
+    /// How many bytes of memory they take.
+    pub fn memory_bytes(&self) -> usize {
+        let claims = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.allocation_size()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.claims
+        self.table
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .len()

@@ -1,5 +1,6 @@
 //! Packets through a whole datapath, on tables built from configs.
 
+mod attacks;
 mod chains;
 mod forwarding;
 mod harness;
