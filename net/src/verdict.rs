@@ -97,6 +97,12 @@ closed_list! {
         ConntrackPortFull => "conntrack_port_full",
         /// The project is at its limit of connections, and none could be evicted.
         ConntrackProjectFull => "conntrack_project_full",
+        /// The port begins more connections a second than its budget has.
+        ConnectionBudget => "connection_budget",
+        /// The port sends more packets a second than its budget has.
+        PacketBudget => "packet_budget",
+        /// The port sends, or is sent, more packets of unknown flows a second than its budget has.
+        MissBudget => "miss_budget",
         /// The host's connection table is full.
         ConntrackFull => "conntrack_full",
         /// A firewall of a chain denies it.

@@ -27,7 +27,7 @@ use net::{
     testkit::{FrameBuilder, mac, tcp},
 };
 use nfv::conntrack::Entry;
-use vswitch::datapath::{Claims, Datapath, Out, Settings, Tables, ZoneMap};
+use vswitch::datapath::{Claims, Datapath, Out, Rates, Settings, Tables, ZoneMap};
 
 /// Counts allocations, and leaves the work to the system's allocator.
 struct Counting;
@@ -165,12 +165,17 @@ impl Rig {
         let zones: ZoneMap = [(id(1), Zone(1)), (id(2), Zone(2))].into();
         let now = Now::from_nanos(1_000_000_000_000);
         let claims = Arc::new(Claims::new(1, 1));
+        let settings = Settings {
+            // The clock stands still here.
+            rates: Rates::NONE,
+            ..Settings::default()
+        };
         let storage = vec![Entry::default(); 1 << 17];
         let tables = Tables::build(None, &config, &zones, 1);
         Self {
             origin: Origin::Port(tables.port_by_id(id(1)).unwrap().dense),
             tables,
-            dp: Datapath::new(Settings::default(), storage, 0, claims, now),
+            dp: Datapath::new(settings, storage, 0, claims, now),
             pool: PacketPool::new(256, 1),
             out: Out::new(),
             batch: Batch::new(),

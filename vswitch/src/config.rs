@@ -14,7 +14,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::agent::JoinToken;
+use crate::{
+    agent::JoinToken,
+    datapath::{Rates, Settings},
+};
 
 /// The port of a controller's hosts listener.
 const CONTROLLER_PORT: u16 = 9697;
@@ -89,6 +92,14 @@ pub struct Options {
     pub metrics_listen: Option<SocketAddr>,
     /// Connections that a worker tracks. Default: 262,144.
     pub conntrack_entries: Option<usize>,
+    /// Of those, how many a project may have. Default: 131,072. In a file only, as the rates below.
+    pub project_connections: Option<u32>,
+    /// Packets that a port may send a second, over all workers; 0: any number. Default: 0.
+    pub port_packets_per_second: Option<u32>,
+    /// Connections that a port may begin a second; 0: any number. Default: 250,000.
+    pub port_connections_per_second: Option<u32>,
+    /// Packets of unknown flows that a port may send, and as many that it may be sent, a second; 0: any number. Default: 250,000.
+    pub port_misses_per_second: Option<u32>,
 }
 
 /// Why a config can't be used: one line, with the place.
@@ -217,6 +228,10 @@ pub struct Config {
     pub metrics_listen: SocketAddr,
     /// Connections that a worker tracks.
     pub conntrack_entries: usize,
+    /// Of those, how many a project may have.
+    pub project_connections: u32,
+    /// How much of the workers a port may take.
+    pub rates: Rates,
 }
 
 impl Config {
@@ -250,6 +265,7 @@ impl Config {
             message: message.to_string(),
         };
 
+        let (project_connections, rates) = shares(&flags, &file);
         let given = flags.host.is_some();
         let host = match flags.host.or(file.host) {
             Some(host) => host,
@@ -347,6 +363,8 @@ impl Config {
                 .or(file.metrics_listen)
                 .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 9698))),
             conntrack_entries: entries,
+            project_connections,
+            rates,
         })
     }
 
@@ -362,6 +380,13 @@ impl Config {
             ("workers", self.workers.to_string()),
             ("metrics_listen", text(&self.metrics_listen)),
             ("conntrack_entries", self.conntrack_entries.to_string()),
+            ("project_connections", self.project_connections.to_string()),
+            ("port_packets_per_second", self.rates.packets.to_string()),
+            (
+                "port_connections_per_second",
+                self.rates.connections.to_string(),
+            ),
+            ("port_misses_per_second", self.rates.misses.to_string()),
         ];
         if let Some(vtep) = &self.vtep_ip {
             lines.push(("vtep_ip", text(vtep)));
@@ -380,6 +405,20 @@ impl fmt::Display for Config {
         let mut lines = self.effective().into_iter();
         lines.try_for_each(|(key, value)| writeln!(f, "{key} = {value}"))
     }
+}
+
+/// What a project may have, and a port may take.
+fn shares(flags: &Options, file: &Options) -> (u32, Rates) {
+    let usual = Settings::default();
+    let told =
+        |key: fn(&Options) -> Option<u32>, usual| key(flags).or_else(|| key(file)).unwrap_or(usual);
+    let rates = Rates {
+        packets: told(|o| o.port_packets_per_second, usual.rates.packets),
+        connections: told(|o| o.port_connections_per_second, usual.rates.connections),
+        misses: told(|o| o.port_misses_per_second, usual.rates.misses),
+    };
+    let project = told(|o| o.project_connections, usual.project_connections);
+    (project, rates)
 }
 
 /// Two vswitches on one machine differ by their run dirs; whoever gives only that means all of it.

@@ -140,6 +140,8 @@ impl LocalSwitch {
                 worker: seat.id(),
                 workers: count,
                 seed,
+                project_connections: config.project_connections,
+                rates: config.rates,
                 ..Settings::default()
             };
             let now = worker::monotonic();

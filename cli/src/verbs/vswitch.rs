@@ -85,6 +85,7 @@ impl Args {
             workers: self.workers,
             metrics_listen: self.metrics_listen,
             conntrack_entries: self.conntrack_entries,
+            ..Options::default()
         })
     }
 }

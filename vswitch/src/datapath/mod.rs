@@ -9,6 +9,7 @@
 //! - [`Ledger::balanced`] after every call.
 //! - No allocation and no lock for a packet whose flow is known.
 
+pub mod budgets;
 pub mod cache;
 mod chains;
 pub mod claims;
@@ -36,6 +37,7 @@ use net::{
 use nfv::conntrack::{self, Conntrack, Entry, Hit, Track, TrackInput};
 use overlay::Place;
 
+pub use budgets::Rates;
 pub use claims::{Claims, WorkerId};
 pub use drops::{DropRecord, DropText, Drops};
 pub use egress::Out;
@@ -44,6 +46,7 @@ pub use flow::{Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, Stage, 
 pub use ledger::{Ledger, Unbalanced};
 pub use tables::{HopId, Tables, ZoneMap};
 
+use budgets::{Budget, Budgets, Payer};
 use cache::Megaflows;
 use execute::Hands;
 use flow::Found;
@@ -65,6 +68,8 @@ pub struct Settings {
     pub seed: u64,
     /// The most connections of a project on this worker.
     pub project_connections: u32,
+    /// How much of the workers a port may take.
+    pub rates: Rates,
     /// The most programs.
     pub programs: usize,
     /// The most megaflows.
@@ -91,6 +96,7 @@ impl Default for Settings {
             workers: 1,
             seed: 0,
             project_connections: 131_072,
+            rates: Rates::default(),
             programs: 65_536,
             megaflows: 65_536,
             fragments: 4096,
@@ -124,6 +130,7 @@ pub struct Datapath<M = Vec<Entry>> {
     /// Answers that are used once: those about ICMP errors.
     once: Vec<CompiledFlow>,
     hands: Hands,
+    budgets: Budgets,
     next_sweep: Now,
     /// The tables' version that the counters are of.
     seen: u64,
@@ -194,6 +201,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             jobs: Vec::with_capacity(net::batch::BATCH),
             once: Vec::new(),
             hands: Hands::new(&settings),
+            budgets: Budgets::new(settings.rates, settings.workers),
             next_sweep: now,
             seen: 0,
             looked_up: 0,
@@ -379,6 +387,15 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 self.hands.counters.receive(id, segments, bytes);
                 port = Some(id);
             }
+            let paid = port.is_none_or(|id| {
+                self.budgets
+                    .take(Payer::From(id), Budget::Packets, packet.segments(), now)
+            });
+            let admitted = if paid {
+                admitted
+            } else {
+                Err(Budget::Packets.reason())
+            };
             let way = match admitted {
                 Ok(()) if packet.key().ip_frag != Fragment::Whole as u8 => {
                     self.bring_together(packet, now);

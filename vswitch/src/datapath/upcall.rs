@@ -11,9 +11,11 @@ use net::{
 use nfv::conntrack::{
     Begin, Entry, Hit, NewConn, Owner, Refused, Side, SideEntry, Track, TrackInput,
 };
+use overlay::Place;
 
 use super::{
-    Action, CompiledFlow, Datapath, Job, ProgramId, Refusal, Stage, Verdict, Way, WorkerId,
+    Action, Budget, CompiledFlow, Datapath, Job, Payer, ProgramId, Refusal, Stage, Verdict, Way,
+    WorkerId,
     flow::Found,
     home, invalid, release, shaper_owner,
     tables::Tables,
@@ -97,6 +99,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     /// The first packet of a flow.
     fn first(&mut self, tables: &Tables, job: &Job, now: Now) -> Way {
         let packet = &job.packet;
+        let payer = payer(tables, packet);
+        if let Err(refusal) = self.pay(payer, Budget::Misses, now) {
+            return Way::Drop(refusal);
+        }
         self.hands.counters.lookups.upcall += 1;
         let mut probe = Probe::new(packet.key());
         let lent = Lent {
@@ -116,13 +122,27 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return Way::Hand(worker);
         }
         match TrackInput::of(packet).begins() {
-            Begin::Tracked => self.begin(tables, packet, flow, &tracking, now),
+            Begin::Tracked => match self.pay(payer, Budget::Connections, now) {
+                Ok(()) => self.begin(tables, packet, flow, &tracking, now),
+                Err(refusal) => Way::Drop(refusal),
+            },
             // It stands alone: nothing to remember, and so nothing that could be translated back.
             Begin::Untracked if !flow.translates() => {
                 Way::Run(self.programs.intern(flow, tables), None)
             }
             Begin::Untracked | Begin::Invalid => Way::Drop(invalid(packet)),
         }
+    }
+
+    /// Takes one from a budget, or says why not.
+    fn pay(&mut self, payer: Payer, what: Budget, now: Now) -> Result<(), Refusal> {
+        if self.budgets.take(payer, what, 1, now) {
+            return Ok(());
+        }
+        Err(Refusal {
+            port: payer.port(),
+            ..Refusal::new(what.reason(), Stage::Ingress)
+        })
     }
 
     fn begin(
@@ -252,6 +272,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         self.hands.counters.lookups.upcall += 1;
         // A stranger's packet that shows the tuple is judged, but can't end the connection that it imitates.
         let stranger = hit.side == Side::Original && !self.is_own(hit, packet);
+        if stranger && let Err(refusal) = self.pay(payer(tables, packet), Budget::Misses, now) {
+            return Way::Drop(refusal);
+        }
         let (forward, mut zones) = match self.forward_program(tables, packet, hit, &entry, now) {
             Ok(judged) => judged,
             Err(refusal) if stranger => {
@@ -440,6 +463,23 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             [side, *entry.side(hit.side.other()).tuple()]
         });
         Some(Way::Once(self.once.len() - 1, tuples))
+    }
+}
+
+/// Whose budget a packet is taken from: its sender's; from the tunnel, what its receiver has for that.
+fn payer(tables: &Tables, packet: &Packet) -> Payer {
+    match packet.origin() {
+        Origin::Port(port) => Payer::From(port),
+        Origin::Tunnel(network) => {
+            let found = tables
+                .network(network)
+                .and_then(|n| n.fdb.get(packet.key().dst_mac()));
+            match found.map(|entry| entry.place) {
+                Some(Place::Local(port)) => Payer::To(port),
+                Some(Place::Vtep(_) | Place::Virtual) | None => Payer::Nobody,
+            }
+        }
+        Origin::Switch => Payer::Nobody,
     }
 }
 

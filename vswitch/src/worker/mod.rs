@@ -5,7 +5,8 @@
 //! connections that live elsewhere go over bounded rings ([`crew`]).
 //!
 //! # Invariants
-//! - A turn gives each port that has frames one batch, in turn: a flood slows only its own port.
+//! - A turn gives each port that has frames one batch, in turn. Who took more of the worker than a batch of known flows costs
+//!   waits for as many turns as that was worth, while others have frames (deficit round robin): a flood slows only its own port.
 //! - Idle, it blocks: no timer but what the corridor asked for.
 //! - What can't be sent, or handed over, goes back to the corridor, which counts it.
 //!
@@ -55,6 +56,11 @@ pub trait Corridor: Send + 'static {
 
     /// Runs packets that another worker handed over.
     fn take_over(&mut self, batch: &mut Batch, now: Now, pool: &mut PacketPool, out: &mut Out);
+
+    /// What the runs since it was last asked cost beyond their packets, in packets' worth.
+    fn surcharge(&mut self) -> u32 {
+        0
+    }
 
     /// Adds a frame from the tunnel to a batch, its origin set.
     ///
@@ -227,6 +233,11 @@ impl<C> Drop for Handle<C> {
 /// Says which port's device went away.
 pub type Lost = Box<dyn Fn(PortId) + Send>;
 
+/// What a turn gives a port, in packets' worth: a batch.
+const QUANTUM: i64 = 64;
+/// Bytes that cost as much as a packet does besides them.
+const PACKET_BYTES: u64 = 16_384;
+
 const BELL: u64 = u64::MAX;
 const UNDERLAY: u64 = u64::MAX - 1;
 
@@ -237,9 +248,15 @@ struct Slot {
     ready: bool,
     /// Does the kernel tell when there is? A port in memory is always asked.
     told: bool,
+    /// How much it may take: what it took too much it waits for.
+    credit: i64,
 }
 
 /// One worker's loop. Made by [`spawn`], or by tests that turn it themselves.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is noted in one place and asked in another"
+)]
 pub struct Worker<C> {
     seat: Seat,
     corridor: C,
@@ -251,6 +268,8 @@ pub struct Worker<C> {
     ready: Vec<PortId>,
     underlay: Option<Box<dyn Underlay>>,
     underlay_ready: bool,
+    /// Had the tunnel or another worker something in the last turn?
+    others: bool,
     epoll: OwnedFd,
     rx: Batch,
     tx: Batch,
@@ -343,6 +362,7 @@ impl<C: Corridor> Worker<C> {
             ready: Vec::new(),
             underlay: None,
             underlay_ready: false,
+            others: false,
             epoll,
             rx: Batch::new(),
             tx: Batch::new(),
@@ -359,6 +379,11 @@ impl<C: Corridor> Worker<C> {
             thread: None,
         };
         Ok((worker, handle))
+    }
+
+    /// What it runs its packets through.
+    pub fn corridor(&self) -> &C {
+        &self.corridor
     }
 
     fn run(mut self) {
@@ -387,8 +412,11 @@ impl<C: Corridor> Worker<C> {
         let mut busy = self.obey(now);
         self.corridor.refresh();
         let mut more = self.read_ports(now, &mut busy);
-        more |= self.read_underlay(now, &mut busy);
-        more |= self.read_peers(now, &mut busy);
+        let mut others = false;
+        more |= self.read_underlay(now, &mut others);
+        more |= self.read_peers(now, &mut others);
+        self.others = others;
+        busy |= others;
         let wake = self.corridor.tick(now, &mut self.pool, &mut self.out);
         self.flush(now);
         if self.ending {
@@ -504,6 +532,7 @@ impl<C: Corridor> Worker<C> {
                 io,
                 ready: !told,
                 told,
+                credit: QUANTUM,
             });
         }
         if !told {
@@ -551,10 +580,22 @@ impl<C: Corridor> Worker<C> {
     fn read_ports(&mut self, now: Now, busy: &mut bool) -> bool {
         let mut more = false;
         let mut ready = std::mem::take(&mut self.ready);
+        let alone = ready.len() <= 1 && !self.others;
+        self.corridor.surcharge();
         ready.retain(|&id| {
             let Some(Some(slot)) = self.ports.get_mut(id.index()) else {
                 return false;
             };
+            // Nobody waits for whom nobody else is there.
+            slot.credit = if alone {
+                QUANTUM
+            } else {
+                (slot.credit + QUANTUM).min(QUANTUM)
+            };
+            if slot.credit <= 0 {
+                more = true;
+                return true;
+            }
             let end = slot.io.rx(&mut self.pool, &mut self.rx, &mut self.refused);
             slot.ready = end == Rx::More || !slot.told;
             let keep = slot.ready;
@@ -567,8 +608,14 @@ impl<C: Corridor> Worker<C> {
                 self.corridor.refuse_rx(packet, reason, now, &mut self.pool);
             }
             if !self.rx.is_empty() {
+                let bytes: u64 = self.rx.iter().map(Packet::wire_bytes).sum();
+                let packets = self.rx.len() as u64 + bytes / PACKET_BYTES;
                 self.corridor
                     .run(&mut self.rx, now, &mut self.pool, &mut self.out);
+                let cost = packets + u64::from(self.corridor.surcharge());
+                if let Some(Some(slot)) = self.ports.get_mut(id.index()) {
+                    slot.credit -= i64::try_from(cost).unwrap_or(i64::MAX);
+                }
                 self.flush(now);
             }
             match end {

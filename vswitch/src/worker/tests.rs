@@ -34,6 +34,9 @@ struct Patch {
     turns: Vec<PortId>,
     held: VecDeque<Packet>,
     hold: bool,
+    /// What a packet of port 0 costs beyond itself.
+    dear: u32,
+    surcharge: u32,
 }
 
 fn vni() -> Vni {
@@ -80,7 +83,15 @@ impl Corridor for Patch {
     }
 
     fn run(&mut self, batch: &mut Batch, _: Now, _: &mut PacketPool, out: &mut Out) {
+        let of_dear = batch
+            .iter()
+            .filter(|p| p.origin() == Origin::Port(PortId(0)));
+        self.surcharge += u32::try_from(of_dear.count()).unwrap() * self.dear;
         self.forward(batch, out);
+    }
+
+    fn surcharge(&mut self) -> u32 {
+        std::mem::take(&mut self.surcharge)
     }
 
     fn take_over(&mut self, batch: &mut Batch, _: Now, pool: &mut PacketPool, _: &mut Out) {
@@ -226,6 +237,34 @@ fn a_flooder_takes_one_batch_a_turn_and_its_neighbour_is_served() {
     assert_eq!(drain(&sink), BATCH);
     while b.turn().next == Next::AtOnce {}
     assert_eq!(drain(&sink), 1000 - BATCH);
+}
+
+#[test]
+fn whoever_costs_more_waits_for_as_long_while_others_have_frames() {
+    let mut b = alone();
+    let (dear, sink, cheap, friend) = (b.port(0), b.port(1), b.port(2), b.port(3));
+    b.turn();
+    b.worker.corridor.dear = 9;
+    // What does not fit its queue is lost at the sender's own device.
+    let fill = |workload: &Workload, n| (0..n).for_each(|_| drop(workload.send(frame(1))));
+    let mut served = [0, 0];
+    for _ in 0..100 {
+        fill(&dear, BATCH);
+        fill(&cheap, BATCH);
+        b.turn();
+        served = [served[0] + drain(&sink), served[1] + drain(&friend)];
+    }
+    assert_eq!(served, [10 * BATCH, 100 * BATCH], "a tenth each packet");
+    // Alone it waits for nobody.
+    b.handle.tell(Command::RemovePort(PortId(2))).unwrap();
+    b.handle.tell(Command::RemovePort(PortId(3))).unwrap();
+    b.handle.tell(Command::RemovePort(PortId(1))).unwrap();
+    b.turn();
+    let before = b.worker.corridor.turns.len();
+    for _ in 0..5 {
+        b.turn();
+    }
+    assert_eq!(b.worker.corridor.turns.len() - before, 5);
 }
 
 #[test]

@@ -14,13 +14,15 @@ use net::{
 };
 use nfv::conntrack::Entry;
 
-use super::{super::Claims, super::Settings, super::WorkerId, super::cache, harness::*};
+use super::{
+    super::Claims, super::Rates, super::Settings, super::WorkerId, super::cache, harness::*,
+};
 
 /// The flooder, who answers it, the victim, and the server that both may speak to.
-const FLOODER: u16 = 1;
+pub(super) const FLOODER: u16 = 1;
 const ACCOMPLICE: u16 = 2;
-const VICTIM: u16 = 3;
-const SERVER: u16 = 4;
+pub(super) const VICTIM: u16 = 3;
+pub(super) const SERVER: u16 = 4;
 /// More ports of the flooder.
 const OTHERS: [u16; 2] = [5, 6];
 
@@ -40,7 +42,7 @@ fn of_flooder(p: &mut Port) {
 }
 
 /// Everyone may speak to everyone.
-fn world(limit: u32) -> Conf {
+pub(super) fn world(limit: u32) -> Conf {
     let mut conf = Conf::new();
     let mut rules = vec![];
     for family in [Family::V4, Family::V6] {
@@ -79,7 +81,7 @@ fn from_block(frame: FrameBuilder, v6: bool, n: u32, (from, to): (u16, u16)) -> 
 }
 
 /// A SYN from an address of the flooder's, to the server.
-fn flood_syn(v6: bool, n: u32) -> FrameBuilder {
+pub(super) fn flood_syn(v6: bool, n: u32) -> FrameBuilder {
     let port = 1024 + u16::try_from(n % 60_000).unwrap();
     let frame = FrameBuilder::tcp(v6, port, 80).flags(tcp::SYN).seq(7, 0);
     from_block(frame, v6, n, (FLOODER, SERVER))
@@ -278,6 +280,82 @@ fn many_masks_are_bounded() {
         assert!(h.dp.megaflows().len() <= 128);
         assert!(h.dp.megaflows().masks() <= cache::MASKS);
     });
+}
+
+fn rates(misses: u32, connections: u32) -> Settings {
+    Settings {
+        rates: Rates {
+            misses,
+            connections,
+            packets: 0,
+        },
+        ..Settings::default()
+    }
+}
+
+/// Four thousand frames of a flood in a second, of which a thousand pass (and a hundred that were saved): nobody else pays.
+#[test]
+fn misses_above_the_budget_are_the_flooders_loss() {
+    let mut h = Host::with(&world(300), rates(1000, 0));
+    victim_goes_on(&mut h, |h, n| {
+        let spoofed = flood_syn(false, n).addrs([10, 2, 0, 1].into(), ip(SERVER, false));
+        // A refused SYN is known by a megaflow; another address is another miss.
+        let spoofed = spoofed.macs(mac(100 + u16::try_from(n % 5000).unwrap()), mac(SERVER));
+        h.places(FLOODER, &spoofed);
+    });
+    let flooder = h.dense(FLOODER);
+    let dropped = h.dropped(DropReason::MissBudget);
+    assert!((2880..=2920).contains(&dropped), "{dropped}");
+    let mut records = h.dp.drops().iter();
+    let record = records.find(|r| r.refusal.reason == DropReason::MissBudget);
+    assert_eq!(record.unwrap().refusal.port, Some(flooder));
+    assert_eq!(record.unwrap().packets, dropped, "nobody else lost any");
+}
+
+#[test]
+fn connections_above_the_budget_are_the_flooders_loss() {
+    let mut h = Host::with(&world(300), rates(0, 1000));
+    victim_goes_on(&mut h, |h, n| {
+        h.places(FLOODER, &flood_syn(n % 2 == 1, n));
+    });
+    let dropped = h.dropped(DropReason::ConnectionBudget);
+    assert!((2880..=2920).contains(&dropped), "{dropped}");
+}
+
+/// The receiver's budget for what comes from elsewhere is not the one for what it sends.
+#[test]
+fn a_flood_from_elsewhere_takes_nothing_from_what_its_receiver_sends() {
+    let mut h = Host::with(&world(300), rates(1000, 0));
+    victim_goes_on(&mut h, |h, n| {
+        h.tunnelled(&flood_syn(n % 2 == 1, n).macs(mac(9), mac(SERVER)));
+    });
+    let (a, b) = ((SERVER, 30_000), (VICTIM, 80));
+    assert_eq!(h.places(SERVER, &syn(false, a, b)), [At::Port(VICTIM)]);
+    assert!(h.dropped(DropReason::MissBudget) > 2000);
+}
+
+/// When the rules change every connection is judged again: that is the switch's work, not the ports'.
+#[test]
+fn a_change_of_rules_takes_nothing_from_the_budgets() {
+    let conf = world(300);
+    let mut h = Host::with(&conf, rates(1000, 0));
+    let mut open = vec![];
+    for n in 0..100 {
+        let (a, b) = ((VICTIM, 20_000 + n), (SERVER, 80));
+        h.places(VICTIM, &syn(false, a, b));
+        h.places(SERVER, &syn_ack(false, b, a));
+        open.push((a, b));
+    }
+    for change in 0..50u128 {
+        let mut conf = conf.clone();
+        conf.group(2002 + change, true, vec![]);
+        conf.port_with(SERVER, &[GROUP, 2002 + change], |p| p.project = project(9));
+        h.apply(&conf);
+        for (a, b) in &open {
+            assert_eq!(h.places(VICTIM, &ack(false, *a, *b)), [At::Port(SERVER)]);
+        }
+    }
+    assert_eq!(h.dropped(DropReason::MissBudget), 0);
 }
 
 /// All told: the entry, what finds it, what lists it, and the claim on its replies where they hash to another worker. At the worst size: one

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod chains;
+mod fairness;
 mod forwarding;
 mod harness;
 mod properties;

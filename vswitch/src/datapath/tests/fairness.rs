@@ -1,0 +1,139 @@
+//! Whose frames wait while a neighbour floods? The flooder's own, in its own device.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use net::{Now, batch::BATCH, testkit::FrameBuilder};
+use nfv::conntrack::Entry;
+
+use super::{
+    super::{Claims, Datapath, Rates, Settings, Tables},
+    attacks::{FLOODER, SERVER, VICTIM, flood_syn, world},
+    harness::{between, id, zones},
+};
+use crate::{
+    io::memory::{Frame, MemoryPort, Workload},
+    worker::{Command, Handle, Lane, Limits, Worker, crew},
+};
+
+struct Bed {
+    worker: Worker<Lane>,
+    // A worker ends with its handle.
+    _handle: Handle<Lane>,
+    devices: BTreeMap<u16, Workload>,
+    now: Now,
+    flooded: u32,
+}
+
+impl Bed {
+    fn new(ports: &[u16]) -> Self {
+        let conf = world(100_000);
+        let now = Now::from_nanos(1_000_000_000_000);
+        let tables = Tables::build(None, &conf.0, &zones(&conf), 1);
+        let numbers = ports
+            .iter()
+            .map(|n| (*n, tables.port_by_id(id(u128::from(*n))).unwrap().dense));
+        let numbers: Vec<_> = numbers.collect();
+        let settings = Settings {
+            rates: Rates::NONE,
+            ..Settings::default()
+        };
+        let claims = Arc::new(Claims::new(16, 1));
+        let entries = vec![Entry::default(); 100_000];
+        let datapath = Datapath::new(settings, entries, 0, claims, now);
+        let lane = Lane::new(datapath, Arc::new(ArcSwap::from_pointee(tables)));
+        let seat = crew(1, 1).unwrap().pop().unwrap();
+        let (worker, handle) =
+            Worker::new(seat, lane, Limits::default(), Box::new(|_| {})).unwrap();
+        let mut devices = BTreeMap::new();
+        for (n, dense) in numbers {
+            let (port, workload) = MemoryPort::new(512);
+            handle
+                .tell(Command::AddPort(dense, Box::new(port)))
+                .unwrap();
+            devices.insert(n, workload);
+        }
+        let mut bed = Self {
+            worker,
+            _handle: handle,
+            devices,
+            now,
+            flooded: 0,
+        };
+        bed.turn();
+        bed
+    }
+
+    /// As many frames of new connections as the flooder's device holds.
+    fn flood(&mut self) {
+        loop {
+            let bytes = flood_syn(self.flooded % 2 == 1, self.flooded).build();
+            let frame = Frame {
+                bytes,
+                ..Frame::default()
+            };
+            if self.devices[&FLOODER].send(frame).is_err() {
+                return;
+            }
+            self.flooded += 1;
+        }
+    }
+
+    fn turn(&mut self) {
+        self.worker.turn(self.now);
+    }
+
+    fn misses(&self) -> u64 {
+        let (datapath, _) = self.worker.corridor().view();
+        datapath.ledger().balanced().unwrap();
+        datapath.counters().lookups.upcall
+    }
+}
+
+#[test]
+fn a_flood_of_misses_waits_while_its_neighbour_is_served_every_turn() {
+    let mut bed = Bed::new(&[FLOODER, VICTIM, SERVER]);
+    let talk = |bed: &Bed| {
+        for n in 0..32 {
+            let datagram = FrameBuilder::udp(false, 4000 + n, 53);
+            let frame = Frame {
+                bytes: between(datagram, false, VICTIM, SERVER).build(),
+                ..Frame::default()
+            };
+            bed.devices[&VICTIM].send(frame).unwrap();
+        }
+    };
+    let arrived = |bed: &Bed| {
+        let source = net::testkit::mac(VICTIM).octets();
+        std::iter::from_fn(|| bed.devices[&SERVER].receive())
+            .filter(|f| f.bytes[6..12] == source)
+            .count()
+    };
+    talk(&bed);
+    bed.turn();
+    assert_eq!(arrived(&bed), 32);
+    // Its own misses are paid for before the flood begins.
+    for _ in 0..5 {
+        bed.turn();
+    }
+    let before = bed.misses();
+    for turn in 0..200 {
+        bed.flood();
+        talk(&bed);
+        bed.turn();
+        assert_eq!(arrived(&bed), 32, "turn {turn}");
+    }
+    // A batch of misses costs ten of known packets: it comes every tenth turn.
+    assert_eq!(bed.misses() - before, 20 * BATCH as u64);
+}
+
+#[test]
+fn a_flood_that_is_alone_waits_for_nobody() {
+    let mut bed = Bed::new(&[FLOODER]);
+    let before = bed.misses();
+    for _ in 0..50 {
+        bed.flood();
+        bed.turn();
+    }
+    assert_eq!(bed.misses() - before, 50 * BATCH as u64);
+}
