@@ -46,8 +46,9 @@ use address::{Address, told_apart};
 use blocks::{Blocks, Held};
 use ports::{Ports, Rect};
 
-/// The most tuples of one family.
-pub const MAX_TUPLES: usize = 192;
+/// The most tuples of one family. Rules that ask for one address, as those of security groups do, have 258 shapes at most, and as many more as
+/// they name sets.
+pub const MAX_TUPLES: usize = 384;
 /// No rule.
 const NONE: u32 = u32::MAX;
 
