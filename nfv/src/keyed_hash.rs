@@ -11,7 +11,6 @@
 //! J. Black and others, UMAC, 1999 (NH); G. Steele and others, Fast Splittable Pseudorandom Number Generators, 2014.
 
 use net::FiveTuple;
-use zerocopy::IntoBytes;
 
 /// The secret.
 #[derive(Clone)]
@@ -33,15 +32,10 @@ impl KeyedHash {
     }
 
     /// Of a tuple and one number more.
+    #[inline]
     pub(crate) fn tuple(&self, tuple: &FiveTuple, number: u32) -> u64 {
         let [k0, k1, k2, k3, k4, k5, k6, k7] = self.0;
-        let mut words = [0u64; 5];
-        for (word, bytes) in words.iter_mut().zip(tuple.as_bytes().chunks_exact(8)) {
-            *word = bytes
-                .first_chunk::<8>()
-                .map_or(0, |b| u64::from_le_bytes(*b));
-        }
-        let [w0, w1, w2, w3, w4] = words;
+        let [w0, w1, w2, w3, w4] = tuple.words();
         let sum = fold(w0.wrapping_add(k0), w1.wrapping_add(k1))
             .wrapping_add(fold(w2.wrapping_add(k2), w3.wrapping_add(k3)))
             .wrapping_add(fold(

@@ -10,6 +10,7 @@
 //!
 //! # Invariants
 //! - A connection is found by exactly its two keys, and no two connections share one.
+//! - [`Conntrack::knows`] a zone while a connection has a side in it.
 //! - `len() <= capacity()`; a port and a project never have more than the limit given with an insertion.
 //! - A [`ConnId`] means the same connection until the next insertion, [`Conntrack::close`] or [`Conntrack::sweep`];
 //!   [`Conntrack::holds`] asks.

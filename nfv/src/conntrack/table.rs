@@ -19,6 +19,13 @@ use super::{
 /// The most entries that a table uses, whatever it is lent.
 pub const MAX_CAPACITY: usize = 1 << 30;
 
+/// How many classes of zones are counted apart: more than a host has ports.
+const CLASSES: u32 = 4096;
+
+fn class(zone: Zone) -> usize {
+    (zone.0 % CLASSES) as usize
+}
+
 /// The table. `M` lends the entries.
 #[derive(Debug)]
 pub struct Conntrack<M> {
@@ -34,6 +41,9 @@ pub struct Conntrack<M> {
     len: u32,
     cursor: u32,
     stats: Stats,
+    // Sides by the class of their zone: where there is none, nobody needs to be looked for.
+    zones: Vec<u32>,
+    changes: u64,
 }
 
 impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
@@ -51,6 +61,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
             len: 0,
             cursor: 0,
             stats: Stats::default(),
+            zones: vec![0; CLASSES as usize],
+            changes: 0,
             storage,
         }
     }
@@ -115,6 +127,18 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
         &self.stats
     }
 
+    /// May there be a connection with a side in this zone? Asked before anything is hashed: a network that tracks nothing has none.
+    #[inline]
+    pub fn knows(&self, zone: Zone) -> bool {
+        self.zones.get(class(zone)).is_some_and(|sides| *sides > 0)
+    }
+
+    /// How often a connection was made or ended: while it stays the same, what was looked up is still so.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// How many connections count for the port.
     pub fn of_port(&self, port: PortId) -> u32 {
         self.owners.of_port(port)
@@ -146,6 +170,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
     }
 
     /// The hash of a key, for [`Conntrack::lookup_hashed`].
+    #[inline]
     pub fn hash(&self, zone: Zone, tuple: &FiveTuple) -> KeyHash {
         self.index.hash(zone, tuple)
     }
@@ -156,6 +181,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
     }
 
     /// The same with the hash made before.
+    #[inline]
     pub fn lookup_hashed(&self, hash: KeyHash, zone: Zone, tuple: &FiveTuple) -> Option<Hit> {
         // What is in the index is not free: only the side's own line is read.
         let is = |p: Place| {
@@ -170,14 +196,19 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
     }
 
     /// Looks up a batch: every line of the index first, then every entry's, and only then anything that depends on what they
-    /// hold; so the cache misses overlap. `hits` gets an answer for each key, as far as both are long.
-    pub fn lookup_batch(&self, keys: &[Option<(Zone, FiveTuple)>], hits: &mut [Option<Hit>]) {
+    /// hold; so the cache misses overlap. `hits` gets an answer for each of its places. `key` is asked twice for each: made anew, a
+    /// key stays in registers.
+    pub fn lookup_batch(
+        &self,
+        key: impl Fn(usize) -> Option<(Zone, FiveTuple)>,
+        hits: &mut [Option<Hit>],
+    ) {
         const CHUNK: usize = 32;
-        for (keys, hits) in keys.chunks(CHUNK).zip(hits.chunks_mut(CHUNK)) {
+        for (first, hits) in (0..).step_by(CHUNK).zip(hits.chunks_mut(CHUNK)) {
             let mut hashes = [None; CHUNK];
             let mut lines = 0u32;
-            for (hash, key) in hashes.iter_mut().zip(keys) {
-                *hash = key.map(|(zone, tuple)| self.hash(zone, &tuple));
+            for ((at, hash), _) in (first..).zip(&mut hashes).zip(&*hits) {
+                *hash = key(at).map(|(zone, tuple)| self.hash(zone, &tuple));
                 lines ^= hash.map_or(0, |h| self.index.touch(h));
             }
             for hash in hashes.iter().flatten() {
@@ -185,11 +216,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
             }
             // Keeps the reads; nothing waits for what they say.
             std::hint::black_box(lines);
-            for ((hit, key), hash) in hits.iter_mut().zip(keys).zip(hashes) {
-                *hit = match (key, hash) {
-                    (Some((zone, tuple)), Some(hash)) => self.lookup_hashed(hash, *zone, tuple),
-                    _ => None,
-                };
+            for ((at, hit), hash) in (first..).zip(hits).zip(hashes) {
+                *hit = hash.and_then(|hash| {
+                    let (zone, tuple) = key(at)?;
+                    self.lookup_hashed(hash, zone, &tuple)
+                });
             }
         }
     }
@@ -379,6 +410,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
             *word |= 1 << (conn.0 % 64);
         }
         self.len += 1;
+        self.changes += 1;
+        for side in &entry.sides {
+            if let Some(sides) = self.zones.get_mut(class(side.zone())) {
+                *sides += 1;
+            }
+        }
         self.owners.add(entry.port(), entry.project());
         let stage = entry.stage();
         if stage.is_expendable() {
@@ -409,6 +446,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
             *word &= !(1 << (conn.0 % 64));
         }
         self.len -= 1;
+        self.changes += 1;
+        for side in &entry.sides {
+            if let Some(sides) = self.zones.get_mut(class(side.zone())) {
+                *sides = sides.saturating_sub(1);
+            }
+        }
         self.clear(conn);
         Some(entry)
     }

@@ -79,13 +79,15 @@ fn a_connection_is_found_by_both_keys_and_by_no_other() {
         Some((Zone(7), t)),
     ];
     let mut hits = [hit(Side::Reply); 4];
-    ct.lookup_batch(&keys, &mut hits);
+    ct.lookup_batch(|at| keys[at], &mut hits);
     assert_eq!(hits, [None, hit(Side::Reply), None, hit(Side::Original)]);
     assert_eq!(
         ct.insert(&new, Now::ZERO, none),
         Err(Refused::Taken(Some(conn)))
     );
+    assert_eq!([7, 8, 9].map(|z| ct.knows(Zone(z))), [true, true, false]);
     let entry = ct.close(conn).unwrap();
+    assert_eq!([7, 8, 9].map(|z| ct.knows(Zone(z))), [false; 3]);
     assert_eq!(
         (entry.packets(Side::Original), entry.bytes(Side::Original)),
         (1, 100)
@@ -453,6 +455,7 @@ proptest! {
             for side in Side::BOTH {
                 let key = entry.side(side);
                 prop_assert_eq!(ct.lookup(key.zone(), key.tuple()), Some(Hit { conn: *conn, side }));
+                prop_assert!(ct.knows(key.zone()));
                 let any = TcpSegment { flags: flag::ACK, ..TcpSegment::default() };
                 let _judged = ct.track(Hit { conn: *conn, side }, &TrackInput::Tcp(any), (1, 1), now);
             }
@@ -460,6 +463,9 @@ proptest! {
         let later = Now::from_nanos(100_000 * MINUTE);
         while !ct.sweep(later, 100, |_| ()).finished {}
         prop_assert!(ct.is_empty());
+        for (_, entry) in &keys {
+            prop_assert!(!ct.knows(entry.side(Side::Original).zone()));
+        }
         for n in 0..12 {
             ct.insert(&new_conn(1, tuple(6, n), n % 3, 100), later, none).unwrap();
         }

@@ -46,6 +46,14 @@ struct Shape {
 #[derive(Debug)]
 struct Reads(SmallVec<[(usize, u64); 11]>);
 
+/// The flow that the last packet was of, as words. It may be one of any mask: all that match a packet say the same.
+#[derive(Debug)]
+struct Last {
+    shape: usize,
+    key: Words,
+    program: ProgramId,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Megaflow {
     /// The masked key.
@@ -84,7 +92,11 @@ impl Reads {
     }
 
     fn is(&self, flow: &Megaflow, key: &Words) -> bool {
-        let known = words(&flow.key);
+        self.agree(&words(&flow.key), key)
+    }
+
+    /// Is the key this masked one, as far as the mask reads?
+    fn agree(&self, known: &Words, key: &Words) -> bool {
         self.of(key)
             .all(|(at, word)| known.get(at).is_some_and(|w| *w == word))
     }
@@ -94,6 +106,7 @@ impl Reads {
 #[derive(Debug)]
 pub struct Megaflows {
     shapes: Vec<Shape>,
+    last: Option<Last>,
     len: usize,
     capacity: usize,
     seed: u64,
@@ -104,6 +117,7 @@ impl Megaflows {
     pub fn new(capacity: usize, seed: u64) -> Self {
         Self {
             shapes: Vec::with_capacity(MASKS + 1),
+            last: None,
             len: 0,
             capacity,
             seed,
@@ -125,20 +139,39 @@ impl Megaflows {
         self.shapes.len()
     }
 
-    /// The program of a packet.
+    /// The program of a packet. The flow of the packet before is compared first, without a hash: packets come in runs.
     #[inline]
     pub fn find(&mut self, key: &FlowKey) -> Option<ProgramId> {
-        let (key, seed) = (words(key), self.seed);
-        self.shapes.iter_mut().find_map(|shape| {
-            let hash = shape.reads.hash(&key, seed);
-            let flow = shape.flows.find_mut(hash, |f| shape.reads.is(f, &key))?;
-            flow.used = true;
-            Some(flow.program)
-        })
+        let key = words(key);
+        if let Some(last) = &self.last
+            && let Some(shape) = self.shapes.get(last.shape)
+            && shape.reads.agree(&last.key, &key)
+        {
+            return Some(last.program);
+        }
+        self.search(&key)
+    }
+
+    fn search(&mut self, key: &Words) -> Option<ProgramId> {
+        let seed = self.seed;
+        let (at, flow) = self.shapes.iter_mut().enumerate().find_map(|(at, shape)| {
+            let hash = shape.reads.hash(key, seed);
+            let flow = shape.flows.find_mut(hash, |f| shape.reads.is(f, key))?;
+            Some((at, flow))
+        })?;
+        // The clock's hand makes the next packet search anew, so a flow in a run is not taken for unused.
+        flow.used = true;
+        self.last = Some(Last {
+            shape: at,
+            key: words(&flow.key),
+            program: flow.program,
+        });
+        Some(flow.program)
     }
 
     /// Keeps an answer.
     pub fn insert(&mut self, key: &FlowKey, mask: FlowMask, program: ProgramId) {
+        self.last = None;
         if self.len >= self.capacity {
             self.evict();
         }
@@ -181,6 +214,7 @@ impl Megaflows {
 
     /// Forgets an answer that is known to be stale.
     pub fn remove(&mut self, key: &FlowKey) {
+        self.last = None;
         let (key, seed) = (words(key), self.seed);
         for shape in &mut self.shapes {
             let hash = shape.reads.hash(&key, seed);
@@ -194,6 +228,7 @@ impl Megaflows {
 
     /// Forgets what was not used since the last time, or all of it if everything was.
     fn evict(&mut self) {
+        self.last = None;
         let before = self.len;
         let mut len = 0;
         for shape in &mut self.shapes {

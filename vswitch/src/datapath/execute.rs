@@ -13,10 +13,11 @@ use super::{
     Out, Settings, WorkerId,
     drops::Drops,
     flow::{Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, Stage, Verdict},
+    gate::{Exit, Gate},
+    homes::shaper_owner,
     ledger::Ledger,
-    shaper_owner,
     tables::{HopId, Tables, service},
-    too_big::{exceeds, limit},
+    too_big::{exceeds, limit, size},
 };
 use crate::{io::Tunnelled, stats::Counters};
 
@@ -45,6 +46,25 @@ pub(super) struct Hands {
     answers: Vec<Answers>,
     answers_per_second: u32,
     pub(super) errors_per_second: u32,
+    streak: Streak,
+}
+
+/// Packets of one program, one behind the other: they are counted together.
+#[derive(Debug)]
+struct Streak {
+    program: ProgramId,
+    gate: Gate,
+    segments: u32,
+    bytes: u64,
+}
+
+impl Streak {
+    const NONE: Self = Self {
+        program: ProgramId::NONE,
+        gate: Gate::SHUT,
+        segments: 0,
+        bytes: 0,
+    };
 }
 
 #[derive(Debug)]
@@ -86,6 +106,7 @@ impl Hands {
             // A port's flows are spread over the workers: each has its share, and none is left without a voice.
             errors_per_second: (settings.errors_per_second / u32::from(settings.workers.max(1)))
                 .max(settings.errors_per_second.min(1)),
+            streak: Streak::NONE,
         }
     }
 
@@ -115,8 +136,96 @@ impl Hands {
         self.drop(packet, &refusal, cx.now, cx.pool);
     }
 
+    /// The short form of a program, if the packet before was of it.
+    #[inline]
+    pub(super) fn running(&self, id: ProgramId) -> Option<&Gate> {
+        (self.streak.program == id).then_some(&self.streak.gate)
+    }
+
+    /// Counts the packets since the last time. Before any program may go, and at the end of a batch.
+    pub(super) fn settle(&mut self, programs: &Programs) {
+        let Streak {
+            program,
+            gate,
+            segments,
+            bytes,
+        } = std::mem::replace(&mut self.streak, Streak::NONE);
+        if segments == 0 {
+            return;
+        }
+        for hop in programs.get(program).iter().flat_map(|f| &f.hops) {
+            self.counters.hop(*hop).count(segments, bytes);
+        }
+        let segments = u64::from(segments);
+        self.ledger.tx += segments;
+        match gate.exit {
+            Exit::Port(id) => self.counters.transmit(id, segments, bytes),
+            Exit::Tunnel { vtep, .. } => self.counters.tunnel_tx(vtep, segments, bytes),
+            Exit::Program => {}
+        }
+    }
+
     /// Runs a program on a packet; `to` is what its addresses become, where the program translates.
+    #[inline]
     pub(super) fn run(
+        &mut self,
+        programs: &mut Programs,
+        id: ProgramId,
+        packet: Packet,
+        to: Option<FiveTuple>,
+        cx: &mut Cx<'_>,
+    ) {
+        if self.streak.program != id {
+            self.settle(programs);
+            let gate = programs.gate(id, cx.tables).copied();
+            self.streak = Streak {
+                program: id,
+                gate: gate.unwrap_or(Gate::SHUT),
+                ..Streak::NONE
+            };
+        }
+        // Before any function sees it: nobody is to spend a shaper's rate on it, and its sender knows it as it is now.
+        if self.streak.gate.exit == Exit::Program || size(&packet) > self.streak.gate.limit as usize
+        {
+            return self.interpret(programs, id, packet, to, cx);
+        }
+        self.pass(programs, packet, to, cx);
+    }
+
+    /// A packet of the streak's program goes where its gate says.
+    #[inline]
+    fn pass(
+        &mut self,
+        programs: &Programs,
+        mut packet: Packet,
+        to: Option<FiveTuple>,
+        cx: &mut Cx<'_>,
+    ) {
+        let Streak { program, gate, .. } = &self.streak;
+        if gate.translates && !translate(&mut packet, to.as_ref()) {
+            if let Some(flow) = programs.get(*program) {
+                self.count_hops(flow, &packet);
+            }
+            return self.lose(packet, DropReason::FunctionFault, cx);
+        }
+        set_eth(&mut packet, gate.src, gate.dst);
+        let exit = gate.exit;
+        // At most a batch of frames of 64 KiB.
+        self.streak.segments += packet.segments();
+        self.streak.bytes += packet.wire_bytes();
+        match exit {
+            Exit::Port(id) => cx.out.port(id, packet),
+            Exit::Tunnel { vni, addr, .. } => cx.out.tunnelled.push(Tunnelled {
+                packet,
+                vni,
+                vtep: addr,
+            }),
+            Exit::Program => self.lose(packet, DropReason::FunctionFault, cx),
+        }
+    }
+
+    /// Runs a program action by action.
+    fn interpret(
         &mut self,
         programs: &mut Programs,
         id: ProgramId,
@@ -131,7 +240,6 @@ impl Hands {
             self.count_hops(flow, &packet);
             return self.drop(packet, refusal, cx.now, cx.pool);
         }
-        // Before any function sees it: nobody is to spend a shaper's rate on it, and its sender knows it as it is now.
         if let Some((_, mtu)) = limit(cx.tables, flow.origin)
             && exceeds(&packet, mtu)
         {
@@ -141,10 +249,7 @@ impl Hands {
         for (at, action) in flow.actions.iter().enumerate() {
             match action {
                 Action::Translate => {
-                    let ends = to.map(|t| ((t.src_addr(), t.src_port), (t.dst_addr(), t.dst_port)));
-                    let done = ends
-                        .map(|(src, dst)| rewrite::translate(&mut packet, Some(src), Some(dst)));
-                    if !matches!(done, Some(Ok(()))) {
+                    if !translate(&mut packet, to.as_ref()) {
                         return self.lose(packet, DropReason::FunctionFault, cx);
                     }
                 }
@@ -593,6 +698,14 @@ impl Hands {
             self.drop(packet, &refusal, now, pool);
         }
     }
+}
+
+/// Gives a packet the addresses of the record's other side; `false` when it can't have them.
+fn translate(packet: &mut Packet, to: Option<&FiveTuple>) -> bool {
+    to.is_some_and(|t| {
+        let (src, dst) = ((t.src_addr(), t.src_port), (t.dst_addr(), t.dst_port));
+        rewrite::translate(packet, Some(src), Some(dst)).is_ok()
+    })
 }
 
 fn set_eth(packet: &mut Packet, src: Option<Mac>, dst: Option<Mac>) {

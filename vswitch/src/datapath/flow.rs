@@ -16,7 +16,10 @@ use net::{Consumed, DropReason, FlowMask, Id, Mac, NetworkId, Origin, PortId, Vt
 use nfv::conntrack::Side;
 use smallvec::SmallVec;
 
-use super::tables::{Dependency, HopId, Tables};
+use super::{
+    gate::Gate,
+    tables::{Dependency, HopId, Tables},
+};
 
 /// Which room judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -283,11 +286,23 @@ struct Slot {
     hash: u64,
     /// The tables' version at which it was last found current.
     checked: u64,
+    /// Its short form at that version.
+    gate: Gate,
     /// Used since the clock's hand last passed.
     used: bool,
     /// Packets that wait in a queue in the middle of it.
     held: u32,
     flow: CompiledFlow,
+}
+
+impl Slot {
+    /// It is found current.
+    fn check(&mut self, tables: &Tables) {
+        if self.checked != tables.version() {
+            self.gate = Gate::of(&self.flow, tables);
+            self.checked = tables.version();
+        }
+    }
 }
 
 /// The interned programs of one worker.
@@ -352,10 +367,24 @@ impl Programs {
             if !slot.flow.is_current(tables) {
                 return Found::Stale;
             }
-            slot.checked = tables.version();
+            slot.check(tables);
         }
         slot.used = true;
         Found::Current(&slot.flow)
+    }
+
+    /// The short form of a program, if nothing changed that its walk read.
+    #[inline]
+    pub(super) fn gate(&mut self, id: ProgramId, tables: &Tables) -> Option<&Gate> {
+        let slot = self.slots.get_mut(id.place()).filter(|s| s.id == id)?;
+        if slot.checked != tables.version() {
+            if !slot.flow.is_current(tables) {
+                return None;
+            }
+            slot.check(tables);
+        }
+        slot.used = true;
+        Some(&slot.gate)
     }
 
     /// Takes a program in, or finds the one that is equal.
@@ -369,7 +398,7 @@ impl Programs {
         if let Some(&at) = same
             && let Some(slot) = self.slots.get_mut(at as usize)
         {
-            slot.checked = tables.version();
+            slot.check(tables);
             slot.used = true;
             return slot.id;
         }
@@ -383,6 +412,7 @@ impl Programs {
             id,
             hash,
             checked: tables.version(),
+            gate: Gate::of(&flow, tables),
             used: true,
             held: 0,
             flow,

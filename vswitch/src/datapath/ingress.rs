@@ -5,7 +5,163 @@
 //! # References
 //! RFC 4291 §2.5.5.2 (mapped addresses do not belong on a wire); RFC 4861 §7.1.
 
-use net::{DropReason, L3, Packet, flow_key::ethertype};
+use net::{
+    Batch, DropReason, Errand, Fragment, L3, Now, Origin, Packet, PacketPool, flow_key::ethertype,
+};
+use nfv::conntrack::Entry;
+
+use super::{Budget, Datapath, Job, Payer, Refusal, Stage, Start, Tables, port_of};
+use crate::io::Tunnelled;
+
+impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
+    /// Says on which network a frame from the tunnel is, and adds it to a batch; what is on none is dropped and counted.
+    ///
+    /// # Errors
+    /// Gives the frame back when the batch is full.
+    pub fn enter_tunnel(
+        &mut self,
+        tables: &Tables,
+        frame: Tunnelled,
+        batch: &mut Batch,
+        now: Now,
+        pool: &mut PacketPool,
+    ) -> Result<(), Tunnelled> {
+        if batch.is_full() {
+            return Err(frame);
+        }
+        let Tunnelled {
+            mut packet,
+            vni,
+            vtep,
+        } = frame;
+        let Some(network) = tables.network_of(vni) else {
+            self.refuse_rx(packet, DropReason::UnknownVni, now, pool);
+            return Ok(());
+        };
+        packet.set_origin(Origin::Tunnel(network.dense));
+        clamp(&mut packet, network.mtu);
+        self.hands.counters.tunnel_rx(tables, vtep);
+        batch
+            .push(packet)
+            .map_err(|packet| Tunnelled { packet, vni, vtep })
+    }
+
+    /// Counts a frame that a device or the underlay gave up while reading.
+    pub fn refuse_rx(
+        &mut self,
+        packet: Packet,
+        reason: DropReason,
+        now: Now,
+        pool: &mut PacketPool,
+    ) {
+        self.hands.ledger.rx += u64::from(packet.segments());
+        let refusal = Refusal::new(reason, Stage::Io);
+        self.hands.drop(packet, &refusal, now, pool);
+    }
+
+    /// 1: parse; refuse the malformed.
+    pub(super) fn admit(&mut self, batch: &mut Batch, now: Now) {
+        self.hands.counters.batch(batch.len());
+        // A batch is of one origin, or of few: what they have in common is counted at once.
+        let mut of = Origin::Switch;
+        let mut sum = (0, 0);
+        for mut packet in batch.drain() {
+            let admitted = admit(&mut packet);
+            if packet.origin() != of {
+                self.count_rx(of, sum);
+                (of, sum) = (packet.origin(), (0, 0));
+            }
+            let segments = packet.segments();
+            sum.0 += u64::from(segments);
+            sum.1 += packet.wire_bytes();
+            let paid = match of {
+                Origin::Port(id) => {
+                    let payer = Payer::From(id);
+                    self.budgets.take(payer, Budget::Packets, segments, now)
+                }
+                Origin::Tunnel(_) | Origin::Switch => true,
+            };
+            let admitted = if paid {
+                admitted
+            } else {
+                Err(Budget::Packets.reason())
+            };
+            let start = match admitted {
+                Ok(()) if packet.key().ip_frag != Fragment::Whole as u8 => {
+                    self.bring_together(packet, now);
+                    continue;
+                }
+                Ok(()) => Start::Open,
+                Err(reason) => Start::Drop(reason),
+            };
+            self.jobs.push(Job {
+                packet,
+                start,
+                handed: false,
+            });
+        }
+        self.count_rx(of, sum);
+    }
+
+    fn count_rx(&mut self, of: Origin, (segments, bytes): (u64, u64)) {
+        self.hands.ledger.rx += segments;
+        if let Origin::Port(id) = of
+            && segments > 0
+        {
+            self.hands.counters.receive(id, segments, bytes);
+        }
+    }
+
+    /// A fragment goes to where those of its packet meet, which may be here.
+    fn bring_together(&mut self, mut packet: Packet, now: Now) {
+        let home = self.fragments.home(&packet, self.settings.workers);
+        if home == self.settings.worker {
+            return self.meet(packet, now);
+        }
+        packet.set_errand(Errand::Meet);
+        self.jobs.push(Job {
+            packet,
+            start: Start::Hand(home),
+            handed: false,
+        });
+    }
+
+    /// A fragment is here, where those of its packet meet. What goes on goes as if it had just been read: its connection may be at
+    /// home elsewhere.
+    pub(super) fn meet(&mut self, mut packet: Packet, now: Now) {
+        packet.set_errand(Errand::Run);
+        let before = self.fragments.waiting();
+        self.fragments.meet(packet, now, &mut self.met);
+        // A fragment is one segment.
+        let held = self.hands.ledger.held + self.fragments.waiting() as u64;
+        self.hands.ledger.held = held.saturating_sub(before as u64);
+        for (packet, goes) in self.met.drain(..) {
+            let start = match goes {
+                Ok(()) => Start::Open,
+                Err(reason) => Start::Drop(reason),
+            };
+            self.jobs.push(Job {
+                packet,
+                start,
+                handed: false,
+            });
+        }
+    }
+
+    /// Drops the fragments that waited for their first in vain.
+    pub(super) fn give_up_fragments(&mut self, now: Now, pool: &mut PacketPool) {
+        self.fragments.expire(now, &mut self.met);
+        for (packet, goes) in self.met.drain(..) {
+            let reason = goes.err().unwrap_or(DropReason::FragmentUnmatched);
+            let refusal = Refusal {
+                port: port_of(&packet),
+                ..Refusal::new(reason, Stage::Ingress)
+            };
+            self.hands.ledger.held = self.hands.ledger.held.saturating_sub(1);
+            self.hands.drop(packet, &refusal, now, pool);
+        }
+    }
+}
 
 /// Parses a packet, and judges what no table needs to.
 ///
@@ -13,10 +169,9 @@ use net::{DropReason, L3, Packet, flow_key::ethertype};
 /// The reason why it can't be looked at.
 pub fn admit(packet: &mut Packet) -> Result<(), DropReason> {
     packet.parse()?;
-    let headers = *packet.headers();
-    let key = packet.key();
+    let (l3, key) = (packet.headers().l3, packet.key());
     // An IPv6 packet with mapped addresses would look like an IPv4 connection.
-    if headers.l3 == L3::Ipv6 && (is_mapped(key.ip_src) || is_mapped(key.ip_dst)) {
+    if l3 == L3::Ipv6 && (is_mapped(key.ip_src) || is_mapped(key.ip_dst)) {
         return Err(DropReason::MalformedIpv6);
     }
     // RFC 4861 §7.1: a Neighbor Discovery message that was ever forwarded is none.
@@ -33,4 +188,18 @@ pub fn admit(packet: &mut Packet) -> Result<(), DropReason> {
 fn is_mapped(addr: [u8; 16]) -> bool {
     let [head @ .., _, _, _, _] = addr;
     head == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
+}
+
+/// Cuts an uncut TCP super-frame of a kernel VTEP at what the network carries. Its sender's segment size did not come with it: the
+/// underlay knows only what the path would carry, which may be more than a workload takes.
+fn clamp(packet: &mut Packet, mtu: net::Mtu) {
+    let mut offload = packet.offload();
+    let headers = packet.headers();
+    let behind = headers.payload_at.saturating_sub(headers.l3_at);
+    if let net::Gso::Tcp { size, .. } = &mut offload.gso
+        && behind < mtu.get()
+    {
+        *size = (*size).min(mtu.get() - behind);
+        packet.set_offload(offload);
+    }
 }

@@ -1,6 +1,6 @@
 //! How does a batch of packets get from where it entered to where it goes?
 //!
-//! The packet's corridor, in walking order: [`ingress`] (parse), [`mod@fragments`] (which are one packet), [`cache`] and the connection table (is it decided already?),
+//! The packet's corridor, in walking order: [`ingress`] (parse), [`mod@fragments`] (which are one packet), `known` (is its connection known?), [`cache`] (is it decided already?),
 //! [`upcall`] (a miss walks the [`tables`] once, see [`mod@walk`]), [`flow`] (the answer), [`execute`] (actions), [`egress`] (who gets
 //! what). [`mod@explain`] is the same walk, told. A [`Datapath`] is one worker's: it shares nothing on the way but [`claims`], which
 //! only misses read, and does no I/O: packets in, packets out, time is an argument.
@@ -19,7 +19,10 @@ pub mod execute;
 pub mod explain;
 pub mod flow;
 pub mod fragments;
+mod gate;
+mod homes;
 pub mod ingress;
+mod known;
 pub mod ledger;
 pub mod tables;
 mod too_big;
@@ -32,10 +35,9 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use net::{
-    Batch, DropReason, Errand, FiveTuple, Fragment, Now, Origin, Packet, PacketPool, PortId, Zone,
+    Batch, DropReason, Errand, FiveTuple, Now, Origin, Packet, PacketPool, PortId, batch::BATCH,
 };
-use nfv::conntrack::{self, Conntrack, Entry, Hit, Track, TrackInput};
-use overlay::Place;
+use nfv::conntrack::{self, Conntrack, Entry, Hit};
 
 pub use budgets::Rates;
 pub use claims::{Claims, WorkerId};
@@ -49,13 +51,10 @@ pub use tables::{HopId, Tables, ZoneMap};
 use budgets::{Budget, Budgets, Payer};
 use cache::Megaflows;
 use execute::Hands;
-use flow::Found;
 use fragments::{Fragments, Met, Room};
+use homes::{claim, release};
 
-use crate::{
-    io::{Tunnelled, Unsent},
-    stats::Counters,
-};
+use crate::{io::Unsent, stats::Counters};
 
 /// What a worker's datapath is told when it is made: who it is, and every limit.
 #[derive(Debug, Clone, Copy)]
@@ -127,38 +126,47 @@ pub struct Datapath<M = Vec<Entry>> {
     fragments: Fragments,
     met: Vec<Met>,
     jobs: Vec<Job>,
-    /// Answers that are used once: those about ICMP errors.
-    once: Vec<CompiledFlow>,
+    /// An answer that is used once: that about an ICMP error.
+    once: Option<CompiledFlow>,
     hands: Hands,
     budgets: Budgets,
     next_sweep: Now,
     /// The tables' version that the counters are of.
     seen: u64,
-    /// Connections ever made when this batch was looked up: while there are no more, who was not found is not there.
-    looked_up: u64,
 }
 
-/// A packet on its way through the rooms.
+/// A packet on its way through the rooms. Small, since it is moved: what was found of it stays where it was found.
 #[derive(Debug)]
 struct Job {
     packet: Packet,
-    way: Way,
+    start: Start,
     handed: bool,
 }
 
-/// What is known of a packet's way so far.
+/// What is known of a packet behind the first room.
+#[derive(Debug, Clone, Copy)]
+enum Start {
+    /// Nothing: its flow is looked up.
+    Open,
+    /// It ends here.
+    Drop(DropReason),
+    /// It is another worker's.
+    Hand(WorkerId),
+}
+
+/// What is known of a packet's way.
 #[derive(Debug, Clone, Copy)]
 enum Way {
-    /// Nothing. What its connection would be known by, where it may have one.
-    Open(Option<(Zone, FiveTuple)>),
+    /// Nothing.
+    Open,
     /// It is of this connection, which must be judged again first.
     Judge(Hit),
     /// It begins another connection in place of the one that it was found by, if the tables let it.
     Renew,
     /// This program, and what its addresses become.
     Run(ProgramId, Option<FiveTuple>),
-    /// The answer at this place of `once`, and the connection's tuple on either side of it.
-    Once(usize, Option<[FiveTuple; 2]>),
+    /// The answer in `once`, and the connection's tuple on either side of it.
+    Once(Option<[FiveTuple; 2]>),
     /// It ends here.
     Drop(Refusal),
     /// It is another worker's.
@@ -198,13 +206,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             megaflows: Megaflows::new(settings.megaflows, settings.seed),
             fragments: Fragments::new(room, settings.seed),
             met: Vec::new(),
-            jobs: Vec::with_capacity(net::batch::BATCH),
-            once: Vec::new(),
+            jobs: Vec::with_capacity(BATCH),
+            once: None,
             hands: Hands::new(&settings),
             budgets: Budgets::new(settings.rates, settings.workers),
             next_sweep: now,
             seen: 0,
-            looked_up: 0,
             settings,
         }
     }
@@ -219,9 +226,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         out: &mut Out,
     ) {
         self.admit(batch, now);
-        self.lookup(tables, now);
-        self.resolve(tables, now);
-        self.apply(tables, now, pool, out);
+        self.forward(tables, now, pool, out);
     }
 
     /// The same for packets that another worker handed over: they are read and counted already.
@@ -244,7 +249,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             match packet.errand() {
                 Errand::Run => self.jobs.push(Job {
                     packet,
-                    way: Way::Open(None),
+                    start: Start::Open,
                     handed: true,
                 }),
                 Errand::Meet => self.meet(packet, now),
@@ -258,54 +263,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 }
             }
         }
-        self.lookup(tables, now);
-        self.resolve(tables, now);
-        self.apply(tables, now, pool, out);
-    }
-
-    /// Says on which network a frame from the tunnel is, and adds it to a batch; what is on none is dropped and counted.
-    ///
-    /// # Errors
-    /// Gives the frame back when the batch is full.
-    pub fn enter_tunnel(
-        &mut self,
-        tables: &Tables,
-        frame: Tunnelled,
-        batch: &mut Batch,
-        now: Now,
-        pool: &mut PacketPool,
-    ) -> Result<(), Tunnelled> {
-        if batch.is_full() {
-            return Err(frame);
-        }
-        let Tunnelled {
-            mut packet,
-            vni,
-            vtep,
-        } = frame;
-        let Some(network) = tables.network_of(vni) else {
-            self.refuse_rx(packet, DropReason::UnknownVni, now, pool);
-            return Ok(());
-        };
-        packet.set_origin(Origin::Tunnel(network.dense));
-        clamp(&mut packet, network.mtu);
-        self.hands.counters.tunnel_rx(tables, vtep);
-        batch
-            .push(packet)
-            .map_err(|packet| Tunnelled { packet, vni, vtep })
-    }
-
-    /// Counts a frame that a device or the underlay gave up while reading.
-    pub fn refuse_rx(
-        &mut self,
-        packet: Packet,
-        reason: DropReason,
-        now: Now,
-        pool: &mut PacketPool,
-    ) {
-        self.hands.ledger.rx += u64::from(packet.segments());
-        let refusal = Refusal::new(reason, Stage::Io);
-        self.hands.drop(packet, &refusal, now, pool);
+        self.forward(tables, now, pool, out);
     }
 
     /// Counts a frame that was handed out for a port but could not be sent.
@@ -375,201 +333,89 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         self.hands.drop(packet, &refusal, now, pool);
     }
 
-    /// 1: parse; refuse the malformed.
-    fn admit(&mut self, batch: &mut Batch, now: Now) {
-        self.hands.counters.batch(batch.len());
-        for mut packet in batch.drain() {
-            let admitted = ingress::admit(&mut packet);
-            let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
-            self.hands.ledger.rx += segments;
-            let mut port = None;
-            if let Origin::Port(id) = packet.origin() {
-                self.hands.counters.receive(id, segments, bytes);
-                port = Some(id);
-            }
-            let paid = port.is_none_or(|id| {
-                self.budgets
-                    .take(Payer::From(id), Budget::Packets, packet.segments(), now)
-            });
-            let admitted = if paid {
-                admitted
-            } else {
-                Err(Budget::Packets.reason())
-            };
-            let way = match admitted {
-                Ok(()) if packet.key().ip_frag != Fragment::Whole as u8 => {
-                    self.bring_together(packet, now);
-                    continue;
-                }
-                Ok(()) => Way::Open(None),
-                Err(reason) => Way::Drop(Refusal {
-                    port,
-                    ..Refusal::new(reason, Stage::Ingress)
-                }),
-            };
-            self.jobs.push(Job {
-                packet,
-                way,
-                handed: false,
-            });
-        }
-    }
-
-    /// A fragment goes to where those of its packet meet, which may be here.
-    fn bring_together(&mut self, mut packet: Packet, now: Now) {
-        let home = self.fragments.home(&packet, self.settings.workers);
-        if home == self.settings.worker {
-            return self.meet(packet, now);
-        }
-        packet.set_errand(Errand::Meet);
-        self.jobs.push(Job {
-            packet,
-            way: Way::Hand(home),
-            handed: false,
-        });
-    }
-
-    /// A fragment is here, where those of its packet meet. What goes on goes as if it had just been read: its connection may be at
-    /// home elsewhere.
-    fn meet(&mut self, mut packet: Packet, now: Now) {
-        packet.set_errand(Errand::Run);
-        let before = self.fragments.waiting();
-        self.fragments.meet(packet, now, &mut self.met);
-        // A fragment is one segment.
-        let held = self.hands.ledger.held + self.fragments.waiting() as u64;
-        self.hands.ledger.held = held.saturating_sub(before as u64);
-        for (packet, goes) in self.met.drain(..) {
-            let way = match goes {
-                Ok(()) => Way::Open(None),
-                Err(reason) => Way::Drop(unmet(&packet, reason)),
-            };
-            self.jobs.push(Job {
-                packet,
-                way,
-                handed: false,
-            });
-        }
-    }
-
-    /// Drops the fragments that waited for their first in vain.
-    fn give_up_fragments(&mut self, now: Now, pool: &mut PacketPool) {
-        self.fragments.expire(now, &mut self.met);
-        for (packet, goes) in self.met.drain(..) {
-            let reason = goes.err().unwrap_or(DropReason::FragmentUnmatched);
-            let refusal = unmet(&packet, reason);
-            self.hands.ledger.held = self.hands.ledger.held.saturating_sub(1);
-            self.hands.drop(packet, &refusal, now, pool);
-        }
-    }
-
-    /// 2: the connection table; one probe yields record and program. All of a batch are looked up before any is followed, so that
-    /// the cache misses overlap.
-    fn lookup(&mut self, tables: &Tables, now: Now) {
-        let mut jobs = std::mem::take(&mut self.jobs);
-        for jobs in jobs.chunks_mut(net::batch::BATCH) {
-            let mut keys = [None; net::batch::BATCH];
-            let mut hits = [None; net::batch::BATCH];
-            for (key, job) in keys.iter_mut().zip(&*jobs) {
-                if matches!(job.way, Way::Open(_)) {
-                    *key = zone_and_tuple(tables, &job.packet);
-                }
-            }
-            let keys = keys.get(..jobs.len()).unwrap_or_default();
-            self.conntrack.lookup_batch(keys, &mut hits);
-            for ((job, key), hit) in jobs.iter_mut().zip(keys).zip(hits) {
-                if matches!(job.way, Way::Open(_)) {
-                    job.way = match hit {
-                        Some(hit) => self.follow(tables, &job.packet, hit, now),
-                        None => Way::Open(*key),
-                    };
-                }
-            }
-        }
-        self.looked_up = self.conntrack.stats().inserted;
-        self.jobs = jobs;
-    }
-
-    /// The way of a packet whose connection was found.
-    fn follow(&mut self, tables: &Tables, packet: &Packet, hit: Hit, now: Now) -> Way {
-        let Some(side) = self.conntrack.side(hit.conn, hit.side) else {
-            return Way::Open(None);
-        };
-        let key = packet.key();
-        let program = ProgramId::from_number(side.program());
-        let same_ends = side.eth_src() == key.src_mac() && side.eth_dst() == key.dst_mac();
-        let translates = match self.programs.find(program, tables) {
-            Found::Current(flow) if same_ends && flow.origin == key.origin() => {
-                if matches!(flow.verdict, Verdict::Drop(_)) {
-                    return Way::Run(program, None);
-                }
-                flow.translates()
-            }
-            Found::Current(_) | Found::Stale | Found::Gone => return Way::Judge(hit),
-        };
-        match self.track(packet, hit, now) {
-            Track::Ok => {
-                self.hands.counters.lookups.exact += 1;
-                let to = if translates {
-                    self.conntrack
-                        .entry(hit.conn)
-                        .map(|e| e.translated(hit.side))
-                } else {
-                    None
-                };
-                Way::Run(program, to)
-            }
-            Track::Invalid => Way::Drop(invalid(packet)),
-            Track::Renew => Way::Renew,
-        }
-    }
-
-    fn track(&mut self, packet: &Packet, hit: Hit, now: Now) -> Track {
-        let size = (packet.segments(), packet.wire_bytes());
-        self.conntrack
-            .track(hit, &TrackInput::of(packet), size, now)
-    }
-
-    fn close(&mut self, hit: Hit) {
-        if let Some(entry) = self.conntrack.close(hit.conn) {
-            release(&self.claims, &self.settings, &entry);
-        }
-    }
-
-    /// 5 and 6: the actions, and who gets what.
-    fn apply(&mut self, tables: &Tables, now: Now, pool: &mut PacketPool, out: &mut Out) {
-        let Self {
-            jobs,
-            programs,
-            once,
-            hands,
-            ..
-        } = self;
+    /// 2 to 6: the way of each packet, in the order in which they came.
+    fn forward(&mut self, tables: &Tables, now: Now, pool: &mut PacketPool, out: &mut Out) {
         let mut cx = execute::Cx {
             tables,
             now,
             pool,
             out,
         };
-        for mut job in jobs.drain(..) {
-            match job.way {
-                Way::Run(id, to) => hands.run(programs, id, job.packet, to, &mut cx),
-                Way::Once(at, tuples) => match once.get(at) {
-                    Some(flow) => hands.run_once(flow, job.packet, tuples, &mut cx),
-                    None => hands.lose(job.packet, DropReason::FunctionFault, &mut cx),
-                },
-                Way::Drop(refusal) => hands.drop(job.packet, &refusal, now, cx.pool),
-                Way::Hand(worker) => {
-                    hands.ledger.handed_over += u64::from(job.packet.segments());
-                    job.packet.add_hop();
-                    cx.out.handed.push((worker, job.packet));
-                }
-                // Resolving left nothing open; if it ever did, the packet has a name all the same.
-                Way::Open(_) | Way::Judge(_) | Way::Renew => {
-                    hands.lose(job.packet, DropReason::FunctionFault, &mut cx);
-                }
+        let mut jobs = std::mem::take(&mut self.jobs);
+        let mut hits = [None; BATCH];
+        let mut left = jobs.drain(..);
+        while !left.as_slice().is_empty() {
+            let ahead = left.as_slice();
+            let ahead = ahead.get(..BATCH).unwrap_or(ahead);
+            self.look_up(tables, ahead, &mut hits);
+            let looked_up = self.conntrack.changes();
+            for (job, hit) in left.by_ref().take(BATCH).zip(hits) {
+                let way = match job.start {
+                    Start::Open => {
+                        // A packet before it in this batch may have begun a connection, or ended one.
+                        let stands = self.conntrack.changes() == looked_up;
+                        let hit = if stands {
+                            hit
+                        } else {
+                            self.look_again(tables, &job.packet)
+                        };
+                        self.decide(tables, &job, hit, now)
+                    }
+                    Start::Drop(reason) => Way::Drop(Refusal {
+                        port: port_of(&job.packet),
+                        ..Refusal::new(reason, Stage::Ingress)
+                    }),
+                    Start::Hand(worker) => Way::Hand(worker),
+                };
+                self.apply(way, job.packet, &mut cx);
             }
         }
-        once.clear();
+        drop(left);
+        self.hands.settle(&self.programs);
+        self.jobs = jobs;
+    }
+
+    /// 2 to 4: the way of one packet, by its connection if it was found.
+    #[inline]
+    fn decide(&mut self, tables: &Tables, job: &Job, hit: Option<Hit>, now: Now) -> Way {
+        let way = match hit {
+            Some(hit) => self.follow(tables, &job.packet, hit, now),
+            None => Way::Open,
+        };
+        match way {
+            Way::Open => self.upcall(tables, job, now),
+            Way::Judge(hit) => self.judge_again(tables, job, hit, now),
+            Way::Renew => self.first(tables, job, now),
+            Way::Run(..) | Way::Once(_) | Way::Drop(_) | Way::Hand(_) => way,
+        }
+    }
+
+    /// 5 and 6: the actions, and who gets what.
+    #[inline]
+    fn apply(&mut self, way: Way, mut packet: Packet, cx: &mut execute::Cx<'_>) {
+        let Self {
+            programs,
+            once,
+            hands,
+            ..
+        } = self;
+        match way {
+            Way::Run(id, to) => hands.run(programs, id, packet, to, cx),
+            Way::Once(tuples) => match once.take() {
+                Some(flow) => hands.run_once(&flow, packet, tuples, cx),
+                None => hands.lose(packet, DropReason::FunctionFault, cx),
+            },
+            Way::Drop(refusal) => hands.drop(packet, &refusal, cx.now, cx.pool),
+            Way::Hand(worker) => {
+                hands.ledger.handed_over += u64::from(packet.segments());
+                packet.add_hop();
+                cx.out.handed.push((worker, packet));
+            }
+            // Deciding left nothing open; if it ever did, the packet has a name all the same.
+            Way::Open | Way::Judge(_) | Way::Renew => {
+                hands.lose(packet, DropReason::FunctionFault, cx);
+            }
+        }
     }
 
     /// What time brings: silent connections end, held packets go on. Says when to be called again at the latest.
@@ -663,75 +509,6 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     }
 }
 
-/// What the connection of a packet would be known by; `None` for what has none.
-fn zone_and_tuple(tables: &Tables, packet: &Packet) -> Option<(Zone, FiveTuple)> {
-    let key = packet.key();
-    if key.dst_mac().is_multicast() {
-        return None;
-    }
-    let tuple = key.five_tuple()?;
-    Some((zone_of(tables, packet)?, tuple))
-}
-
-/// The zone in which a packet's connection is looked up: its sender's, or that of the port that it is for.
-fn zone_of(tables: &Tables, packet: &Packet) -> Option<Zone> {
-    match packet.origin() {
-        Origin::Port(port) => tables.port(port).map(|p| p.zone),
-        Origin::Tunnel(network) => {
-            let fdb = &tables.network(network)?.fdb;
-            match fdb.get(packet.key().dst_mac())?.place {
-                Place::Local(port) => tables.port(port).map(|p| p.zone),
-                Place::Vtep(_) | Place::Virtual => None,
-            }
-        }
-        Origin::Switch => None,
-    }
-}
-
-/// Claims the tuples of a connection that hash to other workers. `false`: there is no room.
-fn claim(claims: &Claims, settings: &Settings, entry: &Entry) -> bool {
-    settings.workers <= 1
-        || conntrack::Side::BOTH.iter().all(|side| {
-            let (zone, tuple) = (entry.side(*side).zone(), *entry.side(*side).tuple());
-            home(settings, &tuple) == settings.worker
-                || claims.claim(zone, tuple, settings.worker).is_ok()
-        })
-}
-
-/// Lets go of the tuples that an ended connection claimed.
-fn release(claims: &Claims, settings: &Settings, entry: &Entry) {
-    if settings.workers > 1 {
-        for side in conntrack::Side::BOTH {
-            let side = entry.side(side);
-            if home(settings, side.tuple()) != settings.worker {
-                claims.release(side.zone(), side.tuple(), settings.worker);
-            }
-        }
-    }
-}
-
-/// The worker that a tuple hashes to, in either direction.
-fn home(settings: &Settings, tuple: &FiveTuple) -> WorkerId {
-    let workers = u64::from(settings.workers.max(1));
-    let at = tuple.symmetric_hash(settings.seed) % workers;
-    WorkerId(u16::try_from(at).unwrap_or(0))
-}
-
-/// The worker that has a shaper's queues, so that its rate is one, whichever worker has the connections.
-fn shaper_owner(hop: &tables::Hop, workers: u16) -> WorkerId {
-    let [.., a, b, c, d] = *hop.function.uuid().as_bytes();
-    let at = u32::from_be_bytes([a, b, c, d]) % u32::from(workers.max(1));
-    WorkerId(u16::try_from(at).unwrap_or(0))
-}
-
-/// A fragment that is dropped without the others of its packet.
-fn unmet(packet: &Packet, reason: DropReason) -> Refusal {
-    Refusal {
-        port: port_of(packet),
-        ..Refusal::new(reason, Stage::Ingress)
-    }
-}
-
 /// The port that a packet came from.
 fn port_of(packet: &Packet) -> Option<net::PortId> {
     match packet.origin() {
@@ -745,19 +522,5 @@ fn invalid(packet: &Packet) -> Refusal {
     Refusal {
         port: port_of(packet),
         ..Refusal::new(DropReason::ConntrackInvalid, Stage::Conntrack)
-    }
-}
-
-/// Cuts an uncut TCP super-frame of a kernel VTEP at what the network carries. Its sender's segment size did not come with it: the
-/// underlay knows only what the path would carry, which may be more than a workload takes.
-fn clamp(packet: &mut Packet, mtu: net::Mtu) {
-    let mut offload = packet.offload();
-    let headers = packet.headers();
-    let behind = headers.payload_at.saturating_sub(headers.l3_at);
-    if let net::Gso::Tcp { size, .. } = &mut offload.gso
-        && behind < mtu.get()
-    {
-        *size = (*size).min(mtu.get() - behind);
-        packet.set_offload(offload);
     }
 }

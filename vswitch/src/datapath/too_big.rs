@@ -42,15 +42,20 @@ const ICMP: usize = 8;
 
 /// Is a segment of this packet larger than the link carries?
 pub(super) fn exceeds(packet: &Packet, mtu: Mtu) -> bool {
+    size(packet) > usize::from(mtu.get())
+}
+
+/// Bytes behind the Ethernet header, of a super-frame those of one segment.
+#[inline]
+pub(super) fn size(packet: &Packet) -> usize {
     let headers = packet.headers();
-    let length = match packet.offload().gso {
+    match packet.offload().gso {
         Gso::None => packet.len().saturating_sub(usize::from(headers.l3_at)),
         Gso::Tcp { size, .. } | Gso::Udp { size } => {
             let behind = headers.payload_at.saturating_sub(headers.l3_at);
             usize::from(behind) + usize::from(size)
         }
-    };
-    length > usize::from(mtu.get())
+    }
 }
 
 /// May the sender of such a packet be told that it was too large?

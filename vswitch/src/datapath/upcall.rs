@@ -5,7 +5,7 @@
 //! means dropped with that rule's reason, and the record closed.
 
 use net::{
-    DropReason, FiveTuple, FlowKey, Now, Origin, Packet, Probe, Zone,
+    DropReason, FiveTuple, FlowKey, L4, Now, Origin, Packet, Probe, Zone,
     flow_key::{ethertype, proto},
 };
 use nfv::conntrack::{
@@ -17,66 +17,51 @@ use super::{
     Action, Budget, CompiledFlow, Datapath, Job, Payer, ProgramId, Refusal, Stage, Verdict, Way,
     WorkerId,
     flow::Found,
-    home, invalid, release, shaper_owner,
+    homes::{home, release, shaper_owner},
+    invalid,
+    known::zone_and_tuple,
     tables::Tables,
     walk::{Known, Lent, Outcome, Tracking, walk},
-    zone_and_tuple,
 };
 
 /// How often a packet is handed over for a shaper's sake: workers that see different tables must not pass it round for ever.
 const MAX_HANDS: u8 = 3;
 
 impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
-    /// Every packet whose way is still open gets one.
-    pub(super) fn resolve(&mut self, tables: &Tables, now: Now) {
-        let mut jobs = std::mem::take(&mut self.jobs);
-        for job in &mut jobs {
-            job.way = match job.way {
-                Way::Open(key) => self.upcall(tables, job, key, now),
-                Way::Judge(hit) => self.judge_again(tables, job, hit, now),
-                Way::Renew => self.first(tables, job, now),
-                way @ (Way::Run(..) | Way::Once(..) | Way::Drop(_) | Way::Hand(_)) => way,
-            };
-        }
-        self.jobs = jobs;
-    }
-
-    fn upcall(
-        &mut self,
-        tables: &Tables,
-        job: &Job,
-        key: Option<(Zone, FiveTuple)>,
-        now: Now,
-    ) -> Way {
+    /// A packet whose connection is not known: it is another worker's, or speaks of a connection, or its flow was decided without
+    /// one, or it is the first of its flow.
+    #[inline]
+    pub(super) fn upcall(&mut self, tables: &Tables, job: &Job, now: Now) -> Way {
         let packet = &job.packet;
-        if let Some((zone, tuple)) = key {
-            // A packet before it in this batch may have begun the connection.
-            let begun = self.conntrack.stats().inserted != self.looked_up;
-            if begun && let Some(hit) = self.conntrack.lookup(zone, &tuple) {
-                return match self.follow(tables, packet, hit, now) {
-                    Way::Judge(hit) => self.judge_again(tables, job, hit, now),
-                    Way::Open(_) | Way::Renew => self.first(tables, job, now),
-                    way @ (Way::Run(..) | Way::Once(..) | Way::Drop(_) | Way::Hand(_)) => way,
-                };
-            }
-            // An ICMP error is at home where the connection is that it speaks of.
-            let quoted = packet.headers().quoted(packet.bytes());
-            let of = quoted.map_or(tuple, |q| q.tuple.reversed());
-            if let Some(worker) = self.elsewhere(zone, &of, job.handed) {
-                return Way::Hand(worker);
-            }
-            if let Some(way) = self.related(tables, packet, zone, now) {
-                return way;
-            }
+        let icmp = matches!(packet.headers().l4, L4::Icmp | L4::Icmp6);
+        if (icmp || self.settings.workers > 1)
+            && let Some(way) = self.belongs(tables, job, now)
+        {
+            return way;
         }
         if let Some(program) = self.megaflows.find(packet.key()) {
-            if let Found::Current(_) = self.programs.find(program, tables) {
+            if self.hands.running(program).is_some()
+                || self.programs.gate(program, tables).is_some()
+            {
                 self.hands.counters.lookups.megaflow += 1;
                 return Way::Run(program, None);
             }
             self.megaflows.remove(packet.key());
         }
         self.first(tables, job, now)
+    }
+
+    /// Is it at home elsewhere, or an error about a known connection?
+    fn belongs(&mut self, tables: &Tables, job: &Job, now: Now) -> Option<Way> {
+        let packet = &job.packet;
+        let (zone, tuple) = zone_and_tuple(tables, packet)?;
+        // An ICMP error is at home where the connection is that it speaks of.
+        let quoted = packet.headers().quoted(packet.bytes());
+        let of = quoted.map_or(tuple, |q| q.tuple.reversed());
+        match self.elsewhere(zone, &of, job.handed) {
+            Some(worker) => Some(Way::Hand(worker)),
+            None => self.related(tables, packet, zone, now),
+        }
     }
 
     /// Is another worker home to this connection?
@@ -97,7 +82,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     }
 
     /// The first packet of a flow.
-    fn first(&mut self, tables: &Tables, job: &Job, now: Now) -> Way {
+    pub(super) fn first(&mut self, tables: &Tables, job: &Job, now: Now) -> Way {
         let packet = &job.packet;
         let payer = payer(tables, packet);
         if let Err(refusal) = self.pay(payer, Budget::Misses, now) {
@@ -112,7 +97,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let Outcome { flow, tracking } = walk(tables, &mut probe, &mut (), lent);
         let Some(tracking) = tracking else {
             let mask = flow.mask;
-            let program = self.programs.intern(flow, tables);
+            let program = self.intern(flow, tables);
             self.megaflows.insert(packet.key(), mask, program);
             return Way::Run(program, None);
         };
@@ -127,9 +112,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 Err(refusal) => Way::Drop(refusal),
             },
             // It stands alone: nothing to remember, and so nothing that could be translated back.
-            Begin::Untracked if !flow.translates() => {
-                Way::Run(self.programs.intern(flow, tables), None)
-            }
+            Begin::Untracked if !flow.translates() => Way::Run(self.intern(flow, tables), None),
             Begin::Untracked | Begin::Invalid => Way::Drop(invalid(packet)),
         }
     }
@@ -161,7 +144,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             let refusal = Refusal::new(reason, Stage::Conntrack);
             Way::Drop(refusal.at(tracking.owner))
         };
-        let program = self.programs.intern(flow, tables);
+        let program = self.intern(flow, tables);
         let [zone, reply_zone] = tracking.zones;
         let ends = (key.src_mac(), key.dst_mac());
         let new = NewConn {
@@ -251,6 +234,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         home(&self.settings, tuple)
     }
 
+    /// Takes a program in. Another may go for it: what was not yet counted of that is.
+    fn intern(&mut self, flow: CompiledFlow, tables: &Tables) -> ProgramId {
+        self.hands.settle(&self.programs);
+        self.programs.intern(flow, tables)
+    }
+
     fn insert(&mut self, new: &NewConn, now: Now) -> Result<nfv::conntrack::ConnId, Refused> {
         let (claims, settings) = (&self.claims, &self.settings);
         self.conntrack
@@ -258,14 +247,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     }
 
     /// A packet of a connection whose program is not known, not current, or was made for other Ethernet addresses.
-    fn judge_again(&mut self, tables: &Tables, job: &Job, hit: Hit, now: Now) -> Way {
+    pub(super) fn judge_again(&mut self, tables: &Tables, job: &Job, hit: Hit, now: Now) -> Way {
         let packet = &job.packet;
-        // A packet before it in this batch may have had the same.
-        if let Some((zone, tuple)) = zone_and_tuple(tables, packet)
-            && !self.conntrack.holds(hit, zone, &tuple)
-        {
-            return self.upcall(tables, job, Some((zone, tuple)), now);
-        }
         let Some(entry) = self.conntrack.entry(hit.conn).copied() else {
             return self.first(tables, job, now);
         };
@@ -306,7 +289,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     Lent { now, known },
                 );
                 zones = outcome.tracking.map(|t| t.zones);
-                let program = self.programs.intern(outcome.flow, tables);
+                let program = self.intern(outcome.flow, tables);
                 self.remember(hit, packet, program);
                 program
             }
@@ -399,7 +382,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if moved || tracking.reply != *entry.side(Side::Reply).tuple() {
             return Err(None);
         }
-        let program = self.programs.intern(outcome.flow, tables);
+        let program = self.intern(outcome.flow, tables);
         if hit.side == Side::Original {
             self.remember(hit, packet, program);
         } else {
@@ -457,12 +440,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if let Verdict::Drop(refusal) = outcome.flow.verdict {
             return Some(Way::Drop(refusal));
         }
-        self.once.push(outcome.flow);
+        self.once = Some(outcome.flow);
         let tuples = entry.binding().map(|_| {
             let side = *entry.side(hit.side).tuple();
             [side, *entry.side(hit.side.other()).tuple()]
         });
-        Some(Way::Once(self.once.len() - 1, tuples))
+        Some(Way::Once(tuples))
     }
 }
 

@@ -4,6 +4,7 @@ mod attacks;
 mod chains;
 mod fairness;
 mod forwarding;
+mod gates;
 mod harness;
 mod properties;
 mod services;

@@ -1,0 +1,121 @@
+//! What do most packets need of their program?
+//!
+//! Most programs rewrite, then send to one place. A [`Gate`] is such a program together with what the tables say of its ends: how
+//! large a packet may be, the network's VNI, the VTEP's address. It is worked out when a program is made or found current, so that
+//! neither tables nor actions are read for a packet. What fits no gate (queues, floods, answers, drops) goes by the program itself,
+//! and so does what is too large: who is told, and why, is said there.
+//!
+//! # Invariants
+//! What passes a gate gets what its program says, action by action.
+
+use std::net::IpAddr;
+
+use net::{Mac, Origin, PortId, Vni, VtepId};
+
+use super::{
+    flow::{Action, CompiledFlow, Verdict},
+    tables::Tables,
+    too_big::limit,
+};
+
+/// The short form of a program, on one version of the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gate {
+    /// Where its packets enter.
+    pub(super) origin: Origin,
+    /// Where they go.
+    pub(super) exit: Exit,
+    /// The largest IP packet that both ends take.
+    pub(super) limit: u32,
+    /// Do they get the addresses of the record's other side?
+    pub(super) translates: bool,
+    /// Are they dropped?
+    pub(super) drops: bool,
+    /// The Ethernet addresses that they get.
+    pub(super) src: Option<Mac>,
+    pub(super) dst: Option<Mac>,
+}
+
+/// Where packets go that pass a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// Their program says it.
+    Program,
+    /// To a local port.
+    Port(PortId),
+    /// To a VTEP.
+    Tunnel {
+        vtep: VtepId,
+        vni: Vni,
+        addr: IpAddr,
+    },
+}
+
+impl Gate {
+    /// One that says nothing.
+    pub(super) const SHUT: Self = Self {
+        origin: Origin::Switch,
+        exit: Exit::Program,
+        limit: 0,
+        translates: false,
+        drops: false,
+        src: None,
+        dst: None,
+    };
+
+    /// That of a program whose walk read nothing that is different in these tables.
+    pub(super) fn of(flow: &CompiledFlow, tables: &Tables) -> Self {
+        let mut gate = Self {
+            origin: flow.origin,
+            translates: flow.translates(),
+            drops: matches!(flow.verdict, Verdict::Drop(_)),
+            ..Self::SHUT
+        };
+        let Some((last, before)) = flow.actions.split_last() else {
+            return gate;
+        };
+        for action in before {
+            match action {
+                Action::Translate => {}
+                Action::SetEth { src, dst } => {
+                    (gate.src, gate.dst) = (src.or(gate.src), dst.or(gate.dst));
+                }
+                Action::Queue(_)
+                | Action::Output(_)
+                | Action::Tunnel { .. }
+                | Action::Refuse(_)
+                | Action::AnswerArp(_)
+                | Action::AnswerNd(_)
+                | Action::AnswerPing
+                | Action::AnswerDhcp { .. } => return gate,
+            }
+        }
+        let exit = match last {
+            Action::Output(id) => tables.port(*id).map(|p| (Exit::Port(*id), p.mtu)),
+            Action::Tunnel { network, vtep } => {
+                let (network, to) = (tables.network(*network), tables.vtep(*vtep));
+                network.zip(to).map(|(network, to)| {
+                    let exit = Exit::Tunnel {
+                        vtep: *vtep,
+                        vni: network.vni,
+                        addr: to.addr,
+                    };
+                    (exit, network.mtu)
+                })
+            }
+            Action::Translate
+            | Action::SetEth { .. }
+            | Action::Queue(_)
+            | Action::Refuse(_)
+            | Action::AnswerArp(_)
+            | Action::AnswerNd(_)
+            | Action::AnswerPing
+            | Action::AnswerDhcp { .. } => None,
+        };
+        if let (Some((exit, mtu)), Verdict::Deliver) = (exit, &flow.verdict) {
+            let entry = limit(tables, flow.origin).map_or(mtu, |(_, entry)| entry.min(mtu));
+            (gate.exit, gate.limit) = (exit, entry.get().into());
+        }
+        gate
+    }
+}

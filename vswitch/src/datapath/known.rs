@@ -1,0 +1,121 @@
+//! 2: Is it decided already?
+//!
+//! By the connection table first: one probe yields record and program. All of a batch are looked up before any is followed, so that
+//! the cache misses overlap; where nothing is tracked nothing is looked up.
+
+use net::{FiveTuple, Now, Origin, Packet, Zone, batch::BATCH};
+use nfv::conntrack::{Entry, Hit, Track, TrackInput};
+use overlay::Place;
+
+use super::{Datapath, Job, ProgramId, Start, Way, homes::release, invalid, tables::Tables};
+
+/// What the look-up of a batch found.
+pub(super) type Hits = [Option<Hit>; BATCH];
+
+impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
+    /// The connections of a batch. They stand while [`Conntrack::changes`](nfv::Conntrack::changes) does.
+    pub(super) fn look_up(&self, tables: &Tables, jobs: &[Job], hits: &mut Hits) {
+        hits.fill(None);
+        if self.conntrack.is_empty() {
+            return;
+        }
+        let mut zones = [None; BATCH];
+        let mut any = false;
+        for (zone, job) in zones.iter_mut().zip(jobs) {
+            if matches!(job.start, Start::Open) {
+                *zone = zone_of(tables, &job.packet).filter(|z| self.conntrack.knows(*z));
+                any |= zone.is_some();
+            }
+        }
+        if any {
+            let key = |at: usize| {
+                let zone = (*zones.get(at)?)?;
+                Some((zone, jobs.get(at)?.packet.key().five_tuple()?))
+            };
+            let hits = hits.get_mut(..jobs.len()).unwrap_or_default();
+            self.conntrack.lookup_batch(key, hits);
+        }
+    }
+
+    /// The connection of one packet, when the table has changed since its batch was looked up.
+    pub(super) fn look_again(&self, tables: &Tables, packet: &Packet) -> Option<Hit> {
+        let (zone, tuple) = zone_and_tuple(tables, packet)?;
+        self.conntrack.lookup(zone, &tuple)
+    }
+
+    /// The way of a packet whose connection was found.
+    #[inline]
+    pub(super) fn follow(&mut self, tables: &Tables, packet: &Packet, hit: Hit, now: Now) -> Way {
+        let Some(side) = self.conntrack.side(hit.conn, hit.side) else {
+            return Way::Open;
+        };
+        let key = packet.key();
+        let program = ProgramId::from_number(side.program());
+        let same_ends = side.eth_src() == key.src_mac() && side.eth_dst() == key.dst_mac();
+        let gate = match self.hands.running(program) {
+            Some(gate) => gate,
+            None => match self.programs.gate(program, tables) {
+                Some(gate) => gate,
+                None => return Way::Judge(hit),
+            },
+        };
+        if !same_ends || gate.origin != key.origin() {
+            return Way::Judge(hit);
+        }
+        if gate.drops {
+            return Way::Run(program, None);
+        }
+        let translates = gate.translates;
+        match self.track(packet, hit, now) {
+            Track::Ok => {
+                self.hands.counters.lookups.exact += 1;
+                let to = if translates {
+                    self.conntrack
+                        .entry(hit.conn)
+                        .map(|e| e.translated(hit.side))
+                } else {
+                    None
+                };
+                Way::Run(program, to)
+            }
+            Track::Invalid => Way::Drop(invalid(packet)),
+            Track::Renew => Way::Renew,
+        }
+    }
+
+    pub(super) fn track(&mut self, packet: &Packet, hit: Hit, now: Now) -> Track {
+        let size = (packet.segments(), packet.wire_bytes());
+        self.conntrack
+            .track(hit, &TrackInput::of(packet), size, now)
+    }
+
+    pub(super) fn close(&mut self, hit: Hit) {
+        if let Some(entry) = self.conntrack.close(hit.conn) {
+            release(&self.claims, &self.settings, &entry);
+        }
+    }
+}
+
+/// What the connection of a packet would be known by; `None` for what has none.
+pub(super) fn zone_and_tuple(tables: &Tables, packet: &Packet) -> Option<(Zone, FiveTuple)> {
+    let tuple = packet.key().five_tuple()?;
+    Some((zone_of(tables, packet)?, tuple))
+}
+
+/// The zone in which a packet's connection is looked up: its sender's, or that of the port that it is for. What goes to many has
+/// none.
+#[inline]
+fn zone_of(tables: &Tables, packet: &Packet) -> Option<Zone> {
+    let to = packet.key().dst_mac();
+    if to.is_multicast() {
+        return None;
+    }
+    match packet.origin() {
+        Origin::Port(port) => tables.port(port).map(|p| p.zone),
+        Origin::Tunnel(network) => match tables.network(network)?.fdb.get(to)?.place {
+            Place::Local(port) => tables.port(port).map(|p| p.zone),
+            Place::Vtep(_) | Place::Virtual => None,
+        },
+        Origin::Switch => None,
+    }
+}
