@@ -25,6 +25,14 @@ pub fn add(acc: u64, bytes: &[u8]) -> u64 {
     add_few(acc + u64::from(u16::from_be(fold(sum))), tail)
 }
 
+/// The unfolded sum of an IPv4 header or its options: whole words, few of them.
+#[inline]
+pub(crate) fn few(bytes: &[u8]) -> u64 {
+    let words = bytes.as_chunks::<4>().0.iter();
+    words.map(|w| u64::from(u32::from_be_bytes(*w))).sum()
+}
+
+#[inline]
 fn add_few(mut acc: u64, bytes: &[u8]) -> u64 {
     let (chunks, tail) = bytes.as_chunks::<4>();
     for chunk in chunks {
@@ -38,6 +46,7 @@ fn add_few(mut acc: u64, bytes: &[u8]) -> u64 {
 }
 
 /// Folds a sum to 16 bits.
+#[inline]
 #[expect(clippy::cast_possible_truncation, reason = "three folds leave 16 bits")]
 pub fn fold(mut acc: u64) -> u16 {
     acc = (acc & 0xffff_ffff) + (acc >> 32);

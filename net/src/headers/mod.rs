@@ -181,6 +181,7 @@ impl Headers {
         Ok(())
     }
 
+    #[inline]
     fn ipv4(&mut self, bytes: &[u8], key: &mut FlowKey) -> Result<(), Malformed> {
         let (ip, _) = bytes.split_first_chunk::<20>().ok_or(Malformed::Ipv4)?;
         let [
@@ -211,7 +212,9 @@ impl Headers {
             return Err(Malformed::Ipv4);
         }
         let (head, packet) = bytes.split_at_checked(header).ok_or(Malformed::Ipv4)?;
-        if crate::checksum::sum(head) != 0xffff {
+        let options = head.get(20..).unwrap_or_default();
+        if crate::checksum::fold(crate::checksum::few(ip) + crate::checksum::few(options)) != 0xffff
+        {
             return Err(Malformed::Ipv4Checksum);
         }
         self.l3 = L3::Ipv4;
@@ -289,6 +292,7 @@ impl Headers {
         Err(Malformed::Ipv6)
     }
 
+    #[inline]
     fn fragment(&mut self, offset8: u16, more: bool, key: &mut FlowKey) {
         self.fragment_offset = offset8.saturating_mul(8);
         self.more_fragments = more;
@@ -300,6 +304,7 @@ impl Headers {
         key.ip_frag = fragment as u8;
     }
 
+    #[inline]
     fn transport(
         &mut self,
         bytes: &[u8],
@@ -567,14 +572,17 @@ fn neighbor_discovery(kind: u8, body: &[u8], key: &mut FlowKey) -> Result<(), Ma
     Ok(())
 }
 
+#[inline]
 fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
+#[inline]
 fn offset(at: usize) -> Result<u32, Malformed> {
     u32::try_from(at).or(Err(Malformed::Ethernet))
 }
 
+#[inline]
 fn offset16(at: usize) -> Result<u16, Malformed> {
     u16::try_from(at).or(Err(Malformed::Ethernet))
 }

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use crate::{
     Checksum, L3, L4, Mac, Packet,
-    flow_key::{Fragment, addr_bytes},
+    flow_key::{FiveTuple, Fragment, addr_bytes},
     headers::Quoted,
 };
 
@@ -95,6 +95,81 @@ pub fn translate(
         }
     }
     Ok(())
+}
+
+/// Sets both ends of a packet, as [`translate`] does. TCP and UDP over IPv4, which is most of what is ever translated, in one step:
+/// what changes is summed once for both checksums.
+///
+/// # Errors
+/// As [`translate`].
+#[inline]
+pub fn translate_to(packet: &mut Packet, to: &FiveTuple) -> Result<(), Unwritable> {
+    if ipv4_ports(packet, to).is_some() {
+        return Ok(());
+    }
+    let (src, dst) = ((to.src_addr(), to.src_port), (to.dst_addr(), to.dst_port));
+    translate(packet, Some(src), Some(dst))
+}
+
+/// `None`, and nothing changed: it is of another kind.
+#[inline]
+fn ipv4_ports(packet: &mut Packet, to: &FiveTuple) -> Option<()> {
+    const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+    let (bytes, headers, key, offload) = packet.parts_mut();
+    let sum_at = match headers.l4 {
+        L4::Tcp => 16,
+        L4::Udp => 6,
+        L4::Icmp | L4::Icmp6 | L4::Sctp | L4::Other => return None,
+    };
+    let (s, d) = (
+        to.src.split_last_chunk::<4>()?,
+        to.dst.split_last_chunk::<4>()?,
+    );
+    if headers.l3 != L3::Ipv4 || *s.0 != MAPPED || *d.0 != MAPPED {
+        return None;
+    }
+    let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (*s.1, *d.1);
+    let new_ends = [s0, s1, s2, s3, d0, d1, d2, d3];
+    let ([p0, p1], [q0, q1]) = (to.src_port.to_be_bytes(), to.dst_port.to_be_bytes());
+    let new_ports = [p0, p1, q0, q1];
+    let (l3_at, l4_at) = (usize::from(headers.l3_at), usize::from(headers.l4_at));
+    let (network, transport) = bytes.split_at_mut_checked(l4_at)?;
+    let network = network.get_mut(l3_at..)?.first_chunk_mut::<20>()?;
+    let ends = network.last_chunk::<8>()?;
+    let ports = transport.first_chunk::<4>()?;
+    let old = u64::from_ne_bytes(*ends);
+    let moved = words(!old) + words(u64::from_ne_bytes(new_ends));
+    let old = u32::from_ne_bytes(*ports);
+    let renumbered = words(u64::from(!old)) + words(u32::from_ne_bytes(new_ports).into());
+    // In the machine's own byte order: the sum's bytes are swapped with the fields' (RFC 1071 §2(B)).
+    let mended = |field: [u8; 2], by: u64| {
+        let sum = crate::checksum::fold(u64::from(!u16::from_ne_bytes(field)) + by);
+        (!sum).to_ne_bytes()
+    };
+    let sum = transport.get_mut(sum_at..)?.first_chunk_mut::<2>()?;
+    *sum = if matches!(offload.checksum, Checksum::Partial { .. }) {
+        crate::checksum::fold(u64::from(u16::from_ne_bytes(*sum)) + moved).to_ne_bytes()
+    } else if headers.l4 == L4::Udp {
+        match (*sum, mended(*sum, moved + renumbered)) {
+            ([0, 0], _) => [0, 0],
+            (_, [0, 0]) => [0xff, 0xff],
+            (_, sum) => sum,
+        }
+    } else {
+        mended(*sum, moved + renumbered)
+    };
+    *transport.first_chunk_mut::<4>()? = new_ports;
+    let [_, _, _, _, _, _, _, _, _, _, c0, c1, rest @ ..] = network;
+    [*c0, *c1] = mended([*c0, *c1], moved);
+    *rest = new_ends;
+    (key.ip_src, key.ip_dst) = (to.src, to.dst);
+    (key.l4_src, key.l4_dst) = (to.src_port, to.dst_port);
+    Some(())
+}
+
+/// The sum of four 16-bit words.
+fn words(of: u64) -> u64 {
+    (of & 0xffff) + (of >> 16 & 0xffff) + (of >> 32 & 0xffff) + (of >> 48)
 }
 
 /// Sets source and destination of the packet that an ICMP error quotes, and mends the error's own checksum.

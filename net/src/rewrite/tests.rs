@@ -47,6 +47,38 @@ proptest! {
     }
 
     #[test]
+    fn both_ends_in_one_step_are_the_same_as_one_by_one(
+        frame in any_frame(),
+        ports in any::<(u16, u16)>(),
+        addrs in any::<[[u8; 4]; 2]>(),
+        partial: bool,
+        zeroed: bool,
+    ) {
+        let mut p = packet(&frame);
+        prop_assume!(p.key().is_ip());
+        let (mut src, mut dst) = ends(p.headers().l3 == L3::Ipv6);
+        if src.0.is_ipv4() {
+            (src.0, dst.0) = (addrs[0].into(), addrs[1].into());
+        }
+        (src.1, dst.1) = ports;
+        let offset = if p.headers().l4 == L4::Tcp { 16 } else { 6 };
+        let l4_at = p.headers().l4_at;
+        if partial {
+            let checksum = Checksum::Partial { start: l4_at, offset };
+            p.set_offload(Offload { checksum, ..Offload::default() });
+        }
+        if zeroed && let Some(field) = p.bytes_mut().get_mut(usize::from(l4_at + offset)..) {
+            field.iter_mut().take(2).for_each(|b| *b = 0);
+        }
+        let mut q = packet(&frame);
+        q.copy_from(&p).unwrap();
+        let to = FiveTuple::new(p.key().ip_proto, src, dst);
+        prop_assert_eq!(translate_to(&mut p, &to), translate(&mut q, Some(src), Some(dst)));
+        prop_assert_eq!(p.bytes(), q.bytes());
+        prop_assert_eq!(p.key(), q.key());
+    }
+
+    #[test]
     fn translating_there_and_back_gives_the_same_bytes(frame in any_frame()) {
         let mut p = packet(&frame);
         prop_assume!(p.key().is_ip());

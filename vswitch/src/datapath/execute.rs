@@ -702,10 +702,7 @@ impl Hands {
 
 /// Gives a packet the addresses of the record's other side; `false` when it can't have them.
 fn translate(packet: &mut Packet, to: Option<&FiveTuple>) -> bool {
-    to.is_some_and(|t| {
-        let (src, dst) = ((t.src_addr(), t.src_port), (t.dst_addr(), t.dst_port));
-        rewrite::translate(packet, Some(src), Some(dst)).is_ok()
-    })
+    to.is_some_and(|to| rewrite::translate_to(packet, to).is_ok())
 }
 
 fn set_eth(packet: &mut Packet, src: Option<Mac>, dst: Option<Mac>) {
