@@ -34,7 +34,8 @@ impl Replay {
                 let mut head = empty((world::FAR, world::HERE));
                 let port = 49_152 + u16::try_from(flow % 16_384).unwrap_or(0);
                 let len = u16::try_from(inner.len()).unwrap_or(0);
-                dress(&mut head, len, world::HERE, port);
+                let sum = unfitted(&head);
+                dress(&mut head, sum, len, world::HERE, port);
                 bytes.extend_from_slice(&head);
             }
             bytes.extend_from_slice(&inner);
@@ -124,25 +125,35 @@ pub(super) fn empty((src, dst): (Ipv4Addr, Ipv4Addr)) -> [u8; OUTER] {
     head
 }
 
-/// Fits the headers of an empty frame to one of `inner` bytes, to this VTEP, from this source port.
-pub(super) fn dress(head: &mut [u8; OUTER], inner: u16, vtep: Ipv4Addr, port: u16) {
+/// Fits the headers of an empty frame to one of `inner` bytes, to this VTEP, from this source port; `sum` is that of [`unfitted`].
+#[inline]
+pub(super) fn dress(head: &mut [u8; OUTER], sum: u32, inner: u16, vtep: Ipv4Addr, port: u16) {
     let total = u16::try_from(OUTER - 14).unwrap_or(0).saturating_add(inner);
+    let [a, b, c, d] = vtep.octets();
+    let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    let sum = sum + u32::from(total) + u32::from(high) + u32::from(low);
     let mut set = |at: usize, word: u16| {
         if let Some(room) = head.get_mut(at..at + 2) {
             room.copy_from_slice(&word.to_be_bytes());
         }
     };
-    let [a, b, c, d] = vtep.octets();
     set(16, total);
-    set(24, 0);
-    set(30, u16::from_be_bytes([a, b]));
-    set(32, u16::from_be_bytes([c, d]));
+    set(24, !checksum::fold(sum.into()));
+    set(30, high);
+    set(32, low);
     set(34, port);
     set(38, total - 20);
-    let sum = !checksum::sum(head.get(14..34).unwrap_or_default());
-    if let Some(room) = head.get_mut(24..26) {
-        room.copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The sum of an IPv4 header without what differs from frame to frame: its length, checksum and destination.
+pub(super) fn unfitted(head: &[u8; OUTER]) -> u32 {
+    let mut ip = *head;
+    for at in [16, 24, 30, 32] {
+        if let Some(room) = ip.get_mut(at..at + 2) {
+            room.fill(0);
+        }
     }
+    checksum::sum(ip.get(14..34).unwrap_or_default()).into()
 }
 
 fn ethernet(bytes: &mut [u8], dst: [u8; 6], src: [u8; 6]) {
