@@ -319,10 +319,8 @@ impl Counters {
         }
     }
 
-    pub(crate) fn tunnel_rx(&mut self, tables: &Tables, vtep: std::net::IpAddr) {
-        if let Some(id) = tables.vtep_id(vtep)
-            && let Some(vtep) = at(&mut self.vteps, id.index())
-        {
+    pub(crate) fn tunnel_rx(&mut self, vtep: VtepId) {
+        if let Some(vtep) = at(&mut self.vteps, vtep.index()) {
             vtep.rx_packets += 1;
         }
     }

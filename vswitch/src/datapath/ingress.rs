@@ -5,13 +5,25 @@
 //! # References
 //! RFC 4291 §2.5.5.2 (mapped addresses do not belong on a wire); RFC 4861 §7.1.
 
+use std::net::IpAddr;
+
 use net::{
-    Batch, DropReason, Errand, Fragment, L3, Now, Origin, Packet, PacketPool, flow_key::ethertype,
+    Batch, DropReason, Errand, Fragment, L3, Mtu, NetworkId, Now, Origin, Packet, PacketPool, Vni,
+    VtepId, flow_key::ethertype,
 };
 use nfv::conntrack::Entry;
 
 use super::{Budget, Datapath, Job, Payer, Refusal, Stage, Start, Tables, port_of};
 use crate::io::Tunnelled;
+
+/// What the tables say of the tunnel from which the last frame came: frames of one come in runs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tunnel {
+    from: (u64, Vni, IpAddr),
+    network: NetworkId,
+    mtu: Mtu,
+    vtep: Option<VtepId>,
+}
 
 impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     /// Says on which network a frame from the tunnel is, and adds it to a batch; what is on none is dropped and counted.
@@ -34,13 +46,26 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             vni,
             vtep,
         } = frame;
-        let Some(network) = tables.network_of(vni) else {
-            self.refuse_rx(packet, DropReason::UnknownVni, now, pool);
-            return Ok(());
-        };
-        packet.set_origin(Origin::Tunnel(network.dense));
-        clamp(&mut packet, network.mtu);
-        self.hands.counters.tunnel_rx(tables, vtep);
+        let now_from = (tables.version(), vni, vtep);
+        if self.tunnel.is_none_or(|t| t.from != now_from) {
+            let Some(network) = tables.network_of(vni) else {
+                self.refuse_rx(packet, DropReason::UnknownVni, now, pool);
+                return Ok(());
+            };
+            self.tunnel = Some(Tunnel {
+                from: now_from,
+                network: network.dense,
+                mtu: network.mtu,
+                vtep: tables.vtep_id(vtep),
+            });
+        }
+        if let Some(tunnel) = &self.tunnel {
+            packet.set_origin(Origin::Tunnel(tunnel.network));
+            clamp(&mut packet, tunnel.mtu);
+            if let Some(vtep) = tunnel.vtep {
+                self.hands.counters.tunnel_rx(vtep);
+            }
+        }
         batch
             .push(packet)
             .map_err(|packet| Tunnelled { packet, vni, vtep })

@@ -128,6 +128,7 @@ pub struct Datapath<M = Vec<Entry>> {
     jobs: Vec<Job>,
     /// An answer that is used once: that about an ICMP error.
     once: Option<CompiledFlow>,
+    tunnel: Option<ingress::Tunnel>,
     hands: Hands,
     budgets: Budgets,
     next_sweep: Now,
@@ -208,6 +209,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             met: Vec::new(),
             jobs: Vec::with_capacity(BATCH),
             once: None,
+            tunnel: None,
             hands: Hands::new(&settings),
             budgets: Budgets::new(settings.rates, settings.workers),
             next_sweep: now,

@@ -37,6 +37,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         hops: Dense::default(),
         chains_section: SectionIndex(0),
         by_vni: HashMap::default(),
+        by_addr: HashMap::default(),
     };
     tables.chains_section = tables.epochs.note(&Source::Chains, 0, 0).0;
     tables
@@ -160,6 +161,11 @@ impl Tables {
                 self.vteps.put(&addr, Arc::new(vtep));
             }
         }
+        let hasher = foldhash::fast::FixedState::with_seed(self.seed);
+        self.by_addr = HashMap::with_hasher(hasher);
+        let all = self.vteps.iter();
+        self.by_addr
+            .extend(all.map(|(id, addr, v)| (*addr, (VtepId(id), v.known))));
     }
 
     fn put_address_sets(&mut self, sorted: &Sorted<'_>) {

@@ -206,6 +206,8 @@ pub struct Tables {
     hops: Dense<(Id<kind::PortChain>, Id<kind::Function>), Arc<Hop>>,
     chains_section: SectionIndex,
     by_vni: HashMap<Vni, NetworkId, foldhash::fast::FixedState>,
+    /// Those among the VTEPs from which VXLAN may come, and the others.
+    by_addr: HashMap<IpAddr, (VtepId, bool), foldhash::fast::FixedState>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -300,8 +302,8 @@ impl Tables {
 
     /// The dense id of a VTEP.
     pub fn vtep_id(&self, addr: IpAddr) -> Option<VtepId> {
-        let (id, _) = self.vteps.by_key(&addr.to_canonical())?;
-        Some(VtepId(id))
+        let (id, _) = self.by_addr.get(&addr.to_canonical())?;
+        Some(*id)
     }
 
     /// All remote VTEPs.
@@ -311,9 +313,9 @@ impl Tables {
 
     /// May VXLAN come from this address?
     pub fn admits(&self, outer_source: IpAddr) -> bool {
-        self.vteps
-            .by_key(&outer_source.to_canonical())
-            .is_some_and(|(_, v)| v.known)
+        self.by_addr
+            .get(&outer_source.to_canonical())
+            .is_some_and(|(_, known)| *known)
     }
 
     /// The united rules of a set of groups.
