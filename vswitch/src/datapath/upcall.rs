@@ -35,6 +35,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let packet = &job.packet;
         let icmp = matches!(packet.headers().l4, L4::Icmp | L4::Icmp6);
         if (icmp || self.settings.workers > 1)
+            && tracks(tables, packet)
             && let Some(way) = self.belongs(tables, job, now)
         {
             return way;
@@ -463,6 +464,15 @@ fn payer(tables: &Tables, packet: &Packet) -> Payer {
             }
         }
         Origin::Switch => Payer::Nobody,
+    }
+}
+
+/// May the packet belong to a connection, here or at another worker?
+fn tracks(tables: &Tables, packet: &Packet) -> bool {
+    match packet.origin() {
+        Origin::Port(port) => tables.port(port).is_none_or(|p| tables.tracks(p.network)),
+        Origin::Tunnel(network) => tables.tracks(network),
+        Origin::Switch => true,
     }
 }
 

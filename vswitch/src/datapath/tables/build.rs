@@ -38,6 +38,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         chains_section: SectionIndex(0),
         by_vni: HashMap::default(),
         by_addr: HashMap::default(),
+        tracking: Vec::new(),
     };
     tables.chains_section = tables.epochs.note(&Source::Chains, 0, 0).0;
     tables
@@ -128,8 +129,21 @@ impl Tables {
         let ports = next.put_ports(&mut sorted, zones);
         next.put_networks(&mut sorted, &ports);
         next.put_chains(&mut sorted);
+        next.note_tracking();
         next.epochs.retain(next.version, &sorted.alive);
         next
+    }
+
+    fn note_tracking(&mut self) {
+        let mut tracking = vec![!self.chains.is_empty(); self.networks.bound()];
+        for port in self.ports() {
+            let group = port.group.map(|id| self.group(id));
+            let stateful = group.is_some_and(|g| g.is_none_or(GroupSet::stateful));
+            if let Some(tracks) = tracking.get_mut(port.network.0 as usize) {
+                *tracks |= stateful;
+            }
+        }
+        self.tracking = tracking;
     }
 
     fn put_vteps(&mut self, sorted: &Sorted<'_>) {

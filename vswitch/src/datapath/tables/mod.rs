@@ -206,6 +206,8 @@ pub struct Tables {
     hops: Dense<(Id<kind::PortChain>, Id<kind::Function>), Arc<Hop>>,
     chains_section: SectionIndex,
     by_vni: HashMap<Vni, NetworkId, foldhash::fast::FixedState>,
+    /// By network: may a connection of its packets be tracked at all?
+    tracking: Vec<bool>,
     /// Those among the VTEPs from which VXLAN may come, and the others.
     by_addr: HashMap<IpAddr, (VtepId, bool), foldhash::fast::FixedState>,
 }
@@ -278,6 +280,14 @@ impl Tables {
     /// A network.
     pub fn network(&self, id: NetworkId) -> Option<&Network> {
         self.networks.get(id.0).map(|n| &**n)
+    }
+
+    /// May a connection of this network's packets be tracked, on any worker? By a stateful group of one of its ports, or by a chain:
+    /// that may be for any network.
+    #[inline]
+    pub fn tracks(&self, network: NetworkId) -> bool {
+        let at = network.0 as usize;
+        self.tracking.get(at).copied().unwrap_or(true)
     }
 
     /// A network by its id in the API.

@@ -249,3 +249,41 @@ fn a_full_ring_has_a_name() {
     assert_eq!(worker.ledger().dropped(DropReason::HandOverFull), 1);
     worker.ledger().balanced().unwrap();
 }
+
+#[test]
+fn what_no_table_tracks_stays_at_the_worker_that_read_it() {
+    let mut conf = Conf::new();
+    conf.web(6, 80).far(3);
+    for n in 1..=2 {
+        conf.port_with(n, &[], |p| p.port_security = false);
+    }
+    let handed = |conf: &Conf| {
+        let mut s = Switch::new(conf);
+        let (there, back) = (s.origin(1), s.tunnel());
+        for v6 in [false, true] {
+            for (at, port) in (0..3).cycle().zip(1000..1012) {
+                let to = if port % 2 == 0 { 2 } else { 3 };
+                let frame = between(FrameBuilder::udp(v6, port, 53), v6, 1, to);
+                assert_eq!(s.enter(at, there, &frame).len(), 1);
+                let frame = between(FrameBuilder::udp(v6, 53, port), v6, 3, 1);
+                assert_eq!(s.enter(at, back, &frame).len(), 1);
+            }
+        }
+        s.workers
+            .iter()
+            .map(|w| w.ledger().handed_over)
+            .sum::<u64>()
+    };
+    assert_eq!(handed(&conf), 0);
+    // One port of the network with a stateful group, and any packet may belong to a connection.
+    conf.group(GROUP + 1, false, vec![]);
+    conf.port(5, &[GROUP + 1]);
+    assert_eq!(handed(&conf), 0, "a stateless group tracks nothing");
+    conf.port(6, &[GROUP]);
+    assert!(handed(&conf) > 10);
+    let mut conf = balanced();
+    conf.far(3);
+    conf.port_with(1, &[], |p| p.port_security = false)
+        .port_with(2, &[], |p| p.port_security = false);
+    assert!(handed(&conf) > 0, "a chain tracks");
+}
