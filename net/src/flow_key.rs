@@ -6,13 +6,12 @@
 
 use std::{
     fmt,
-    hash::BuildHasher,
     net::{IpAddr, Ipv6Addr},
 };
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Mac, NetworkId, PortId};
+use crate::{Mac, NetworkId, PortId, Spread};
 
 /// EtherType numbers (IEEE 802 numbers registry).
 pub mod ethertype {
@@ -337,9 +336,7 @@ impl FiveTuple {
 
     /// A hash that both directions share: which worker is home to the connection.
     pub fn symmetric_hash(&self, seed: u64) -> u64 {
-        let reversed = self.reversed();
-        let ordered = if *self <= reversed { *self } else { reversed };
-        foldhash::fast::FixedState::with_seed(seed).hash_one(ordered.as_bytes())
+        Spread::new(seed).hash(self)
     }
 }
 

@@ -6,7 +6,8 @@
 //! # Map
 //! - addresses and numbers: [`mac`], [`vlan`], [`vni`], [`prefix`], [`port_range`], [`mtu`], [`ids`], [`time`]
 //! - bytes: [`packet`] (one frame with headroom), [`pool`] (the only allocator of packets), [`batch`]
-//! - meaning: [`headers`] (the one parser), [`tcp`], [`flow_key`], [`probe`] (to read a field is to un-wildcard it)
+//! - meaning: [`headers`] (the one parser), [`tcp`], [`flow_key`], [`probe`] (to read a field is to un-wildcard it),
+//!   [`spread`] (whose a connection is)
 //! - change: [`rewrite`], [`checksum`]
 //! - ends: [`verdict`] (the closed lists of how a packet begins and ends)
 
@@ -23,6 +24,7 @@ pub mod port_range;
 pub mod prefix;
 pub mod probe;
 pub mod rewrite;
+pub mod spread;
 pub mod tcp;
 #[cfg(feature = "testkit")]
 pub mod testkit;
@@ -42,6 +44,7 @@ pub use pool::PacketPool;
 pub use port_range::PortRange;
 pub use prefix::Prefix;
 pub use probe::{FlowMask, Probe};
+pub use spread::Spread;
 pub use tcp::TcpSegment;
 pub use time::Now;
 pub use verdict::{Consumed, Copied, DropReason, Originated};

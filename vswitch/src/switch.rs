@@ -43,6 +43,7 @@ use crate::{
     io::{
         Underlay,
         mapping::{ConnMapping, MappingError},
+        steering::Steering,
         tap::Tap,
         underlay::{UdpUnderlay, UnderlayError, UnderlaySpec},
         uplink::{Uplink, UplinkCounters, UplinkError},
@@ -89,6 +90,7 @@ pub(crate) struct LocalSwitch {
     tables: SharedTables,
     workers: Vec<Handle<Live>>,
     queues: NonZeroU16,
+    steering: Steering,
     /// Ports whose queues the workers have, under which number.
     open: BTreeMap<Id<kind::Port>, PortId>,
     gone: Gone,
@@ -123,11 +125,15 @@ impl LocalSwitch {
         let alone = UnderlaySpec::new(vtep);
         // Sockets that are shared among workers would be shared with another switch too: one that is not finds it.
         drop(UdpUnderlay::open(&alone)?);
+        let steering = Steering::new(seed, count);
         let underlay = UnderlaySpec {
-            shared: count > 1,
+            shared: (count > 1).then_some(steering),
             ..alone
         };
         let mut tap = uplink(config.uplink, vtep, queues)?;
+        if let Some(tap) = &tap {
+            tap.steer(&steering);
+        }
         let mut counters = Vec::new();
         let mut workers = Vec::new();
         for seat in worker::crew(count, RING).map_err(StartError::Worker)? {
@@ -172,6 +178,7 @@ impl LocalSwitch {
             tables,
             workers,
             queues,
+            steering,
             open: BTreeMap::new(),
             gone,
             uplink: counters,
@@ -203,6 +210,7 @@ impl LocalSwitch {
             code: code::DEVICE,
             message: format!("the switch does not run port {port}"),
         })?;
+        tap.steer(&self.steering);
         for (worker, queue) in self.workers.iter().zip(tap.into_queues()) {
             if let Err(gone) = worker.tell(Command::AddPort(dense, Box::new(queue))) {
                 error!(%gone, "a worker does not listen");

@@ -19,10 +19,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use net::{Batch, Gso, Mac, Mtu, Origin, PacketPool, PortId, Vni};
+use net::{
+    Batch, Gso, Mac, Mtu, Origin, Packet, PacketPool, PortId, Vni,
+    testkit::{FrameBuilder, packet},
+};
 use vswitch::io::{
-    PortIo, Tunnelled, Underlay,
+    PortIo, Rx, Tunnelled, Underlay,
     netns::{Netns, NetnsError},
+    steering::Steering,
     tap::{Tap, TapError, TapPlace, TapQueue, TapRoute, TapSpec},
     underlay::{UdpUnderlay, UnderlaySpec, set_segment},
 };
@@ -247,6 +251,99 @@ fn datagrams_sent_as_one_cross_two_taps_as_one() {
     assert_eq!(lens, [1000, 1000, 1000, 1000, 1000, 500]);
     assert_eq!(Moved::of(&patch.moved.uso_frames), 1);
     no_checksum_errors(&[&a, &b]);
+}
+
+/// Which worker is home to the connection of a packet; `None` for what has none.
+fn home(steering: &Steering, packet: &Packet) -> Option<u16> {
+    let tuple = packet.key().five_tuple()?;
+    let at = steering.spread.hash(&tuple) % u64::from(steering.workers);
+    Some(at.try_into().unwrap())
+}
+
+#[test]
+fn a_tap_puts_packets_into_the_queue_of_their_worker() {
+    if !root() {
+        return;
+    }
+    let (space, steering) = (Space::new("st"), Steering::new(7, 3));
+    let three = TapSpec {
+        queues: NonZeroU16::new(3).unwrap(),
+        ..spec(1, 1500)
+    };
+    let tap = Tap::create(&place(&space, "overweave test"), &three).unwrap();
+    tap.steer(&steering);
+    let name = &space.0;
+    for to in [v4(2), v6(2)] {
+        ip(&format!(
+            "-n {name} neigh replace {to} lladdr 02:00:00:00:00:02 dev eth0"
+        ));
+    }
+    space.run(|| {
+        for (from, to) in [(v4(1), v4(2)), (v6(1), v6(2))] {
+            for _ in 0..60 {
+                let socket = UdpSocket::bind((from, 0)).unwrap();
+                socket.send_to(b"one", (to, 9)).unwrap();
+            }
+        }
+    });
+    let (mut pool, mut batch) = (PacketPool::new(512, 64), Batch::new());
+    let (mut counts, mut refused) = ([0; 3], vec![]);
+    for (worker, mut queue) in (0u16..).zip(tap.into_queues()) {
+        while queue.rx(&mut pool, &mut batch, &mut refused) == Rx::More || !batch.is_empty() {
+            for mut packet in batch.drain() {
+                packet.set_origin(Origin::Port(PortId(0)));
+                packet.parse().unwrap();
+                if packet.bytes().ends_with(b"one") {
+                    assert_eq!(home(&steering, &packet), Some(worker));
+                    counts[usize::from(worker)] += 1;
+                }
+                pool.give(packet);
+            }
+        }
+    }
+    assert_eq!(counts.iter().sum::<u32>(), 120);
+    assert!(counts.iter().all(|c| *c > 15), "{counts:?}");
+}
+
+#[test]
+fn datagrams_come_to_the_socket_of_their_worker() {
+    if !root() {
+        return;
+    }
+    let (space, steering) = (Space::new("ss"), Steering::new(7, 3));
+    let [here, there] = [[127, 0, 0, 1], [127, 0, 0, 2]].map(IpAddr::from);
+    let shared = UnderlaySpec {
+        shared: Some(steering),
+        ..UnderlaySpec::new(there)
+    };
+    let open = |spec: &UnderlaySpec| space.run(|| UdpUnderlay::open(spec).unwrap());
+    let mut workers = [0; 3].map(|_| open(&shared));
+    let mut sender = open(&UnderlaySpec::new(here));
+    let mut pool = PacketPool::new(512, 64);
+    let mut sent: Vec<_> = (0..60)
+        .flat_map(|port| [false, true].map(|v6| FrameBuilder::tcp(v6, 1000 + port, 80).build()))
+        .map(|frame| Tunnelled {
+            packet: packet(&mut pool, &frame, Origin::Port(PortId(0))),
+            vni: Vni::try_from(100).unwrap(),
+            vtep: there,
+        })
+        .collect();
+    // One at a time: frames that share a send come where the first of them belongs.
+    let mut unsent = vec![];
+    for frame in sent.drain(..) {
+        assert_eq!(sender.tx(&mut pool, &mut vec![frame], &mut unsent), 1);
+    }
+    let mut counts = [0; 3];
+    for (worker, underlay) in (0u16..).zip(&mut workers) {
+        let (mut got, mut refused) = (vec![], vec![]);
+        while underlay.rx(&mut pool, &|_| true, &mut got, &mut refused) == Rx::More {}
+        for Tunnelled { packet, .. } in got {
+            assert_eq!(home(&steering, &packet), Some(worker));
+            counts[usize::from(worker)] += 1;
+        }
+    }
+    assert_eq!(counts.iter().sum::<u32>(), 120);
+    assert!(counts.iter().all(|c| *c > 15), "{counts:?}");
 }
 
 #[test]

@@ -27,6 +27,7 @@ use nfv::conntrack::Entry;
 use vswitch::{
     datapath::{Claims, Datapath, Ledger, Settings, Tables},
     io::{
+        steering::Steering,
         tap::{Tap, TapPlace, TapSpec},
         underlay::{UdpUnderlay, UnderlaySpec},
     },
@@ -174,7 +175,10 @@ impl Host {
             addresses: vec![(address(n, false), 24), (address(n, true), 64)],
             routes: vec![],
         };
-        let queues = Tap::create(&place, &spec).unwrap().into_queues();
+        let steering = Steering::new(1, workers);
+        let tap = Tap::create(&place, &spec).unwrap();
+        tap.steer(&steering);
+        let queues = tap.into_queues();
         let claims = Arc::new(Claims::new(1000, 1));
         let lost = Arc::new(Mutex::new(vec![]));
         for (seat, queue) in crew(workers, 1024).unwrap().into_iter().zip(queues) {
@@ -191,7 +195,7 @@ impl Host {
             let tell = Box::new(move |port| lost.lock().unwrap().push(port));
             let worker = spawn(seat, lane, Limits::default(), tell).unwrap();
             let underlay = UnderlaySpec {
-                shared: workers > 1,
+                shared: (workers > 1).then_some(steering),
                 ..UnderlaySpec::new(vtep(n))
             };
             let underlay = self.space.run(|| UdpUnderlay::open(&underlay)).unwrap();

@@ -8,6 +8,7 @@
 //! - underlay: [`underlay`] (VXLAN over UDP sockets), [`uplink`] (a tap that carries it whole, where the kernel can)
 //! - bytes: [`offload`] (cutting super-frames, finishing checksums), [`coalesce`] (its inverse)
 //! - state: [`mapping`] (connection tables that outlive the process)
+//! - queues: [`steering`] (which worker's queue the kernel puts a packet into), `bpf` (how a program for it is written down)
 //! - `sys` holds the only `unsafe` of the switch.
 //!
 //! # Invariants
@@ -17,6 +18,7 @@ use std::{net::IpAddr, os::fd::BorrowedFd};
 
 use net::{Batch, DropReason, Mtu, Packet, PacketPool, Vni};
 
+mod bpf;
 pub mod coalesce;
 pub mod fault;
 pub mod mapping;
@@ -27,6 +29,7 @@ pub mod offload;
 pub mod pcap;
 pub mod plain_tap;
 pub mod random;
+pub mod steering;
 mod sys;
 pub mod tap;
 pub mod underlay;

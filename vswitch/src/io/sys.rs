@@ -167,12 +167,22 @@ unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
     }
 }
 
-/// Has the kernel check a classifier and take it; `name` is for whoever lists programs.
+/// Has the kernel check a classifier of a device's packets and take it; `name` is for whoever lists programs.
 pub(super) fn load_classifier(name: &[u8], program: &[Instruction]) -> io::Result<OwnedFd> {
-    const LOAD: libc::c_long = 5;
     const CLASSIFIER: u32 = 3;
+    load(CLASSIFIER, name, program)
+}
+
+/// The same of a program that reads a packet and returns a number.
+pub(super) fn load_socket_filter(name: &[u8], program: &[Instruction]) -> io::Result<OwnedFd> {
+    const SOCKET_FILTER: u32 = 1;
+    load(SOCKET_FILTER, name, program)
+}
+
+fn load(kind: u32, name: &[u8], program: &[Instruction]) -> io::Result<OwnedFd> {
+    const LOAD: libc::c_long = 5;
     let mut load = Load {
-        kind: CLASSIFIER,
+        kind,
         count: u32::try_from(program.len()).or(Err(io::ErrorKind::InvalidInput))?,
         instructions: program.as_ptr().expose_provenance() as u64,
         license: c"Apache-2.0".as_ptr().expose_provenance() as u64,

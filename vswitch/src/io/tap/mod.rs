@@ -38,6 +38,7 @@ use super::{
     netlink::{Change, Link, Netlink},
     netns::{Netns, NetnsError},
     offload::{self, Segments},
+    steering::Steering,
     sys,
 };
 
@@ -300,6 +301,14 @@ impl Tap {
     /// What the kernel agreed to.
     pub fn offloads(&self) -> TapOffloads {
         self.offloads
+    }
+
+    /// Has the kernel put each packet into the queue of the worker who is home to its connection: the queues are the workers', in
+    /// order.
+    pub fn steer(&self, steering: &Steering) {
+        if let Some(queue) = self.queues.first() {
+            steering.of_tap(queue.fd.as_fd());
+        }
     }
 
     /// The queues, one for each worker.

@@ -42,6 +42,7 @@ use super::{
     Refused, Rx, Tunnelled, Underlay, Unsent,
     coalesce::Coalescer,
     offload::{self, Segments},
+    steering::Steering,
     sys::{self, Datagram, Name, Received},
 };
 
@@ -63,8 +64,8 @@ const UDP: usize = 8;
 pub struct UnderlaySpec {
     /// This host's VTEP address.
     pub local: IpAddr,
-    /// Do several workers share it (`SO_REUSEPORT`)?
-    pub shared: bool,
+    /// How datagrams are dealt to the workers, if several share it (`SO_REUSEPORT`): the sockets are opened in their order.
+    pub shared: Option<Steering>,
     /// Sockets to send from: their ports are the entropy of the underlay's paths.
     pub senders: u16,
     /// Bytes that may wait in the kernel, to be received.
@@ -76,7 +77,7 @@ impl UnderlaySpec {
     pub fn new(local: IpAddr) -> Self {
         Self {
             local,
-            shared: false,
+            shared: None,
             senders: 8,
             // 8 ms of 40 Gb/s, in the kernel's accounting about half of that.
             receive_buffer: 32 << 20,
@@ -174,7 +175,7 @@ impl UdpUnderlay {
         };
         let mut gro = false;
         let receiver = bind(SocketAddr::new(local, VXLAN_PORT), |socket| {
-            if spec.shared {
+            if spec.shared.is_some() {
                 sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
             }
             if local.is_ipv6() {
@@ -190,6 +191,9 @@ impl UdpUnderlay {
             Ok(())
         })
         .map_err(failed)?;
+        if let Some(steering) = &spec.shared {
+            steering.of_sockets(receiver.as_fd());
+        }
         let mut gso = true;
         let senders = (0..spec.senders.max(1))
             .map(|_| sender(local, &mut gso))

@@ -227,7 +227,7 @@ fn an_address_of_nobody_and_a_taken_port_are_told_apart() {
     let second = UdpUnderlay::open(&UnderlaySpec::new([127, 47, 7, 1].into()));
     assert!(matches!(second, Err(UnderlayError::PortTaken(_))));
     let shared = UnderlaySpec {
-        shared: true,
+        shared: Some(Steering::new(1, 2)),
         ..UnderlaySpec::new([127, 47, 8, 1].into())
     };
     let _workers = [

@@ -19,42 +19,20 @@ use std::{
 
 use overlay::vxlan::VXLAN_PORT;
 
-use crate::io::sys::{self, Instruction};
+use crate::io::{
+    bpf::{
+        AND, Assembly, CALL, COPY, EXIT, JUMP_UNLESS, LOAD_1, LOAD_2, LOAD_4, Label, READ_FIELD,
+        SET, SET_32, bits, op,
+    },
+    sys::{self, Instruction},
+};
 
-/// Reads of a packet: a byte, two, four, in the network's order, at an offset from its Ethernet header.
-const LOAD_1: u8 = 0x30;
-const LOAD_2: u8 = 0x28;
-const LOAD_4: u8 = 0x20;
-const READ_FIELD: u8 = 0x61;
-const COPY: u8 = 0xbf;
-const SET: u8 = 0xb7;
-/// The same in 32 bits, the upper half zero.
-const SET_32: u8 = 0xb4;
-const AND: u8 = 0x57;
-const JUMP_UNLESS: u8 = 0x55;
-const JUMP_UNLESS_SAME: u8 = 0x5d;
-const CALL: u8 = 0x85;
-const EXIT: u8 = 0x95;
 const REDIRECT: i32 = 23;
 /// Ask the next one on this link.
 const NEXT: i32 = -1;
 /// Where the kernel tells of a packet: to whom its frame was sent (0: to this host), and whether it had a VLAN tag.
 const PACKET_TYPE: i16 = 4;
 const VLAN_PRESENT: i16 = 20;
-
-fn op(code: u8, to: u8, from: u8, offset: i16, number: i32) -> Instruction {
-    Instruction {
-        code,
-        registers: to | from << 4,
-        offset,
-        number,
-    }
-}
-
-/// A number of 32 bits, as an instruction holds it.
-fn bits(word: u32) -> i32 {
-    i32::from_ne_bytes(word.to_ne_bytes())
-}
 
 /// Hands the packet to another device.
 fn redirect(device: u32) -> [Instruction; 4] {
@@ -116,31 +94,29 @@ pub(super) fn receive(local: IpAddr, tap: u32) -> Vec<Instruction> {
         }
     }
     // The packet is read through register 6.
-    let mut program = vec![op(COPY, 6, 1, 0, 0)];
-    let mut jumps = Vec::new();
+    let mut program = Assembly::default();
+    program.push(op(COPY, 6, 1, 0, 0));
+    let mut end = Label::default();
     for test in tests {
         program.push(test.read);
-        program.extend(test.mask.map(|mask| op(AND, 0, 0, 0, mask)));
+        if let Some(mask) = test.mask {
+            program.push(op(AND, 0, 0, 0, mask));
+        }
         if test.is < 0 {
             // A number in a jump is extended by its sign; what was read is not.
             program.push(op(SET_32, 7, 0, 0, test.is));
-            jumps.push(program.len());
-            program.push(op(JUMP_UNLESS_SAME, 0, 7, 0, 0));
+            program.jump_unless_same(&mut end, 0, 7);
         } else {
-            jumps.push(program.len());
-            program.push(op(JUMP_UNLESS, 0, 0, 0, test.is));
+            program.jump(&mut end, JUMP_UNLESS, 0, test.is);
         }
     }
-    program.extend(redirect(tap));
-    let end = program.len();
-    program.extend([op(SET_32, 0, 0, 0, NEXT), op(EXIT, 0, 0, 0, 0)]);
-    for jump in jumps {
-        if let Some(instruction) = program.get_mut(jump) {
-            // Some dozens of instructions: it fits.
-            instruction.offset = i16::try_from(end - jump - 1).unwrap_or(i16::MAX);
-        }
+    for instruction in redirect(tap) {
+        program.push(instruction);
     }
-    program
+    program.place(end);
+    program.push(op(SET_32, 0, 0, 0, NEXT));
+    program.push(op(EXIT, 0, 0, 0, 0));
+    program.finish()
 }
 
 /// Hands every packet to `link`.
@@ -160,6 +136,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
+    use crate::io::bpf::JUMP_UNLESS_SAME;
 
     const TAP: u32 = 9;
 

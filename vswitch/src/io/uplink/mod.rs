@@ -21,6 +21,7 @@
 //! docs/adr/0010. RFC 7348. virtio 1.3 §5.1.6. Linux: `TUN_F_UDP_TUNNEL_GSO` (since 6.17), `BPF_TCX_INGRESS`.
 
 use std::{
+    collections::VecDeque,
     io,
     net::IpAddr,
     num::NonZeroU16,
@@ -35,6 +36,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{
     netlink::{Change, Netlink},
+    steering::Steering,
     sys,
     underlay::UdpUnderlay,
 };
@@ -138,7 +140,7 @@ pub struct Uplink {
     name: String,
     device: UplinkDevice,
     local: IpAddr,
-    queues: Vec<OwnedFd>,
+    queues: VecDeque<OwnedFd>,
     attached: Arc<Attached>,
 }
 
@@ -179,12 +181,19 @@ impl Uplink {
             name,
             device,
             local,
-            queues,
+            queues: queues.into(),
             attached: Arc::new(Attached {
                 _transmit: transmit,
                 _receive: receive,
             }),
         })
+    }
+
+    /// Has the kernel put each packet into the queue of the worker who is home to its connection.
+    pub fn steer(&self, steering: &Steering) {
+        if let Some(queue) = self.queues.front() {
+            steering.of_uplink(queue.as_fd(), self.local.is_ipv4());
+        }
     }
 
     /// The tap's name.
@@ -197,7 +206,7 @@ impl Uplink {
         &self.device.name
     }
 
-    /// One worker's part of it, with the sockets that it falls back to.
+    /// The next worker's part of it, with the sockets that it falls back to.
     ///
     /// # Errors
     /// When the kernel has no netlink socket or epoll instance for it, or all queues are given away.
@@ -206,7 +215,10 @@ impl Uplink {
         udp: UdpUnderlay,
         counters: Arc<UplinkCounters>,
     ) -> Result<TapUnderlay, UplinkError> {
-        let queue = self.queues.pop().ok_or(io::ErrorKind::NotFound.into());
+        let queue = self
+            .queues
+            .pop_front()
+            .ok_or(io::ErrorKind::NotFound.into());
         let queue = queue.map_err(failed("take another queue of the tap"))?;
         let netlink = Netlink::open().map_err(failed("open netlink"))?;
         let ways = Ways::new(netlink, self.device.clone(), self.local);
