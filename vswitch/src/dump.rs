@@ -19,9 +19,50 @@ use crate::{
         Datapath, DropText, ProgramId, Tables, WorkerId,
         explain::{actions, megaflow},
     },
+    effort::{Carried, Effort, Medium, Part},
     local::{Answer, Rows},
-    stats::{Family, MetricKind},
+    stats::{Family, MetricKind, WorkerStats},
 };
+
+/// What each worker did since it began, for whoever takes two and looks at the difference.
+pub(crate) fn top(workers: &[(u16, WorkerStats, Effort)]) -> Value {
+    let carried = |effort: &Effort, value: fn(Carried) -> u64| {
+        json!({
+            "port_rx": value(effort.rx(Medium::Port)),
+            "port_tx": value(effort.tx(Medium::Port)),
+            "tunnel_rx": value(effort.rx(Medium::Tunnel)),
+            "tunnel_tx": value(effort.tx(Medium::Tunnel)),
+        })
+    };
+    let row = |(worker, stats, effort): &(u16, WorkerStats, Effort)| {
+        let seconds: serde_json::Map<_, _> = Part::ALL
+            .iter()
+            .map(|part| {
+                let time = effort.time(*part).as_secs_f64();
+                (part.name().to_owned(), json!(time))
+            })
+            .collect();
+        let lookups = stats.counters.lookups;
+        json!({
+            "worker": worker,
+            "seconds": seconds,
+            "turns": effort.turns,
+            "sleeps": effort.sleeps,
+            "handed": effort.handed,
+            "frames": carried(effort, |c| c.frames),
+            "segments": carried(effort, |c| c.segments),
+            "batches": stats.counters.batches.iter().sum::<u64>(),
+            "packets": stats.counters.batched,
+            "lookups": {
+                "exact": lookups.exact,
+                "megaflow": lookups.megaflow,
+                "upcall": lookups.upcall,
+            },
+            "connections": stats.connections,
+        })
+    };
+    json!({"workers": workers.iter().map(row).collect::<Vec<_>>()})
+}
 
 /// A row of a dump.
 pub(crate) trait Row: Serialize {
@@ -349,6 +390,11 @@ pub(crate) fn prometheus(families: &[Family]) -> String {
             } else {
                 format!("{{{}}}", labels.join(","))
             };
+            if name.contains("_seconds") {
+                let (whole, nanos) = (number / 1_000_000_000, number % 1_000_000_000);
+                writeln!(text, "{name}{labels} {whole}.{nanos:09}").unwrap_or_default();
+                continue;
+            }
             writeln!(text, "{name}{labels} {number}").unwrap_or_default();
         }
     }

@@ -19,6 +19,7 @@
 pub mod bench;
 pub mod config;
 pub mod datapath;
+pub mod effort;
 pub mod io;
 pub mod simulated;
 pub mod stats;

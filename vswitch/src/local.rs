@@ -141,6 +141,8 @@ pub(crate) enum Ask {
     Conntrack(Rows),
     Drops(Rows),
     Fdb(Rows),
+    /// What each worker did since it began.
+    Top,
     Status,
     /// In Prometheus' text format; over HTTP.
     Metrics,
@@ -255,6 +257,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Ask, Refusal> {
         "conntrack" => Ask::Conntrack(args(verb, given)?),
         "drops" => Ask::Drops(args(verb, given)?),
         "fdb" => Ask::Fdb(args(verb, given)?),
+        "top" => Ask::Top,
         "status" => Ask::Status,
         _ => {
             return Err(Refusal::new(

@@ -10,6 +10,7 @@ use net::{DropReason, PortId, VtepId};
 use nfv::{chain::HopCounters, conntrack::Entry};
 
 use crate::datapath::{Datapath, HopId, Ledger, Refusal, Stage, Tables};
+use crate::effort::{self, Effort};
 use crate::io::uplink::UplinkTraffic;
 
 /// What kind of metric it is.
@@ -134,6 +135,42 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Gauge,
         &[],
         "Version of the tables in use.",
+    ),
+    metric(
+        "vswitch_worker_seconds_total",
+        MetricKind::Counter,
+        &["worker", "part"],
+        "Time of a worker thread, by what it did: rx, lookup, decide, functions, tx, other, poll (looked again before it slept), idle.",
+    ),
+    metric(
+        "vswitch_worker_turns_total",
+        MetricKind::Counter,
+        &["worker"],
+        "Times that a worker thread went around its loop.",
+    ),
+    metric(
+        "vswitch_worker_sleeps_total",
+        MetricKind::Counter,
+        &["worker"],
+        "Times that a worker thread went to sleep.",
+    ),
+    metric(
+        "vswitch_worker_handed_packets_total",
+        MetricKind::Counter,
+        &["worker"],
+        "Packets that a worker thread handed over to another.",
+    ),
+    metric(
+        "vswitch_worker_frames_total",
+        MetricKind::Counter,
+        &["worker", "direction", "side"],
+        "Frames that a worker thread read from ports and the tunnel, and sent to them; a super-frame is one.",
+    ),
+    metric(
+        "vswitch_worker_segments_total",
+        MetricKind::Counter,
+        &["worker", "direction", "side"],
+        "Segments in those frames: more than one a frame is what offloads save.",
     ),
     metric(
         "vswitch_uplink_packets_total",
@@ -435,6 +472,8 @@ pub struct WorkerStats {
     pub conntrack: nfv::conntrack::Stats,
     /// What took which way over the underlay, where there is an uplink tap.
     pub uplink: Option<UplinkTraffic>,
+    /// What each worker did, by its number.
+    pub efforts: Vec<(u16, Effort)>,
 }
 
 impl WorkerStats {
@@ -449,6 +488,7 @@ impl WorkerStats {
             programs: datapath.programs().len() as u64,
             conntrack: *datapath.conntrack().stats(),
             uplink: None,
+            efforts: Vec::new(),
         }
     }
 
@@ -468,9 +508,10 @@ impl WorkerStats {
         if let Some(uplink) = &other.uplink {
             self.uplink.get_or_insert_default().add(uplink);
         }
+        self.efforts.extend_from_slice(&other.efforts);
     }
 
-    /// Every metric with its rows: label values in the order of the declaration, and the number. Histograms have one row a
+    /// Every metric with its rows: label values in the order of the declaration, and the number, of a time in nanoseconds. Histograms have one row a
     /// bucket, cumulative, labelled by its bound, and then `sum` and `count`.
     pub fn families(&self, tables: &Tables) -> Vec<Family> {
         METRICS
@@ -572,7 +613,7 @@ impl WorkerStats {
             "nfv_conntrack_inserted_total" => plain(self.conntrack.inserted),
             "nfv_conntrack_evicted_total" => plain(self.conntrack.evicted),
             "nfv_conntrack_expired_total" => plain(self.conntrack.expired),
-            _ => Vec::new(),
+            _ => effort::rows(name, &self.efforts),
         }
     }
 

@@ -40,6 +40,7 @@ use crate::{
         explain::{Described, Entrance, NotExplained, explain},
     },
     dump,
+    effort::Effort,
     io::{
         Underlay,
         mapping::{ConnMapping, MappingError},
@@ -236,10 +237,23 @@ impl LocalSwitch {
         Ok(rows)
     }
 
+    /// What each worker counted, and what it did.
+    fn efforts(&self) -> Result<Vec<(u16, WorkerStats, Effort)>, Refusal> {
+        let ended = |gone: WorkerGone| Refusal::new(code::UNAVAILABLE, gone.to_string());
+        let all = (0u16..).zip(&self.workers);
+        all.map(|(number, worker)| {
+            let stats = worker.ask(|lane, _| WorkerStats::of(lane.view().0));
+            let stats = stats.map_err(ended)?;
+            Ok((number, stats, worker.effort().map_err(ended)?))
+        })
+        .collect()
+    }
+
     fn stats(&self) -> Result<WorkerStats, Refusal> {
         let mut sum = WorkerStats::default();
-        for stats in self.all(|(datapath, _), _| vec![WorkerStats::of(datapath)])? {
+        for (number, stats, effort) in self.efforts()? {
             sum.add(&stats);
+            sum.efforts.push((number, effort));
         }
         for counters in &self.uplink {
             sum.uplink.get_or_insert_default().add(&counters.read());
@@ -447,6 +461,10 @@ impl Switch for LocalSwitch {
                 let all = dump::fdb(&self.tables.load(), rows);
                 Ok(dump::answer("fdb", all, rows.limit))
             }
+            Ask::Top => Ok(Answer {
+                ok: dump::top(&self.efforts()?),
+                ..Answer::default()
+            }),
             Ask::Metrics => {
                 let families = self.stats()?.families(&self.tables.load());
                 Ok(Answer {

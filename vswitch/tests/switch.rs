@@ -26,6 +26,7 @@ use net::{DropReason, Id, Mtu, PortRange, Vni, Zone, testkit::mac};
 use nfv::conntrack::Entry;
 use vswitch::{
     datapath::{Claims, Datapath, Ledger, Settings, Tables},
+    effort::{Effort, Medium, Part},
     io::{
         steering::Steering,
         tap::{Tap, TapPlace, TapSpec},
@@ -260,6 +261,25 @@ fn tcp_crosses_two_switches_in_super_frames_with_every_segment_accounted_for() {
             ledger.balanced().unwrap();
             assert!(ledger.rx > 60_000, "{}", ledger.rx);
             assert!(ledger.dropped_total() * 100 < ledger.rx, "{ledger:?}");
+            let efforts = host.workers.iter().map(|w| w.effort().unwrap());
+            let efforts: Vec<_> = efforts.collect();
+            let strayed: u64 = efforts.iter().map(|e| e.handed).sum();
+            assert!(
+                strayed < 100,
+                "the kernel dealt {strayed} to another's queue"
+            );
+            for medium in [Medium::Port, Medium::Tunnel] {
+                for way in [Effort::rx, Effort::tx] {
+                    let carried = efforts.iter().map(|e| way(e, medium));
+                    let (frames, segments) =
+                        carried.fold((0, 0), |(f, s), c| (f + c.frames, s + c.segments));
+                    assert!(segments > 2 * frames, "{segments} in {frames} frames");
+                }
+            }
+            for part in [Part::Rx, Part::Lookup, Part::Tx, Part::Idle] {
+                let time: Duration = efforts.iter().map(|e| e.time(part)).sum();
+                assert!(!time.is_zero(), "{part:?}");
+            }
         }
         for host in hosts {
             for worker in host.workers {

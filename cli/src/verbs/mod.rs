@@ -15,6 +15,7 @@ mod inspect;
 mod lab;
 mod port;
 mod token;
+mod top;
 mod vswitch;
 
 pub(crate) use host::add as add_host;
@@ -42,6 +43,7 @@ pub(crate) enum Verb {
     Conntrack(inspect::Conntrack),
     Drops(inspect::Drops),
     Fdb(inspect::Fdb),
+    Top(top::Args),
     Bench(bench::Args),
     Completions(completions::Args),
     #[command(hide = true)]
@@ -66,6 +68,7 @@ impl Verb {
             Self::Conntrack(args) => args.run(),
             Self::Drops(args) => args.run(),
             Self::Fdb(args) => args.run(),
+            Self::Top(args) => args.run(),
             Self::Bench(args) => args.run(),
             Self::Completions(args) => args.run(),
             Self::Generate(args) => args.run(),

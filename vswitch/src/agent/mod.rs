@@ -457,7 +457,8 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             | Ask::Flows(_)
             | Ask::Conntrack(_)
             | Ask::Drops(_)
-            | Ask::Fdb(_)) => self.switch.ask(&ask),
+            | Ask::Fdb(_)
+            | Ask::Top) => self.switch.ask(&ask),
         };
         drop(reply.send(answer)); // a caller that did not wait
     }

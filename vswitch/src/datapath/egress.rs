@@ -5,7 +5,7 @@
 use net::{Batch, Packet, PortId};
 
 use super::claims::WorkerId;
-use crate::io::Tunnelled;
+use crate::{effort::Meter, io::Tunnelled};
 
 /// What a run hands out.
 #[derive(Debug, Default)]
@@ -16,6 +16,8 @@ pub struct Out {
     pub tunnelled: Vec<Tunnelled>,
     /// Packets for other workers, in order.
     pub handed: Vec<(WorkerId, Packet)>,
+    /// Where the time of this turn goes.
+    pub meter: Meter,
 }
 
 impl Out {

@@ -54,7 +54,7 @@ use execute::Hands;
 use fragments::{Fragments, Met, Room};
 use homes::{claim, release};
 
-use crate::{io::Unsent, stats::Counters};
+use crate::{effort::Part, io::Unsent, stats::Counters};
 
 /// What a worker's datapath is told when it is made: who it is, and every limit.
 #[derive(Debug, Clone, Copy)]
@@ -350,6 +350,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             let ahead = left.as_slice();
             let ahead = ahead.get(..BATCH).unwrap_or(ahead);
             self.look_up(tables, ahead, &mut hits);
+            cx.out.meter.lap(Part::Lookup);
             let looked_up = self.conntrack.changes();
             for (job, hit) in left.by_ref().take(BATCH).zip(hits) {
                 let way = match job.start {
@@ -361,7 +362,15 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                         } else {
                             self.look_again(tables, &job.packet)
                         };
-                        self.decide(tables, &job, hit, now)
+                        let known = hit.is_some();
+                        if !known {
+                            cx.out.meter.lap(Part::Functions);
+                        }
+                        let way = self.decide(tables, &job, hit, now);
+                        if !known {
+                            cx.out.meter.lap(Part::Decide);
+                        }
+                        way
                     }
                     Start::Drop(reason) => Way::Drop(Refusal {
                         port: port_of(&job.packet),
@@ -374,6 +383,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
         drop(left);
         self.hands.settle(&self.programs);
+        cx.out.meter.lap(Part::Functions);
         self.jobs = jobs;
     }
 

@@ -33,6 +33,7 @@ use rustix::{
 
 use crate::{
     datapath::Out,
+    effort::{Effort, Medium, Meter, Part},
     io::{PortIo, Refused, Rx, Tunnelled, Underlay, Unsent},
 };
 
@@ -113,6 +114,8 @@ pub enum Command<C> {
     SetUnderlay(Option<Box<dyn Underlay>>),
     /// Ask the corridor anything: it is between two turns. A reply travels by what the closure holds.
     Ask(Question<C>),
+    /// Say what was done so far; there is room for the answer.
+    Effort(SyncSender<Effort>),
     /// Send what is to be sent, and end.
     Shutdown,
 }
@@ -124,6 +127,7 @@ impl<C> std::fmt::Debug for Command<C> {
             Self::RemovePort(_) => "RemovePort",
             Self::SetUnderlay(_) => "SetUnderlay",
             Self::Ask(_) => "Ask",
+            Self::Effort(_) => "Effort",
             Self::Shutdown => "Shutdown",
         })
     }
@@ -200,6 +204,16 @@ impl<C: Corridor> Handle<C> {
             // Whoever asked may have gone away.
             drop(reply.send(question(corridor, now)));
         })))?;
+        answer.recv().or(Err(WorkerGone))
+    }
+
+    /// What it did so far.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn effort(&self) -> Result<Effort, WorkerGone> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.tell(Command::Effort(reply))?;
         answer.recv().or(Err(WorkerGone))
     }
 
@@ -387,26 +401,44 @@ impl<C: Corridor> Worker<C> {
     }
 
     fn run(mut self) {
-        let mut busy_at = monotonic();
+        self.out.meter = Meter::with_clock(monotonic);
+        let mut now = monotonic();
+        let mut busy_at = now;
         loop {
-            let now = monotonic();
             let turn = self.turn(now);
+            let ended = monotonic();
+            self.out.meter.end(now, ended, turn.busy);
             if turn.busy {
-                busy_at = now;
+                busy_at = ended;
             }
-            let spinning = now.since(busy_at) < self.limits.spin;
-            match turn.next {
+            let spinning = ended.since(busy_at) < self.limits.spin;
+            let asleep = match turn.next {
                 Next::Never => return,
-                Next::WhenFreed if !turn.busy => self.wait_for_packets(),
-                Next::AtOnce | Next::WhenFreed => self.wait(Some(Duration::ZERO)),
-                Next::By(_) if spinning => self.wait(Some(Duration::ZERO)),
-                Next::By(at) => self.wait(at.map(|at| at.since(now))),
-            }
+                Next::WhenFreed if !turn.busy => {
+                    self.wait_for_packets();
+                    true
+                }
+                Next::AtOnce | Next::WhenFreed => self.look(),
+                Next::By(_) if spinning => self.look(),
+                Next::By(at) => {
+                    self.wait(at.map(|at| at.since(ended)));
+                    true
+                }
+            };
+            now = monotonic();
+            self.out.meter.waited(ended, now, asleep);
         }
+    }
+
+    /// Notes who has something, and does not wait.
+    fn look(&mut self) -> bool {
+        self.wait(Some(Duration::ZERO));
+        false
     }
 
     /// One turn: commands, then each port that has frames, the underlay, other workers, and what time brings. Never waits.
     pub fn turn(&mut self, now: Now) -> Turn {
+        self.out.meter.begin(now);
         self.starved = false;
         self.seat.collect(&mut self.pool);
         let mut busy = self.obey(now);
@@ -418,6 +450,7 @@ impl<C: Corridor> Worker<C> {
         self.others = others;
         busy |= others;
         let wake = self.corridor.tick(now, &mut self.pool, &mut self.out);
+        self.out.meter.lap(Part::Other);
         self.flush(now);
         if self.ending {
             self.corridor.drain(now, &mut self.pool);
@@ -497,6 +530,12 @@ impl<C: Corridor> Worker<C> {
                 Ok(Command::Ask(question)) => {
                     self.corridor.refresh();
                     question(&mut self.corridor, now);
+                }
+                Ok(Command::Effort(reply)) => {
+                    // Whoever asked may have gone away.
+                    if reply.try_send(self.out.meter.effort).is_err() {
+                        tracing::debug!("nobody waits for the answer any more");
+                    }
                 }
                 Ok(Command::Shutdown) | Err(TryRecvError::Disconnected) => {
                     self.ending = true;
@@ -582,6 +621,7 @@ impl<C: Corridor> Worker<C> {
         let mut ready = std::mem::take(&mut self.ready);
         let alone = ready.len() <= 1 && !self.others;
         self.corridor.surcharge();
+        self.out.meter.lap(Part::Other);
         ready.retain(|&id| {
             let Some(Some(slot)) = self.ports.get_mut(id.index()) else {
                 return false;
@@ -600,9 +640,14 @@ impl<C: Corridor> Worker<C> {
             slot.ready = end == Rx::More || !slot.told;
             let keep = slot.ready;
             *busy |= !self.rx.is_empty() || !self.refused.is_empty();
+            let mut segments = 0;
             for packet in &mut self.rx {
                 packet.set_origin(Origin::Port(id));
+                segments += u64::from(packet.segments());
             }
+            let meter = &mut self.out.meter;
+            meter.effort.count_rx(Medium::Port, self.rx.len(), segments);
+            meter.lap(Part::Rx);
             for (mut packet, reason) in self.refused.drain(..) {
                 packet.set_origin(Origin::Port(id));
                 self.corridor.refuse_rx(packet, reason, now, &mut self.pool);
@@ -659,6 +704,12 @@ impl<C: Corridor> Worker<C> {
             self.corridor.refuse_rx(packet, reason, now, &mut self.pool);
         }
         let mut frames = std::mem::take(&mut self.tunnelled);
+        let segments = frames.iter().map(|f| u64::from(f.packet.segments())).sum();
+        let meter = &mut self.out.meter;
+        meter
+            .effort
+            .count_rx(Medium::Tunnel, frames.len(), segments);
+        meter.lap(Part::Rx);
         for frame in frames.drain(..) {
             let (corridor, pool) = (&mut self.corridor, &mut self.pool);
             if let Err(frame) = corridor.enter_tunnel(frame, &mut self.rx, now, pool) {
@@ -685,6 +736,7 @@ impl<C: Corridor> Worker<C> {
             more |= self.seat.receive(peer, &mut self.rx);
             if !self.rx.is_empty() {
                 *busy = true;
+                self.out.meter.lap(Part::Rx);
                 self.corridor
                     .take_over(&mut self.rx, now, &mut self.pool, &mut self.out);
                 self.flush(now);
@@ -700,7 +752,11 @@ impl<C: Corridor> Worker<C> {
         while let Some(id) = self.out.next_port(&mut self.tx) {
             match self.ports.get_mut(id.index()) {
                 Some(Some(slot)) => {
-                    slot.io.tx(&mut self.pool, &mut self.tx, &mut self.refused);
+                    let frames = self.tx.len();
+                    let segments = slot.io.tx(&mut self.pool, &mut self.tx, &mut self.refused);
+                    let frames = frames.saturating_sub(self.refused.len());
+                    let effort = &mut self.out.meter.effort;
+                    effort.count_tx(Medium::Port, frames, segments);
                 }
                 _ => self
                     .refused
@@ -711,12 +767,14 @@ impl<C: Corridor> Worker<C> {
                     .refuse_tx(packet, id, reason, now, &mut self.pool);
             }
         }
+        self.out.meter.effort.handed += self.out.handed.len() as u64;
         for (to, packet) in self.out.handed.drain(..) {
             if let Err(packet) = self.seat.hand(to, packet) {
                 self.corridor.refuse_handed(packet, now, &mut self.pool);
             }
         }
         self.seat.ring_bells();
+        self.out.meter.lap(Part::Tx);
     }
 
     fn flush_tunnel(&mut self, now: Now) {
@@ -726,7 +784,11 @@ impl<C: Corridor> Worker<C> {
         let lost = |frame| Unsent::new(frame, DropReason::UnderlaySend);
         match &mut self.underlay {
             Some(underlay) => {
-                underlay.tx(&mut self.pool, &mut self.out.tunnelled, &mut self.unsent);
+                let frames = self.out.tunnelled.len();
+                let sent = underlay.tx(&mut self.pool, &mut self.out.tunnelled, &mut self.unsent);
+                let frames = frames.saturating_sub(self.unsent.len());
+                let effort = &mut self.out.meter.effort;
+                effort.count_tx(Medium::Tunnel, frames, sent);
             }
             None => self.unsent.extend(self.out.tunnelled.drain(..).map(lost)),
         }
