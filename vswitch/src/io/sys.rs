@@ -18,7 +18,7 @@
 use std::{
     fmt,
     io::{self, IoSlice},
-    mem::{size_of, zeroed},
+    mem::{MaybeUninit, size_of, zeroed},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     ptr::{self, NonNull},
@@ -389,30 +389,31 @@ impl fmt::Debug for Name {
 
 /// Sends up to [`CALL`] datagrams in one call and says how many went out; the error is that of the first.
 pub(super) fn send_many(fd: BorrowedFd<'_>, datagrams: &[Datagram<'_>]) -> io::Result<usize> {
-    // SAFETY: an mmsghdr is plain integers and pointers, for which zero is a value.
-    let mut messages: [libc::mmsghdr; CALL] = unsafe { zeroed() };
-    let mut controls = [const { Control([0; 64]) }; CALL];
+    // Most calls send few: what is not used is not written.
+    let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; CALL];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; CALL];
     let mut count: libc::c_uint = 0;
     for ((message, control), datagram) in messages.iter_mut().zip(&mut controls).zip(datagrams) {
-        let header = &mut message.msg_hdr;
+        // SAFETY: an mmsghdr is plain integers and pointers, for which zero is a value.
+        let header = &mut message.write(unsafe { zeroed() }).msg_hdr;
         header.msg_name = ptr::from_ref(&datagram.to.bytes).cast_mut().cast();
         header.msg_namelen = datagram.to.len;
         // An IoSlice is an iovec (its documentation promises the layout).
         header.msg_iov = datagram.parts.as_ptr().cast_mut().cast();
         header.msg_iovlen = datagram.parts.len();
         if datagram.segment > 0 {
-            *control = Control::segment(datagram.segment);
+            let control = control.write(Control::segment(datagram.segment));
             header.msg_control = ptr::from_mut(&mut control.0).cast();
             header.msg_controllen = Control::SEGMENT;
         }
         count += 1;
     }
-    // SAFETY: `count` messages are filled in; names and parts are borrowed by `datagrams`, controls live in this frame,
+    // SAFETY: the first `count` messages are written; names and parts are borrowed by `datagrams`, controls live in this frame,
     // and sending only reads what they point to.
     check(unsafe {
         libc::sendmmsg(
             fd.as_raw_fd(),
-            messages.as_mut_ptr(),
+            messages.as_mut_ptr().cast(),
             count,
             libc::MSG_DONTWAIT,
         )

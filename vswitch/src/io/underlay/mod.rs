@@ -435,7 +435,10 @@ pub(super) fn refuse(
 
 // ---- sending -----------------------------------------------------------------------------------------------------
 
-/// One segment to send: its headers in the arena, its payload in its frame.
+/// Frames up to this size are copied behind their headers: the kernel takes longer over two more parts of a message.
+const COPIED: usize = 512;
+
+/// One segment to send: its headers in the arena, its payload in its frame, or behind the headers if that is empty.
 #[derive(Debug, Clone)]
 struct Piece {
     head: Range<usize>,
@@ -488,9 +491,14 @@ impl Plan {
             let headers = *packet.headers();
             offload::finish(packet.bytes_mut(), &headers, &mut open);
             packet.set_offload(open);
-            let head = self.arena.len()..self.arena.len() + VXLAN_HEADER;
+            let from = self.arena.len();
             self.arena.extend_from_slice(&header);
-            self.piece(head, frame, 0..packet.len(), most);
+            let mut payload = 0..packet.len();
+            if packet.len() <= COPIED {
+                self.arena.extend_from_slice(packet.bytes());
+                payload.end = 0;
+            }
+            self.piece(from..self.arena.len(), frame, payload, most);
             return;
         }
         let headers = *packet.headers();
@@ -570,13 +578,23 @@ impl Plan {
         let batch = batch.get(..sys::CALL).unwrap_or(batch);
         for message in batch {
             let begin = parts.len();
+            // What lies in the arena without a gap is one part.
+            let mut run = 0..0;
             for piece in self.pieces.get(message.pieces.clone()).unwrap_or_default() {
-                let head = self.arena.get(piece.head.clone()).unwrap_or_default();
-                let body = frames.get(piece.frame).map(|f| f.packet.bytes());
-                let body = body.and_then(|b| b.get(piece.payload.clone()));
-                parts.push(IoSlice::new(head));
-                parts.push(IoSlice::new(body.unwrap_or_default()));
+                if run.end == piece.head.start {
+                    run.end = piece.head.end;
+                } else {
+                    push(&mut parts, self.arena.get(run));
+                    run = piece.head.clone();
+                }
+                if !piece.payload.is_empty() {
+                    push(&mut parts, self.arena.get(run));
+                    let body = frames.get(piece.frame).map(|f| f.packet.bytes());
+                    push(&mut parts, body.and_then(|b| b.get(piece.payload.clone())));
+                    run = 0..0;
+                }
             }
+            push(&mut parts, self.arena.get(run));
             ranges.push(begin..parts.len());
         }
         let datagrams: SmallVec<[Datagram<'_>; sys::CALL]> = batch
@@ -630,6 +648,13 @@ impl Plan {
                 }
             }
         }
+    }
+}
+
+/// Adds a part of a message, unless it is empty.
+fn push<'a>(parts: &mut SmallVec<[IoSlice<'a>; 2 * SEGMENTS]>, part: Option<&'a [u8]>) {
+    if let Some(part) = part.filter(|p| !p.is_empty()) {
+        parts.push(IoSlice::new(part));
     }
 }
 
