@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     thread,
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -23,6 +24,10 @@ use crate::{
 const CONTROLLER_PORT: u16 = 9697;
 /// The most workers: each has its pools and tables.
 const WORKERS_MAX: usize = 64;
+/// Looking on for as long as two wake-ups take halves the latency of what comes and goes; see docs/performance.md.
+const BUSY_POLL_US: u64 = 50;
+/// A tick of the slowest kernel: past it nothing is gained over sleeping.
+const BUSY_POLL_US_MAX: u64 = 10_000;
 /// Connections of a worker: a table of 192 bytes each, the least and the most.
 const CONNECTIONS: std::ops::RangeInclusive<usize> = 1_024..=16_777_216;
 /// A host's name is a DNS name's length at most.
@@ -88,6 +93,8 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
     /// Worker threads. Default: one a CPU, four at most.
     pub workers: Option<usize>,
+    /// For how many microseconds a worker looks on for more packets before it sleeps, while they come that soon. Default: 50.
+    pub busy_poll_us: Option<u64>,
     /// Where /metrics and /healthz are served. Default: 127.0.0.1:9698.
     pub metrics_listen: Option<SocketAddr>,
     /// Connections that a worker tracks. Default: 262,144.
@@ -224,6 +231,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Worker threads.
     pub workers: NonZeroUsize,
+    /// For how long a worker looks on for more packets before it sleeps, while they come that soon.
+    pub busy_poll: Duration,
     /// Where /metrics and /healthz are served.
     pub metrics_listen: SocketAddr,
     /// Connections that a worker tracks.
@@ -333,20 +342,13 @@ impl Config {
                 )
             })?;
 
+        let given = flags.busy_poll_us.is_some();
+        let poll = flags.busy_poll_us.or(file.busy_poll_us);
+        let busy_poll = busy_poll(poll).map_err(|e| refuse(given, "busy_poll_us", &e))?;
+
         let given = flags.conntrack_entries.is_some();
-        // 50 MB of address space a worker, of which only what is used is real; the hosts hold some 100 ports.
-        let entries = flags
-            .conntrack_entries
-            .or(file.conntrack_entries)
-            .unwrap_or(262_144);
-        if !CONNECTIONS.contains(&entries) {
-            let (min, max) = (CONNECTIONS.start(), CONNECTIONS.end());
-            return Err(refuse(
-                given,
-                "conntrack_entries",
-                &format!("out of range ({min}..={max}): {entries}"),
-            ));
-        }
+        let entries = flags.conntrack_entries.or(file.conntrack_entries);
+        let entries = connections(entries).map_err(|e| refuse(given, "conntrack_entries", &e))?;
 
         Ok(Self {
             host,
@@ -357,6 +359,7 @@ impl Config {
             run_dir,
             state_dir,
             workers,
+            busy_poll,
             // Loopback: metrics name the tenants' ports.
             metrics_listen: flags
                 .metrics_listen
@@ -378,6 +381,7 @@ impl Config {
             ("run_dir", text(&self.run_dir.display())),
             ("state_dir", text(&self.state_dir.display())),
             ("workers", self.workers.to_string()),
+            ("busy_poll_us", self.busy_poll.as_micros().to_string()),
             ("metrics_listen", text(&self.metrics_listen)),
             ("conntrack_entries", self.conntrack_entries.to_string()),
             ("project_connections", self.project_connections.to_string()),
@@ -419,6 +423,24 @@ fn shares(flags: &Options, file: &Options) -> (u32, Rates) {
     };
     let project = told(|o| o.project_connections, usual.project_connections);
     (project, rates)
+}
+
+fn busy_poll(micros: Option<u64>) -> Result<Duration, String> {
+    let micros = micros.unwrap_or(BUSY_POLL_US);
+    if micros > BUSY_POLL_US_MAX {
+        return Err(format!("out of range (0..={BUSY_POLL_US_MAX}): {micros}"));
+    }
+    Ok(Duration::from_micros(micros))
+}
+
+fn connections(entries: Option<usize>) -> Result<usize, String> {
+    // 50 MB of address space a worker, of which only what is used is real; the hosts hold some 100 ports.
+    let entries = entries.unwrap_or(262_144);
+    if !CONNECTIONS.contains(&entries) {
+        let (min, max) = (CONNECTIONS.start(), CONNECTIONS.end());
+        return Err(format!("out of range ({min}..={max}): {entries}"));
+    }
+    Ok(entries)
 }
 
 /// Two vswitches on one machine differ by their run dirs; whoever gives only that means all of it.
@@ -544,6 +566,10 @@ mod tests {
             (
                 "vtep_ip = \"224.0.0.1\"\n",
                 "vswitch.toml: vtep_ip: not an address of one host",
+            ),
+            (
+                "busy_poll_us = 20000\n",
+                "vswitch.toml: busy_poll_us: out of range (0..=10000): 20000",
             ),
             (
                 "conntrack_entries = 3\n",

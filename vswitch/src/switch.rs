@@ -160,8 +160,11 @@ impl LocalSwitch {
             );
             let corridor = Lane::new(datapath, Arc::clone(&tables));
             let lost = lost(Arc::clone(&tables), Arc::clone(&gone), inputs.clone());
-            let handle = worker::spawn(seat, corridor, Limits::default(), lost)
-                .map_err(StartError::Worker)?;
+            let limits = Limits {
+                spin: config.busy_poll,
+                ..Limits::default()
+            };
+            let handle = worker::spawn(seat, corridor, limits, lost).map_err(StartError::Worker)?;
             let socket = UdpUnderlay::open(&underlay)?;
             let underlay = match &mut tap {
                 Some(tap) => {

@@ -47,6 +47,9 @@ pub(crate) struct Args {
     /// Worker threads [default: one a CPU, four at most]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+    /// For how many microseconds a worker looks on for more packets before it sleeps, while they come that soon; 0: never [default: 50]
+    #[arg(long, value_name = "US")]
+    busy_poll_us: Option<u64>,
     /// Where /metrics and /healthz are served [default: 127.0.0.1:9698]
     #[arg(long, value_name = "ADDR:PORT")]
     metrics_listen: Option<SocketAddr>,
@@ -83,6 +86,7 @@ impl Args {
             run_dir: self.run_dir.clone(),
             state_dir: self.state_dir.clone(),
             workers: self.workers,
+            busy_poll_us: self.busy_poll_us,
             metrics_listen: self.metrics_listen,
             conntrack_entries: self.conntrack_entries,
             ..Options::default()

@@ -15,34 +15,36 @@
 //! themselves, under a clock of their own.
 
 use std::{
-    any::Any,
     io,
-    mem::MaybeUninit,
     net::IpAddr,
-    os::fd::{AsFd, OwnedFd},
-    sync::mpsc::{self, Receiver, SyncSender, TryRecvError},
+    sync::mpsc::{self, Receiver, TryRecvError},
     thread,
     time::Duration,
 };
 
 use net::{Batch, DropReason, Now, Origin, Packet, PacketPool, PortId, batch::BATCH};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, epoll},
+    event::{PollFd, PollFlags, Timespec},
     time::{ClockId, clock_gettime},
 };
 
 use crate::{
     datapath::Out,
-    effort::{Effort, Medium, Meter, Part},
+    effort::{Medium, Meter, Part},
     io::{PortIo, Refused, Rx, Tunnelled, Underlay, Unsent},
 };
 
+mod handle;
 mod lane;
+mod patience;
 mod ring;
+mod sleep;
 
+pub use handle::{Command, Handle, Question, WorkerGone};
 pub use lane::{Lane, SharedTables};
-use ring::Bell;
+use patience::Patience;
 pub use ring::{Seat, crew};
+use sleep::{Sleep, Source};
 
 /// What a worker runs its packets through. The production one is [`Lane`].
 pub trait Corridor: Send + 'static {
@@ -101,38 +103,6 @@ pub trait Corridor: Send + 'static {
     fn drain(&mut self, now: Now, pool: &mut PacketPool);
 }
 
-/// What may be asked of a corridor between two turns.
-pub type Question<C> = Box<dyn FnOnce(&mut C, Now) + Send>;
-
-/// What a worker can be told.
-pub enum Command<C> {
-    /// Serve this queue of a port; one that it has already is replaced.
-    AddPort(PortId, Box<dyn PortIo>),
-    /// Let go of a port's queue.
-    RemovePort(PortId),
-    /// Serve this underlay, or none.
-    SetUnderlay(Option<Box<dyn Underlay>>),
-    /// Ask the corridor anything: it is between two turns. A reply travels by what the closure holds.
-    Ask(Question<C>),
-    /// Say what was done so far; there is room for the answer.
-    Effort(SyncSender<Effort>),
-    /// Send what is to be sent, and end.
-    Shutdown,
-}
-
-impl<C> std::fmt::Debug for Command<C> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::AddPort(..) => "AddPort",
-            Self::RemovePort(_) => "RemovePort",
-            Self::SetUnderlay(_) => "SetUnderlay",
-            Self::Ask(_) => "Ask",
-            Self::Effort(_) => "Effort",
-            Self::Shutdown => "Shutdown",
-        })
-    }
-}
-
 /// What a worker is given of everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -157,11 +127,6 @@ impl Default for Limits {
     }
 }
 
-/// The worker has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the worker has ended")]
-pub struct WorkerGone;
-
 /// Nanoseconds of the machine's monotonic clock: the same in every process, so that what was written down by the last one can
 /// be compared.
 pub fn monotonic() -> Now {
@@ -171,79 +136,6 @@ pub fn monotonic() -> Now {
     Now::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
-/// A worker, as others see it.
-#[derive(Debug)]
-pub struct Handle<C> {
-    commands: SyncSender<Command<C>>,
-    bell: Bell,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl<C: Corridor> Handle<C> {
-    /// Tells it something; waits while its queue is full.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn tell(&self, command: Command<C>) -> Result<(), WorkerGone> {
-        self.commands.send(command).or(Err(WorkerGone))?;
-        self.bell.ring();
-        Ok(())
-    }
-
-    /// Asks its corridor, between two turns, and waits for the answer. All that was told before is done by then, and the tables
-    /// that stood when it was asked are the ones that it runs.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut C, Now) -> T + Send + 'static,
-    ) -> Result<T, WorkerGone> {
-        let (reply, answer) = mpsc::sync_channel(1);
-        self.tell(Command::Ask(Box::new(move |corridor, now| {
-            // Whoever asked may have gone away.
-            drop(reply.send(question(corridor, now)));
-        })))?;
-        answer.recv().or(Err(WorkerGone))
-    }
-
-    /// What it did so far.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn effort(&self) -> Result<Effort, WorkerGone> {
-        let (reply, answer) = mpsc::sync_channel(1);
-        self.tell(Command::Effort(reply))?;
-        answer.recv().or(Err(WorkerGone))
-    }
-
-    /// Ends it: what it holds goes out first.
-    ///
-    /// # Errors
-    /// The panic that ended it before.
-    pub fn stop(mut self) -> Result<(), Box<dyn Any + Send>> {
-        self.shut_down()
-    }
-
-    fn shut_down(&mut self) -> Result<(), Box<dyn Any + Send>> {
-        let Some(thread) = self.thread.take() else {
-            return Ok(());
-        };
-        if self.tell(Command::Shutdown) == Err(WorkerGone) {
-            tracing::debug!("the worker had ended before");
-        }
-        thread.join()
-    }
-}
-
-impl<C> Drop for Handle<C> {
-    fn drop(&mut self) {
-        if self.thread.is_some() && self.commands.send(Command::Shutdown).is_ok() {
-            self.bell.ring();
-        }
-    }
-}
-
 /// Says which port's device went away.
 pub type Lost = Box<dyn Fn(PortId) + Send>;
 
@@ -251,9 +143,6 @@ pub type Lost = Box<dyn Fn(PortId) + Send>;
 const QUANTUM: i64 = 64;
 /// Bytes that cost as much as a packet does besides them.
 const PACKET_BYTES: u64 = 16_384;
-
-const BELL: u64 = u64::MAX;
-const UNDERLAY: u64 = u64::MAX - 1;
 
 #[derive(Debug)]
 struct Slot {
@@ -284,7 +173,7 @@ pub struct Worker<C> {
     underlay_ready: bool,
     /// Had the tunnel or another worker something in the last turn?
     others: bool,
-    epoll: OwnedFd,
+    sleep: Sleep,
     rx: Batch,
     tx: Batch,
     tunnelled: Vec<Tunnelled>,
@@ -341,7 +230,7 @@ pub fn spawn<C: Corridor>(
     let thread = thread::Builder::new()
         .name(name)
         .spawn(move || worker.run())?;
-    handle.thread = Some(thread);
+    handle.runs(thread);
     Ok(handle)
 }
 
@@ -349,7 +238,7 @@ impl<C: Corridor> Worker<C> {
     /// A worker that nobody turns yet, and its handle.
     ///
     /// # Errors
-    /// When the kernel has no epoll instance for it.
+    /// When the kernel has no epoll instance or timer for it.
     pub fn new(
         seat: Seat,
         corridor: C,
@@ -357,14 +246,8 @@ impl<C: Corridor> Worker<C> {
         lost: Lost,
     ) -> io::Result<(Self, Handle<C>)> {
         let (commands, received) = mpsc::sync_channel(limits.commands);
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = seat.bell().clone();
-        epoll::add(
-            &epoll,
-            bell.as_fd(),
-            epoll::EventData::new_u64(BELL),
-            epoll::EventFlags::IN,
-        )?;
+        let sleep = Sleep::new(&bell)?;
         let worker = Self {
             seat,
             corridor,
@@ -377,7 +260,7 @@ impl<C: Corridor> Worker<C> {
             underlay: None,
             underlay_ready: false,
             others: false,
-            epoll,
+            sleep,
             rx: Batch::new(),
             tx: Batch::new(),
             tunnelled: Vec::with_capacity(BATCH),
@@ -387,12 +270,7 @@ impl<C: Corridor> Worker<C> {
             starved: false,
             ending: false,
         };
-        let handle = Handle {
-            commands,
-            bell,
-            thread: None,
-        };
-        Ok((worker, handle))
+        Ok((worker, Handle::new(commands, bell)))
     }
 
     /// What it runs its packets through.
@@ -403,37 +281,42 @@ impl<C: Corridor> Worker<C> {
     fn run(mut self) {
         self.out.meter = Meter::with_clock(monotonic);
         let mut now = monotonic();
-        let mut busy_at = now;
+        let mut patience = Patience::new(self.limits.spin, now);
         loop {
+            let saved = self.out.meter.effort.saved();
             let turn = self.turn(now);
             let ended = monotonic();
             self.out.meter.end(now, ended, turn.busy);
             if turn.busy {
-                busy_at = ended;
+                let bulk = self.out.meter.effort.saved() > saved;
+                patience.busy((now, ended), bulk);
             }
-            let spinning = ended.since(busy_at) < self.limits.spin;
             let asleep = match turn.next {
                 Next::Never => return,
                 Next::WhenFreed if !turn.busy => {
                     self.wait_for_packets();
                     true
                 }
-                Next::AtOnce | Next::WhenFreed => self.look(),
-                Next::By(_) if spinning => self.look(),
+                Next::AtOnce | Next::WhenFreed => {
+                    self.look();
+                    false
+                }
+                Next::By(_) if patience.lasts(ended) => {
+                    // Whoever is to answer may want this core: without this, connect/request/close on two cores is half as fast, with it
+                    // faster than asleep.
+                    thread::yield_now();
+                    self.look();
+                    patience.gave_way(ended, monotonic());
+                    false
+                }
                 Next::By(at) => {
-                    self.wait(at.map(|at| at.since(ended)));
+                    self.sleep(ended, at);
                     true
                 }
             };
             now = monotonic();
             self.out.meter.waited(ended, now, asleep);
         }
-    }
-
-    /// Notes who has something, and does not wait.
-    fn look(&mut self) -> bool {
-        self.wait(Some(Duration::ZERO));
-        false
     }
 
     /// One turn: commands, then each port that has frames, the underlay, other workers, and what time brings. Never waits.
@@ -476,47 +359,40 @@ impl<C: Corridor> Worker<C> {
         }
     }
 
-    /// Waits for frames, a command, another worker or the time; notes who has something.
-    fn wait(&mut self, most: Option<Duration>) {
-        let quick = most == Some(Duration::ZERO);
-        if !quick && !self.seat.may_sleep() {
-            return;
+    /// Sleeps until there are frames, a command, another worker's packets, or it is time; notes who has something.
+    fn sleep(&mut self, now: Now, until: Option<Now>) {
+        if self.seat.may_sleep() {
+            self.wait(|sleep, each| sleep.sleep(now, until, each));
+            self.seat.woke();
         }
-        // The kernel counts epoll's patience in milliseconds: a shorter one needs ppoll in front.
-        let short = most.filter(|d| !quick && *d < Duration::from_millis(20));
-        if let Some(short) = short {
-            let mut fds = [PollFd::new(&self.epoll, PollFlags::IN)];
-            if rustix::event::poll(&mut fds, Some(&timespec(short))) == Ok(0) {
-                self.seat.woke();
-                return;
-            }
-        }
-        let patience = most.map(|d| timespec(short.map_or(d, |_| Duration::ZERO)));
-        let mut room = [const { MaybeUninit::<epoll::Event>::uninit() }; 64];
-        let waited = epoll::wait(&self.epoll, &mut room, patience.as_ref());
-        self.seat.woke();
-        // Interrupted is as good as woken.
-        let Ok((events, _)) = waited else {
-            return;
-        };
-        for event in events {
-            match event.data.u64() {
-                BELL => self.seat.bell().silence(),
-                UNDERLAY => self.underlay_ready = true,
-                token => {
-                    let Ok(index) = usize::try_from(token) else {
-                        continue;
-                    };
-                    if let Some(Some(slot)) = self.ports.get_mut(index)
-                        && !slot.ready
-                    {
-                        slot.ready = true;
-                        self.ready
-                            .push(PortId(u32::try_from(token).unwrap_or(u32::MAX)));
-                    }
+    }
+
+    /// Notes who has something, and does not wait.
+    fn look(&mut self) {
+        self.wait(Sleep::look);
+    }
+
+    fn wait(&mut self, wait: impl FnOnce(&mut Sleep, &mut dyn FnMut(Source))) {
+        let Self {
+            sleep,
+            seat,
+            ports,
+            ready,
+            underlay_ready,
+            ..
+        } = self;
+        wait(sleep, &mut |source| match source {
+            Source::Bell => seat.bell().silence(),
+            Source::Underlay => *underlay_ready = true,
+            Source::Port(id) => {
+                if let Some(Some(slot)) = ports.get_mut(id.index())
+                    && !slot.ready
+                {
+                    slot.ready = true;
+                    ready.push(id);
                 }
             }
-        }
+        });
     }
 
     fn obey(&mut self, now: Now) -> bool {
@@ -550,9 +426,8 @@ impl<C: Corridor> Worker<C> {
 
     fn add_port(&mut self, id: PortId, io: Box<dyn PortIo>) {
         self.remove_port(id);
-        let token = epoll::EventData::new_u64(id.0.into());
         let told = match io.poll_fd() {
-            Some(fd) => match epoll::add(&self.epoll, fd, token, epoll::EventFlags::IN) {
+            Some(fd) => match self.sleep.add(fd, Source::Port(id)) {
                 Ok(()) => true,
                 Err(error) => {
                     tracing::error!(port = id.0, %error, "cannot wait for a port's device");
@@ -585,7 +460,7 @@ impl<C: Corridor> Worker<C> {
         };
         self.ready.retain(|r| *r != id);
         if let Some(fd) = slot.io.poll_fd()
-            && let Err(error) = epoll::delete(&self.epoll, fd)
+            && let Err(error) = self.sleep.remove(fd)
         {
             // Closing the descriptor, which comes next, takes it out all the same.
             tracing::debug!(port = id.0, %error, "a port's device was not waited for");
@@ -596,15 +471,14 @@ impl<C: Corridor> Worker<C> {
         self.underlay_ready = false;
         if let Some(old) = self.underlay.take()
             && let Some(fd) = old.poll_fd()
-            && let Err(error) = epoll::delete(&self.epoll, fd)
+            && let Err(error) = self.sleep.remove(fd)
         {
             tracing::debug!(%error, "the underlay was not waited for");
         }
         if let Some(new) = underlay {
             match new.poll_fd() {
                 Some(fd) => {
-                    let token = epoll::EventData::new_u64(UNDERLAY);
-                    if let Err(error) = epoll::add(&self.epoll, fd, token, epoll::EventFlags::IN) {
+                    if let Err(error) = self.sleep.add(fd, Source::Underlay) {
                         tracing::error!(%error, "cannot wait for the underlay");
                         return;
                     }
@@ -796,13 +670,6 @@ impl<C: Corridor> Worker<C> {
             self.corridor
                 .refuse_tunnel(unsent, now, &mut self.pool, &mut self.out);
         }
-    }
-}
-
-fn timespec(d: Duration) -> Timespec {
-    Timespec {
-        tv_sec: d.as_secs().try_into().unwrap_or(i64::MAX),
-        tv_nsec: d.subsec_nanos().into(),
     }
 }
 

@@ -369,7 +369,8 @@ fn a_datagram_that_came_while_there_were_no_packets_is_not_forgotten() {
     let deadline = monotonic() + Duration::from_secs(10);
     while !b.worker.underlay_ready {
         assert!(monotonic() < deadline, "the datagram was not heard");
-        b.worker.wait(Some(Duration::from_millis(50)));
+        let now = monotonic();
+        b.worker.sleep(now, Some(now + Duration::from_millis(50)));
     }
     assert_eq!(b.turn().next, Next::WhenFreed);
     b.worker.corridor.hold = false;
