@@ -77,6 +77,7 @@ pub struct Probe {
     key: FlowKey,
     mask: FlowMask,
     rewritten: FlowMask,
+    steps: u32,
 }
 
 macro_rules! getters {
@@ -97,7 +98,18 @@ impl Probe {
             key: *key,
             mask: FlowMask::default(),
             rewritten: FlowMask::default(),
+            steps: 0,
         }
+    }
+
+    /// Says that a table compared so many rules one by one.
+    pub fn spend(&mut self, steps: u32) {
+        self.steps = self.steps.saturating_add(steps);
+    }
+
+    /// How many rules were compared one by one: what a decision cost beyond its usual price.
+    pub fn steps(&self) -> u32 {
+        self.steps
     }
 
     /// What was read.

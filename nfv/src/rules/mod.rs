@@ -325,6 +325,7 @@ impl<A: Address> Half<A> {
         member: &mut dyn FnMut(u32, &mut Probe) -> bool,
     ) -> u32 {
         let mut found = NONE;
+        let mut steps = 0;
         for tuple in &self.tuples {
             if tuple.best >= found {
                 break;
@@ -343,6 +344,7 @@ impl<A: Address> Half<A> {
                 dst: packet.dst & A::mask(shape.dst),
                 protocol,
             };
+            steps += 1;
             let Some(bucket) = tuple.buckets.get(&key) else {
                 continue;
             };
@@ -351,12 +353,14 @@ impl<A: Address> Half<A> {
             }
             found = bucket.whole.first_match(packet, found);
             for rule in bucket.rest.iter().take_while(|r| r.order < found) {
+                steps += 1;
                 if rule.matches(packet, member) {
                     found = rule.order;
                     break;
                 }
             }
         }
+        packet.probe.spend(steps);
         found
     }
 }

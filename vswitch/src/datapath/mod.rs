@@ -131,6 +131,7 @@ pub struct Datapath<M = Vec<Entry>> {
     tunnel: Option<ingress::Tunnel>,
     hands: Hands,
     budgets: Budgets,
+    surcharge: u32,
     next_sweep: Now,
     /// The tables' version that the counters are of.
     seen: u64,
@@ -212,6 +213,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             tunnel: None,
             hands: Hands::new(&settings),
             budgets: Budgets::new(settings.rates, settings.workers),
+            surcharge: 0,
             next_sweep: now,
             seen: 0,
             settings,

@@ -27,7 +27,17 @@ use super::{
 /// How often a packet is handed over for a shaper's sake: workers that see different tables must not pass it round for ever.
 const MAX_HANDS: u8 = 3;
 
+/// What a miss costs beyond what a known packet does, in such packets.
+const MISS: u32 = 9;
+/// How many rules are compared one by one in the time of a known packet.
+const STEPS: u32 = 16;
+
 impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
+    /// What the runs since this was last asked cost beyond their packets, in packets' worth.
+    pub fn surcharge(&mut self) -> u32 {
+        std::mem::take(&mut self.surcharge)
+    }
+
     /// A packet whose connection is not known: it is another worker's, or speaks of a connection, or its flow was decided without
     /// one, or it is the first of its flow.
     #[inline]
@@ -96,6 +106,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             known: Known::New,
         };
         let Outcome { flow, tracking } = walk(tables, &mut probe, &mut (), lent);
+        self.surcharge = self
+            .surcharge
+            .saturating_add(MISS)
+            .saturating_add(probe.steps() / STEPS);
         let Some(tracking) = tracking else {
             let mask = flow.mask;
             let program = self.intern(flow, tables);

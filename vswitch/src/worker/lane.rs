@@ -15,9 +15,6 @@ use crate::{
     io::{Tunnelled, Unsent},
 };
 
-/// What a miss costs beyond what a known packet does, in such packets: its walk.
-const MISS: u32 = 9;
-
 /// The tables that all workers of a switch read.
 pub type SharedTables = Arc<ArcSwap<Tables>>;
 
@@ -27,8 +24,6 @@ pub struct Lane<M = Vec<Entry>> {
     datapath: Datapath<M>,
     shared: Cache<SharedTables, Arc<Tables>>,
     tables: Arc<Tables>,
-    /// When the surcharge was last asked for.
-    misses: u64,
 }
 
 impl<M> Lane<M> {
@@ -39,7 +34,6 @@ impl<M> Lane<M> {
             datapath,
             shared: Cache::new(tables),
             tables: now,
-            misses: 0,
         }
     }
 
@@ -66,10 +60,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]> + Send + 'static> Corridor for Lane<M> {
     }
 
     fn surcharge(&mut self) -> u32 {
-        let misses = self.datapath.counters().lookups.upcall;
-        let more = misses.saturating_sub(self.misses);
-        self.misses = misses;
-        u32::try_from(more).unwrap_or(u32::MAX).saturating_mul(MISS)
+        self.datapath.surcharge()
     }
 
     fn take_over(&mut self, batch: &mut Batch, now: Now, pool: &mut PacketPool, out: &mut Out) {

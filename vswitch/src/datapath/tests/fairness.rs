@@ -3,13 +3,17 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use net::{Now, batch::BATCH, testkit::FrameBuilder};
+use hostconfig::{
+    Firewall, FunctionKind,
+    chain::{Action, FirewallRule, Side},
+};
+use net::{Now, PortRange, Prefix, batch::BATCH, testkit::FrameBuilder};
 use nfv::conntrack::Entry;
 
 use super::{
     super::{Claims, Datapath, Rates, Settings, Tables},
     attacks::{FLOODER, SERVER, VICTIM, flood_syn, world},
-    harness::{between, id, zones},
+    harness::{Conf, between, id, zones},
 };
 use crate::{
     io::memory::{Frame, MemoryPort, Workload},
@@ -27,9 +31,12 @@ struct Bed {
 
 impl Bed {
     fn new(ports: &[u16]) -> Self {
-        let conf = world(100_000);
+        Self::of(&world(100_000), ports)
+    }
+
+    fn of(conf: &Conf, ports: &[u16]) -> Self {
         let now = Now::from_nanos(1_000_000_000_000);
-        let tables = Tables::build(None, &conf.0, &zones(&conf), 1);
+        let tables = Tables::build(None, &conf.0, &zones(conf), 1);
         let numbers = ports
             .iter()
             .map(|n| (*n, tables.port_by_id(id(u128::from(*n))).unwrap().dense));
@@ -136,4 +143,49 @@ fn a_flood_that_is_alone_waits_for_nobody() {
         bed.turn();
     }
     assert_eq!(bed.misses() - before, 50 * BATCH as u64);
+}
+
+/// A tenant's firewall whose rules ask for more pairs of lengths than there are tuples: who meets it pays for the list.
+#[test]
+fn a_miss_that_compares_thousands_of_rules_costs_more() {
+    let mut conf = world(100_000);
+    let block = |len: u32| {
+        let len = u8::try_from(len % 129).unwrap();
+        Some(Prefix::containing("fd01::1".parse().unwrap(), len).unwrap())
+    };
+    let rules = (0..10_000u32).map(|n| FirewallRule {
+        id: id(90_000 + u128::from(n)),
+        action: Action::Deny,
+        family: None,
+        protocol: Some(6),
+        source: block(n),
+        destination: block(n / 129),
+        source_ports: Some(PortRange::one(1)),
+        destination_ports: None,
+    });
+    let firewall = Firewall {
+        rules: rules.collect(),
+        default: Action::Allow,
+    };
+    let flooder = Some(Side::Port(id(u128::from(FLOODER))));
+    conf.chain_of(
+        8000,
+        flooder,
+        None,
+        80,
+        vec![FunctionKind::Firewall(firewall)],
+    );
+    let served = |conf: &Conf| {
+        let mut bed = Bed::of(conf, &[FLOODER, VICTIM]);
+        for _ in 0..400 {
+            bed.flood();
+            bed.turn();
+        }
+        bed.misses()
+    };
+    let (dear, cheap) = (served(&conf), served(&world(100_000)));
+    assert_eq!(cheap, 40 * BATCH as u64);
+    // Half of the flood is IPv6, and of that some is in the blocks that most rules name.
+    assert!(dear * 2 < cheap, "{dear} of {cheap}");
+    assert!(dear > 0);
 }
