@@ -18,7 +18,7 @@ use nfv::{
 
 const BATCH: usize = 64;
 /// Of one call: the switch's own.
-const BUDGET: u32 = 8_192;
+const BUDGET: u32 = 2_048;
 
 fn tuple(n: u32) -> FiveTuple {
     let port = u16::try_from(1024 + n % 60_000).unwrap();
