@@ -205,7 +205,7 @@ impl<A: Address> Rule<A> {
             && self.set == shape.set
     }
 
-    /// Does the packet match? Of one that does not, only what differs is read.
+    /// Does a packet match whose ports do? Of one that does not, only what differs is read.
     fn matches(
         &self,
         packet: &mut Packet<'_, A>,
@@ -220,9 +220,6 @@ impl<A: Address> Rule<A> {
         }
         if !self.src.contains(packet.src) {
             return packet.src_is_in(self.src);
-        }
-        if !packet.ports_are_in(&self.rect()) {
-            return false;
         }
         if self.protocol.is_some() {
             packet.protocol();
@@ -283,7 +280,8 @@ struct Key<A> {
 struct Bucket<A> {
     /// Those that ask for nothing else but ports.
     whole: Ports,
-    /// Those that ask for more than the tuple hashes, in order.
+    /// Those that ask for more than the tuple hashes, in order: their ports, side by side, since most fail by them; and the whole.
+    rest_ports: Vec<Rect>,
     rest: Vec<Rule<A>>,
 }
 
@@ -352,9 +350,10 @@ impl<A: Address> Half<A> {
                 continue;
             }
             found = bucket.whole.first_match(packet, found);
-            for rule in bucket.rest.iter().take_while(|r| r.order < found) {
+            let before = bucket.rest_ports.iter().take_while(|r| r.order < found);
+            for (ports, rule) in before.zip(&bucket.rest) {
                 steps += 1;
-                if rule.matches(packet, member) {
+                if packet.ports_are_in(ports) && rule.matches(packet, member) {
                     found = rule.order;
                     break;
                 }
@@ -390,8 +389,12 @@ impl<A: Address> Tuple<A> {
         let mut buckets =
             HashMap::with_capacity_and_hasher(sorted.len(), FixedState::with_seed(seed));
         for (key, Sorted { whole, rest }) in sorted {
-            let whole = Ports::new(whole);
-            buckets.insert(key, Bucket { whole, rest });
+            let bucket = Bucket {
+                whole: Ports::new(whole),
+                rest_ports: rest.iter().map(Rule::rect).collect(),
+                rest,
+            };
+            buckets.insert(key, bucket);
         }
         Self {
             shape,
@@ -544,29 +547,32 @@ impl<'a, A: Address> Packet<'a, A> {
         block.contains(self.dst)
     }
 
-    /// The destination port, of which so many bits are read.
-    fn dst_port(&mut self, bits: u8) -> u16 {
+    fn read_dst_port(&mut self, bits: u8) {
         if bits > self.read.dst_port {
             self.read.dst_port = bits;
             self.probe.l4_dst_top(bits);
         }
-        self.dst_port
     }
 
-    fn src_port(&mut self, bits: u8) -> u16 {
+    fn read_src_port(&mut self, bits: u8) {
         if bits > self.read.src_port {
             self.read.src_port = bits;
             self.probe.l4_src_top(bits);
         }
-        self.src_port
     }
 
+    /// Of ports that are not, only the one that differs is read.
     fn ports_are_in(&mut self, rect: &Rect) -> bool {
-        let dst = self.dst_port(ports::bits(rect.dst, self.dst_port));
-        if !rect.dst.contains(dst) {
-            return false;
+        let (dst, src) = (
+            rect.dst.contains(self.dst_port),
+            rect.src.contains(self.src_port),
+        );
+        if self.read.dst_port < 16 && (!dst || src) {
+            self.read_dst_port(ports::bits(rect.dst, self.dst_port));
         }
-        let src = self.src_port(ports::bits(rect.src, self.src_port));
-        rect.src.contains(src)
+        if self.read.src_port < 16 && dst {
+            self.read_src_port(ports::bits(rect.src, self.src_port));
+        }
+        dst && src
     }
 }

@@ -84,7 +84,7 @@ impl Ports {
                 .map_or(found, |r| r.order),
             Self::Many(many) => {
                 let (order, bits) = many.any_source.find(packet.dst_port);
-                packet.dst_port(bits);
+                packet.read_dst_port(bits);
                 let found = found.min(order);
                 match &many.tree {
                     Some(tree) => tree.first_match(packet, found),
@@ -219,12 +219,12 @@ impl Tree {
 
     fn first_match<A: Address>(&self, packet: &mut Packet<'_, A>, mut found: u32) -> u32 {
         let (at, bits) = stretch(&self.starts, packet.dst_port);
-        packet.dst_port(bits);
+        packet.read_dst_port(bits);
         let mut node = self.nodes.len() / 2 + at;
         while node > 0 {
             if let Some(n) = self.nodes.get(node).filter(|n| n.best < found) {
                 let (order, bits) = n.sources.find(packet.src_port);
-                packet.src_port(bits);
+                packet.read_src_port(bits);
                 found = found.min(order);
             }
             node /= 2;
