@@ -11,6 +11,7 @@
 //! - [`transcript`]: commands and their exact answers
 //! - [`netns`]: labs of real namespaces, driven by the binary
 //! - [`openstack`]: the real client, and the traffic that obeys it
+//! - [`wire`]: overweave beside its peers, in namespaces, measured in pairs
 
 // A test library fails loudly: whatever goes wrong here is a failed test.
 #![expect(
@@ -33,3 +34,4 @@ pub mod random;
 pub mod stack;
 pub mod traffic;
 pub mod transcript;
+pub mod wire;

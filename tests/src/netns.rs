@@ -53,9 +53,14 @@ pub fn overweave() -> &'static Path {
         if let Some(given) = env::var_os("OVERWEAVE_BIN") {
             return given.into();
         }
-        // target/debug/deps/netns-… : the profile's directory is two up.
+        // target/debug/deps/netns-… : the profile's directory is two up; of a program of this package, one.
         let this = env::current_exe().unwrap();
-        let profile = this.parent().unwrap().parent().unwrap();
+        let folder = this.parent().unwrap();
+        let profile = if folder.ends_with("deps") {
+            folder.parent().unwrap()
+        } else {
+            folder
+        };
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "-p", "cli", "--bin", "overweave"]);
         cargo.args([

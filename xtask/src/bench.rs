@@ -1,5 +1,8 @@
 //! How fast is it, on which machine, and how sure is that?
 //!
+//! Three kinds: `wire` puts the whole program beside its peers in network namespaces (package `tests`), `memory` is `overweave bench`, and the
+//! rest are criterion's. Without a name: criterion's, then `memory`.
+//!
 //! Runs the criterion benches of the workspace, prints the median of each with its spread, and
 //! writes the same as JSON under the target directory, with the machine and the kernel: a figure
 //! without them says nothing. With `--compare FILE` an earlier JSON stands beside it.
@@ -13,10 +16,15 @@ use serde_json::{Value, json};
 use crate::{house, step};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example: cargo xtask bench overlay/encap")]
+#[command(
+    after_help = "Examples:\n  cargo xtask bench overlay/encap\n  cargo xtask bench memory l2\n  cargo xtask bench wire overweave ovs --works tcp,rr"
+)]
 pub(crate) struct Options {
-    /// Only benches whose `package/bench` contains this.
+    /// `wire`, `memory`, or only benches whose `package/bench` contains this.
     name: Option<String>,
+    /// What `wire` and `memory` are told; `cargo xtask bench wire -- --help` lists it.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    told: Vec<String>,
     /// An earlier result to print beside this one.
     #[arg(long)]
     compare: Option<PathBuf>,
@@ -42,6 +50,22 @@ struct Figure {
 
 /// Runs the chosen benches; true if all ran.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
+    match options.name.as_deref() {
+        // The switch is built first: the package that measures does not depend on it.
+        Some("wire") => {
+            return Ok(release(root, &["build", "--package", "cli"], &[])
+                && release(
+                    root,
+                    &["run", "--package", "tests", "--bin", "wire", "--"],
+                    &options.told,
+                ));
+        }
+        Some("memory") => return Ok(memory(root, &options.told)),
+        _ if !options.told.is_empty() => {
+            bail!("only wire and memory take arguments: {:?}", options.told)
+        }
+        _ => {}
+    }
     let mut benches = benches(&house::files(root)?);
     if benches.is_empty() {
         println!("bench: no benches yet");
@@ -86,7 +110,24 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
     let text = serde_json::to_string_pretty(&document(&machine, &figures)).context("write JSON")?;
     std::fs::write(&path, text + "\n").with_context(|| format!("write {}", path.display()))?;
     println!("written: {}", path.display());
+    if options.name.is_none() {
+        println!("\nThe datapath alone, in memory:");
+        all_ran &= memory(root, &[]);
+    }
     Ok(all_ran)
+}
+
+/// `overweave bench`.
+fn memory(root: &Path, told: &[String]) -> bool {
+    release(root, &["run", "--package", "cli", "--", "bench"], told)
+}
+
+/// Cargo with the release profile: `build` or `run`, and what the program is told.
+fn release(root: &Path, words: &[&str], told: &[String]) -> bool {
+    let (verb, rest) = words.split_at(1);
+    let mut arguments = [verb, &["--release", "--quiet"], rest].concat();
+    arguments.extend(told.iter().map(String::as_str));
+    step::cargo(root, &arguments, &[]) == step::Outcome::Passed
 }
 
 /// The bench targets among `files`: `PACKAGE/benches/NAME.rs`.

@@ -1,0 +1,100 @@
+//! `cargo xtask bench wire`: the systems of [`tests::wire`] side by side on this machine. Needs root.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is a command: its answers go to the terminal"
+)]
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use serde_json::{Value, json};
+use std::{path::PathBuf, process::ExitCode};
+use tests::{
+    netns,
+    wire::{self, Sitting, figures, place, system::Wanted, work::Work},
+};
+
+/// Measures systems side by side between two namespaces over VXLAN; let nothing else run meanwhile.
+///
+/// A system is `overweave`, `kernel`, `ovs`, `ovs-ct` or `repeater`, with any of `+v6` (IPv6 inside), `+outer6` (IPv6 underlay), `+jumbo` (underlay of
+/// 9,000 bytes), `+chain` (firewall, load balancer and shaper; overweave), `+local` (one host), and for overweave `+uplink=tap` or any other
+/// setting of its switch. The first system is compared with each other.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask bench wire",
+    after_help = "Example: cargo xtask bench wire overweave ovs kernel --works tcp,rr"
+)]
+struct Arguments {
+    /// The systems.
+    #[arg(default_values = ["overweave", "kernel", "ovs", "repeater"])]
+    systems: Vec<Wanted>,
+    /// tcp, tcpN, udp, rr (request, response), crr (connect, request, response, close).
+    #[arg(long, value_delimiter = ',', default_value = "tcp,tcp8,udp,rr,crr")]
+    works: Vec<Work>,
+    /// Runs of each system, alternating.
+    #[arg(long, default_value_t = 9)]
+    pairs: usize,
+    /// Seconds of a run.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Write the result there too, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let (told, hears) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || told.send(measure(&arguments)).map_err(drop));
+    let failed = tokio::select! {
+        done = hears => match done {
+            Ok(Ok(())) => return ExitCode::SUCCESS,
+            Ok(Err(error)) => format!("{error:#}"),
+            // The measuring thread panicked, and has said where.
+            Err(_) => "nothing measured".to_owned(),
+        },
+        _ = tokio::signal::ctrl_c() => "interrupted".to_owned(),
+    };
+    place::sweep();
+    eprintln!("bench: {failed}");
+    ExitCode::FAILURE
+}
+
+fn measure(arguments: &Arguments) -> anyhow::Result<()> {
+    if !netns::allowed() {
+        bail!("namespaces need root");
+    }
+    if arguments.pairs == 0 || !(0.1..=3600.0).contains(&arguments.seconds) {
+        bail!("--pairs must be at least 1, --seconds 0.1 to 3600");
+    }
+    let sitting = Sitting {
+        systems: arguments.systems.clone(),
+        works: arguments.works.clone(),
+        rounds: arguments.pairs,
+        seconds: arguments.seconds,
+    };
+    let series = wire::run(&sitting, &mut |line| eprintln!("{line}"))?;
+    print!("{}", figures::table(&series));
+    if let Some(path) = &arguments.json {
+        let document = json!({"machine": machine(), "series": figures::document(&series)});
+        let text = serde_json::to_string_pretty(&document)?;
+        std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// A figure without its machine says nothing.
+fn machine() -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let processors = read("/proc/cpuinfo");
+    let models = processors
+        .lines()
+        .filter_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let models: Vec<&str> = models.map(|(_, model)| model).collect();
+    json!({
+        "processor": models.first(), "cores": models.len(),
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+    })
+}
