@@ -5,12 +5,14 @@
 //!
 //! # Map
 //! - addresses and numbers: [`mac`], [`vlan`], [`vni`], [`prefix`], [`port_range`], [`mtu`], [`ids`], [`time`]
+//! - the machine: [`arch`]
 //! - bytes: [`packet`] (one frame with headroom), [`pool`] (the only allocator of packets), [`batch`]
 //! - meaning: [`headers`] (the one parser), [`tcp`], [`flow_key`], [`probe`] (to read a field is to un-wildcard it),
 //!   [`spread`] (whose a connection is)
 //! - change: [`rewrite`], [`checksum`]
 //! - ends: [`verdict`] (the closed lists of how a packet begins and ends)
 
+pub mod arch;
 pub mod batch;
 pub mod checksum;
 pub mod flow_key;

@@ -5,7 +5,7 @@
 //! # Invariants
 //! An entry is occupied if and only if both its keys are in the index, it counts for its owner, and its bit is set.
 
-use net::{FiveTuple, Mac, Now, PortId, Zone};
+use net::{FiveTuple, Mac, Now, PortId, Zone, arch::prefetch, batch::BATCH};
 
 use super::{
     ConnId, Entry, Hit, KeyHash, NewConn, Owner, Recovered, Refused, Settings, Side, SideEntry,
@@ -195,27 +195,27 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
         })
     }
 
-    /// Looks up a batch: every line of the index first, then every entry's, and only then anything that depends on what they
-    /// hold; so the cache misses overlap. `hits` gets an answer for each of its places. `key` is asked twice for each: made anew, a
-    /// key stays in registers.
+    /// Looks up a batch: every line of the index is asked for first, then every entry's, and only then is anything read that depends
+    /// on what they hold; so the cache misses overlap. `hits` gets an answer for each of its places. `key` is asked twice for each:
+    /// made anew, a key stays in registers.
     pub fn lookup_batch(
         &self,
         key: impl Fn(usize) -> Option<(Zone, FiveTuple)>,
         hits: &mut [Option<Hit>],
     ) {
-        const CHUNK: usize = 32;
-        for (first, hits) in (0..).step_by(CHUNK).zip(hits.chunks_mut(CHUNK)) {
-            let mut hashes = [None; CHUNK];
-            let mut lines = 0u32;
+        for (first, hits) in (0..).step_by(BATCH).zip(hits.chunks_mut(BATCH)) {
+            let mut hashes = [None; BATCH];
             for ((at, hash), _) in (first..).zip(&mut hashes).zip(&*hits) {
                 *hash = key(at).map(|(zone, tuple)| self.hash(zone, &tuple));
-                lines ^= hash.map_or(0, |h| self.index.touch(h));
+                if let Some(hash) = *hash {
+                    self.index.prefetch(hash);
+                }
             }
             for hash in hashes.iter().flatten() {
-                lines ^= self.index.guess(*hash).map_or(0, |p| self.touch(p));
+                if let Some(place) = self.index.guess(*hash) {
+                    self.prefetch(place);
+                }
             }
-            // Keeps the reads; nothing waits for what they say.
-            std::hint::black_box(lines);
             for ((at, hit), hash) in (first..).zip(hits).zip(hashes) {
                 *hit = hash.and_then(|hash| {
                     let (zone, tuple) = key(at)?;
@@ -225,10 +225,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
         }
     }
 
-    /// Brings the lines of an entry into the cache that a packet of this side needs.
-    fn touch(&self, place: Place) -> u32 {
-        let entry = self.storage.as_ref().get(place.conn().index());
-        entry.map_or(0, |e| e.side(place.side()).zone ^ e.state.seen)
+    /// Asks for the lines of an entry that a packet of this side needs.
+    fn prefetch(&self, place: Place) {
+        if let Some(entry) = self.storage.as_ref().get(place.conn().index()) {
+            prefetch(entry.side(place.side()));
+            prefetch(&entry.state);
+        }
     }
 
     /// Is the hit still the connection of this key?
