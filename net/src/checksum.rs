@@ -3,16 +3,26 @@
 //! The Internet checksum: ones' complement sums over 16-bit words (RFC 1071), and its incremental update (RFC 1624).
 
 /// The folded ones' complement sum of `bytes`, not complemented; 0xffff over a range that holds its own checksum.
+#[inline]
 pub fn sum(bytes: &[u8]) -> u16 {
     fold(add(0, bytes))
 }
 
 /// Adds `bytes` (taken as starting at an even offset) to an unfolded sum.
+#[inline]
 pub fn add(acc: u64, bytes: &[u8]) -> u64 {
-    let (blocks, tail) = bytes.as_chunks::<32>();
-    if blocks.is_empty() {
-        return add_few(acc, bytes);
+    // Headers and addresses, most of all that is summed, are not worth a call.
+    if bytes.len() < BLOCK {
+        add_few(acc, bytes)
+    } else {
+        add_many(acc, bytes)
     }
+}
+
+const BLOCK: usize = 32;
+
+fn add_many(acc: u64, bytes: &[u8]) -> u64 {
+    let (blocks, tail) = bytes.as_chunks::<BLOCK>();
     // Eight independent lanes in the machine's own byte order become vector additions; the sum's bytes are swapped once, at the
     // end (RFC 1071 §2(B)). 2^32 blocks would overflow a lane.
     let mut lanes = [0u64; 8];

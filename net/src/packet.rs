@@ -131,6 +131,7 @@ impl Packet {
     }
 
     /// Empties it, restores the headroom and forgets what was known.
+    #[inline]
     pub(crate) fn reset(&mut self) {
         let p = &mut *self.0;
         p.start = START;
@@ -143,11 +144,13 @@ impl Packet {
     }
 
     /// Does it have one of the pool's large buffers?
+    #[inline]
     pub fn is_large(&self) -> bool {
         self.0.storage.len() > HEADROOM + SMALL
     }
 
     /// The frame.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         let start = self.0.start as usize;
         self.0
@@ -157,6 +160,7 @@ impl Packet {
     }
 
     /// The frame, to change.
+    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let (start, len) = (self.0.start as usize, self.0.len as usize);
         self.0
@@ -185,6 +189,7 @@ impl Packet {
     ///
     /// # Errors
     /// When the room is smaller.
+    #[inline]
     pub fn set_len(&mut self, len: usize) -> Result<(), TooLarge> {
         let room = self.0.storage.len() - self.0.start as usize;
         if len > room {
@@ -198,6 +203,7 @@ impl Packet {
     ///
     /// # Errors
     /// When they do not fit.
+    #[inline]
     pub fn fill(&mut self, bytes: &[u8]) -> Result<(), TooLarge> {
         self.set_len(bytes.len())?;
         self.bytes_mut().copy_from_slice(bytes);
@@ -205,6 +211,7 @@ impl Packet {
     }
 
     /// Grows the frame by `n` bytes at its front and returns them; `None` when the headroom is used up.
+    #[inline]
     pub fn push_front(&mut self, n: usize) -> Option<&mut [u8]> {
         let start = (self.0.start as usize).checked_sub(n)?;
         self.0.start = u32::try_from(start).ok()?;
@@ -214,6 +221,7 @@ impl Packet {
 
     /// Takes `n` bytes off the front; `false` when the frame is shorter.
     #[must_use]
+    #[inline]
     pub fn pull_front(&mut self, n: usize) -> bool {
         let Ok(n) = u32::try_from(n) else {
             return false;
@@ -321,6 +329,7 @@ impl Packet {
     }
 
     /// How many segments the frame counts: what its receiver will see after cutting. At least 1.
+    #[inline]
     pub fn segments(&self) -> u32 {
         let size = match self.0.offload.gso {
             Gso::None => return 1,
@@ -333,6 +342,7 @@ impl Packet {
     }
 
     /// Bytes on an Ethernet link after cutting: each segment with its own headers, without preamble and FCS.
+    #[inline]
     pub fn wire_bytes(&self) -> u64 {
         let headers = u64::from(self.0.headers.payload_at);
         self.len() as u64 + u64::from(self.segments() - 1) * headers

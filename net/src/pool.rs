@@ -34,10 +34,12 @@ impl Shelf {
         }
     }
 
+    #[inline]
     fn take(&mut self) -> Option<Packet> {
-        if let Some(p) = self.free.pop() {
-            return Some(p);
-        }
+        self.free.pop().or_else(|| self.make())
+    }
+
+    fn make(&mut self) -> Option<Packet> {
         if self.made == self.limit {
             return None;
         }
@@ -56,6 +58,7 @@ impl PacketPool {
     }
 
     /// A buffer for an ordinary frame; `None` when all are in use.
+    #[inline]
     pub fn take_small(&mut self) -> Option<Packet> {
         self.small.take()
     }
@@ -85,6 +88,7 @@ impl PacketPool {
     }
 
     /// Takes a packet back. One from another worker's pool is welcome: it moves its count here.
+    #[inline]
     pub fn give(&mut self, mut packet: Packet) {
         packet.reset();
         let shelf = if packet.is_large() {

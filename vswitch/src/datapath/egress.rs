@@ -31,6 +31,7 @@ impl Out {
         self.ready.is_empty() && self.tunnelled.is_empty() && self.handed.is_empty()
     }
 
+    #[inline]
     pub(crate) fn port(&mut self, port: PortId, packet: Packet) {
         let at = port.index();
         if at >= self.queues.len() {
