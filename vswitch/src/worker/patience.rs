@@ -2,31 +2,28 @@
 //!
 //! To be woken costs more than to look a few times, if what is waited for comes soon. So a worker whose packets come soon after
 //! each other looks on for a bounded while, and lets others have the core between two looks; one whose packets come seldom, or
-//! not at all, sleeps at once. To look on in vain makes it pass over more chances before the next try, to find something makes it try again at once.
+//! not at all, sleeps at once.
 //!
 //! Who has let another go first is not woken by a packet, but waits until that one has had its turn: milliseconds, where it computes.
 //! So a worker that did not get its core back soon sleeps from then on, for longer each time that it happens again: who sleeps is
 //! woken before those who compute.
 //!
 //! # Invariants
+//! - It looks on only if what it waited for last came within that while.
 //! - After the last packet it looks on once at most, and then sleeps: an idle worker uses no CPU.
-//! - What comes too seldom for it costs one while in [`MOST_PASSED`] packets; what comes in super-frames costs none: there each wake-up brings much.
+//! - After super-frames it sleeps: there each wake-up brings much.
 //! - Where the cores are wanted by others it looks on once in [`LONGEST`] at most.
 
 use std::time::Duration;
 
 use net::Now;
 
-/// Asleep, packets come later by what it takes to wake those who send them: so many whiles may still become one.
-const NEAR: u32 = 4;
-/// Chances that are passed over at most.
-const MOST_PASSED: u32 = 64;
 /// For so long after a super-frame it does not look on.
 const BULK: Duration = Duration::from_millis(1);
-/// Longer than a workload takes to answer, shorter than the kernel lets one compute.
-const TOO_LONG: Duration = Duration::from_micros(300);
+/// Longer than workloads take to answer, shorter than the kernel lets one compute.
+const TOO_LONG: Duration = Duration::from_millis(1);
 /// For how long it sleeps the first time that others wanted the core.
-const FIRST: Duration = Duration::from_millis(10);
+const FIRST: Duration = Duration::from_millis(1);
 /// And at most.
 const LONGEST: Duration = Duration::from_secs(1);
 /// So many packets that were looked for and came make what was before forgotten.
@@ -38,13 +35,10 @@ pub(super) struct Patience {
     spin: Duration,
     /// When the last turn ended that had something to do.
     rested: Now,
-    /// It would look on after that turn.
-    willing: bool,
-    /// It did.
+    /// What that turn did had come soon.
+    soon: bool,
+    /// It looked on after that turn.
     looked: bool,
-    /// Chances to pass over after the next try in vain, and now.
-    passes: u32,
-    pass: u32,
     /// No looking on until then: others wanted the core, or much comes at once.
     shut: Now,
     /// For how long the next time that others want the core.
@@ -58,10 +52,8 @@ impl Patience {
         Self {
             spin,
             rested: now,
-            willing: false,
+            soon: false,
             looked: false,
-            passes: 1,
-            pass: 0,
             shut: now,
             back_off: FIRST,
             came: 0,
@@ -71,22 +63,11 @@ impl Patience {
     /// A turn that began and ended then had something to do; super-frames, perhaps.
     pub(super) fn busy(&mut self, (began, ended): (Now, Now), bulk: bool) {
         let looked = std::mem::take(&mut self.looked);
-        let gap = began.since(self.rested);
+        self.soon = began.since(self.rested) < self.spin;
         self.rested = ended;
-        if gap < self.spin {
-            self.willing = true;
-            (self.passes, self.pass) = (1, 0);
-            self.came += u32::from(looked);
-            if self.came == FORGET {
-                (self.back_off, self.came) = (FIRST, 0);
-            }
-        } else {
-            if looked {
-                self.pass = self.passes;
-                self.passes = (self.passes * 2).min(MOST_PASSED);
-            }
-            self.willing = gap < self.spin * NEAR && self.pass == 0;
-            self.pass = self.pass.saturating_sub(1);
+        self.came += u32::from(looked && self.soon);
+        if self.came >= FORGET {
+            (self.back_off, self.came) = (FIRST, 0);
         }
         if bulk {
             self.shut = self.shut.max(ended + BULK);
@@ -95,7 +76,7 @@ impl Patience {
 
     /// Is it worth another look?
     pub(super) fn lasts(&mut self, now: Now) -> bool {
-        let lasts = self.willing && now.since(self.rested) < self.spin && now >= self.shut;
+        let lasts = self.soon && now.since(self.rested) < self.spin && now >= self.shut;
         self.looked |= lasts;
         lasts
     }
@@ -147,23 +128,13 @@ mod tests {
     fn what_comes_soon_is_looked_for_and_what_comes_seldom_is_slept_for() {
         let mut w = Worker::new(SPIN);
         assert_eq!(w.packets(10, 1000), 0, "too seldom");
+        assert_eq!(w.packets(10, 50), 0, "too seldom");
         assert!(!w.packet(30, false), "that could not be known");
         assert_eq!(w.packets(1000, 30), 1000);
         assert!(w.0.lasts(at(w.1 + 49)));
         assert!(!w.0.lasts(at(w.1 + 50)), "bounded");
         assert!(w.packet(5000, false), "once more, in vain");
         assert_eq!(w.packets(10, 5000), 0, "idle is idle");
-    }
-
-    #[test]
-    fn what_might_come_sooner_if_all_were_awake_is_tried_for_less_and_less() {
-        let mut w = Worker::new(SPIN);
-        assert_eq!(w.packets(50, 150), 6, "after 1, 2, 4 … packets");
-        w.packets(1000, 150);
-        assert!((10..=20).contains(&w.packets(1000, 150)));
-        // As soon as it worked once, it is done again.
-        w.packet(20, false);
-        assert_eq!(w.packets(100, 20), 100);
     }
 
     #[test]
@@ -186,7 +157,7 @@ mod tests {
         let mut w = Worker::new(SPIN);
         w.packets(3, 10);
         let mut slept = vec![];
-        for _ in 0..9 {
+        for _ in 0..12 {
             assert!(w.0.lasts(at(w.1)));
             // A neighbour computed for 3 ms.
             w.0.gave_way(at(w.1), at(w.1 + 3000));
@@ -195,7 +166,7 @@ mod tests {
             while !w.packet(10, false) {}
             slept.push((w.1 - shut) / 1000);
         }
-        assert_eq!(slept, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert_eq!(slept, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000]);
     }
 
     #[test]
@@ -206,7 +177,7 @@ mod tests {
         assert!(w.packet(10, false), "that was short");
         w.0.gave_way(at(w.1), at(w.1 + 3000));
         assert_eq!(w.0.back_off, 2 * FIRST);
-        w.1 += 13_000;
+        w.1 += 4000;
         w.packets(FORGET + 5, 10);
         assert_eq!(w.0.back_off, FIRST);
     }
