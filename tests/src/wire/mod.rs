@@ -4,7 +4,7 @@
 //! in user space, and a repeater that looks nothing up. Single runs alternate (A B C A B C …), so that a noisy machine meets all of them;
 //! each round gives one ratio of the first system to each other, and what is reported is the median of these ratios with its 95 % interval.
 //!
-//! - Data: one [`Stand`](system::Stand) a system, with four namespaces; one [`Sample`](work::Sample) a run.
+//! - Data: one [`Stand`] a system, with four namespaces; one [`Sample`](work::Sample) a run.
 //! - Owner: [`run`] owns the stands; each ends its processes and namespaces when it leaves scope, [`place::sweep`] all of them at an interrupt.
 //! - Cost: an idle stand sleeps; a round takes the works' seconds times the systems.
 //! - Failure: a system that does not carry a ping, or a run without a figure, ends the sitting with what was said.
