@@ -1,8 +1,8 @@
 //! Which of thousands of ordered rules matches a packet first?
 //!
 //! Tuple space search: rules that name a protocol (or none), and address prefixes of the same lengths, make a *tuple*; it is a
-//! hash table by protocol and the first bits of both addresses, and what is found there is asked for ports ([`ports`]). Tuples
-//! are visited in the order of the earliest rule in each, and a tuple is passed over where its protocols, its prefixes ([`blocks`])
+//! hash table by protocol and the first bits of both addresses, and what is found there is asked for ports (`ports`). Tuples
+//! are visited in the order of the earliest rule in each, and a tuple is passed over where its protocols, its prefixes (`blocks`)
 //! or its set of addresses leave the packet out. Used by firewalls and, in the switch, by security groups.
 //!
 //! # Invariants
