@@ -197,6 +197,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     conn,
                     side: Side::Original,
                 });
+                // The old one let go of its claims, which are the newcomer's where it has the same tuples.
+                if !self.claim(&keys) {
+                    return refused(DropReason::ConntrackFull);
+                }
                 made = self.insert(&new, now);
             }
         }

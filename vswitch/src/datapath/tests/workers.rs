@@ -8,7 +8,7 @@ use hostconfig::{
 };
 use net::{
     Batch, DropReason, FiveTuple, Now, Origin, PacketPool, PortId,
-    testkit::{FrameBuilder, mac},
+    testkit::{FrameBuilder, mac, tcp},
 };
 use nfv::conntrack::Entry;
 
@@ -75,6 +75,7 @@ impl Switch {
         let mut batch = Batch::new();
         batch.push(p).unwrap();
         let mut out = Out::new();
+        let at = at % self.workers.len();
         self.workers[at].run(&self.tables, &mut batch, self.now, &mut self.pool, &mut out);
         let mut got = vec![];
         let mut hands = 0;
@@ -172,6 +173,29 @@ fn a_connection_has_one_home_wherever_its_packets_enter() {
     let frame = between(FrameBuilder::udp(false, 1, 2), false, 9, 1);
     s.enter(0, s.tunnel(), &frame);
     assert_eq!((s.records(), s.claims.len()), (0, 0));
+}
+
+#[test]
+fn a_connection_in_place_of_one_that_is_over_keeps_the_claims_of_its_replies() {
+    let mut s = Switch::new(&balanced());
+    let (there, back) = (s.origin(1), s.tunnel());
+    let mut claims = vec![];
+    for _ in 0..2 {
+        // The same clients' ports come round again.
+        for port in 1000..1030u16 {
+            let at = usize::from(port);
+            let (client, vip) = ((1, port), (50, 80));
+            assert_eq!(s.enter(at, there, &syn(false, client, vip)).len(), 1);
+            let reply = syn_ack(false, (9, 8080), client);
+            assert_eq!(s.enter(at + 1, back, &reply).len(), 1, "port {port}");
+            let last = ack(false, client, vip).flags(tcp::RST | tcp::ACK);
+            assert_eq!(s.enter(at + 2, there, &last).len(), 1);
+        }
+        claims.push(s.claims.len());
+    }
+    assert_eq!(s.records(), 30);
+    assert!(claims[0] > 5);
+    assert_eq!(claims[0], claims[1]);
 }
 
 #[test]
