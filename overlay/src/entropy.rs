@@ -14,6 +14,20 @@ pub const FIRST_PORT: u16 = 49_152;
 /// One of `count` ports for this inner flow: its place, to index a pool of send sockets. Both directions may differ.
 #[inline]
 pub fn slot(key: &FlowKey, count: u16) -> u16 {
+    slot_of(flow(key), count)
+}
+
+/// The same for what [`flow`] said.
+#[inline]
+pub fn slot_of(flow: u32, count: u16) -> u16 {
+    // Scaled: a division would cost more than the hash.
+    let place = (u64::from(flow) * u64::from(count.max(1))) >> 32;
+    u16::try_from(place).unwrap_or_default()
+}
+
+/// A number for this inner flow, the same for all its packets; few others have it.
+#[inline]
+pub fn flow(key: &FlowKey) -> u32 {
     let hash = if let Some(t) = key.five_tuple() {
         let [s0, s1, d0, d1, mut last] = t.words();
         if key.ip_frag != 0 {
@@ -25,9 +39,7 @@ pub fn slot(key: &FlowKey, count: u16) -> u16 {
         let mac = |[a, b, c, d, e, f]: [u8; 6]| u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
         hash([mac(key.eth_src), 0, mac(key.eth_dst), 0, 0])
     };
-    // The high half, scaled: a division would cost more than the hash.
-    let place = ((hash >> 32) * u64::from(count.max(1))) >> 32;
-    u16::try_from(place).unwrap_or_default()
+    (hash >> 32) as u32
 }
 
 /// The UDP source port for this inner flow, when every flow may have its own.

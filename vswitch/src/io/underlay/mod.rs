@@ -454,7 +454,39 @@ struct Message {
     bytes: usize,
     /// The last piece was shorter: nothing may follow.
     ended: bool,
+    company: Company,
 }
+
+/// With whose segments one message may carry a segment.
+///
+/// The receiver deals a whole message to the worker of its first flow. What of it belongs elsewhere is handed over, and comes behind
+/// later segments of its own flow that went to their worker at once. TCP takes that for loss, so only what may be passed by goes with
+/// others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// Its own flow's.
+    Flow(u32),
+    /// Every flow's: an acknowledgement alone is as good as a later one.
+    Acknowledgements,
+}
+
+impl Company {
+    fn of(flow: u32, packet: &Packet) -> Self {
+        let headers = packet.headers();
+        let bare = headers.l4 == net::L4::Tcp && u32::from(headers.payload_at) == headers.end;
+        let flags = packet.key().tcp_flags & (TCP_ACK | TCP_MARKS);
+        if bare && flags == TCP_ACK {
+            Self::Acknowledgements
+        } else {
+            Self::Flow(flow)
+        }
+    }
+}
+
+/// The flag of an acknowledgement (RFC 9293 §3.1).
+const TCP_ACK: u16 = 0x10;
+/// The flags that say more: FIN, SYN, RST and URG.
+const TCP_MARKS: u16 = 0x27;
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, Default)]
@@ -464,11 +496,21 @@ struct Fate {
     refused: Option<DropReason>,
 }
 
+/// When a frame is sent: as the fields say, first to last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    vtep: IpAddr,
+    sender: u16,
+    flow: u32,
+    /// Its place in the call: frames of one flow stay in order.
+    frame: usize,
+}
+
 /// What is to be sent from one call, kept for its memory.
 #[derive(Debug, Default)]
 struct Plan {
-    /// Frames in the order of their lanes: (VTEP, sender, place).
-    order: Vec<(IpAddr, u16, usize)>,
+    /// Frames in the order of their lanes, each flow's together.
+    order: Vec<Turn>,
     arena: Vec<u8>,
     pieces: Vec<Piece>,
     messages: Vec<Message>,
@@ -477,7 +519,9 @@ struct Plan {
 
 impl Plan {
     /// Adds the segments of a frame; TCP finer than asked where `room` demands it.
-    fn add(&mut self, frame: usize, tunnelled: &mut Tunnelled, room: usize, most: usize) {
+    fn add(&mut self, turn: Turn, tunnelled: &mut Tunnelled, room: usize, most: usize) {
+        let frame = turn.frame;
+        let company = Company::of(turn.flow, &tunnelled.packet);
         let refuse = |plan: &mut Self, reason| {
             if let Some(fate) = plan.fates.get_mut(frame) {
                 fate.refused = Some(reason);
@@ -498,7 +542,7 @@ impl Plan {
                 self.arena.extend_from_slice(packet.bytes());
                 payload.end = 0;
             }
-            self.piece(from..self.arena.len(), frame, payload, most);
+            self.piece(from..self.arena.len(), frame, payload, (most, company));
             return;
         }
         let headers = *packet.headers();
@@ -524,13 +568,19 @@ impl Plan {
                 return;
             };
             let len = payload.len();
-            self.piece(head, frame, at..at + len, most);
+            self.piece(head, frame, at..at + len, (most, company));
             at += len;
         }
     }
 
     /// Adds a piece to the last message where it fits it, else to one of its own.
-    fn piece(&mut self, head: Range<usize>, frame: usize, payload: Range<usize>, most: usize) {
+    fn piece(
+        &mut self,
+        head: Range<usize>,
+        frame: usize,
+        payload: Range<usize>,
+        (most, company): (usize, Company),
+    ) {
         let len = head.len() + payload.len();
         let index = self.pieces.len();
         self.pieces.push(Piece {
@@ -541,6 +591,7 @@ impl Plan {
         match self.messages.last_mut() {
             Some(last)
                 if !last.ended
+                    && last.company == company
                     && len <= last.size
                     && last.pieces.len() < most
                     && last.bytes + len <= SEND =>
@@ -554,6 +605,7 @@ impl Plan {
                 size: len,
                 bytes: len,
                 ended: false,
+                company,
             }),
         }
     }
@@ -620,14 +672,14 @@ impl Plan {
         let piece = self.pieces.get(self.messages.get(message)?.pieces.start)?;
         let frame = piece.frame;
         let mut places = lane.clone();
-        let mut place = places.find(|at| self.order.get(*at).is_some_and(|o| o.2 == frame))?;
+        let mut place = places.find(|at| self.order.get(*at).is_some_and(|o| o.frame == frame))?;
         let fate = self.fates.get_mut(frame)?;
         if fate.sent > 0 {
             fate.refused = Some(DropReason::UnderlaySend);
             place += 1;
         }
         for at in place..lane.end {
-            let index = self.order.get(at).map(|o| o.2);
+            let index = self.order.get(at).map(|o| o.frame);
             if let Some(fate) = index.and_then(|i| self.fates.get_mut(i)) {
                 fate.refused = None;
             }
@@ -682,7 +734,7 @@ fn refusal(error: &io::Error, gso: bool) -> Refusal {
 impl UdpUnderlay {
     /// Sends the frames of one lane (one VTEP, one socket), from `order`.
     fn send_lane(&mut self, frames: &mut [Tunnelled], lane: Range<usize>, now: Instant) {
-        let Some(&(vtep, sender, _)) = self.plan.order.get(lane.start) else {
+        let Some(&Turn { vtep, sender, .. }) = self.plan.order.get(lane.start) else {
             return;
         };
         let mut room = self.room(vtep, now);
@@ -692,11 +744,11 @@ impl UdpUnderlay {
             self.plan.clear();
             let most = if self.gso { SEGMENTS } else { 1 };
             for at in first..lane.end {
-                let Some(&(_, _, index)) = self.plan.order.get(at) else {
+                let Some(&turn) = self.plan.order.get(at) else {
                     continue;
                 };
-                if let Some(frame) = frames.get_mut(index) {
-                    self.plan.add(index, frame, room, most);
+                if let Some(frame) = frames.get_mut(turn.frame) {
+                    self.plan.add(turn, frame, room, most);
                 }
             }
             let Some((stopped, refusal)) = self.send_plan(frames, vtep, sender) else {
@@ -732,7 +784,7 @@ impl UdpUnderlay {
             }
         }
         for at in first..lane.end {
-            let index = self.plan.order.get(at).map(|o| o.2);
+            let index = self.plan.order.get(at).map(|o| o.frame);
             if let Some(fate) = index.and_then(|i| self.plan.fates.get_mut(i)) {
                 fate.refused = Some(DropReason::UnderlaySend);
             }
@@ -850,21 +902,25 @@ impl Underlay for UdpUnderlay {
         self.plan.order.clear();
         self.plan.fates.clear();
         for (index, frame) in frames.iter().enumerate() {
-            let slot = overlay::entropy::slot(frame.packet.key(), senders);
-            self.plan.order.push((frame.vtep, slot, index));
+            let flow = overlay::entropy::flow(frame.packet.key());
+            self.plan.order.push(Turn {
+                vtep: frame.vtep,
+                sender: overlay::entropy::slot_of(flow, senders),
+                flow,
+                frame: index,
+            });
             self.plan.fates.push(Fate {
                 segments: frame.packet.segments(),
                 ..Fate::default()
             });
         }
-        // The place is part of the key: frames of one lane stay in order.
         self.plan.order.sort_unstable();
         let mut begin = 0;
-        while let Some(&(vtep, slot, _)) = self.plan.order.get(begin) {
+        while let Some(&Turn { vtep, sender, .. }) = self.plan.order.get(begin) {
             let rest = self.plan.order.get(begin..).unwrap_or_default();
             let len = rest
                 .iter()
-                .take_while(|(v, s, _)| *v == vtep && *s == slot)
+                .take_while(|turn| turn.vtep == vtep && turn.sender == sender)
                 .count();
             self.send_lane(frames, begin..begin + len, now);
             begin += len;

@@ -135,6 +135,35 @@ fn equal_small_frames_to_one_vtep_share_a_send() {
     assert_eq!(seen, (0..30).collect::<Vec<u8>>(), "in order");
 }
 
+/// Frames of two flows that have a sender in common, in turns, in one call: how many messages are made of them?
+fn messages_of_two_flows(frame: impl Fn(u16) -> FrameBuilder) -> usize {
+    let b = [127, 47, 3, 4];
+    let (mut tx, mut pool) = (open([127, 47, 3, 3]), pool());
+    let slot = |port: u16| {
+        let key = Headers::parse(&frame(port).build()).unwrap().1;
+        overlay::entropy::slot(&key, tx.source_ports())
+    };
+    let other = (2..1000).find(|port| slot(*port) == slot(1)).unwrap();
+    let frames = [1, other].repeat(5);
+    let mut frames: Vec<_> = frames
+        .into_iter()
+        .map(|port| tunnelled(&mut pool, &frame(port).build(), b))
+        .collect();
+    assert_eq!(tx.tx(&mut pool, &mut frames, &mut vec![]), 10);
+    tx.plan.messages.len()
+}
+
+#[test]
+fn flows_share_a_send_only_where_order_does_not_matter() {
+    // 16: ACK; 17: with FIN.
+    let tcp = |port| FrameBuilder::tcp(false, port, 80).flags(16);
+    assert_eq!(messages_of_two_flows(tcp), 1);
+    assert_eq!(messages_of_two_flows(|p| tcp(p).flags(17)), 2);
+    assert_eq!(messages_of_two_flows(|p| tcp(p).payload(&[1; 90])), 2);
+    let udp = |port| FrameBuilder::udp(true, port, 80).payload(&[1; 90]);
+    assert_eq!(messages_of_two_flows(udp), 2);
+}
+
 #[test]
 fn flows_spread_over_ports_but_one_flow_keeps_its_own() {
     let a = [127, 47, 4, 1];
