@@ -14,6 +14,7 @@ use tests::{
     netns,
     wire::{self, Sitting, figures, place, system::Wanted, work::Work},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures systems side by side between two namespaces over VXLAN; let nothing else run meanwhile.
 ///
@@ -47,6 +48,13 @@ struct Arguments {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let (told, hears) = tokio::sync::oneshot::channel();
+    let mut terminated = match signal(SignalKind::terminate()) {
+        Ok(signal) => signal,
+        Err(error) => {
+            eprintln!("bench: listen for a termination signal: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     std::thread::spawn(move || told.send(measure(&arguments)).map_err(drop));
     let failed = tokio::select! {
         done = hears => match done {
@@ -56,6 +64,7 @@ async fn main() -> ExitCode {
             Err(_) => "nothing measured".to_owned(),
         },
         _ = tokio::signal::ctrl_c() => "interrupted".to_owned(),
+        _ = terminated.recv() => "terminated".to_owned(),
     };
     place::sweep();
     eprintln!("bench: {failed}");

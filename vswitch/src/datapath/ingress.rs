@@ -119,11 +119,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 Ok(()) => Start::Open,
                 Err(reason) => Start::Drop(reason),
             };
-            self.jobs.push(Job {
-                packet,
-                start,
-                handed: false,
-            });
+            self.jobs.push(Job::read(packet, start));
         }
         self.count_rx(of, sum);
     }
@@ -144,11 +140,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return self.meet(packet, now);
         }
         packet.set_errand(Errand::Meet);
-        self.jobs.push(Job {
-            packet,
-            start: Start::Hand(home),
-            handed: false,
-        });
+        self.jobs.push(Job::read(packet, Start::Hand(home)));
     }
 
     /// A fragment is here, where those of its packet meet. What goes on goes as if it had just been read: its connection may be at
@@ -165,11 +157,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 Ok(()) => Start::Open,
                 Err(reason) => Start::Drop(reason),
             };
-            self.jobs.push(Job {
-                packet,
-                start,
-                handed: false,
-            });
+            self.jobs.push(Job::read(packet, start));
         }
     }
 

@@ -145,6 +145,17 @@ struct Job {
     handed: bool,
 }
 
+impl Job {
+    /// One that this worker read itself.
+    fn read(packet: Packet, start: Start) -> Self {
+        Self {
+            packet,
+            start,
+            handed: false,
+        }
+    }
+}
+
 /// What is known of a packet behind the first room.
 #[derive(Debug, Clone, Copy)]
 enum Start {
