@@ -143,7 +143,8 @@ pub fn until(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
 
 /// Runs a whole lab to its end, and returns its answer as JSON; panics with it unless all expectations held.
 pub fn run_lab(stem: &str, uplink: &str) -> Value {
-    let name = format!("t-{}", stem.replace('/', "-"));
+    // The same file may run over the other uplink at the same time.
+    let name = format!("t-{}-{uplink}", stem.replace('/', "-"));
     let file = lab_file(stem);
     let output = run(&[
         "lab", "run", &file, "--name", &name, "--uplink", uplink, "--json",
