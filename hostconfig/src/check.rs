@@ -66,6 +66,14 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
                     faults.push(Fault::SameMac(key, first));
                 }
             }
+            Section::Router(r) => {
+                for interface in &r.interfaces {
+                    needs.insert(SectionKey::Network(interface.network));
+                    if let Some(first) = macs.insert((interface.network, interface.mac), key) {
+                        faults.push(Fault::SameMac(key, first));
+                    }
+                }
+            }
         }
         let dangling = needs.into_iter().filter(|to| !has(*to));
         faults.extend(dangling.map(|to| Fault::Dangling { from: key, to }));

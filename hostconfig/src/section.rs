@@ -9,7 +9,7 @@ use net::{Id, ids::kind};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{AddressSet, Chain, Endpoint, Network, Port, SecurityGroup, Vteps};
+use crate::{AddressSet, Chain, Endpoint, Network, Port, Router, SecurityGroup, Vteps};
 
 /// The name of a section: `port/6f1c…`; the fabric's VTEPs are `vteps`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +28,8 @@ pub enum SectionKey {
     Port(Id<kind::Port>),
     /// A port elsewhere.
     Endpoint(Id<kind::Port>),
+    /// A router.
+    Router(Id<kind::Router>),
 }
 
 impl fmt::Display for SectionKey {
@@ -40,6 +42,7 @@ impl fmt::Display for SectionKey {
             Self::Chain(id) => write!(f, "chain/{id}"),
             Self::Port(id) => write!(f, "port/{id}"),
             Self::Endpoint(id) => write!(f, "endpoint/{id}"),
+            Self::Router(id) => write!(f, "router/{id}"),
         }
     }
 }
@@ -63,6 +66,7 @@ impl FromStr for SectionKey {
             Some(("chain", u)) => Ok(Self::Chain(id(s, u)?)),
             Some(("port", u)) => Ok(Self::Port(id(s, u)?)),
             Some(("endpoint", u)) => Ok(Self::Endpoint(id(s, u)?)),
+            Some(("router", u)) => Ok(Self::Router(id(s, u)?)),
             _ => Err(InvalidSectionKey(s.to_owned())),
         }
     }
@@ -85,6 +89,8 @@ pub enum Section {
     Port(Port),
     /// A port elsewhere.
     Endpoint(Endpoint),
+    /// A router.
+    Router(Router),
 }
 
 /// 128 bits of the SHA-256 of key and canonical body.
@@ -144,6 +150,7 @@ impl Keyed {
             Section::Chain(b) => serde_json::to_vec(b),
             Section::Port(b) => serde_json::to_vec(b),
             Section::Endpoint(b) => serde_json::to_vec(b),
+            Section::Router(b) => serde_json::to_vec(b),
         }
         .map_err(|source| InvalidSection::Body { key, source })?;
         let hash = hash(key, &bytes);
@@ -182,6 +189,7 @@ impl Keyed {
             SectionKey::Chain(_) => Section::Chain(read(key, &bytes)?),
             SectionKey::Port(_) => Section::Port(read(key, &bytes)?),
             SectionKey::Endpoint(_) => Section::Endpoint(read(key, &bytes)?),
+            SectionKey::Router(_) => Section::Router(read(key, &bytes)?),
         };
         if body.key() != key {
             return Err(InvalidSection::Mismatch(key));
@@ -226,6 +234,7 @@ impl Section {
             Self::Chain(b) => SectionKey::Chain(b.id),
             Self::Port(b) => SectionKey::Port(b.id),
             Self::Endpoint(b) => SectionKey::Endpoint(b.id),
+            Self::Router(b) => SectionKey::Router(b.id),
         }
     }
 }
@@ -251,6 +260,7 @@ mod tests {
             SectionKey::Vteps,
             SectionKey::Port(u.into()),
             SectionKey::AddressSet(u.into()),
+            SectionKey::Router(u.into()),
         ] {
             assert_eq!(key.to_string().parse::<SectionKey>().unwrap(), key);
         }

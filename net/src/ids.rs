@@ -45,6 +45,8 @@ pub mod kind {
         Host,
         /// A project (tenant).
         Project,
+        /// A router.
+        Router,
     }
 }
 

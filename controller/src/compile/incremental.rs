@@ -399,7 +399,8 @@ impl Compiler {
                 | SectionKey::AddressSet(_)
                 | SectionKey::Group(_)
                 | SectionKey::Chain(_)
-                | SectionKey::Endpoint(_) => {}
+                | SectionKey::Endpoint(_)
+                | SectionKey::Router(_) => {}
             }
         }
     }
@@ -416,7 +417,8 @@ impl Compiler {
             | SectionKey::AddressSet(_)
             | SectionKey::Group(_)
             | SectionKey::Chain(_)
-            | SectionKey::Port(_) => Some(key),
+            | SectionKey::Port(_)
+            | SectionKey::Router(_) => Some(key),
         }
     }
 
@@ -466,7 +468,8 @@ impl Compiler {
             | SectionKey::AddressSet(_)
             | SectionKey::Group(_)
             | SectionKey::Chain(_)
-            | SectionKey::Port(_) => true,
+            | SectionKey::Port(_)
+            | SectionKey::Router(_) => true,
         };
         let root = self.root(key);
         let Some(state) = self.hosts.get_mut(host) else {

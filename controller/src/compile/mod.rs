@@ -149,6 +149,7 @@ fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
         SectionKey::Chain(id) => Section::Chain(chain::chain(intent, id)?.0),
         SectionKey::Port(id) => Section::Port(l2::port(intent, id)?),
         SectionKey::Endpoint(id) => Section::Endpoint(l2::endpoint(intent, id)?),
+        SectionKey::Router(_) => return None,
     };
     match Keyed::new(body) {
         Ok(keyed) => Some(keyed),

@@ -580,7 +580,8 @@ fn twin(key: SectionKey) -> Option<SectionKey> {
         | SectionKey::Network(_)
         | SectionKey::AddressSet(_)
         | SectionKey::Group(_)
-        | SectionKey::Chain(_) => None,
+        | SectionKey::Chain(_)
+        | SectionKey::Router(_) => None,
     }
 }
 

@@ -246,7 +246,8 @@ impl Status {
                 | SectionKey::AddressSet(_)
                 | SectionKey::Group(_)
                 | SectionKey::Chain(_)
-                | SectionKey::Endpoint(_) => {}
+                | SectionKey::Endpoint(_)
+                | SectionKey::Router(_) => {}
             }
         }
         for network in networks {

@@ -47,7 +47,8 @@ pub(crate) fn states(
         | Section::AddressSet(_)
         | Section::Group(_)
         | Section::Chain(_)
-        | Section::Endpoint(_) => None,
+        | Section::Endpoint(_)
+        | Section::Router(_) => None,
     });
     ports
         .map(|port| {

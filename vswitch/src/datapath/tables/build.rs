@@ -109,6 +109,7 @@ impl<'a> Sorted<'a> {
                 Section::Endpoint(e) => {
                     sorted.endpoints.entry(e.network).or_default().push((e, at));
                 }
+                Section::Router(_) => {}
             }
         }
         sorted

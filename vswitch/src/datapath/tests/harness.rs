@@ -383,7 +383,8 @@ pub(super) fn zones(conf: &Conf) -> ZoneMap {
         | Section::AddressSet(_)
         | Section::Group(_)
         | Section::Chain(_)
-        | Section::Endpoint(_) => None,
+        | Section::Endpoint(_)
+        | Section::Router(_) => None,
     });
     ports.collect()
 }
