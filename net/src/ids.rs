@@ -160,6 +160,8 @@ dense! {
     ChainId,
     /// A remote VTEP in this host's table.
     VtepId,
+    /// A router that this host knows.
+    RouterId,
     /// A scope in which tuples are told apart: one a port, one a chain entry, one a router. Kept in the state dir.
     Zone,
 }

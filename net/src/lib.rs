@@ -38,7 +38,7 @@ pub mod vni;
 pub use batch::Batch;
 pub use flow_key::{FiveTuple, FlowKey, Fragment, Origin};
 pub use headers::{Headers, L3, L4, Malformed};
-pub use ids::{ChainId, GroupId, Id, NetworkId, PortId, VtepId, Zone};
+pub use ids::{ChainId, GroupId, Id, NetworkId, PortId, RouterId, VtepId, Zone};
 pub use mac::{Mac, UnicastMac};
 pub use mtu::Mtu;
 pub use packet::{Checksum, Errand, Gso, Offload, Packet};

@@ -69,7 +69,7 @@ closed_list! {
         VlanNotAllowed => "vlan_not_allowed",
         /// Link-local control (STP, LLDP, pause), never forwarded (IEEE 802.1Q §8.6.3).
         LinkLocalControl => "link_local_control",
-        /// The port is administratively down, or its network is.
+        /// The port is administratively down, or its network is; or the router, or the interface of it, that it came to.
         AdminDown => "admin_down",
         /// The port or network went away while the packet was under way.
         PortGone => "port_gone",
@@ -109,7 +109,7 @@ closed_list! {
         FirewallDenied => "firewall_denied",
         /// The load balancer has no member to send it to.
         NoHealthyMember => "no_healthy_member",
-        /// A virtual address receives what no listener asked for.
+        /// A virtual address, or a router's, receives what no listener asked for.
         NoListener => "no_listener",
         /// The shaper's queue is full.
         ShaperQueueFull => "shaper_queue_full",
@@ -117,10 +117,18 @@ closed_list! {
         FunctionFault => "function_fault",
         /// The destination MAC is known nowhere on the network.
         UnknownUnicast => "unknown_unicast",
-        /// It would go back to where it came from.
+        /// It would go back to where it came from, or came out of a tunnel to be routed: its own switch does that.
         SplitHorizon => "split_horizon",
         /// It went through the switch too often.
         HopLimit => "hop_limit",
+        /// Its TTL or hop limit does not take it past the routers on its way (RFC 1812 §5.3.1, RFC 8200 §3).
+        TtlExceeded => "ttl_exceeded",
+        /// A router has no route to its destination.
+        NoRoute => "no_route",
+        /// Nobody on the network has the address of a router's next hop.
+        UnknownNeighbor => "unknown_neighbor",
+        /// A source or destination that no router forwards: link-local, multicast, loopback, unspecified (RFC 1812 §5.3.7, RFC 4291 §2.5).
+        Martian => "martian",
         /// There is nobody to flood it to.
         NoReceiver => "no_receiver",
         /// It is larger than the receiving link, and must not be cut.

@@ -212,11 +212,12 @@ pub fn translate_quoted(
     Ok(())
 }
 
-/// Takes one off the TTL or hop limit.
+/// Takes `by` off the TTL or hop limit: one for each router that the packet passes.
 ///
 /// # Errors
-/// When it is 1 or less (the caller answers with an ICMP error), or the packet is not IP.
-pub fn decrement_ttl(packet: &mut Packet) -> Result<(), Unwritable> {
+/// When nothing would be left (the caller answers with an ICMP error), or the packet is not IP; nothing is changed then.
+#[inline]
+pub fn decrement_ttl(packet: &mut Packet, by: u8) -> Result<(), Unwritable> {
     let (bytes, headers, key, _) = packet.parts_mut();
     let l3_at = usize::from(headers.l3_at);
     let at = match headers.l3 {
@@ -225,14 +226,14 @@ pub fn decrement_ttl(packet: &mut Packet) -> Result<(), Unwritable> {
         L3::Other | L3::Arp => return Err(Unwritable::NotIp),
     };
     let ttl = bytes.get_mut(at).ok_or(Unwritable::Stale)?;
-    if *ttl <= 1 {
+    let Some(left) = ttl.checked_sub(by).filter(|left| *left > 0) else {
         return Err(Unwritable::TtlExceeded);
-    }
-    *ttl -= 1;
-    key.ip_ttl = *ttl;
+    };
+    *ttl = left;
+    key.ip_ttl = left;
     if headers.l3 == L3::Ipv4 {
         // TTL is the high byte of its word.
-        mend(bytes, l3_at + 10, 0x0100, 0);
+        mend(bytes, l3_at + 10, u16::from_be_bytes([by, 0]), 0);
     }
     Ok(())
 }

@@ -133,11 +133,18 @@ fn a_partial_checksum_changes_with_addresses_only() {
 #[test]
 fn ttl_runs_out() {
     for v6 in [false, true] {
-        let mut p = packet(&FrameBuilder::udp(v6, 1, 2).ttl(2).build());
-        decrement_ttl(&mut p).unwrap();
-        assert!(checksums_hold(&p));
-        assert_eq!(p.key().ip_ttl, 1);
-        assert_eq!(decrement_ttl(&mut p), Err(Unwritable::TtlExceeded));
+        for (before, by) in [(2, 1), (255, 254), (255, 1), (64, 3)] {
+            let mut p = packet(&FrameBuilder::udp(v6, 1, 2).ttl(before).build());
+            decrement_ttl(&mut p, by).unwrap();
+            assert!(checksums_hold(&p));
+            let left = before - by;
+            assert_eq!(p.key().ip_ttl, left);
+            let bytes = p.bytes().to_vec();
+            for more in [left, 255] {
+                assert_eq!(decrement_ttl(&mut p, more), Err(Unwritable::TtlExceeded));
+            }
+            assert_eq!(p.bytes(), bytes, "what is refused changes nothing");
+        }
     }
 }
 
