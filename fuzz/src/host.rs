@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use hostconfig::network::{Dhcp, Route};
 use hostconfig::{
-    Endpoint, HostConfig, Keyed, Location, Network, Port, Section, Subnet, Vteps, port::FixedIp,
+    Endpoint, HostConfig, Keyed, Location, Network, Port, Router, Section, Subnet, Vteps,
+    port::FixedIp,
+    router::{Interface, InterfaceAddr},
     vtep::Vtep,
 };
 use net::testkit::mac;
@@ -50,6 +52,7 @@ pub(crate) fn tables() -> Tables {
             addrs: vec![address(3, false), address(3, true)],
             at: Location::Vtep(far),
         }),
+        Section::Router(router()),
     ];
     for n in [1u8, 2] {
         sections.push(Section::Port(port(n)));
@@ -64,6 +67,44 @@ pub(crate) fn tables() -> Tables {
     let tables = Tables::build(None, &config, &zones, 1);
     assert!(tables.faults().is_empty(), "{:?}", tables.faults());
     tables
+}
+
+/// A router on the network: its own addresses, a way through the second workload, and none else.
+fn router() -> Router {
+    let addr = |v6| InterfaceAddr {
+        addr: address(251, v6),
+        subnet: prefix(if v6 { "fd00::/64" } else { "10.0.0.0/24" }),
+    };
+    Router {
+        id: id(20),
+        name: "r".into(),
+        project: id(7),
+        admin_up: true,
+        interfaces: vec![Interface {
+            port: id(21),
+            network: id(NETWORK),
+            mac: unicast(251),
+            admin_up: true,
+            addrs: [false, true].map(addr).to_vec(),
+        }],
+        routes: vec![
+            Route {
+                destination: prefix("192.0.2.0/24"),
+                nexthop: address(2, false),
+            },
+            Route {
+                destination: prefix("2001:db8::/32"),
+                nexthop: address(2, true),
+            },
+        ],
+    }
+}
+
+fn prefix(text: &str) -> Prefix {
+    match text.parse::<Prefix>() {
+        Ok(prefix) => prefix,
+        Err(_) => unreachable!("a prefix: {text}"),
+    }
 }
 
 pub(crate) fn unicast(n: u8) -> net::UnicastMac {
@@ -95,10 +136,6 @@ pub(crate) fn port(n: u8) -> Port {
 
 /// Its DHCP says as much as the API admits: five servers for names, twenty routes.
 pub(crate) fn network() -> Network {
-    let prefix = |text: &str| match text.parse::<Prefix>() {
-        Ok(prefix) => prefix,
-        Err(_) => unreachable!("a prefix: {text}"),
-    };
     let (Ok(vni), Ok(mtu)) = (Vni::try_from(5001), Mtu::try_from(1280)) else {
         unreachable!("both are in range");
     };

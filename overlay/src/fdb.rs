@@ -1,6 +1,7 @@
 //! Where does a MAC address live?
 //!
-//! The forwarding database of one network maps a MAC address to a local port, to a VTEP, or to every switch (a virtual address).
+//! The forwarding database of one network maps a MAC address to a local port, to a VTEP, or to every switch (a virtual address, or a
+//! router's).
 //! It comes whole from the controller: nothing is learned from packets, so nothing can be taught by an attacker.
 //!
 //! # Invariants
@@ -14,7 +15,7 @@
 //! RFC 7348 §4; IEEE 802.1Q §8.8.
 
 use hashbrown::HashMap;
-use net::{Id, Mac, PortId, VtepId, ids::kind};
+use net::{Id, Mac, PortId, RouterId, VtepId, ids::kind};
 
 /// Where an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,6 +26,8 @@ pub enum Place {
     Vtep(VtepId),
     /// In every switch: the switch itself answers for it.
     Virtual,
+    /// In every switch: this router is there, at the interface that the entry's port names.
+    Router(RouterId),
 }
 
 /// What is known of a MAC address.

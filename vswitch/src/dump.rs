@@ -295,6 +295,10 @@ pub(crate) fn fdb(tables: &Tables, rows: &Rows) -> Vec<FdbRow> {
                         vtep.map_or_else(String::new, |v| v.addr.to_string())
                     }
                     Place::Virtual => "virtual".to_owned(),
+                    Place::Router(router) => {
+                        let router = tables.router(router);
+                        router.map_or_else(String::new, |r| format!("router {}", r.name))
+                    }
                 },
                 port: entry.port.to_string(),
             })

@@ -4,13 +4,16 @@
 //! for a virtual address, whose receiver is in every switch) by its receiver. What the functions decided becomes actions: a
 //! translation with the member's Ethernet address, waiting in queues.
 
-use net::{DropReason, Id, ids::kind};
+use std::net::IpAddr;
+
+use net::{DropReason, Id, Mac, ids::kind};
 use nfv::{
     chain::{ChainOutcome, Hop},
     classifier::{Party, Place},
     conntrack::Side,
     function::Context,
 };
+use overlay::{FdbEntry, Neighbour};
 
 use super::{
     flow::{Action, Lane, Refusal, Stage},
@@ -18,11 +21,11 @@ use super::{
     walk::{Known, Walk, Witness},
 };
 
-impl<W: Witness> Walk<'_, W> {
+impl<'a, W: Witness> Walk<'a, W> {
     /// Chains whose classifier names the source. Is there one?
     pub(super) fn source_chains(
         &mut self,
-        network: &Network,
+        network: &'a Network,
         port: &Port,
     ) -> Result<bool, Refusal> {
         if self.probe.eth_dst().is_multicast() {
@@ -37,14 +40,11 @@ impl<W: Witness> Walk<'_, W> {
         self.enter_chain(Place::Source, network, Some(&source), destination.as_ref())
     }
 
-    /// Who is to get the packet, wherever it is. Whose it is may change without its forwarding, so its section is read.
-    fn receiver(&mut self, network: &Network) -> Option<Party> {
+    /// Who is to get the packet, wherever it is: also behind routers.
+    fn receiver(&mut self, network: &'a Network) -> Option<Party> {
         // Without chains nobody asks.
         self.tables.chains().next()?;
-        let entry = network.fdb.get(self.probe.eth_dst());
-        let section = entry.map_or(network.members, |e| l2::section(self.tables, network, &e));
-        self.depend(section);
-        let entry = entry?;
+        let (network, entry) = self.far_end(network)?;
         Some(Party {
             port: Some(entry.port),
             network: network.id,
@@ -145,23 +145,50 @@ impl<W: Witness> Walk<'_, W> {
         };
         // The member must be known; that it is not may change with the network's members.
         self.depend(network.members);
-        let Some(member) = network.neighbours.get(binding.dst.0) else {
+        let asked = self.probe.eth_dst();
+        let Some(member) = next_hop(network, asked, binding.dst.0) else {
             return Err(self.about_sender(DropReason::UnknownUnicast, Stage::Chain));
         };
-        let asked = self.probe.eth_dst();
         // The client is the member itself: what comes back to it comes from the virtual address.
-        let hairpin = binding.src.0 != self.sent_from;
-        self.set_eth(hairpin.then_some(asked), Some(member.mac));
+        let hairpin = (binding.src.0 != self.sent_from).then(|| {
+            let vip = network.neighbours.get(binding.src.0);
+            vip.map_or(asked, |vip| vip.mac)
+        });
+        self.set_eth(hairpin, Some(member.mac));
         if !self.translated {
             self.flow.actions.push(Action::Translate);
             self.translated = true;
         }
+        let itself = network.neighbours.get(binding.dst.0) == Some(member);
         self.says(Stage::Chain, || {
-            format!(
-                "to member {} at {} ({})",
-                member.port, binding.dst.0, member.mac
-            )
+            let Neighbour { mac, port } = member;
+            let addr = binding.dst.0;
+            if itself {
+                format!("to member {port} at {addr} ({mac})")
+            } else {
+                format!("to the member at {addr}, by router interface {port} ({mac})")
+            }
         });
         Ok(())
     }
+}
+
+/// By whom a member is reached: itself where it is on the network; else the router to which the packet was sent, or the gateway of a
+/// subnet of the network.
+pub(super) fn next_hop(network: &Network, asked: Mac, member: IpAddr) -> Option<Neighbour> {
+    let router = |mac| match network.fdb.get(mac) {
+        Some(FdbEntry {
+            place: overlay::Place::Router(_),
+            port,
+        }) => Some(Neighbour { mac, port }),
+        Some(_) | None => None,
+    };
+    let subnets = || {
+        let of_family = |s: &&hostconfig::Subnet| s.cidr.is_ipv4() == member.is_ipv4();
+        let gateways = network.subnets.iter().filter(of_family);
+        let mut known = gateways.filter_map(|s| network.neighbours.get(s.gateway?));
+        known.find_map(|gateway| router(gateway.mac))
+    };
+    let itself = network.neighbours.get(member);
+    itself.or_else(|| router(asked)).or_else(subnets)
 }

@@ -12,12 +12,13 @@ use nfv::functions::shaper::ShaperQueue;
 use super::{
     Out, Settings, WorkerId,
     drops::Drops,
+    errors::AsSent,
     flow::{Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, Stage, Verdict},
     gate::{Exit, Gate},
     homes::shaper_owner,
     ledger::Ledger,
     tables::{HopId, Tables, service},
-    too_big::{exceeds, limit, size},
+    too_big::{exceeds, size, too_small},
 };
 use crate::{io::Tunnelled, stats::Counters};
 
@@ -185,7 +186,10 @@ impl Hands {
             };
         }
         // Before any function sees it: nobody is to spend a shaper's rate on it, and its sender knows it as it is now.
-        if self.streak.gate.exit == Exit::Program || size(&packet) > self.streak.gate.limit as usize
+        let gate = &self.streak.gate;
+        if gate.exit == Exit::Program
+            || size(&packet) > gate.limit as usize
+            || (gate.rewrites && packet.key().ip_ttl <= gate.forwards)
         {
             return self.interpret(programs, id, packet, to, cx);
         }
@@ -202,13 +206,12 @@ impl Hands {
         cx: &mut Cx<'_>,
     ) {
         let Streak { program, gate, .. } = &self.streak;
-        if gate.translates && !translate(&mut packet, to.as_ref()) {
+        if gate.rewrites && !rewrite_all(&mut packet, gate, to.as_ref()) {
             if let Some(flow) = programs.get(*program) {
                 self.count_hops(flow, &packet);
             }
             return self.lose(packet, DropReason::FunctionFault, cx);
         }
-        set_eth(&mut packet, gate.src, gate.dst);
         let exit = gate.exit;
         // At most a batch of frames of 64 KiB.
         self.streak.segments += packet.segments();
@@ -236,14 +239,19 @@ impl Hands {
         let Some(flow) = programs.get(id) else {
             return self.lose(packet, DropReason::FunctionFault, cx);
         };
+        if let Some(router) = flow.expires_at(packet.key().ip_ttl) {
+            return self.expire(packet, router, cx);
+        }
         if let Verdict::Drop(refusal) = &flow.verdict {
             self.count_hops(flow, &packet);
-            return self.drop(packet, refusal, cx.now, cx.pool);
+            return self.refuse(packet, refusal, flow.routers().last(), cx);
         }
-        if let Some((_, mtu)) = limit(cx.tables, flow.origin)
-            && exceeds(&packet, mtu)
-        {
-            return self.too_big(packet, mtu, None, cx);
+        if let Some((mtu, by)) = too_small(cx.tables, flow, size(&packet)) {
+            let sent = AsSent {
+                by,
+                ..AsSent::default()
+            };
+            return self.too_big(packet, mtu, &sent, cx);
         }
         self.count_hops(flow, &packet);
         for (at, action) in flow.actions.iter().enumerate() {
@@ -254,12 +262,17 @@ impl Hands {
                     }
                 }
                 Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
+                Action::Route(_) => {
+                    if rewrite::decrement_ttl(&mut packet, 1).is_err() {
+                        return self.lose(packet, DropReason::FunctionFault, cx);
+                    }
+                }
                 Action::Queue(_) => return self.queue_up(programs, id, at, packet, cx),
                 Action::Output(_)
                 | Action::Tunnel { .. }
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
-                | Action::AnswerNd(_)
+                | Action::AnswerNd { .. }
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. } => return self.send(flow, at, packet, cx),
             }
@@ -307,15 +320,25 @@ impl Hands {
                 return self.lose(packet, DropReason::FunctionFault, cx);
             }
         }
+        if flow.expires_at(packet.key().ip_ttl).is_some() {
+            // About an error nobody is told.
+            let refusal = Refusal::new(DropReason::TtlExceeded, Stage::L3);
+            return self.drop(packet, &refusal, cx.now, cx.pool);
+        }
         for (at, action) in flow.actions.iter().enumerate() {
             match action {
                 Action::Translate | Action::Queue(..) => {}
                 Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
+                Action::Route(_) => {
+                    if rewrite::decrement_ttl(&mut packet, 1).is_err() {
+                        return self.lose(packet, DropReason::FunctionFault, cx);
+                    }
+                }
                 Action::Output(_)
                 | Action::Tunnel { .. }
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
-                | Action::AnswerNd(_)
+                | Action::AnswerNd { .. }
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. } => return self.send(flow, at, packet, cx),
             }
@@ -383,11 +406,11 @@ impl Hands {
             }
             Action::Refuse(refusal) => self.drop(packet, refusal, cx.now, cx.pool),
             Action::AnswerArp(_)
-            | Action::AnswerNd(_)
+            | Action::AnswerNd { .. }
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => self.answer(action, packet, flow, cx),
             // These come before what sends; a program that has them behind it is none of the walk's.
-            Action::Translate | Action::SetEth { .. } | Action::Queue(..) => {
+            Action::Translate | Action::SetEth { .. } | Action::Route(_) | Action::Queue(..) => {
                 self.lose(packet, DropReason::FunctionFault, cx);
             }
         }
@@ -432,8 +455,10 @@ impl Hands {
             Action::AnswerArp(mac) => {
                 service::answer_arp(&mut packet, *mac).map(|()| Some(Originated::ArpReply))
             }
-            Action::AnswerNd(mac) => service::answer_neighbor(&mut packet, *mac)
-                .map(|()| Some(Originated::NeighborAdvertisement)),
+            Action::AnswerNd { mac, router } => {
+                service::answer_neighbor(&mut packet, *mac, *router)
+                    .map(|()| Some(Originated::NeighborAdvertisement))
+            }
             Action::AnswerPing => {
                 service::answer_ping(&mut packet).map(|()| Some(Originated::Icmp))
             }
@@ -448,6 +473,7 @@ impl Hands {
             },
             Action::Translate
             | Action::SetEth { .. }
+            | Action::Route(_)
             | Action::Queue(..)
             | Action::Output(_)
             | Action::Tunnel { .. }
@@ -698,6 +724,16 @@ impl Hands {
             self.drop(packet, &refusal, now, pool);
         }
     }
+}
+
+/// The rewrites of a gate; `false` when the packet can't have them.
+#[inline]
+fn rewrite_all(packet: &mut Packet, gate: &Gate, to: Option<&FiveTuple>) -> bool {
+    if gate.translates && !translate(packet, to) {
+        return false;
+    }
+    set_eth(packet, gate.src, gate.dst);
+    gate.forwards == 0 || rewrite::decrement_ttl(packet, gate.forwards).is_ok()
 }
 
 /// Gives a packet the addresses of the record's other side; `false` when it can't have them.

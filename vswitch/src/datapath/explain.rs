@@ -2,7 +2,8 @@
 //!
 //! The datapath's own walk with a [`Witness`] that writes down what each table said. A packet is described in words
 //! (`tcp 10.0.1.5:40000 > 10.0.2.9:443`); what is not said follows from the tables: the Ethernet addresses are those that the
-//! workload would use. `len 1500` says how large its IP packet is; where that is not said, it is small enough.
+//! workload would use. `len 1500` says how large its IP packet is; where that is not said, it is small enough. `ttl 1` says its TTL or hop
+//! limit, else 64.
 
 use std::{
     fmt,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use net::{
-    FlowKey, FlowMask, Fragment, Id, Mac, Now, Origin, Probe, TcpSegment, Vni,
+    DropReason, FlowKey, FlowMask, Fragment, Id, Mac, Now, Origin, Probe, TcpSegment, Vni,
     flow_key::{addr_bytes, ethertype, proto},
     ids::kind,
 };
@@ -20,7 +21,8 @@ use serde::Serialize;
 
 use super::{
     drops::describe,
-    flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
+    errors::{self, Told},
+    flow::{Action, CompiledFlow, Lane, Refusal, RouterHop, Stage, Verdict},
     tables::{Network, Port, Tables},
     too_big,
     walk::{Known, Lent, Outcome, Witness, walk},
@@ -46,6 +48,7 @@ pub struct Described {
     flags: Option<u16>,
     eth: Option<(Mac, Mac)>,
     len: Option<usize>,
+    ttl: u8,
 }
 
 /// Why a packet can't be explained.
@@ -112,6 +115,7 @@ impl FromStr for Described {
             flags: None,
             eth: None,
             len: None,
+            ttl: 64,
         };
         while let Some(word) = words.next() {
             described.option(word, &mut words).ok_or_else(bad)?;
@@ -150,6 +154,7 @@ impl Described {
                 (words.next()? == ">").then_some(())?;
                 self.eth = Some((src, words.next()?.parse().ok()?));
             }
+            "ttl" => self.ttl = words.next()?.parse().ok()?,
             "len" => self.len = Some(words.next()?.parse().ok()?),
             _ => return None,
         }
@@ -170,7 +175,7 @@ impl Described {
             l4_src: self.src.1,
             l4_dst: self.dst.1,
             ip_proto: self.protocol,
-            ip_ttl: if self.arp { 0 } else { 64 },
+            ip_ttl: if self.arp { 0 } else { self.ttl },
             ip_frag: Fragment::Whole as u8,
             ..FlowKey::default()
         };
@@ -228,9 +233,12 @@ impl Described {
             IpAddr::V4(_) | IpAddr::V6(_) => {}
         }
         let gateway = || {
-            let subnet = network.subnets.iter().find(|s| {
+            let far = |s: &&hostconfig::Subnet| {
                 s.cidr.is_ipv4() == dst.is_ipv4() && !s.cidr.contains(dst) && s.gateway.is_some()
-            })?;
+            };
+            let of_source = |s: &&hostconfig::Subnet| far(s) && s.cidr.contains(self.src.0);
+            let own = network.subnets.iter().find(of_source);
+            let subnet = own.or_else(|| network.subnets.iter().find(far))?;
             network.neighbours.get(subnet.gateway?)
         };
         let neighbour = network.neighbours.get(dst).or_else(gateway);
@@ -390,7 +398,8 @@ pub fn explain_key(
     };
     let Outcome { mut flow, tracking } = walk(tables, &mut Probe::new(key), &mut teller, lent);
     let translates = flow.actions.contains(&Action::Translate);
-    if tracking.is_some() {
+    let ended = expire(tables, key, &mut flow, &mut teller);
+    if !ended && tracking.is_some() {
         match begins(key) {
             Begin::Tracked => {}
             Begin::Untracked if !translates => {}
@@ -400,7 +409,7 @@ pub fn explain_key(
                     format_args!("belongs to no connection that is known, and can't begin one"),
                 );
                 flow.verdict = Verdict::Drop(Refusal {
-                    reason: net::DropReason::ConntrackInvalid,
+                    reason: DropReason::ConntrackInvalid,
                     stage: Stage::Conntrack,
                     rule: None,
                     port: None,
@@ -410,7 +419,9 @@ pub fn explain_key(
             }
         }
     }
-    measure(tables, key, len, &mut flow, &mut teller);
+    if !ended {
+        measure(tables, key, len, &mut flow, &mut teller);
+    }
     let to = tracking.map(|t| t.reply.reversed());
     Explanation {
         entrance,
@@ -422,7 +433,27 @@ pub fn explain_key(
     }
 }
 
-/// Is it larger than its network's MTU? That is asked of whatever the tables let pass.
+/// Does a router on its way refuse it: since its TTL is used up there, or since the router knows no way? Its sender is told.
+fn expire(tables: &Tables, key: &FlowKey, flow: &mut CompiledFlow, teller: &mut Teller) -> bool {
+    let Origin::Port(port) = key.origin() else {
+        return false;
+    };
+    if let Some(by) = flow.expires_at(key.ip_ttl) {
+        tell(tables, key, Stage::L3, "ttl is used up", Some(by), teller);
+        let refusal = Refusal::new(DropReason::TtlExceeded, Stage::L3);
+        drop_at(flow, refusal.at(port));
+        return true;
+    }
+    let by = flow.routers().last();
+    if let (Verdict::Drop(refusal), Some(_)) = (flow.verdict, by)
+        && Told::of(refusal.reason).is_some()
+    {
+        tell(tables, key, Stage::L3, refusal.reason.name(), by, teller);
+    }
+    false
+}
+
+/// Is it larger than a link on its way carries? That is asked of whatever the tables let pass.
 fn measure(
     tables: &Tables,
     key: &FlowKey,
@@ -430,30 +461,52 @@ fn measure(
     flow: &mut CompiledFlow,
     teller: &mut Teller,
 ) {
-    let limit = too_big::limit(tables, key.origin());
-    let (Some(len), Some((id, mtu)), false) =
-        (len, limit, matches!(flow.verdict, Verdict::Drop(_)))
-    else {
+    let Origin::Port(port) = key.origin() else {
         return;
     };
-    if len <= usize::from(mtu.get()) {
-        return;
+    let passes = !matches!(flow.verdict, Verdict::Drop(_));
+    let small = len
+        .filter(|_| passes)
+        .and_then(|len| too_big::too_small(tables, flow, len));
+    if let Some((mtu, by)) = small {
+        let what = format!("larger than the mtu of {mtu}");
+        tell(tables, key, Stage::Egress, &what, by, teller);
+        let refusal = Refusal::new(DropReason::MtuExceeded, Stage::Egress);
+        drop_at(flow, refusal.at(port));
     }
-    let network = tables.port(id).and_then(|p| tables.network(p.network));
-    let told = network
-        .filter(|_| too_big::may_be_told(key))
-        .map(|n| too_big::teller(n, key.src_addr(), key.dst_addr()));
-    match told {
-        Some(from) => teller.says(
-            Stage::Egress,
-            format_args!("larger than the mtu of {mtu}: its sender is told, in the name of {from}"),
-        ),
-        None => teller.says(Stage::Egress, format_args!("larger than the mtu of {mtu}")),
-    }
-    let refusal = Refusal::new(net::DropReason::MtuExceeded, Stage::Egress);
-    flow.verdict = Verdict::Drop(refusal.at(id));
+}
+
+fn drop_at(flow: &mut CompiledFlow, refusal: Refusal) {
+    flow.verdict = Verdict::Drop(refusal);
     flow.actions.clear();
     flow.hops.clear();
+}
+
+/// Who tells its sender what became of it?
+fn tell(
+    tables: &Tables,
+    key: &FlowKey,
+    stage: Stage,
+    what: &str,
+    by: Option<RouterHop>,
+    teller: &mut Teller,
+) {
+    let port = match key.origin() {
+        Origin::Port(id) => tables.port(id),
+        Origin::Tunnel(_) | Origin::Switch => None,
+    };
+    let network = port.and_then(|p| tables.network(p.network));
+    let ends = (key.src_addr(), key.dst_addr());
+    let told = network
+        .filter(|_| errors::may_be_told(key))
+        .and_then(|n| errors::teller(tables, n, by, ends));
+    match told {
+        Some(from) => teller.says(
+            stage,
+            format_args!("{what}: its sender is told, in the name of {from}"),
+        ),
+        None => teller.says(stage, format_args!("{what}")),
+    }
 }
 
 fn begins(key: &FlowKey) -> Begin {
@@ -514,10 +567,11 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     Action::Tunnel { vtep, .. } => tables.vtep(*vtep).map(|v| v.addr.to_string()),
                     Action::Translate
                     | Action::SetEth { .. }
+                    | Action::Route(_)
                     | Action::Queue(..)
                     | Action::Refuse(_)
                     | Action::AnswerArp(_)
-                    | Action::AnswerNd(_)
+                    | Action::AnswerNd { .. }
                     | Action::AnswerPing
                     | Action::AnswerDhcp { .. } => None,
                 })
@@ -549,6 +603,10 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
                 let both: Vec<_> = src.into_iter().chain(dst).collect();
                 format!("set_eth({})", both.join(" "))
             }
+            Action::Route(RouterHop { router, .. }) => {
+                let name = tables.router(*router).map_or("?", |r| r.name.as_str());
+                format!("dec_ttl({name})")
+            }
             Action::Queue(Lane { hop, .. }) => {
                 let name = tables.hop(*hop).map_or("?", |h| h.name.as_str());
                 format!("queue({name})")
@@ -568,7 +626,7 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
             }
             Action::Refuse(refusal) => format!("refuse({})", refusal.reason),
             Action::AnswerArp(mac) => format!("answer_arp({mac})"),
-            Action::AnswerNd(mac) => format!("answer_nd({mac})"),
+            Action::AnswerNd { mac, .. } => format!("answer_nd({mac})"),
             Action::AnswerPing => "answer_ping".to_owned(),
             Action::AnswerDhcp { addr, .. } => format!("answer_dhcp({addr})"),
         });

@@ -12,7 +12,9 @@
 use std::{fmt, hash::BuildHasher, net::Ipv4Addr};
 
 use hashbrown::HashTable;
-use net::{Consumed, DropReason, FlowMask, Id, Mac, NetworkId, Origin, PortId, VtepId, ids::kind};
+use net::{
+    Consumed, DropReason, FlowMask, Id, Mac, NetworkId, Origin, PortId, RouterId, VtepId, ids::kind,
+};
 use nfv::conntrack::Side;
 use smallvec::SmallVec;
 
@@ -38,6 +40,8 @@ pub enum Stage {
     Chain,
     /// Forwarding by MAC address.
     L2,
+    /// Routers.
+    L3,
     /// The tunnel.
     Tunnel,
     /// The connection table.
@@ -56,6 +60,7 @@ impl Stage {
         Self::SecurityGroup,
         Self::Chain,
         Self::L2,
+        Self::L3,
         Self::Tunnel,
         Self::Conntrack,
         Self::Egress,
@@ -71,6 +76,7 @@ impl Stage {
             Self::SecurityGroup => "security_group",
             Self::Chain => "chain",
             Self::L2 => "l2",
+            Self::L3 => "l3",
             Self::Tunnel => "tunnel",
             Self::Conntrack => "conntrack",
             Self::Egress => "egress",
@@ -162,6 +168,17 @@ impl Lane {
     }
 }
 
+/// A router that a packet comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RouterHop {
+    /// Which one.
+    pub router: RouterId,
+    /// The place of the interface that it comes to among the router's. In that one's name its sender hears of what becomes of it there.
+    pub interface: u16,
+    /// The network that it goes on in; `None`: there the router knows no way.
+    pub to: Option<NetworkId>,
+}
+
 /// One thing to do with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -174,6 +191,8 @@ pub enum Action {
         /// The new destination.
         dst: Option<Mac>,
     },
+    /// A router takes one off its TTL, and refuses what is too large for the network that it goes on in.
+    Route(RouterHop),
     /// It waits in this function's queue for its direction, then goes on behind this action.
     Queue(Lane),
     /// It goes to a local port.
@@ -189,8 +208,13 @@ pub enum Action {
     Refuse(Refusal),
     /// The switch answers the ARP request in the name of this address.
     AnswerArp(Mac),
-    /// The switch answers the Neighbor Solicitation in the name of this address.
-    AnswerNd(Mac),
+    /// The switch answers the Neighbor Solicitation.
+    AnswerNd {
+        /// In the name of this address.
+        mac: Mac,
+        /// Is it a router's?
+        router: bool,
+    },
     /// The switch answers the ping.
     AnswerPing,
     /// The switch answers the DHCPv4 client at this address, from this subnet of its network.
@@ -239,6 +263,29 @@ impl CompiledFlow {
     /// Does it translate?
     pub fn translates(&self) -> bool {
         self.actions.iter().any(|a| matches!(a, Action::Translate))
+    }
+
+    /// The routers that its packets come to, in order.
+    pub fn routers(&self) -> impl Iterator<Item = RouterHop> + '_ {
+        self.actions.iter().filter_map(|action| {
+            if let Action::Route(hop) = action {
+                Some(*hop)
+            } else {
+                None
+            }
+        })
+    }
+
+    /// How many routers forward its packets: as much is taken off their TTL.
+    pub fn forwards(&self) -> u8 {
+        let forwards = self.routers().filter(|hop| hop.to.is_some()).count();
+        u8::try_from(forwards).unwrap_or(u8::MAX)
+    }
+
+    /// The router at which the TTL or hop limit of such a packet is used up.
+    pub fn expires_at(&self, ttl: u8) -> Option<RouterHop> {
+        let mut forwards = self.routers().filter(|hop| hop.to.is_some());
+        forwards.nth(usize::from(ttl.max(1)) - 1)
     }
 
     /// How many receivers its packets have.

@@ -10,7 +10,7 @@
 
 use std::net::IpAddr;
 
-use net::{Mac, Origin, PortId, Vni, VtepId};
+use net::{Mac, Mtu, Origin, PortId, Vni, VtepId};
 
 use super::{
     flow::{Action, CompiledFlow, Verdict},
@@ -27,8 +27,12 @@ pub(super) struct Gate {
     pub(super) exit: Exit,
     /// The largest IP packet that both ends take.
     pub(super) limit: u32,
+    /// Is anything of them rewritten?
+    pub(super) rewrites: bool,
     /// Do they get the addresses of the record's other side?
     pub(super) translates: bool,
+    /// How many routers take one off their TTL.
+    pub(super) forwards: u8,
     /// Are they dropped?
     pub(super) drops: bool,
     /// The Ethernet addresses that they get.
@@ -57,7 +61,9 @@ impl Gate {
         origin: Origin::Switch,
         exit: Exit::Program,
         limit: 0,
+        rewrites: false,
         translates: false,
+        forwards: 0,
         drops: false,
         src: None,
         dst: None,
@@ -68,6 +74,7 @@ impl Gate {
         let mut gate = Self {
             origin: flow.origin,
             translates: flow.translates(),
+            forwards: flow.forwards(),
             drops: matches!(flow.verdict, Verdict::Drop(_)),
             ..Self::SHUT
         };
@@ -76,7 +83,7 @@ impl Gate {
         };
         for action in before {
             match action {
-                Action::Translate => {}
+                Action::Translate | Action::Route(_) => {}
                 Action::SetEth { src, dst } => {
                     (gate.src, gate.dst) = (src.or(gate.src), dst.or(gate.dst));
                 }
@@ -85,7 +92,7 @@ impl Gate {
                 | Action::Tunnel { .. }
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
-                | Action::AnswerNd(_)
+                | Action::AnswerNd { .. }
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. } => return gate,
             }
@@ -105,17 +112,23 @@ impl Gate {
             }
             Action::Translate
             | Action::SetEth { .. }
+            | Action::Route(_)
             | Action::Queue(_)
             | Action::Refuse(_)
             | Action::AnswerArp(_)
-            | Action::AnswerNd(_)
+            | Action::AnswerNd { .. }
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => None,
         };
         if let (Some((exit, mtu)), Verdict::Deliver) = (exit, &flow.verdict) {
-            let entry = limit(tables, flow.origin).map_or(mtu, |(_, entry)| entry.min(mtu));
-            (gate.exit, gate.limit) = (exit, entry.get().into());
+            let networks = flow.routers().filter_map(|hop| tables.network(hop.to?));
+            let links = limit(tables, flow.origin).into_iter();
+            let links = links.chain(networks.map(|network| network.mtu));
+            let least = links.fold(mtu, Mtu::min);
+            (gate.exit, gate.limit) = (exit, least.get().into());
         }
+        gate.rewrites =
+            gate.translates || gate.forwards > 0 || gate.src.is_some() || gate.dst.is_some();
         gate
     }
 }

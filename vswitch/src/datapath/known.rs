@@ -114,7 +114,7 @@ fn zone_of(tables: &Tables, packet: &Packet) -> Option<Zone> {
         Origin::Port(port) => tables.port(port).map(|p| p.zone),
         Origin::Tunnel(network) => match tables.network(network)?.fdb.get(to)?.place {
             Place::Local(port) => tables.port(port).map(|p| p.zone),
-            Place::Vtep(_) | Place::Virtual => None,
+            Place::Vtep(_) | Place::Virtual | Place::Router(_) => None,
         },
         Origin::Switch => None,
     }

@@ -15,6 +15,7 @@ mod chains;
 pub mod claims;
 pub mod drops;
 pub mod egress;
+mod errors;
 pub mod execute;
 pub mod explain;
 pub mod flow;
@@ -24,6 +25,7 @@ mod homes;
 pub mod ingress;
 mod known;
 pub mod ledger;
+mod routing;
 pub mod tables;
 mod too_big;
 pub mod upcall;
@@ -44,7 +46,9 @@ pub use claims::{Claims, WorkerId};
 pub use drops::{DropRecord, DropText, Drops};
 pub use egress::Out;
 pub use explain::{Described, Explanation, explain};
-pub use flow::{Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, Stage, Verdict};
+pub use flow::{
+    Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, RouterHop, Stage, Verdict,
+};
 pub use ledger::{Ledger, Unbalanced};
 pub use tables::{HopId, Tables, ZoneMap};
 
@@ -314,14 +318,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let segments = u64::from(frame.packet.segments());
         self.hands.ledger.tx = self.hands.ledger.tx.saturating_sub(segments);
         if let (DropReason::MtuExceeded, Some(room)) = (reason, room) {
-            let sent_as = self.sent_as(tables, &frame.packet);
+            let sent = errors::AsSent {
+                tuple: self.sent_as(tables, &frame.packet),
+                ..errors::before_routing(tables, &frame).unwrap_or_default()
+            };
             let mut cx = execute::Cx {
                 tables,
                 now,
                 pool,
                 out,
             };
-            return self.hands.too_big(frame.packet, room, sent_as, &mut cx);
+            return self.hands.too_big(frame.packet, room, &sent, &mut cx);
         }
         let refusal = Refusal::new(reason, Stage::Egress);
         self.hands.drop(frame.packet, &refusal, now, pool);

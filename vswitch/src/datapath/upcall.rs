@@ -116,6 +116,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             self.megaflows.insert(packet.key(), mask, program);
             return Way::Run(program, None);
         };
+        // It ends at a router on its way, and so begins nothing.
+        if flow.expires_at(packet.key().ip_ttl).is_some() {
+            return Way::Run(self.intern(flow, tables), None);
+        }
         if let Some(worker) = self.shaped_elsewhere(tables, &flow)
             && packet.hops() < MAX_HANDS
         {
@@ -237,11 +241,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             Action::Queue(lane) => tables.hop(lane.hop),
             Action::Translate
             | Action::SetEth { .. }
+            | Action::Route(_)
             | Action::Output(_)
             | Action::Tunnel { .. }
             | Action::Refuse(_)
             | Action::AnswerArp(_)
-            | Action::AnswerNd(_)
+            | Action::AnswerNd { .. }
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => None,
         })?;
@@ -478,7 +483,7 @@ fn payer(tables: &Tables, packet: &Packet) -> Payer {
                 .and_then(|n| n.fdb.get(packet.key().dst_mac()));
             match found.map(|entry| entry.place) {
                 Some(Place::Local(port)) => Payer::To(port),
-                Some(Place::Vtep(_) | Place::Virtual) | None => Payer::Nobody,
+                Some(Place::Vtep(_) | Place::Virtual | Place::Router(_)) | None => Payer::Nobody,
             }
         }
         Origin::Switch => Payer::Nobody,

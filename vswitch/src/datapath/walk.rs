@@ -1,7 +1,7 @@
 //! What happens to the first packet of a flow?
 //!
 //! One straight walk through the tables. Source half, for what a local port sends: port security, services, egress security group,
-//! chains that name a source, forwarding. Destination half, for each local receiver: chains that name only a destination, un-NAT,
+//! chains that name a source, forwarding, routers. Destination half, for each local receiver: chains that name only a destination, un-NAT,
 //! ingress security group, output. The walk reads the packet through a [`Probe`] and notes which sections it read; its answer is a
 //! [`CompiledFlow`]. A [`Witness`] hears each judgement: `explain` is one that writes them down, `()` is one that costs nothing.
 //!
@@ -24,6 +24,7 @@ use overlay::{Place, Receiver};
 use smallvec::SmallVec;
 
 use super::{
+    chains::next_hop,
     flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
     tables::{
         Network, Port, SectionIndex, Tables, l2, port_security, security_group::Allowed, service,
@@ -31,8 +32,8 @@ use super::{
     },
 };
 
-/// How often a packet may be forwarded anew because its destination became another.
-const MAX_FORWARDS: usize = 4;
+/// How often a packet may be forwarded anew because its destination became another, or a router sends it on.
+pub(super) const MAX_FORWARDS: usize = 8;
 
 /// Hears what each table says.
 pub trait Witness {
@@ -126,12 +127,15 @@ pub fn walk<W: Witness>(
         zones: [None, None],
         owner: None,
         translated: false,
+        routed: None,
         sent_from,
     };
     if let Err(refusal) = walk.enter() {
         walk.witness
             .says(refusal.stage, format_args!("dropped: {}", refusal.reason));
-        walk.flow.actions.clear();
+        // The routers up to there stay: what can't pass them ends at them, and they tell its sender.
+        let is_router = |action: &mut Action| matches!(action, Action::Route(_));
+        walk.flow.actions.retain(is_router);
         walk.flow.verdict = Verdict::Drop(refusal);
         // The hops up to the one that dropped it have seen it.
         if let Some(at) = refusal
@@ -153,6 +157,8 @@ pub(super) struct Walk<'a, W> {
     pub(super) zones: [Option<Zone>; 2],
     pub(super) owner: Option<PortId>,
     pub(super) translated: bool,
+    /// Ethernet source and destination with which it came to its first router.
+    pub(super) routed: Option<(Mac, Mac)>,
     /// The source address as the workload sent it.
     pub(super) sent_from: IpAddr,
 }
@@ -164,18 +170,19 @@ impl<'a, W: Witness> Walk<'a, W> {
             probe,
             zones,
             owner,
+            routed,
             ..
         } = self;
         flow.mask = probe.mask();
         // A packet that waits is rewritten before: what goes on behind the queue needs only to be sent.
         flow.actions.sort_by_key(|action| match action {
-            Action::Translate | Action::SetEth { .. } => 0,
+            Action::Translate | Action::SetEth { .. } | Action::Route(_) => 0,
             Action::Queue(..) => 1,
             Action::Output(_)
             | Action::Tunnel { .. }
             | Action::Refuse(_)
             | Action::AnswerArp(_)
-            | Action::AnswerNd(_)
+            | Action::AnswerNd { .. }
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => 2,
         });
@@ -183,13 +190,16 @@ impl<'a, W: Witness> Walk<'a, W> {
         flow.tracked &= delivers;
         let [first, second] = zones;
         let key = probe.rewritten_key();
+        // Who is here answers with what it was sent. Who is elsewhere answers in the sender's network, where its router brings it.
+        let sent = routed.filter(|_| second.is_none());
+        let (eth_src, eth_dst) = sent.unwrap_or((key.src_mac(), key.dst_mac()));
         let tracking = first.zip(owner).zip(key.five_tuple());
         let tracking = tracking
             .filter(|_| flow.tracked)
             .map(|((zone, owner), tuple)| Tracking {
                 zones: [zone, second.unwrap_or(zone)],
                 reply: tuple.reversed(),
-                reply_eth: (key.dst_mac(), key.src_mac()),
+                reply_eth: (eth_dst, eth_src),
                 owner,
             });
         flow.tracked = tracking.is_some();
@@ -221,7 +231,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                     return Err(Refusal::new(reason, Stage::Tunnel));
                 }
                 self.says(Stage::Tunnel, || format!("vni {}", network.vni));
-                self.known_connection();
+                self.known_connection(network);
                 self.forward(network)
             }
             // What the switch makes is sent, not judged.
@@ -264,7 +274,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             return Ok(());
         }
         self.security_group(port, Direction::Egress)?;
-        if !self.known_connection() {
+        if !self.known_connection(network) {
             self.source_chains(network, port)?;
         }
         self.forward(network)
@@ -285,8 +295,9 @@ impl<'a, W: Witness> Walk<'a, W> {
             self.says(Stage::Service, || format!("arp answered with {mac}"));
             return true;
         }
-        if let Some(mac) = service::neighbor(network, port, self.probe) {
-            self.answers(Action::AnswerNd(mac), Consumed::NeighborDiscovery);
+        if let Some((mac, router)) = service::neighbor(network, port, self.probe) {
+            let action = Action::AnswerNd { mac, router };
+            self.answers(action, Consumed::NeighborDiscovery);
             self.says(Stage::Service, || {
                 format!("neighbor solicitation answered with {mac}")
             });
@@ -306,7 +317,11 @@ impl<'a, W: Witness> Walk<'a, W> {
         false
     }
 
-    fn answers(&mut self, action: Action, what: Consumed) {
+    pub(super) fn answers(&mut self, action: Action, what: Consumed) {
+        // The answer goes straight back to who asked, whatever routers the question passed.
+        self.flow
+            .actions
+            .retain(|action| !matches!(action, Action::SetEth { .. }));
         self.flow.actions.push(action);
         self.flow.verdict = Verdict::Consume(what);
     }
@@ -373,20 +388,20 @@ impl<'a, W: Witness> Walk<'a, W> {
     }
 
     /// A packet of a known connection takes that connection's way; is it one?
-    fn known_connection(&mut self) -> bool {
+    fn known_connection(&mut self, network: &Network) -> bool {
         match self.lent.known {
             Known::New | Known::Again(_) => false,
             Known::Reply { entry, forward } => {
                 self.flow.tracked = true;
                 self.reply_hops(forward);
-                self.untranslate(entry, Side::Reply);
+                self.untranslate(network, entry, Side::Reply);
                 true
             }
             Known::Related { entry, side } => {
                 self.says(Stage::Conntrack, || {
                     format!("related to {}", entry.side(side.other()).tuple())
                 });
-                self.untranslate(entry, side);
+                self.untranslate(network, entry, side);
                 true
             }
         }
@@ -405,7 +420,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         }
     }
 
-    fn untranslate(&mut self, entry: &Entry, side: Side) {
+    fn untranslate(&mut self, network: &Network, entry: &Entry, side: Side) {
         if entry.binding().is_none() {
             return;
         }
@@ -417,14 +432,30 @@ impl<'a, W: Witness> Walk<'a, W> {
             let key = self.probe.rewritten_key();
             (to.src_port, to.dst_port) = (key.l4_src, key.l4_dst);
         }
-        self.translate(&to, src, dst);
+        // Where a router brings it, that one gives it its Ethernet addresses.
+        let asked = self.probe.eth_dst();
+        let via = network.fdb.get(asked);
+        let routed = via.is_some_and(|e| matches!(e.place, Place::Router(_)));
+        let eth = if routed {
+            None
+        } else if network.fdb.get(dst).is_some() {
+            Some((src, dst))
+        } else {
+            // The other end is on another network.
+            self.depend(network.members);
+            let router = next_hop(network, asked, to.dst_addr());
+            Some((src, router.map_or(dst, |r| r.mac)))
+        };
+        self.translate(&to, eth);
         self.says(Stage::Conntrack, || format!("translated to {to}"));
     }
 
-    fn translate(&mut self, to: &FiveTuple, eth_src: Mac, eth_dst: Mac) {
+    fn translate(&mut self, to: &FiveTuple, eth: Option<(Mac, Mac)>) {
         self.probe.set_src(to.src_addr(), to.src_port);
         self.probe.set_dst(to.dst_addr(), to.dst_port);
-        self.set_eth(Some(eth_src), Some(eth_dst));
+        if let Some((src, dst)) = eth {
+            self.set_eth(Some(src), Some(dst));
+        }
         if !self.translated {
             self.flow.actions.push(Action::Translate);
         }
@@ -438,10 +469,21 @@ impl<'a, W: Witness> Walk<'a, W> {
         if let Some(mac) = dst {
             self.probe.set_eth_dst(mac);
         }
-        self.flow.actions.push(Action::SetEth { src, dst });
+        let there = self.flow.actions.iter_mut().find_map(|action| {
+            if let Action::SetEth { src, dst } = action {
+                Some((src, dst))
+            } else {
+                None
+            }
+        });
+        if let Some((to_src, to_dst)) = there {
+            (*to_src, *to_dst) = (src.or(*to_src), dst.or(*to_dst));
+        } else {
+            self.flow.actions.push(Action::SetEth { src, dst });
+        }
     }
 
-    fn forward(&mut self, network: &'a Network) -> Result<(), Refusal> {
+    fn forward(&mut self, mut network: &'a Network) -> Result<(), Refusal> {
         for _ in 0..MAX_FORWARDS {
             let to = match l2::forward(self.tables, network, self.probe) {
                 Ok(l2::Forward::Flood) => return self.flood(network),
@@ -490,6 +532,10 @@ impl<'a, W: Witness> Walk<'a, W> {
                         return Ok(());
                     }
                 }
+                Place::Router(router) => match self.route(router, to.1)? {
+                    Some(next) => network = next,
+                    None => return Ok(()),
+                },
             }
         }
         Err(self.about_sender(DropReason::HopLimit, Stage::L2))
@@ -500,6 +546,16 @@ impl<'a, W: Witness> Walk<'a, W> {
             port: self.owner,
             ..Refusal::new(reason, stage)
         }
+    }
+
+    /// Is it an echo request that can be answered in its own buffer?
+    pub(super) fn is_ping(&mut self) -> bool {
+        let echo = match (self.probe.ethertype(), self.probe.ip_proto()) {
+            (ethertype::IPV4, proto::ICMP) => self.probe.l4_src() == 8,
+            (ethertype::IPV6, proto::ICMP6) => self.probe.l4_src() == 128,
+            _ => false,
+        };
+        echo && self.probe.ip_frag() == Fragment::Whole as u8
     }
 
     /// A packet to a virtual address that no chain named by its source has taken. `Ok(true)`: it has another destination now.
@@ -514,17 +570,11 @@ impl<'a, W: Witness> Walk<'a, W> {
             return Ok(true);
         }
         self.depend(network.members);
-        let echo = match (self.probe.ethertype(), self.probe.ip_proto()) {
-            (ethertype::IPV4, proto::ICMP) => self.probe.l4_src() == 8,
-            (ethertype::IPV6, proto::ICMP6) => self.probe.l4_src() == 128,
-            _ => false,
-        };
         let dst = self.probe.ip_dst();
-        let whole = self.probe.ip_frag() == Fragment::Whole as u8;
         let named = network.neighbours.get(dst).is_some_and(|n| n.port == vip);
         // Who is elsewhere is answered by its own switch.
         let here = matches!(self.flow.origin, Origin::Port(_));
-        if echo && whole && named && here {
+        if self.is_ping() && named && here {
             self.flow.tracked = false;
             self.answers(Action::AnswerPing, Consumed::Icmp);
             self.says(Stage::Service, || {

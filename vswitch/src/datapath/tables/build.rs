@@ -8,13 +8,16 @@ use std::{
 };
 
 use hostconfig::{HostConfig, Location, Section};
-use net::{Id, NetworkId, PortId, Prefix, VtepId, ids::kind};
+use net::{Id, NetworkId, PortId, Prefix, RouterId, VtepId, ids::kind};
 use nfv::rules::AddressSet;
 use overlay::{Fdb, FdbEntry, FloodList, Neighbour, Neighbours, Place};
 
 use super::{
     Chain, Elsewhere, Epochs, Hop, HopId, Network, Port, SectionIndex, Source, Tables, Vtep,
-    ZoneMap, dense::Dense, security_group::GroupSet,
+    ZoneMap,
+    dense::Dense,
+    l3::{Interface, Router},
+    security_group::GroupSet,
 };
 
 /// A network may have as many addresses as its subnets let the controller give out; this is where memory says stop.
@@ -28,6 +31,8 @@ pub(super) fn empty(seed: u64) -> Tables {
         epochs: Epochs::default(),
         ports: Dense::default(),
         networks: Dense::default(),
+        routers: Dense::default(),
+        martians: Arc::default(),
         vteps: Dense::default(),
         groups: Dense::default(),
         address_sets: BTreeMap::new(),
@@ -39,6 +44,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         by_vni: HashMap::default(),
         by_addr: HashMap::default(),
         tracking: Vec::new(),
+        joined: Vec::new(),
     };
     tables.chains_section = tables.epochs.note(&Source::Chains, 0, 0).0;
     tables
@@ -83,6 +89,7 @@ struct Sorted<'a> {
     chains: Vec<(&'a hostconfig::Chain, SectionIndex, bool)>,
     ports: Vec<(&'a hostconfig::Port, SectionIndex, bool)>,
     endpoints: BTreeMap<Id<kind::Network>, Vec<(&'a hostconfig::Endpoint, SectionIndex)>>,
+    routers: Vec<(&'a hostconfig::Router, u128)>,
     vteps: Option<&'a hostconfig::Vteps>,
     alive: BTreeSet<Source>,
 }
@@ -109,7 +116,7 @@ impl<'a> Sorted<'a> {
                 Section::Endpoint(e) => {
                     sorted.endpoints.entry(e.network).or_default().push((e, at));
                 }
-                Section::Router(_) => {}
+                Section::Router(r) => sorted.routers.push((r, hash)),
             }
         }
         sorted
@@ -125,10 +132,12 @@ impl Tables {
         next.version += 1;
         next.generation = config.generation;
         let mut sorted = Sorted::new(config, &mut next.epochs, next.version);
+        next.faults.clear();
         next.put_vteps(&sorted);
         next.put_address_sets(&sorted);
         let ports = next.put_ports(&mut sorted, zones);
-        next.put_networks(&mut sorted, &ports);
+        let routers = next.put_routers(&mut sorted);
+        next.put_networks(&mut sorted, &ports, &routers);
         next.put_chains(&mut sorted);
         next.note_tracking();
         next.epochs.retain(next.version, &sorted.alive);
@@ -144,7 +153,76 @@ impl Tables {
                 *tracks |= stateful;
             }
         }
+        // What one network of a router sends may be for any other of them, and through the next router for its. A router that goes may come
+        // again, and its connections with it.
+        self.joined.resize(tracking.len(), false);
+        for _ in 0..self.routers.iter().count() {
+            let mut more = false;
+            for router in self.routers.iter().map(|(_, _, r)| r) {
+                let on = router.interfaces.iter().map(|i| i.network.index());
+                let tracks = |at: usize| tracking.get(at).copied().unwrap_or(false);
+                if on.clone().any(tracks) && !on.clone().all(tracks) {
+                    more = true;
+                    for at in on {
+                        for set in [&mut tracking, &mut self.joined] {
+                            if let Some(is) = set.get_mut(at) {
+                                *is = true;
+                            }
+                        }
+                    }
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        for (tracks, joined) in tracking.iter_mut().zip(&self.joined) {
+            *tracks |= *joined;
+        }
         self.tracking = tracking;
+    }
+
+    /// Attaches each router to those of its networks that are here. Returns the interfaces by network.
+    fn put_routers(
+        &mut self,
+        sorted: &mut Sorted<'_>,
+    ) -> BTreeMap<NetworkId, Vec<(RouterId, SectionIndex, Interface)>> {
+        let listed = std::mem::take(&mut sorted.routers);
+        let here: BTreeMap<_, _> = sorted
+            .networks
+            .iter()
+            .map(|(n, _, _)| (n.id, NetworkId(self.networks.reserve(&n.id))))
+            .collect();
+        let network = |id| here.get(&id).copied();
+        let mut by_network: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let mut alive = BTreeSet::new();
+        for (config, hash) in listed {
+            alive.insert(config.id);
+            let attached = config.interfaces.iter().map(|i| network(i.network));
+            let content = digest((hash, attached.collect::<Vec<_>>()));
+            let source = Source::Router(config.id);
+            let (section, changed) = self.epochs.note(&source, content, self.version);
+            sorted.alive.insert(source);
+            let dense = RouterId(self.routers.reserve(&config.id));
+            let kept = self.routers.get(dense.0).filter(|_| !changed);
+            let router = match kept {
+                Some(kept) => Arc::clone(kept),
+                None => Arc::new(Router::new(
+                    config,
+                    (dense, section),
+                    network,
+                    &self.martians,
+                )),
+            };
+            self.faults.extend_from_slice(router.faults());
+            for interface in &router.interfaces {
+                let on: &mut Vec<_> = by_network.entry(interface.network).or_default();
+                on.push((dense, section, interface.clone()));
+            }
+            self.routers.put(&config.id, router);
+        }
+        self.routers.retain(|id| alive.contains(id));
+        by_network
     }
 
     fn put_vteps(&mut self, sorted: &Sorted<'_>) {
@@ -284,6 +362,7 @@ impl Tables {
         &mut self,
         sorted: &mut Sorted<'_>,
         ports: &BTreeMap<Id<kind::Network>, Vec<Arc<Port>>>,
+        routers: &BTreeMap<NetworkId, Vec<(RouterId, SectionIndex, Interface)>>,
     ) {
         let mut alive = BTreeSet::new();
         self.by_vni = HashMap::with_capacity_and_hasher(
@@ -297,7 +376,13 @@ impl Tables {
                 .endpoints
                 .get(&network.id)
                 .map_or(&[][..], Vec::as_slice);
+            let dense = NetworkId(self.networks.reserve(&network.id));
+            let routers = routers.get(&dense).map_or(&[][..], Vec::as_slice);
             let content = digest((
+                routers
+                    .iter()
+                    .map(|(router, at, i)| (router, at, i.port, i.mac, &i.addrs))
+                    .collect::<Vec<_>>(),
                 local
                     .iter()
                     .map(|p| (p.id, p.dense, &p.macs, &p.addrs))
@@ -310,7 +395,6 @@ impl Tables {
             let source = Source::Members(network.id);
             let (members, moved) = self.epochs.note(&source, content, self.version);
             sorted.alive.insert(source);
-            let dense = NetworkId(self.networks.reserve(&network.id));
             self.by_vni.insert(network.vni, dense);
             if changed || moved || self.networks.get(dense.0).is_none() {
                 let mut entry = Network {
@@ -331,6 +415,7 @@ impl Tables {
                     section,
                     members,
                 };
+                attach(&mut entry, routers);
                 self.populate(&mut entry, local, remote);
                 self.networks.put(&network.id, Arc::new(entry));
             }
@@ -390,7 +475,7 @@ impl Tables {
         }
         let vteps = remote.iter().filter_map(|(e, _)| match self.place(e.at) {
             Place::Vtep(id) => Some(id),
-            Place::Local(_) | Place::Virtual => None,
+            Place::Local(_) | Place::Virtual | Place::Router(_) => None,
         });
         network.flood = FloodList::new(local.iter().map(|p| p.dense), vteps);
     }
@@ -398,7 +483,6 @@ impl Tables {
 
 impl Tables {
     fn put_chains(&mut self, sorted: &mut Sorted<'_>) {
-        self.faults.clear();
         let mut chains = Vec::new();
         let mut alive = BTreeSet::new();
         let mut listed = Vec::new();
@@ -449,6 +533,19 @@ impl Tables {
             .note(&Source::Chains, digest(listed), self.version);
         sorted.alive.insert(Source::Chains);
         self.chains_section = at;
+    }
+}
+
+/// Routers go before all others: nobody takes a gateway's address.
+fn attach(network: &mut Network, routers: &[(RouterId, SectionIndex, Interface)]) {
+    for (router, _, interface) in routers {
+        let (mac, port) = (interface.mac, interface.port);
+        let place = Place::Router(*router);
+        if network.fdb.pin(mac, FdbEntry { place, port }).is_ok() {
+            for addr in interface.answers_for() {
+                network.neighbours.claim(addr, Neighbour { mac, port });
+            }
+        }
     }
 }
 

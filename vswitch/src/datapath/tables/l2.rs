@@ -53,6 +53,7 @@ pub fn section(tables: &Tables, network: &Network, entry: &FdbEntry) -> SectionI
     let own = match entry.place {
         Place::Local(port) => tables.port(port).map(|p| p.section),
         Place::Vtep(_) | Place::Virtual => network.endpoints.get(&entry.port).map(|e| e.section),
+        Place::Router(router) => tables.router(router).map(|r| r.section),
     };
     own.unwrap_or(network.members)
 }
@@ -62,6 +63,7 @@ pub fn project(tables: &Tables, network: &Network, entry: &FdbEntry) -> Option<I
     match entry.place {
         Place::Local(port) => tables.port(port).map(|p| p.project),
         Place::Vtep(_) | Place::Virtual => network.endpoints.get(&entry.port)?.project,
+        Place::Router(router) => tables.router(router).map(|r| r.project),
     }
 }
 
@@ -69,8 +71,9 @@ pub fn project(tables: &Tables, network: &Network, entry: &FdbEntry) -> Option<I
 pub fn returns(origin: Origin, place: Place) -> bool {
     match (origin, place) {
         (Origin::Port(from), Place::Local(to)) => from == to,
-        (Origin::Tunnel(_), Place::Vtep(_)) => true,
-        (Origin::Port(_), Place::Vtep(_) | Place::Virtual)
+        // What comes to a router out of a tunnel was its own switch's to route.
+        (Origin::Tunnel(_), Place::Vtep(_) | Place::Router(_)) => true,
+        (Origin::Port(_), Place::Vtep(_) | Place::Virtual | Place::Router(_))
         | (Origin::Tunnel(_), Place::Local(_) | Place::Virtual)
         | (Origin::Switch, _) => false,
     }

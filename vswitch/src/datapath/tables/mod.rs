@@ -16,6 +16,8 @@
 mod build;
 pub mod dense;
 pub mod l2;
+pub mod l3;
+pub mod lpm;
 pub mod port_security;
 pub mod security_group;
 pub mod service;
@@ -28,11 +30,17 @@ use std::{
 };
 
 use hostconfig::SectionKey;
-use net::{GroupId, Id, Mac, Mtu, NetworkId, PortId, Prefix, Vni, VtepId, Zone, ids::kind};
+use net::{
+    GroupId, Id, Mac, Mtu, NetworkId, PortId, Prefix, RouterId, Vni, VtepId, Zone, ids::kind,
+};
 use nfv::rules::AddressSet;
 use overlay::{Fdb, FloodList, Neighbours};
 
-use self::{dense::Dense, security_group::GroupSet};
+use self::{
+    dense::Dense,
+    l3::{Martians, Router},
+    security_group::GroupSet,
+};
 
 /// Which zone each port of this host has; the agent keeps it in the state dir.
 pub type ZoneMap = HashMap<Id<kind::Port>, Zone>;
@@ -56,6 +64,8 @@ pub(crate) enum Source {
     Section(SectionKey),
     /// Who is on a network: members, addresses, places.
     Members(Id<kind::Network>),
+    /// A router, and which of its networks are here.
+    Router(Id<kind::Router>),
     /// The united rules of a set of groups, with the address sets that they name.
     GroupSet(BTreeSet<Id<kind::SecurityGroup>>),
     /// Which chains there are at all.
@@ -197,6 +207,8 @@ pub struct Tables {
     epochs: Epochs,
     ports: Dense<Id<kind::Port>, Arc<Port>>,
     networks: Dense<Id<kind::Network>, Arc<Network>>,
+    routers: Dense<Id<kind::Router>, Arc<Router>>,
+    martians: Arc<Martians>,
     vteps: Dense<IpAddr, Arc<Vtep>>,
     groups: Dense<BTreeSet<Id<kind::SecurityGroup>>, Arc<GroupSet>>,
     address_sets: BTreeMap<Id<kind::AddressSet>, Arc<AddressSet>>,
@@ -208,6 +220,8 @@ pub struct Tables {
     by_vni: HashMap<Vni, NetworkId, foldhash::fast::FixedState>,
     /// By network: may a connection of its packets be tracked at all?
     tracking: Vec<bool>,
+    /// By network: has it ever been because routers joined it with others?
+    joined: Vec<bool>,
     /// Those among the VTEPs from which VXLAN may come, and the others.
     by_addr: HashMap<IpAddr, (VtepId, bool), foldhash::fast::FixedState>,
 }
@@ -282,8 +296,8 @@ impl Tables {
         self.networks.get(id.0).map(|n| &**n)
     }
 
-    /// May a connection of this network's packets be tracked, on any worker? By a stateful group of one of its ports, or by a chain:
-    /// that may be for any network.
+    /// May a connection of this network's packets be tracked, on any worker? By a stateful group of one of its ports, or of a network that
+    /// routers join with it, or by a chain: that may be for any network.
     #[inline]
     pub fn tracks(&self, network: NetworkId) -> bool {
         let at = network.0 as usize;
@@ -303,6 +317,16 @@ impl Tables {
     /// The network of a VNI.
     pub fn network_of(&self, vni: Vni) -> Option<&Network> {
         self.network(*self.by_vni.get(&vni)?)
+    }
+
+    /// A router.
+    pub fn router(&self, id: RouterId) -> Option<&Router> {
+        self.routers.get(id.0).map(|r| &**r)
+    }
+
+    /// All routers.
+    pub fn routers(&self) -> impl Iterator<Item = &Router> + '_ {
+        self.routers.iter().map(|(_, _, r)| &**r)
     }
 
     /// A remote VTEP.

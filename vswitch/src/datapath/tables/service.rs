@@ -1,7 +1,7 @@
 //! What does the switch answer itself?
 //!
-//! ARP requests and Neighbor Solicitations for addresses that the controller knows and for its own as a DHCP server, DHCPv4 on subnets where it is on, and pings
-//! to virtual addresses. What is not known is left to the network, so that a workload may answer for an allowed pair.
+//! ARP requests and Neighbor Solicitations for addresses that the controller knows, routers' among them, and for its own as a DHCP server,
+//! DHCPv4 on subnets where it is on, and pings to virtual addresses and routers. What is not known is left to the network, so that a workload may answer for an allowed pair.
 //!
 //! The decision is the table's ([`arp`], [`neighbor`], [`dhcp`]); the answer is written over the request, in its own buffer.
 //!
@@ -18,6 +18,8 @@ use net::{
     Checksum, DropReason, L3, Mac, Offload, Packet, Probe, checksum,
     flow_key::{ethertype, proto},
 };
+
+use overlay::Place;
 
 use super::{Network, Port};
 
@@ -44,8 +46,8 @@ fn dhcp_server(network: &Network, target: IpAddr) -> Option<Mac> {
     })
 }
 
-/// Who answers this Neighbor Solicitation; `None`: the network.
-pub fn neighbor(network: &Network, port: &Port, probe: &mut Probe) -> Option<Mac> {
+/// Who answers this Neighbor Solicitation, and whether that is a router; `None`: the network.
+pub fn neighbor(network: &Network, port: &Port, probe: &mut Probe) -> Option<(Mac, bool)> {
     if probe.ethertype() != ethertype::IPV6
         || probe.ip_proto() != proto::ICMP6
         || probe.l4_src() != 135
@@ -54,7 +56,9 @@ pub fn neighbor(network: &Network, port: &Port, probe: &mut Probe) -> Option<Mac
     }
     let target = probe.nd_target();
     let known = network.neighbours.get(target)?;
-    (known.port != port.id).then_some(known.mac)
+    let entry = network.fdb.get(known.mac);
+    let router = entry.is_some_and(|e| matches!(e.place, Place::Router(_)));
+    (known.port != port.id).then_some((known.mac, router))
 }
 
 /// The subnet's place and the address by which the switch answers this DHCP client; `None`: it is none, or DHCP is off.
@@ -112,7 +116,7 @@ pub fn answer_arp(packet: &mut Packet, mac: Mac) -> Result<(), DropReason> {
 ///
 /// # Errors
 /// When the frame is no solicitation.
-pub fn answer_neighbor(packet: &mut Packet, mac: Mac) -> Result<(), DropReason> {
+pub fn answer_neighbor(packet: &mut Packet, mac: Mac, router: bool) -> Result<(), DropReason> {
     let key = *packet.key();
     let target = Ipv6Addr::from(key.nd_target);
     let asker = Ipv6Addr::from(key.ip_src);
@@ -123,6 +127,8 @@ pub fn answer_neighbor(packet: &mut Packet, mac: Mac) -> Result<(), DropReason> 
     } else {
         (asker, key.src_mac(), 0x60)
     };
+    // Whoever is told that its router is none forgets it (RFC 4861 §7.2.5).
+    let flags = if router { flags | 0x80 } else { flags };
     let mut l4 = [0u8; 32];
     let mut w = Writer(&mut l4);
     w.put(&[136, 0, 0, 0, flags, 0, 0, 0]);

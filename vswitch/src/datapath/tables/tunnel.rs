@@ -16,7 +16,7 @@ pub fn judge(network: &Network, probe: &mut Probe) -> Result<(), DropReason> {
     let source = network.fdb.get(probe.eth_src());
     match source.map(|e| e.place) {
         Some(Place::Local(_)) => Err(DropReason::TunnelSpoof),
-        // Unknown sources pass: a foreign VTEP's bridge may know more than the controller, and its receivers' groups judge it.
-        Some(Place::Vtep(_) | Place::Virtual) | None => Ok(()),
+        // A router is in every switch: what another one routed shows its address. Unknown sources pass: a foreign VTEP's bridge may know more than the controller, and its receivers' groups judge it.
+        Some(Place::Vtep(_) | Place::Virtual | Place::Router(_)) | None => Ok(()),
     }
 }

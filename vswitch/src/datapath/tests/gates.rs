@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     super::{
-        Action, CompiledFlow, Lane, Refusal, Stage, Verdict,
+        Action, CompiledFlow, Lane, Refusal, RouterHop, Stage, Verdict,
         gate::{Exit, Gate},
         tables::HopId,
     },
@@ -55,6 +55,23 @@ fn only_what_rewrites_and_sends_to_one_place_has_a_way_of_its_own() {
     ]);
     assert_eq!((rewritten.src, rewritten.dst), (mac(1), mac(3)));
     assert!(rewritten.translates && rewritten.exit == plain.exit);
+    // Of routers each takes one off the TTL; the narrowest network is the limit.
+    let by = |to| {
+        Action::Route(RouterHop {
+            router: net::RouterId(0),
+            interface: 0,
+            to,
+        })
+    };
+    let routed = gate(&[
+        eth(mac(1), mac(2)),
+        by(Some(NetworkId(0))),
+        by(Some(NetworkId(0))),
+        out,
+    ]);
+    assert_eq!((routed.forwards, routed.limit), (2, 1450));
+    assert!(routed.rewrites && rewritten.rewrites && !plain.rewrites);
+    assert!(size_of::<Gate>() <= 64, "a cache line");
     let network = NetworkId(0);
     let tunnel = gate(&[Action::Tunnel {
         network,

@@ -264,6 +264,8 @@ pub(super) struct Host {
     pub(super) pool: PacketPool,
     pub(super) now: Now,
     pub(super) sent: Vec<(At, Vec<u8>)>,
+    /// Of each frame that went into the tunnel.
+    pub(super) vnis: Vec<u32>,
     out: Out,
 }
 
@@ -281,6 +283,7 @@ impl Host {
             pool: PacketPool::new(4096, 64),
             now,
             sent: vec![],
+            vnis: vec![],
             out: Out::new(),
         }
     }
@@ -338,6 +341,7 @@ impl Host {
             }
         }
         for t in self.out.tunnelled.drain(..) {
+            self.vnis.push(t.vni.into());
             got.push((At::Vtep(t.vtep.to_string()), t.packet.bytes().to_vec()));
             self.pool.give(t.packet);
         }

@@ -2,12 +2,13 @@
 
 mod attacks;
 mod chains;
+mod errors;
 mod fairness;
 mod forwarding;
 mod gates;
 mod harness;
 mod properties;
+mod routing;
 mod services;
-mod too_big;
 mod tracking;
 mod workers;
