@@ -3,7 +3,8 @@
 //! A [`Plan`] is an intent in a few lines: hosts, networks, groups, ports, chains. [`Plan::config`] says what each host is to
 //! be, as the controller would: whatever a host needs to know, and nothing else.
 //!
-//! Ports get the same MAC and IP addresses in every network, in order, so that tenants always overlap.
+//! Ports get the same MAC and IP addresses in every network, in order, so that tenants always overlap. Networks that routers join are told
+//! apart by a number in their prefixes ([`Plan::network_at`]); those of equal numbers still overlap.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,12 +14,13 @@ use std::{
 
 use hostconfig::{
     AddressSet, Chain, Classifier, Endpoint, Firewall, Function, FunctionKind, Generation,
-    HostConfig, Keyed, LoadBalancer, Location, Network, Port, Section, SecurityGroup,
+    HostConfig, Keyed, LoadBalancer, Location, Network, Port, Router, Section, SecurityGroup,
     SecurityGroupRule, Subnet, Vteps,
     chain::{Action, Algorithm, FirewallRule, Member, Side},
     group::{Direction, Family, L4Match, Remote},
-    network::Dhcp,
+    network::{Dhcp, Route},
     port::FixedIp,
+    router::{Interface, InterfaceAddr},
 };
 use net::{Id, Mac, Prefix, UnicastMac, ids::kind, testkit};
 use uuid::Uuid;
@@ -27,6 +29,8 @@ use uuid::Uuid;
 pub type NetId = Id<kind::Network>;
 /// The id of a port.
 pub type PortUuid = Id<kind::Port>;
+/// The id of a router.
+pub type RouterUuid = Id<kind::Router>;
 /// The id of a group.
 pub type GroupUuid = Id<kind::SecurityGroup>;
 
@@ -43,6 +47,7 @@ pub struct Plan {
     ports: BTreeMap<PortUuid, (usize, Port)>,
     elsewhere: BTreeMap<PortUuid, Endpoint>,
     chains: BTreeMap<Id<kind::PortChain>, Chain>,
+    routers: BTreeMap<RouterUuid, Router>,
 }
 
 /// A rule of a group that allows everything of one family in one direction, to be narrowed.
@@ -123,15 +128,20 @@ impl Plan {
 
     /// A network with 10.0.0.0/24 and `fd00::/64`: every one has the same addresses.
     pub fn network(&mut self, name: &str) -> NetId {
+        self.network_at(name, 0)
+    }
+
+    /// A network with 10.0.N.0/24 and `fdNN::/64`.
+    pub fn network_at(&mut self, name: &str, number: u8) -> NetId {
         let id = self.uuid().into();
         let project = Id::new(self.uuid());
         let n = u32::try_from(self.networks.len()).unwrap();
         let v4 = Subnet {
             id: self.uuid().into(),
-            cidr: "10.0.0.0/24".parse().unwrap(),
+            cidr: format!("10.0.{number}.0/24").parse().unwrap(),
             gateway: None,
             dhcp: Some(Dhcp {
-                server: Ipv4Addr::new(10, 0, 0, 2),
+                server: Ipv4Addr::new(10, 0, number, 2),
                 server_mac: Mac::new([2, 0xff, 0, 0, 0, 2]),
                 lease_seconds: 3600,
                 dns: vec![],
@@ -141,7 +151,7 @@ impl Plan {
         };
         let v6 = Subnet {
             id: self.uuid().into(),
-            cidr: "fd00::/64".parse().unwrap(),
+            cidr: format!("fd{number:02x}::/64").parse().unwrap(),
             gateway: None,
             dhcp: None,
         };
@@ -211,9 +221,83 @@ impl Plan {
         let there = self.ports.values().filter(|(_, p)| p.network == network);
         let virtuals = self.elsewhere.values().filter(|e| e.network == network);
         let n = u16::try_from(there.count() + virtuals.count() + 10).unwrap();
-        let v4 = Ipv4Addr::new(10, 0, 0, u8::try_from(n).unwrap());
-        let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n);
-        (n, v4.into(), v6.into())
+        (n, self.host(network, n, false), self.host(network, n, true))
+    }
+
+    /// The n-th address of a network.
+    pub fn host(&self, network: NetId, n: u16, v6: bool) -> IpAddr {
+        match self.networks[&network].subnets[usize::from(v6)].cidr.addr() {
+            IpAddr::V4(a) => {
+                let [a, b, c, _] = a.octets();
+                Ipv4Addr::new(a, b, c, u8::try_from(n).unwrap()).into()
+            }
+            IpAddr::V6(a) => {
+                let mut segments = a.segments();
+                segments[7] = n;
+                Ipv6Addr::from(segments).into()
+            }
+        }
+    }
+
+    /// A router with the n-th address on each of these networks, and these routes.
+    pub fn router(&mut self, networks: &[NetId], n: u16, routes: Vec<Route>) -> RouterUuid {
+        let id = self.uuid().into();
+        let mut interfaces = vec![];
+        for &network in networks {
+            let at = self.networks.keys().position(|k| *k == network).unwrap();
+            let mac = testkit::mac(0x9000 | n << 4 | u16::try_from(at).unwrap());
+            let subnets = &self.networks[&network].subnets;
+            let addrs = [false, true].map(|v6| InterfaceAddr {
+                addr: self.host(network, n, v6),
+                subnet: subnets[usize::from(v6)].cidr,
+            });
+            interfaces.push(Interface {
+                port: self.uuid().into(),
+                network,
+                mac: UnicastMac::try_from(mac).unwrap(),
+                admin_up: true,
+                addrs: addrs.to_vec(),
+            });
+        }
+        let router = Router {
+            id,
+            name: format!("router-{}", self.routers.len()),
+            project: self.uuid().into(),
+            admin_up: true,
+            interfaces,
+            routes,
+        };
+        self.routers.insert(id, router);
+        id
+    }
+
+    /// A router, to change.
+    pub fn router_mut(&mut self, router: RouterUuid) -> &mut Router {
+        self.routers.get_mut(&router).unwrap()
+    }
+
+    /// All routers, in order.
+    pub fn routers(&self) -> impl Iterator<Item = &Router> {
+        self.routers.values()
+    }
+
+    /// Takes all routers away.
+    pub fn remove_routers(&mut self) {
+        self.routers.clear();
+    }
+
+    /// These networks with all that routers join with them, directly or not, and those routers.
+    fn joined(&self, mut networks: BTreeSet<NetId>) -> (BTreeSet<NetId>, Vec<&Router>) {
+        loop {
+            let near = |r: &&Router| r.interfaces.iter().any(|i| networks.contains(&i.network));
+            let routers: Vec<_> = self.routers.values().filter(near).collect();
+            let all = routers.iter().flat_map(|r| &r.interfaces);
+            let more: BTreeSet<_> = all.map(|i| i.network).collect();
+            if more.is_subset(&networks) {
+                return (networks, routers);
+            }
+            networks.extend(more);
+        }
     }
 
     /// A port with an address of each family.
@@ -419,7 +503,11 @@ impl Plan {
         let mut put = |section| config.insert(Arc::new(Keyed::new(section).unwrap()));
         put(Section::Vteps(self.vteps()));
         let local = || self.ports.values().filter(|(h, _)| *h == host);
-        let networks: BTreeSet<_> = local().map(|(_, p)| p.network).collect();
+        let own = local().map(|(_, p)| p.network).collect();
+        let (networks, routers) = self.joined(own);
+        for router in routers {
+            put(Section::Router(router.clone()));
+        }
         let groups: BTreeSet<_> = local().flat_map(|(_, p)| &p.security_groups).collect();
         for network in &networks {
             put(Section::Network(self.networks[network].clone()));
@@ -457,8 +545,13 @@ impl Plan {
                 .classifiers
                 .iter()
                 .flat_map(|c| [c.source, c.destination]);
+            // What is in every switch is there for whoever a router brings there.
+            let virtual_here = |id| {
+                let there = self.elsewhere.get(&id);
+                there.is_some_and(|e| e.at == Location::Virtual && networks.contains(&e.network))
+            };
             let ours = |side| match side {
-                Side::Port(id) => local().any(|(_, p)| p.id == id),
+                Side::Port(id) => local().any(|(_, p)| p.id == id) || virtual_here(id),
                 Side::Network(id) => networks.contains(&id),
                 Side::Project(id) => local().any(|(_, p)| p.project == id),
             };

@@ -9,6 +9,7 @@ use hostconfig::{
     Firewall, FunctionKind, SecurityGroupRule, Shaper,
     chain::{Action, Classifier, Side},
     group::{Direction, Family, L4Match, Remote},
+    network::Route,
     port::AddressPair,
 };
 use net::{
@@ -34,6 +35,7 @@ pub struct Scenario {
     hosts: usize,
     rules: Vec<Vec<Rule>>,
     ports: Vec<PortSpec>,
+    routers: Vec<RouterSpec>,
     chain: Option<ChainSpec>,
     ops: Vec<Op>,
 }
@@ -56,6 +58,21 @@ struct PortSpec {
     pair: bool,
 }
 
+/// A router of a tenant.
+#[derive(Debug, Clone)]
+struct RouterSpec {
+    tenant: usize,
+    /// On which of the tenant's networks.
+    on: [bool; 3],
+    /// Destination, next hop, family.
+    routes: Vec<(usize, usize, bool)>,
+    /// What is down: itself, one of its interfaces, or (mostly) nothing.
+    down: usize,
+}
+
+/// How many networks a tenant has.
+const NETWORKS: usize = 3;
+
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a coin")]
 struct ChainSpec {
@@ -75,6 +92,10 @@ enum Op {
     Send(usize, usize, Kind, u16, bool),
     /// What a received frame's receiver answers.
     Answer(usize),
+    /// By a router: from, to, kind, number, family, TTL.
+    Route(usize, Far, Kind, u16, bool, u8),
+    /// The routers are others.
+    Routers(Vec<RouterSpec>),
     /// The ICMP error about a received frame.
     Error(usize),
     /// To the virtual address.
@@ -89,6 +110,19 @@ enum Op {
     Firewall(Vec<(bool, usize)>, bool),
     /// A host forgets all that it need not know.
     Restart(usize),
+}
+
+/// Where a packet is to go by a router.
+#[derive(Debug, Clone, Copy)]
+enum Far {
+    /// To a port of any network.
+    Port(usize),
+    /// To this address of this network of everyone, which a router may have, or nobody.
+    Host(usize, u16),
+    /// To a virtual address, if there is one.
+    Virtual,
+    /// To one of these, which are in no network.
+    Beyond(usize),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -139,12 +173,41 @@ fn rule() -> impl Strategy<Value = Rule> {
     })
 }
 
+fn routers() -> impl Strategy<Value = Vec<RouterSpec>> {
+    let router = (
+        0usize..2,
+        any::<[bool; NETWORKS]>(),
+        prop::collection::vec((0usize..8, 0usize..12, any::<bool>()), 0..4),
+        0usize..12,
+    );
+    let router = router.prop_map(|(tenant, on, routes, down)| RouterSpec {
+        tenant,
+        on,
+        routes,
+        down,
+    });
+    prop::collection::vec(router, 0..5)
+}
+
+fn far() -> impl Strategy<Value = Far> {
+    prop_oneof![
+        8 => any::<usize>().prop_map(Far::Port),
+        3 => (0..NETWORKS, 238u16..246).prop_map(|(k, n)| Far::Host(k, n)),
+        1 => Just(Far::Virtual),
+        2 => (0usize..6).prop_map(Far::Beyond),
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
+    let ttl = prop_oneof![4 => Just(64u8), 2 => 0u8..5, 1 => Just(255)];
     let firewall = prop::collection::vec((any::<bool>(), 0usize..6), 0..4);
     prop_oneof![
         8 => (any::<usize>(), any::<usize>(), kind(), 0u16..4, any::<bool>())
             .prop_map(|(a, b, k, n, v6)| Op::Send(a, b, k, n, v6)),
         8 => any::<usize>().prop_map(Op::Answer),
+        8 => (any::<usize>(), far(), kind(), 0u16..4, any::<bool>(), ttl)
+            .prop_map(|(a, to, k, n, v6, ttl)| Op::Route(a, to, k, n, v6, ttl)),
+        1 => routers().prop_map(Op::Routers),
         1 => any::<usize>().prop_map(Op::Error),
         3 => (any::<usize>(), kind(), 0u16..4).prop_map(|(a, k, n)| Op::Virtual(a, k, n)),
         1 => (any::<usize>(), any::<usize>(), 0usize..8, any::<bool>())
@@ -156,11 +219,12 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Any fabric of up to three hosts, three networks' worth of overlapping tenants, and up to `steps` things that happen in it.
+/// Any fabric of up to three hosts, two tenants with the same addresses, routers among their networks, and up to `steps` things that happen
+/// in it.
 pub fn scenario(steps: usize) -> impl Strategy<Value = Scenario> {
     let port = (
         0usize..3,
-        0usize..2,
+        prop_oneof![4 => 0usize..2, 3 => 2usize..2 * NETWORKS],
         prop::collection::vec(0usize..3, 0..3),
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.2),
@@ -196,13 +260,15 @@ pub fn scenario(steps: usize) -> impl Strategy<Value = Scenario> {
         1usize..=3,
         prop::collection::vec(prop::collection::vec(rule(), 0..6), 3),
         prop::collection::vec(port, 2..8),
+        routers(),
         prop::option::of(chain),
         prop::collection::vec(op(), 1..steps),
     )
-        .prop_map(|(hosts, rules, ports, chain, ops)| Scenario {
+        .prop_map(|(hosts, rules, ports, routers, chain, ops)| Scenario {
             hosts,
             rules,
             ports,
+            routers,
             chain,
             ops,
         })
@@ -210,6 +276,7 @@ pub fn scenario(steps: usize) -> impl Strategy<Value = Scenario> {
 
 struct Built {
     plan: Plan,
+    networks: Vec<NetId>,
     ports: Vec<PortUuid>,
     groups: Vec<GroupUuid>,
     chain: Option<(Id<kind::PortChain>, PortUuid, NetId)>,
@@ -287,10 +354,72 @@ fn firewall_of(rules: &[(bool, usize)], deny: bool) -> FunctionKind {
     })
 }
 
+/// The last bytes of the routers' addresses: each has its own.
+const ROUTERS: u16 = 240;
+
+/// Puts these routers in place of those that are there. The first two networks are the tenants' first ones, and so on.
+fn put_routers(plan: &mut Plan, networks: &[NetId], specs: &[RouterSpec]) {
+    plan.remove_routers();
+    for (n, spec) in (0u16..).zip(specs) {
+        let of_tenant = networks.iter().skip(spec.tenant).step_by(2);
+        let on = of_tenant.zip(spec.on).filter(|(_, is)| *is);
+        let on: Vec<_> = on.map(|(network, _)| *network).collect();
+        let routes = spec.routes.iter().map(|&(to, by, v6)| {
+            let (v4_to, v6_to) = [
+                ("0.0.0.0/0", "::/0"),
+                ("10.0.0.0/24", "fd00::/64"),
+                ("10.0.1.0/24", "fd01::/64"),
+                ("10.0.2.0/24", "fd02::/64"),
+                ("10.0.1.8/29", "fd01::8/125"),
+                ("10.0.2.10/32", "fd02::a/128"),
+                ("192.0.2.0/24", "2001:db8::/32"),
+                ("169.254.0.0/17", "fe80::/64"),
+            ][to];
+            // Another router, itself, or a workload.
+            let k = networks[2 * (by % NETWORKS)];
+            let host = match by / NETWORKS {
+                3 => 10,
+                other => ROUTERS + u16::try_from(other).unwrap(),
+            };
+            Route {
+                destination: if v6 { v6_to } else { v4_to }.parse().unwrap(),
+                nexthop: plan.host(k, host, v6),
+            }
+        });
+        let routes = routes.collect();
+        let id = plan.router(&on, ROUTERS + n, routes);
+        let router = plan.router_mut(id);
+        match spec.down {
+            0 => router.admin_up = false,
+            down @ 1..=3 => {
+                if let Some(interface) = router.interfaces.get_mut(down - 1) {
+                    interface.admin_up = false;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Scenario {
     fn build(&self) -> Built {
         let mut plan = Plan::new(self.hosts);
-        let networks = [plan.network("red"), plan.network("blue")];
+        let mut networks = vec![];
+        for (number, names) in (0u8..).zip([["red", "blue"]; NETWORKS]) {
+            for (name, gateway) in names.into_iter().zip([true, false]) {
+                let network = plan.network_at(&format!("{name}-{number}"), number);
+                for v6 in [false, true] {
+                    let addr = plan.host(network, ROUTERS, v6);
+                    let subnet = &mut plan.network_mut(network).subnets[usize::from(v6)];
+                    subnet.gateway = gateway.then_some(addr);
+                }
+                if number == 2 {
+                    plan.network_mut(network).mtu = 1400u32.try_into().unwrap();
+                }
+                networks.push(network);
+            }
+        }
+        put_routers(&mut plan, &networks, &self.routers);
         let groups: Vec<_> = (0..3).map(|_| plan.group(vec![])).collect();
         for (group, rules) in groups.iter().zip(&self.rules) {
             plan.set_rules(*group, rules_of(rules, &groups));
@@ -346,6 +475,7 @@ impl Scenario {
         });
         Built {
             plan,
+            networks,
             ports,
             groups,
             chain,
@@ -401,9 +531,15 @@ impl Player {
         same[n % same.len()].id
     }
 
-    fn frame(&mut self, between: &Between<'_>, kind: Kind, n: u16) -> Vec<Vec<u8>> {
+    /// Frames of this kind, each changed at last.
+    fn frame(
+        &mut self,
+        between: &Between<'_>,
+        (kind, n): (Kind, u16),
+        change: &dyn Fn(FrameBuilder) -> FrameBuilder,
+    ) -> Vec<Vec<u8>> {
         let (sport, dport) = (4000 + n, 80 + n);
-        let one = |f: FrameBuilder| vec![f.build()];
+        let one = |f: FrameBuilder| vec![change(f).build()];
         match kind {
             Kind::Udp => one(between.udp(sport, dport).payload(b"ask")),
             Kind::Tcp => {
@@ -417,7 +553,7 @@ impl Player {
                 let whole = between.udp(sport, dport).payload(&[7; 64]);
                 self.tcp_port += 1;
                 let id = u32::from(self.tcp_port);
-                let piece = |id, at, more| whole.clone().fragment(id, at, more).build();
+                let piece = |id, at, more| change(whole.clone().fragment(id, at, more)).build();
                 let (first, later) = (piece(id, 0, true), piece(id, 9, false));
                 // Either may come first; the last one's first never comes.
                 if n.is_multiple_of(2) {
@@ -439,7 +575,11 @@ impl Player {
                 self.tcp_port += 1;
                 one(between.syn(self.tcp_port, dport).payload(&[7; 1500]))
             }
-            Kind::Large => one(between.udp(sport, dport).payload(&[7; 1500])),
+            // For every network, or only for the smallest.
+            Kind::Large => {
+                let bytes = if n == 1 { 1500 } else { 1380 };
+                one(between.udp(sport, dport).payload(&vec![7; bytes]))
+            }
             Kind::Dhcp => vec![dhcp_discover(between.plan.mac(between.from))],
             Kind::Multicast => {
                 let (group, addr): (_, IpAddr) = if between.v6 {
@@ -454,14 +594,20 @@ impl Player {
                     )
                 };
                 let from = between.plan.addr(between.from, between.v6);
-                one(between
+                let multicast = between
                     .udp(sport, dport)
                     .macs(between.plan.mac(between.from), group)
-                    .addrs(from, addr))
+                    .addrs(from, addr);
+                vec![multicast.build()]
             }
-            Kind::UnknownMac => one(between
-                .udp(sport, dport)
-                .macs(between.plan.mac(between.from), mac(0x9999))),
+            Kind::UnknownMac => {
+                let unknown = between.udp(sport, dport);
+                vec![
+                    unknown
+                        .macs(between.plan.mac(between.from), mac(0x9999))
+                        .build(),
+                ]
+            }
         }
     }
 
@@ -471,6 +617,17 @@ impl Player {
                 let from = self.port(*from);
                 let to = self.peer(from, *to);
                 self.between(what, from, to, *kind, *n, *v6);
+            }
+            Op::Route(from, to, kind, n, v6, ttl) => {
+                let from = self.port(*from);
+                for frame in self.routed(from, *to, (*kind, *n), *v6, *ttl) {
+                    self.send(what, from, &frame);
+                }
+            }
+            Op::Routers(specs) => {
+                let networks = self.built.networks.clone();
+                put_routers(&mut self.fabric.plan, &networks, specs);
+                self.reconfigure();
             }
             Op::Virtual(from, kind, n) => {
                 if let Some((_, vip, network)) = self.built.chain {
@@ -553,9 +710,55 @@ impl Player {
             to,
             v6,
         };
-        for frame in self.frame(&between, kind, n) {
+        for frame in self.frame(&between, (kind, n), &|f| f) {
             self.send(what, from, &frame);
         }
+    }
+
+    /// Frames to the MAC address of a router, whatever they are for.
+    fn routed(
+        &mut self,
+        from: PortUuid,
+        to: Far,
+        (kind, n): (Kind, u16),
+        v6: bool,
+        ttl: u8,
+    ) -> Vec<Vec<u8>> {
+        let plan = self.fabric.plan.clone();
+        let between = Between {
+            plan: &plan,
+            from,
+            to: from,
+            v6,
+        };
+        let vip = self.built.chain.as_ref().map(|(_, vip, _)| *vip);
+        let dst = match to {
+            Far::Port(port) => plan.addr(self.port(port), v6),
+            Far::Host(k, host) => plan.host(self.built.networks[2 * k], host, v6),
+            Far::Virtual => vip.map_or_else(|| plan.addr(from, v6), |vip| plan.addr(vip, v6)),
+            Far::Beyond(n) => {
+                let (v4, six) = [
+                    ("192.0.2.7", "2001:db8::7"),
+                    ("169.254.1.1", "fe80::7"),
+                    ("224.0.0.7", "ff0e::7"),
+                    ("10.0.9.9", "fd09::9"),
+                    ("127.0.0.1", "::1"),
+                    ("255.255.255.255", "::2"),
+                ][n];
+                if v6 { six } else { v4 }.parse().unwrap()
+            }
+        };
+        let network = plan.get(from).network;
+        let on =
+            |r: &hostconfig::Router| r.interfaces.iter().find(|i| i.network == network).cloned();
+        let gates: Vec<_> = plan.routers().filter_map(on).collect();
+        // Where there is no router, somebody who would be one.
+        let gate = gates.get(usize::from(n) % gates.len().max(1));
+        let gate = gate.map_or(mac(0x9999), |i| i.mac.get());
+        let (own, src) = (plan.mac(from), plan.addr(from, v6));
+        self.frame(&between, (kind, n), &|frame| {
+            frame.macs(own, gate).addrs(src, dst).ttl(ttl)
+        })
     }
 
     fn send(&mut self, what: &str, port: PortUuid, frame: &[u8]) {
@@ -642,10 +845,8 @@ fn spoof(plan: &Plan, from: PortUuid, other: PortUuid, how: usize, v6: bool) -> 
 /// Each frame of a scenario, as the first thing that a fresh fabric sees: what `explain` tells is what happens on the sender's host.
 pub fn explained(scenario: &Scenario) {
     let built = scenario.build();
-    for (n, op) in scenario.ops.iter().enumerate() {
-        let Op::Send(from, to, kind, number, v6) = op else {
-            continue;
-        };
+    let sends = |op: &Op| matches!(op, Op::Send(..) | Op::Route(..));
+    for (n, op) in scenario.ops.iter().enumerate().filter(|(_, op)| sends(op)) {
         let mut player = Player {
             fabric: Fabric::new(built.plan.clone()),
             oracles: vec![],
@@ -653,16 +854,24 @@ pub fn explained(scenario: &Scenario) {
             received: vec![],
             tcp_port: 20_000,
         };
-        let from = player.port(*from);
-        let to = player.peer(from, *to);
-        let plan = player.fabric.plan.clone();
-        let between = Between {
-            plan: &plan,
-            from,
-            to,
-            v6: *v6,
+        let (from, frames) = match op {
+            Op::Send(from, to, kind, number, v6) => {
+                let from = player.port(*from);
+                let plan = player.fabric.plan.clone();
+                let between = Between {
+                    plan: &plan,
+                    from,
+                    to: player.peer(from, *to),
+                    v6: *v6,
+                };
+                (from, player.frame(&between, (*kind, *number), &|f| f))
+            }
+            Op::Route(from, to, kind, number, v6, ttl) => {
+                let from = player.port(*from);
+                (from, player.routed(from, *to, (*kind, *number), *v6, *ttl))
+            }
+            _ => continue,
         };
-        let frames = player.frame(&between, *kind, *number);
         // A fragment that waits for its first goes nowhere yet.
         let goes = |frame: &&Vec<u8>| {
             net::Headers::parse(frame).is_ok_and(|(_, key)| key.ip_frag != Fragment::Later as u8)

@@ -20,7 +20,9 @@ use net::{
 
 use crate::plan::{NetId, PortUuid, vtep};
 
+mod routers;
 mod words;
+use routers::{Trail, expires};
 use words::{
     Begins, always, begins, family_is, has_ports, macs_of, matches, port_security, query,
     quote_kind, side,
@@ -37,15 +39,44 @@ pub enum What {
         ethertype: u16,
         /// Source and destination, ports (or identifier) with them, protocol.
         tuple: Option<String>,
+        /// TTL or hop limit.
+        ttl: u8,
     },
     /// The switch's answer to an ARP request or Neighbor Solicitation: who has the address.
     Neighbor(IpAddr, Mac),
     /// The switch's DHCP answer: the client's address.
     Dhcp(IpAddr),
-    /// The switch's answer to a ping to a virtual address.
+    /// The switch's answer to a ping to a virtual address, or to a router.
     Pong(IpAddr),
-    /// The switch's error about a packet that was too large: in whose name, the MTU, and the quoted packet's addresses.
-    TooBig(IpAddr, u16, String),
+    /// The switch's error: in whose name, about what, and the quoted packet's addresses.
+    Error(IpAddr, About, String),
+}
+
+/// What an error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum About {
+    /// The packet is larger than this.
+    TooBig(u16),
+    /// Its TTL is used up.
+    TimeExceeded,
+    /// There is no route.
+    NoRoute,
+    /// Nobody has the address.
+    HostUnreachable,
+}
+
+impl About {
+    fn message(self, v6: bool) -> (u16, u16) {
+        match (self, v6) {
+            (Self::TooBig(_), false) => (3, 4),
+            (Self::TooBig(_), true) => (2, 0),
+            (Self::TimeExceeded, false) => (11, 0),
+            (Self::TimeExceeded, true) | (Self::NoRoute, false) => (3, 0),
+            (Self::NoRoute, true) => (1, 0),
+            (Self::HostUnreachable, false) => (3, 1),
+            (Self::HostUnreachable, true) => (1, 3),
+        }
+    }
 }
 
 impl What {
@@ -75,13 +106,15 @@ impl What {
                 (key.l4_src, key.l4_dst) == (67, 68)
                     && client.is_some_and(|c| addr_bytes(*addr).ends_with(c))
             }
-            Self::TooBig(from, mtu, tuple) => {
-                let kind = match key.ethertype {
-                    ethertype::IPV4 => (key.l4_src, key.l4_dst) == (3, 4),
-                    _ => key.l4_src == 2,
-                };
+            Self::Error(from, about, tuple) => {
+                let v6 = key.ethertype == ethertype::IPV6;
+                let kind = (key.l4_src, key.l4_dst) == about.message(v6);
                 let at = usize::from(headers.l4_at);
                 let told = frame.get(at + 6..at + 8);
+                let mtu = match about {
+                    About::TooBig(mtu) => *mtu,
+                    _ => 0,
+                };
                 let quoted = headers.quoted(frame).map(|q| q.tuple.to_string());
                 kind && key.src_addr() == *from
                     && told == Some(&mtu.to_be_bytes()[..])
@@ -101,6 +134,7 @@ impl What {
             macs: (key.src_mac(), key.dst_mac()),
             ethertype: key.ethertype,
             tuple: key.five_tuple().map(|t| t.to_string()),
+            ttl: key.ip_ttl,
         }
     }
 }
@@ -120,6 +154,8 @@ pub struct Fate {
 /// A connection as one host knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Conn {
+    /// The network on which its first packet entered.
+    network: NetId,
     from: Option<PortUuid>,
     to: Option<PortUuid>,
     first: FlowKey,
@@ -140,6 +176,8 @@ enum Place {
     Host(usize),
     Foreign,
     Virtual,
+    /// A router, to which it is addressed.
+    Router,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -152,8 +190,8 @@ struct Host {
     early: Vec<(FragmentKey, Arrival)>,
 }
 
-/// Who gets the frame, and what it looks like then; or why nobody does.
-type Receiver = Result<(FlowKey, Place), DropReason>;
+/// Who gets the frame, what it looks like then, and on which network; or why nobody does.
+type Receiver = Result<(FlowKey, NetId, Place), DropReason>;
 
 /// An end of a connection: port, network, project.
 type End = (PortUuid, NetId, Option<net::Id<net::ids::kind::Project>>);
@@ -177,6 +215,7 @@ pub struct Oracle {
 /// Where a walk led.
 struct Walk {
     key: FlowKey,
+    network: NetId,
     place: Place,
     tracked: bool,
 }
@@ -332,61 +371,142 @@ impl Host {
         seen: &[PortUuid],
         fate: &mut Fate,
     ) -> Vec<(usize, Arrival)> {
-        let admitted = self.admit(origin, &mut arrival);
-        let large = origin.filter(|_| arrival.len > self.mtu(arrival.network));
+        let admitted = self.admit(origin, &mut arrival).map_err(|reason| {
+            let of_connection = self.refused_again(origin, &arrival, seen);
+            of_connection.unwrap_or(reason)
+        });
+        let mut trail = Trail::new();
         let (receivers, refused) = match admitted {
-            Err(reason) => (vec![Err(reason)], true),
-            Ok(Some(_)) if large.is_some() => (vec![], false),
+            Err(reason) => (vec![Err(reason)], Some(reason)),
+            Ok(Some(_)) if self.too_small(&arrival, &trail).is_some() => (vec![], None),
             Ok(Some(answer)) => {
                 fate.deliveries.push(answer);
-                (vec![], false)
+                return vec![];
             }
             Ok(None) if arrival.key.dst_mac().is_multicast() => {
                 match self.flood(origin, &arrival) {
-                    Ok(copies) => (copies, false),
-                    Err(reason) => (vec![Err(reason)], true),
+                    Ok(copies) => (copies, None),
+                    Err(reason) => (vec![Err(reason)], Some(reason)),
                 }
             }
             Ok(None) => {
-                let receiver = self.unicast(origin, &arrival, seen);
-                let refused = receiver.is_err();
+                let receiver = self.unicast(origin, &arrival, seen, &mut trail);
+                let refused = receiver.as_ref().err().copied();
                 (vec![receiver], refused)
             }
         };
-        if let Some(sender) = large.filter(|_| !refused) {
-            fate.drops.push(DropReason::MtuExceeded);
-            fate.deliveries.extend(self.told(sender, &arrival));
-            return vec![];
+        if let Some(sender) = origin {
+            let ended = self.ended(&arrival, &trail, refused);
+            if let Some((reason, about, by)) = ended {
+                fate.drops.push(reason);
+                fate.deliveries
+                    .extend(self.told(sender, &arrival, about, by));
+                return vec![];
+            }
         }
+        let forwards = trail.iter().filter(|r| r.onwards.is_some()).count();
         let mut out = vec![];
         for receiver in receivers {
+            let receiver = receiver.map(|(mut key, network, place)| {
+                key.ip_ttl -= u8::try_from(forwards).unwrap();
+                (key, network, place)
+            });
             match receiver {
                 Err(reason) => fate.drops.push(reason),
-                Ok((key, Place::Here(port))) => fate.deliveries.push((port, What::of_key(&key))),
-                Ok((key, Place::Host(to))) => out.push((
+                Ok((key, _, Place::Here(port))) => fate.deliveries.push((port, What::of_key(&key))),
+                Ok((key, network, Place::Host(to))) => out.push((
                     to,
                     Arrival {
                         key,
+                        network,
                         ..arrival.clone()
                     },
                 )),
-                Ok((key, Place::Virtual)) => {
-                    let asker = origin.expect("only local ports reach virtual addresses");
+                Ok((key, _, Place::Virtual | Place::Router)) => {
+                    let asker = origin.expect("only local ports reach what is in every switch");
                     fate.deliveries.push((asker, What::Pong(key.dst_addr())));
                 }
-                Ok((_, Place::Foreign)) => {}
+                Ok((_, _, Place::Foreign)) => {}
             }
         }
         out
     }
 
-    fn mtu(&self, network: NetId) -> usize {
-        let network = self.network(network);
-        network.map_or(0, |n| usize::from(n.mtu.get()))
+    /// An answer to what is refused by now ends its connection, before it is looked at itself.
+    fn refused_again(
+        &mut self,
+        origin: Option<PortUuid>,
+        a: &Arrival,
+        seen: &[PortUuid],
+    ) -> Option<DropReason> {
+        let tuple = a.key.five_tuple()?;
+        if a.key.dst_mac().is_multicast() {
+            return None;
+        }
+        let (at, way) = self.find(origin, a, tuple)?;
+        if way == Way::Original && a.quote.is_none() {
+            return None;
+        }
+        let conn = &self.conns[at];
+        let (from, bound) = ((conn.from, conn.network), Some(conn.wire));
+        let walked = self.walk(from, &conn.first, bound, seen, &mut Trail::new());
+        let refused = walked.err()?;
+        self.conns.remove(at);
+        Some(refused)
     }
 
-    /// What the sender of a packet that is too large hears.
-    fn told(&self, sender: PortUuid, a: &Arrival) -> Option<Delivery> {
+    /// Does a local port's packet end on its way, though the tables let it pass or at a router that refuses it? With which reason, what its
+    /// sender is told, and by which router.
+    fn ended<'t>(
+        &self,
+        a: &Arrival,
+        trail: &'t Trail,
+        refused: Option<DropReason>,
+    ) -> Option<(DropReason, About, Option<&'t routers::Passed>)> {
+        if let Some(by) = expires(trail, a.key.ip_ttl) {
+            return Some((DropReason::TtlExceeded, About::TimeExceeded, Some(by)));
+        }
+        // What a connection is refused for that is judged again was not this packet's way.
+        match (refused, trail.last()) {
+            (Some(reason @ DropReason::NoRoute), Some(by)) => {
+                Some((reason, About::NoRoute, Some(by)))
+            }
+            (Some(reason @ DropReason::UnknownNeighbor), Some(by)) => {
+                Some((reason, About::HostUnreachable, Some(by)))
+            }
+            (Some(_), _) => None,
+            (None, _) => {
+                let (mtu, by) = self.too_small(a, trail)?;
+                Some((DropReason::MtuExceeded, About::TooBig(mtu), by))
+            }
+        }
+    }
+
+    /// The first network on its way for which a packet is too large, and the router before it.
+    fn too_small<'t>(
+        &self,
+        a: &Arrival,
+        trail: &'t Trail,
+    ) -> Option<(u16, Option<&'t routers::Passed>)> {
+        let own = (self.mtu(a.network), trail.first());
+        let routed = trail.iter().filter_map(|r| Some((r.onwards?, Some(r))));
+        let mut all = std::iter::once(own).chain(routed);
+        all.find(|(mtu, _)| a.len > usize::from(*mtu))
+    }
+
+    fn mtu(&self, network: NetId) -> u16 {
+        let network = self.network(network);
+        network.map_or(0, |n| n.mtu.get())
+    }
+
+    /// What the sender of a packet hears that ended on its way.
+    fn told(
+        &self,
+        sender: PortUuid,
+        a: &Arrival,
+        about: About,
+        by: Option<&routers::Passed>,
+    ) -> Option<Delivery> {
         let (key, network) = (&a.key, self.network(a.network)?);
         let one = |addr: IpAddr| !addr.is_multicast() && !addr.is_unspecified();
         let quiet = quote_kind(key) || key.ip_frag == Fragment::Later as u8;
@@ -398,9 +518,12 @@ impl Host {
         let own = subnets.find(|s| s.cidr.contains(key.src_addr()));
         let gateway = own.and_then(|s| s.gateway);
         let from = gateway.filter(|g| *g != key.src_addr());
-        let from = from.unwrap_or(key.dst_addr());
+        let from = match by {
+            Some(router) => router.name(key.src_addr())?,
+            None => from.unwrap_or(key.dst_addr()),
+        };
         let tuple = key.five_tuple()?.to_string();
-        Some((sender, What::TooBig(from, network.mtu.get(), tuple)))
+        Some((sender, What::Error(from, about, tuple)))
     }
 
     /// May it come in at all? Perhaps the switch answers it.
@@ -460,6 +583,9 @@ impl Host {
     fn answer(&self, port: &Port, a: &Arrival) -> Option<What> {
         let key = &a.key;
         let known = |addr: IpAddr| {
+            if let Some((_, mac)) = self.router_at(port.network, addr) {
+                return Some(What::Neighbor(addr, mac));
+            }
             let here = self.ports().filter(|p| p.network == port.network);
             let here = here.map(|p| (p.id, p.mac, p.fixed_ips.iter().map(|f| f.addr).collect()));
             let there = self.endpoints(port.network);
@@ -474,7 +600,8 @@ impl Host {
             let others = self.ports().filter(|p| p.network == port.network);
             let mut others = others.flat_map(|p| p.fixed_ips.iter().map(|f| f.addr));
             let mut far = self.endpoints(port.network).flat_map(|e| &e.addrs);
-            if others.any(|a| a == addr) || far.any(|a| *a == addr) {
+            let routed = self.router_at(port.network, addr).is_some();
+            if routed || others.any(|a| a == addr) || far.any(|a| *a == addr) {
                 return None;
             }
             let mut own = subnets.iter().filter(|s| s.gateway != Some(addr));
@@ -549,7 +676,7 @@ impl Host {
                     return Err(DropReason::AdminDown);
                 }
                 let passed = self.group(p, &a.key, Direction::Ingress);
-                passed.map(|()| (a.key, Place::Here(p.id)))
+                passed.map(|()| (a.key, a.network, Place::Here(p.id)))
             })
             .collect();
         if origin.is_some() {
@@ -557,7 +684,11 @@ impl Host {
             hosts.retain(|at| *at != Location::Virtual);
             hosts.sort_by_key(|at| format!("{at:?}"));
             hosts.dedup();
-            copies.extend(hosts.into_iter().map(|at| Ok((a.key, place_of(at)))));
+            copies.extend(
+                hosts
+                    .into_iter()
+                    .map(|at| Ok((a.key, a.network, place_of(at)))),
+            );
         }
         if copies.is_empty() {
             return Err(DropReason::NoReceiver);
@@ -565,21 +696,33 @@ impl Host {
         Ok(copies)
     }
 
-    fn unicast(&mut self, origin: Option<PortUuid>, a: &Arrival, seen: &[PortUuid]) -> Receiver {
+    fn unicast(
+        &mut self,
+        origin: Option<PortUuid>,
+        a: &Arrival,
+        seen: &[PortUuid],
+        trail: &mut Trail,
+    ) -> Receiver {
         let key = a.key;
         if !key.is_ip() {
-            let walk = self.walk(origin, a.network, &key, None, seen)?;
-            return Ok((key, walk.place));
+            let walk = self.walk((origin, a.network), &key, None, seen, trail)?;
+            return Ok((key, walk.network, walk.place));
         }
         let tuple = key.five_tuple().expect("ip has a tuple");
         if let Some((at, way)) = self.find(origin, a, tuple) {
             let conn = self.conns[at].clone();
+            let original = way == Way::Original && a.quote.is_none();
             // A packet of the original side goes by its own Ethernet addresses.
             let mut first = conn.first;
-            if way == Way::Original && a.quote.is_none() {
+            if original {
                 (first.eth_src, first.eth_dst) = (key.eth_src, key.eth_dst);
             }
-            let walked = self.walk(conn.from, a.network, &first, Some(conn.wire), seen);
+            let from = (conn.from, conn.network);
+            let mut of_first = Trail::new();
+            let walked = self.walk(from, &first, Some(conn.wire), seen, &mut of_first);
+            if original {
+                *trail = of_first;
+            }
             // What only imitates a connection can't end it.
             let own = (first.eth_src, first.eth_dst) == (conn.first.eth_src, conn.first.eth_dst);
             let walk = walked.inspect_err(|_| {
@@ -588,17 +731,31 @@ impl Host {
                 }
             })?;
             let mut to = key;
-            if way == Way::Original {
-                (to.eth_src, to.eth_dst) = (walk.key.eth_src, walk.key.eth_dst);
-            } else if conn.seen != conn.wire && conn.from.is_some() {
-                (to.eth_src, to.eth_dst) = (conn.first.eth_dst, conn.first.eth_src);
+            if conn.seen != conn.wire {
+                if way == Way::Original {
+                    (to.eth_src, to.eth_dst) = (walk.key.eth_src, walk.key.eth_dst);
+                } else if conn.from.is_some() {
+                    (to.eth_src, to.eth_dst) = (conn.first.eth_dst, conn.first.eth_src);
+                }
             }
             translate(&mut to, &conn, way, a.quote.is_some());
-            self.stateless(origin, a.network, &to)?;
-            let place = self.place(a.network, to.dst_mac());
-            return Ok((to, place.ok_or(DropReason::UnknownUnicast)?));
+            self.stateless(origin, &to, Direction::Egress)?;
+            let (network, place) = if original {
+                (to.eth_src, to.eth_dst) = (walk.key.eth_src, walk.key.eth_dst);
+                (walk.network, walk.place)
+            } else {
+                self.route(origin, a.network, &mut to, trail)?
+            };
+            if let Place::Here(receiver) = place {
+                self.stateless(Some(receiver), &to, Direction::Ingress)?;
+            }
+            return Ok((to, network, place));
         }
-        let walk = self.walk(origin, a.network, &key, None, seen)?;
+        let walk = self.walk((origin, a.network), &key, None, seen, trail)?;
+        // What ends at a router begins nothing.
+        if expires(trail, key.ip_ttl).is_some() {
+            return Err(DropReason::TtlExceeded);
+        }
         let to = match walk.place {
             Place::Here(port) => Some(port),
             _ => None,
@@ -609,6 +766,7 @@ impl Host {
             self.conns
                 .retain(|c| !(c.from == to && c.to == origin && c.wire.reversed() == wire));
             self.conns.push(Conn {
+                network: a.network,
                 from: origin,
                 to,
                 first: key,
@@ -618,7 +776,7 @@ impl Host {
         } else if walk.tracked && begins(&key) == Begins::Nothing {
             return Err(DropReason::ConntrackInvalid);
         }
-        Ok((walk.key, walk.place))
+        Ok((walk.key, walk.network, walk.place))
     }
 
     /// The connection that a packet belongs to, and its direction (an error's is that of what it tells about, turned).
@@ -663,11 +821,11 @@ impl Host {
     /// The way of a connection's first packet: egress group, chains of the source, L2, chains of the destination, ingress group.
     fn walk(
         &self,
-        origin: Option<PortUuid>,
-        network: NetId,
+        (origin, network): (Option<PortUuid>, NetId),
         first: &FlowKey,
         bound: Option<FiveTuple>,
         seen: &[PortUuid],
+        trail: &mut Trail,
     ) -> Result<Walk, DropReason> {
         let mut key = *first;
         let mut tracked = false;
@@ -679,7 +837,7 @@ impl Host {
             tracked |= self.tracks(port, &key, Direction::Egress);
             self.group(port, &key, Direction::Egress)?;
             for chain in self.chains() {
-                let receiver = self.end(network, key.dst_mac());
+                let receiver = self.far_end(network, &key);
                 let of = |c: &&Classifier| {
                     let named = |s| receiver.is_some_and(|end| is_end(s, end));
                     c.source.is_some_and(|s| side(s, port)) && c.destination.is_none_or(named)
@@ -695,8 +853,7 @@ impl Host {
                 }
             }
         }
-        let place = self.place(network, key.dst_mac());
-        let place = place.ok_or(DropReason::UnknownUnicast)?;
+        let (network, place) = self.route(origin, network, &mut key, trail)?;
         let hairpin = key.ip_src != first.ip_src;
         match place {
             Place::Here(port) if origin == Some(port) && !hairpin => Err(DropReason::SplitHorizon),
@@ -711,6 +868,7 @@ impl Host {
                 self.group(port, &key, Direction::Ingress)?;
                 Ok(Walk {
                     key,
+                    network,
                     place,
                     tracked,
                 })
@@ -730,6 +888,7 @@ impl Host {
                 if self.is_ping_to(network, &key) && origin.is_some() {
                     return Ok(Walk {
                         key,
+                        network,
                         place,
                         tracked: false,
                     });
@@ -737,8 +896,15 @@ impl Host {
                 Err(DropReason::NoListener)
             }
             Place::Host(_) | Place::Foreign if origin.is_none() => Err(DropReason::SplitHorizon),
+            Place::Router => Ok(Walk {
+                key,
+                network,
+                place,
+                tracked: false,
+            }),
             Place::Host(_) | Place::Foreign => Ok(Walk {
                 key,
+                network,
                 place,
                 tracked,
             }),
@@ -768,22 +934,14 @@ impl Host {
     /// Ports without state judge each packet by itself, both ways.
     fn stateless(
         &self,
-        origin: Option<PortUuid>,
-        network: NetId,
+        port: Option<PortUuid>,
         key: &FlowKey,
+        direction: Direction,
     ) -> Result<(), DropReason> {
-        if let Some(port) = origin.and_then(|p| self.port(p))
-            && !self.stateful(port)
-        {
-            self.group(port, key, Direction::Egress)?;
+        match port.and_then(|p| self.port(p)) {
+            Some(port) if !self.stateful(port) => self.group(port, key, direction),
+            _ => Ok(()),
         }
-        if let Some(Place::Here(to)) = self.place(network, key.dst_mac())
-            && let Some(port) = self.port(to)
-            && !self.stateful(port)
-        {
-            self.group(port, key, Direction::Ingress)?;
-        }
-        Ok(())
     }
 
     fn functions(
