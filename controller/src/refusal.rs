@@ -14,6 +14,14 @@ pub enum Refusal {
         /// What was asked for.
         id: String,
     },
+    /// Nothing like that is there, in words of its own.
+    #[error("{text}")]
+    NoSuch {
+        /// The reason's word.
+        name: &'static str,
+        /// What is not there.
+        text: String,
+    },
     /// The request contradicts itself or what is there, whatever the state may become.
     #[error("{text}")]
     Invalid {
@@ -86,6 +94,14 @@ impl Refusal {
     /// A [`Refusal::Conflict`].
     pub fn conflict(name: &'static str, text: impl Into<String>) -> Self {
         Self::Conflict {
+            name,
+            text: text.into(),
+        }
+    }
+
+    /// A [`Refusal::NoSuch`].
+    pub fn no_such(name: &'static str, text: impl Into<String>) -> Self {
+        Self::NoSuch {
             name,
             text: text.into(),
         }

@@ -11,7 +11,7 @@
 use crate::{
     api::Scene,
     refusal::Refusal,
-    rules::{Caller, Change, Rule, Write},
+    rules::{Act, Acted, Caller, Change, Deed, Rule, Write},
     store::{Read, Record, View},
     time::Seconds,
 };
@@ -160,6 +160,14 @@ impl Field {
         self
     }
 
+    /// May be named in an update only.
+    #[must_use]
+    pub const fn update_only(mut self, absent: Absent) -> Self {
+        self.update = Policy::Anyone;
+        self.absent = absent;
+        self
+    }
+
     /// May be `null`.
     #[must_use]
     pub const fn or_null(mut self) -> Self {
@@ -232,6 +240,43 @@ impl Verb {
     }
 }
 
+/// What an action's answer shows.
+#[derive(Debug, Clone, Copy)]
+pub enum Reply {
+    /// The object, under its singular name.
+    Object,
+    /// These fields, bare.
+    Fields(&'static [Field]),
+}
+
+/// What can be done with an object besides the five verbs: a PUT on a path below it.
+#[derive(Debug, Clone, Copy)]
+pub struct Action {
+    /// The last part of the path, and the verb in audit and metrics.
+    pub name: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+    /// The name of its policy.
+    pub rule: &'static str,
+    /// Who may do it at all.
+    pub policy: Policy,
+    /// Are the arguments under the singular name, as in an update? Otherwise they are the body, which may be left out.
+    pub wrapped: bool,
+    /// The arguments; who may name them and what they are otherwise is as in a create.
+    pub arguments: &'static [Field],
+    /// What the answer shows.
+    pub reply: Reply,
+    /// The status of the answer.
+    pub success: u16,
+}
+
+impl Action {
+    /// The argument with this name.
+    pub fn argument(&self, name: &str) -> Option<&'static Field> {
+        self.arguments.iter().find(|field| field.name == name)
+    }
+}
+
 /// The table of one resource.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec {
@@ -259,6 +304,8 @@ pub struct Spec {
     pub bare: bool,
     /// Its fields besides those that all have.
     pub fields: &'static [Field],
+    /// What can be done with it besides.
+    pub actions: &'static [Action],
     /// The typed half.
     pub ops: &'static dyn Operations,
 }
@@ -376,6 +423,8 @@ pub trait Resource:
     const SPEC: &'static Spec;
     /// What must hold, in the order in which it is judged.
     const RULES: &'static [Rule<Self>];
+    /// What the table's actions do, by name.
+    const ACTS: &'static [(&'static str, Act<Self>)] = &[];
 
     /// What every object has.
     fn meta(&self) -> &Meta;
@@ -543,6 +592,21 @@ pub trait Operations: fmt::Debug + Send + Sync {
         caller: &Caller,
     ) -> Result<Judged, Refusal>;
 
+    /// What an action of the table does with an object.
+    ///
+    /// # Errors
+    /// When it can't be done.
+    fn act(
+        &self,
+        action: &str,
+        view: &View,
+        deed: &Deed<'_, dyn Object>,
+        caller: &Caller,
+    ) -> Result<Acted<Arc<dyn Object>>, Refusal>;
+
+    /// The names of the actions that it can do.
+    fn acts(&self) -> Vec<&'static str>;
+
     /// See [`Resource::once`].
     fn once(&self, change: &Change<'_, dyn Object>) -> Option<(&'static str, Value)>;
 }
@@ -625,6 +689,34 @@ impl<T: Resource> Operations for Ops<T> {
             after.map(|object| Arc::new(object) as Arc<dyn Object>),
             writes,
         ))
+    }
+
+    fn act(
+        &self,
+        action: &str,
+        view: &View,
+        deed: &Deed<'_, dyn Object>,
+        caller: &Caller,
+    ) -> Result<Acted<Arc<dyn Object>>, Refusal> {
+        let act = T::ACTS.iter().find(|(name, _)| *name == action);
+        let (Some((_, act)), Some(object)) = (act, typed::<T>(Some(deed.object))) else {
+            unreachable!("a table declares what its resource can do, and is asked about its own");
+        };
+        let deed = Deed {
+            object,
+            arguments: deed.arguments,
+            moment: deed.moment,
+        };
+        let acted = act(view, &deed, caller)?;
+        Ok(Acted {
+            object: Arc::new(acted.object),
+            writes: acted.writes,
+            reply: acted.reply,
+        })
+    }
+
+    fn acts(&self) -> Vec<&'static str> {
+        T::ACTS.iter().map(|(name, _)| *name).collect()
     }
 
     fn once(&self, change: &Change<'_, dyn Object>) -> Option<(&'static str, Value)> {

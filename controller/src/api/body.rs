@@ -6,7 +6,7 @@
 use crate::{
     api::scene::permits,
     refusal::Refusal,
-    resource::{Absent, Field, Kind, Policy, Spec, Verb, boolean},
+    resource::{Absent, Action, Field, Kind, Policy, Spec, Verb, boolean},
     resources::subnet::loose_prefix,
     rules::{Caller, Given},
 };
@@ -86,17 +86,7 @@ pub(super) fn admit(
         )));
     };
     let project_id = project(&mut body, caller)?;
-    let unknown: Vec<String> = body
-        .keys()
-        .filter(|name| spec.field(name).is_none())
-        .map(|name| format!("'{name}'"))
-        .collect();
-    if !unknown.is_empty() {
-        return Err(bad(format!(
-            "Unrecognized attribute(s) {}",
-            unknown.join(", ")
-        )));
-    }
+    known(&body, |name| spec.field(name).is_some())?;
     let mut given = Given::new();
     let mut fields = Map::new();
     for field in spec.fields() {
@@ -128,12 +118,7 @@ pub(super) fn admit(
     if verb == Verb::Create {
         for field in spec.fields().filter(|field| !given.contains(field.name)) {
             match field.absent {
-                Absent::Required => {
-                    return Err(bad(format!(
-                        "Failed to parse request. Required attribute '{}' not specified",
-                        field.name
-                    )));
-                }
+                Absent::Required => return Err(required(field)),
                 Absent::Computed => {}
                 default @ (Absent::Null
                 | Absent::Text(_)
@@ -151,6 +136,98 @@ pub(super) fn admit(
         given,
         project_id,
     })
+}
+
+/// Checks the arguments of an action.
+///
+/// # Errors
+/// The first thing that is wrong with them.
+pub(super) fn arguments(
+    spec: &Spec,
+    action: &Action,
+    bytes: &[u8],
+) -> Result<Map<String, Value>, Refusal> {
+    let body = if action.wrapped {
+        let (mut bodies, _) = objects(spec, bytes, false)?;
+        bodies.pop().unwrap_or_default()
+    } else if bytes.is_empty() {
+        json!({})
+    } else {
+        let body = serde_json::from_slice(bytes).ok();
+        body.ok_or_else(|| bad("Body contains invalid data"))?
+    };
+    let Value::Object(mut body) = body else {
+        return Err(bad(format!(
+            "Invalid format: the arguments of {} are not a dictionary",
+            action.name
+        )));
+    };
+    known(&body, |name| action.argument(name).is_some())?;
+    let mut arguments = Map::new();
+    for field in action.arguments {
+        let value = match body.remove(field.name) {
+            Some(value) => normal(field, value)?,
+            None => match field.absent {
+                Absent::Required => return Err(required(field)),
+                Absent::Computed => continue,
+                default @ (Absent::Null
+                | Absent::Text(_)
+                | Absent::Bool(_)
+                | Absent::Int(_)
+                | Absent::List
+                | Absent::Object) => default.value(),
+            },
+        };
+        arguments.insert(field.name.to_owned(), value);
+    }
+    Ok(arguments)
+}
+
+/// Refuses names that a table does not know.
+fn known(body: &Map<String, Value>, knows: impl Fn(&str) -> bool) -> Result<(), Refusal> {
+    let unknown: Vec<String> = body
+        .keys()
+        .filter(|name| !knows(name))
+        .map(|name| format!("'{name}'"))
+        .collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    Err(bad(format!(
+        "Unrecognized attribute(s) {}",
+        unknown.join(", ")
+    )))
+}
+
+fn required(field: &Field) -> Refusal {
+    bad(format!(
+        "Failed to parse request. Required attribute '{}' not specified",
+        field.name
+    ))
+}
+
+/// May the caller do this action?
+///
+/// # Errors
+/// When its policy says no.
+pub(super) fn authorise_action(
+    action: &Action,
+    arguments: &Map<String, Value>,
+    caller: &Caller,
+) -> Result<(), Refusal> {
+    let rule = action.rule;
+    if !caller.member || !permits(action.policy, caller) {
+        return Err(Refusal::denied(format!("rule:{rule}")));
+    }
+    for field in action.arguments {
+        if arguments.contains_key(field.name) && !permits(field.create, caller) {
+            let name = field.name;
+            return Err(Refusal::denied(format!(
+                "(rule:{rule} and rule:{rule}:{name})"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// May the caller name these attributes?

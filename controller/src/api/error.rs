@@ -71,7 +71,7 @@ impl ApiError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Refused(refusal) => match refusal {
-                Refusal::Missing { .. } => StatusCode::NOT_FOUND,
+                Refusal::Missing { .. } | Refusal::NoSuch { .. } => StatusCode::NOT_FOUND,
                 Refusal::Invalid { .. } => StatusCode::BAD_REQUEST,
                 Refusal::Conflict { .. } | Refusal::OverQuota { .. } => StatusCode::CONFLICT,
                 Refusal::Denied { .. } => StatusCode::FORBIDDEN,
@@ -93,9 +93,9 @@ impl ApiError {
         match self {
             Self::Refused(refusal) => match refusal {
                 Refusal::Missing { kind, .. } => format!("{kind}NotFound"),
-                Refusal::Invalid { name, .. } | Refusal::Conflict { name, .. } => {
-                    (*name).to_owned()
-                }
+                Refusal::Invalid { name, .. }
+                | Refusal::Conflict { name, .. }
+                | Refusal::NoSuch { name, .. } => (*name).to_owned(),
                 Refusal::Denied { .. } => "PolicyNotAuthorized".to_owned(),
                 Refusal::OverQuota { .. } => "OverQuota".to_owned(),
                 Refusal::Stale { .. } => "RevisionNumberConstraintFailed".to_owned(),
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_status_and_name() {
-        let table: [(ApiError, u16, &str); 15] = [
+        let table: [(ApiError, u16, &str); 16] = [
             (ApiError::Slow, 408, "HTTPRequestTimeout"),
             (ApiError::NoBackup(String::new()), 503, "ServiceUnavailable"),
             (
@@ -167,6 +167,7 @@ mod tests {
                 404,
                 "NetworkNotFound",
             ),
+            (Refusal::no_such("NoThing", "x").into(), 404, "NoThing"),
             (Refusal::input("x").into(), 400, "InvalidInput"),
             (
                 Refusal::conflict("NetworkInUse", "x").into(),

@@ -35,6 +35,16 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "An empty filter means empty.",
     ),
     (
+        "extraroute",
+        "Neutron Extra Route",
+        "Routers have routes besides those to their subnets.",
+    ),
+    (
+        "extraroute-atomic",
+        "Atomically add/remove extra routes",
+        "Routes are added to a router's own and taken from them.",
+    ),
+    (
         "flow_classifier",
         "Flow Classifier",
         "Which connections enter a chain.",
@@ -43,6 +53,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "ip-substring-filtering",
         "IP address substring filtering",
         "Ports by part of an address.",
+    ),
+    (
+        "l3-port-ip-change-not-allowed",
+        "Prevent L3 router ports IP address change extension",
+        "A router's port keeps its addresses.",
     ),
     (
         "l2_adjacency",
@@ -100,6 +115,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "revision-if-match",
         "If-Match constraints based on revision_number",
         "Changes by revision.",
+    ),
+    (
+        "router-admin-state-down-before-update",
+        "Enforce Router's Admin State Down Before Update Extension",
+        "distributed and ha are changed while a router is down.",
     ),
     ("security-group", "security-group", "Rules that allow."),
     (

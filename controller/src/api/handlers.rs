@@ -1,7 +1,8 @@
-//! What do list, create, show, update and delete do?
+//! What do list, create, show, update, delete and the actions do?
 //!
-//! The five handlers, once for all resources, after the caller is known. The order of the checks is
-//! Neutron's: shape of the body, then existence, then policy, then the rules inside the transaction.
+//! The five handlers, and the sixth for what a table declares besides, once for all resources, after the
+//! caller is known. The order of the checks is Neutron's: shape of the body, then existence, then policy,
+//! then the rules inside the transaction.
 
 use crate::{
     api::{
@@ -12,9 +13,9 @@ use crate::{
         scene::Scene,
     },
     refusal::Refusal,
-    resource::{Lookup, Meta, Object, Spec, Verb, index_prefix},
+    resource::{Action, Field, Lookup, Meta, Object, Reply, Spec, Verb, index_prefix},
     resources::security_group,
-    rules::{Caller, Enacted, Given, Order, enact, stored},
+    rules::{self, Caller, Enacted, Given, Order, enact, stored},
     store::{Read, Snapshot, transact},
 };
 use axum::{
@@ -218,6 +219,48 @@ impl Api {
         Ok(respond_empty(StatusCode::NO_CONTENT))
     }
 
+    /// PUT on an action of an object.
+    pub(crate) async fn act(
+        &self,
+        spec: &'static Spec,
+        action: &'static Action,
+        id: &str,
+        asked: &Asked,
+    ) -> Answer {
+        let arguments = body::arguments(spec, action, &asked.body)?;
+        self.owned(spec, action.rule, id, asked)?;
+        body::authorise_action(action, &arguments, &asked.caller)?;
+        let wanted = if_match(&asked.headers);
+        let occasion = self.core.occasion();
+        let (asking, key) = (Arc::clone(&asked.caller), id.to_owned());
+        let acted = transact(self.core.store.as_ref(), move |view| {
+            let before = visible(view, spec, &key, &asking)?;
+            compare_revision(before.as_ref(), wanted)?;
+            let moment = occasion.moment();
+            rules::act(view, before, action.name, &arguments, &asking, &moment)
+        });
+        let acted = acted.await;
+        let ids = [id.to_owned()];
+        let acted = self.audited(&asked.caller, action.name, spec.singular, &ids, acted);
+        let (enacted, mut reply) = acted.await?.value;
+        let snapshot = self.core.store.snapshot();
+        let scene = self.scene(&snapshot, &asked.caller);
+        let shown = match action.reply {
+            Reply::Object => {
+                json!({spec.singular: rendered(&scene, spec, &enacted).unwrap_or_default()})
+            }
+            Reply::Fields(fields) => {
+                let value = |field: &Field| {
+                    let value = reply.swap_remove(field.name).unwrap_or_default();
+                    (field.name.to_owned(), value)
+                };
+                Value::Object(fields.iter().map(value).collect())
+            }
+        };
+        let success = StatusCode::from_u16(action.success).unwrap_or(StatusCode::OK);
+        Ok(respond(success, &shown))
+    }
+
     /// May the caller do this? What is visible but not the caller's own is not the caller's to change.
     pub(crate) fn may_write(
         &self,
@@ -227,12 +270,17 @@ impl Api {
         id: &str,
         asked: &Asked,
     ) -> Result<(), Refusal> {
+        self.owned(spec, &spec.rule(verb), id, asked)?;
+        body::authorise(spec, verb, given, &asked.caller)
+    }
+
+    fn owned(&self, spec: &Spec, rule: &str, id: &str, asked: &Asked) -> Result<(), Refusal> {
         let snapshot = self.core.store.snapshot();
         let object = visible(&snapshot, spec, id, &asked.caller)?;
-        if !asked.caller.owns(&object.meta().project_id) {
-            return Err(Refusal::denied(format!("rule:{}", spec.rule(verb))));
+        if asked.caller.owns(&object.meta().project_id) {
+            return Ok(());
         }
-        body::authorise(spec, verb, given, &asked.caller)
+        Err(Refusal::denied(format!("rule:{rule}")))
     }
 
     /// Enacts the order that is made of the object as the transaction finds it, and notes it.

@@ -1,7 +1,7 @@
 //! How does a request walk?
 //!
 //! `identity → body → handler → rules → store`: who asks ([`crate::identity`]), is the body
-//! what the table admits (`body`), one of five handlers (`handlers`), the rules inside the store's
+//! what the table admits (`body`), one of the handlers (`handlers`), the rules inside the store's
 //! transaction, and the answer as this caller may see it (`scene`). Routes come from the
 //! [`REGISTRY`]; what is no resource (versions, extensions, quotas, tags, the identity API, metrics)
 //! has a file each.
@@ -31,7 +31,7 @@ pub use serve::{Limits, serve};
 use crate::{
     Core, identity,
     refusal::Refusal,
-    resource::{Spec, Verb},
+    resource::{Action, Spec, Verb},
     resources::REGISTRY,
     rules::Caller,
     stats::Stats,
@@ -132,6 +132,17 @@ impl Api {
                         },
                     ),
                 );
+            for action in spec.actions {
+                let path = format!("{one}/{}", action.name);
+                router = router.route(
+                    &path,
+                    any(
+                        move |State(api): State<Api>, Path(id): Path<String>, request| async move {
+                            api.action(spec, action, &id, request).await
+                        },
+                    ),
+                );
+            }
             if spec.tags {
                 let tags = format!("{one}/tags");
                 let tag = format!("{one}/tags/{{tag}}");
@@ -195,6 +206,29 @@ impl Api {
         };
         self.stats
             .request(spec.plural, verb, response.status(), started.elapsed());
+        response
+    }
+
+    async fn action(
+        &self,
+        spec: &'static Spec,
+        action: &'static Action,
+        id: &str,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let started = Instant::now();
+        let method = request.method().clone();
+        let answer = async {
+            let asked = self.read(request).await?;
+            if method == Method::PUT {
+                self.act(spec, action, id, &asked).await
+            } else {
+                Err(ApiError::NoMethod)
+            }
+        };
+        let response = finish(answer.await);
+        let (code, took) = (response.status(), started.elapsed());
+        self.stats.request(spec.plural, action.name, code, took);
         response
     }
 

@@ -3,7 +3,7 @@
 //! An `OpenAPI` 3.1 document made from the tables. It is served, and committed as `controller/openapi.json`.
 
 use crate::{
-    resource::{Field, Kind, Policy, Spec, Verb},
+    resource::{Absent, Action, Field, Kind, Policy, Reply, Spec, Verb},
     resources::REGISTRY,
 };
 use axum::{
@@ -37,30 +37,37 @@ fn schema(field: &Field) -> Value {
 }
 
 fn object(spec: &Spec, wanted: impl Fn(&Field) -> bool) -> Value {
-    let fields: Map<String, Value> = spec
-        .fields()
-        .filter(|field| wanted(field))
+    object_of(spec.fields().filter(|field| wanted(field)))
+}
+
+fn object_of<'a>(fields: impl Iterator<Item = &'a Field>) -> Value {
+    let fields: Map<String, Value> = fields
         .map(|field| (field.name.to_owned(), schema(field)))
         .collect();
     json!({"type": "object", "properties": fields})
 }
 
+fn content(schema: &Value) -> Value {
+    json!({"content": {"application/json": {"schema": schema}}})
+}
+
 fn wrapped(key: &str, inner: &Value) -> Value {
     let schema = json!({"type": "object", "properties": {key: inner}, "required": [key]});
-    json!({"content": {"application/json": {"schema": schema}}})
+    content(&schema)
+}
+
+fn described(mut answer: Value) -> Value {
+    if let Some(object) = answer.as_object_mut() {
+        object.insert("description".to_owned(), json!("done"));
+    }
+    answer
 }
 
 fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
     let shown = json!({"$ref": format!("#/components/schemas/{}", spec.singular)});
     let many = json!({"type": "array", "items": shown});
     let (one_key, many_key) = (spec.singular, spec.plural);
-    let answer = |key: &str, inner: &Value| {
-        let mut answer = wrapped(key, inner);
-        if let Some(object) = answer.as_object_mut() {
-            object.insert("description".to_owned(), json!("done"));
-        }
-        answer
-    };
+    let answer = |key: &str, inner: &Value| described(wrapped(key, inner));
     let (mut collection, mut item) = (Map::new(), Map::new());
     for verb in spec.verbs {
         match verb {
@@ -122,10 +129,50 @@ fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
             }
         }
     }
-    let id = json!([{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}]);
-    item.insert("parameters".to_owned(), id);
+    item.insert("parameters".to_owned(), parameters());
     paths.insert(format!("/v2.0/{}", spec.path), Value::Object(collection));
-    paths.insert(format!("/v2.0/{}/{{id}}", spec.path), Value::Object(item));
+    let one = format!("/v2.0/{}/{{id}}", spec.path);
+    for action in spec.actions {
+        let path = format!("{one}/{}", action.name);
+        let done = self::action(spec, action);
+        paths.insert(path, json!({"put": done, "parameters": parameters()}));
+    }
+    paths.insert(one, Value::Object(item));
+}
+
+fn parameters() -> Value {
+    json!([{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}])
+}
+
+fn action(spec: &Spec, action: &Action) -> Value {
+    let mut arguments = object_of(action.arguments.iter());
+    let must = |field: &&Field| matches!(field.absent, Absent::Required);
+    let required: Vec<&str> = action
+        .arguments
+        .iter()
+        .filter(must)
+        .map(|f| f.name)
+        .collect();
+    if !required.is_empty()
+        && let Some(object) = arguments.as_object_mut()
+    {
+        object.insert("required".to_owned(), json!(required));
+    }
+    let body = if action.wrapped {
+        wrapped(spec.singular, &arguments)
+    } else {
+        content(&arguments)
+    };
+    let answer = match action.reply {
+        Reply::Object => {
+            let shown = json!({"$ref": format!("#/components/schemas/{}", spec.singular)});
+            wrapped(spec.singular, &shown)
+        }
+        Reply::Fields(fields) => content(&object_of(fields.iter())),
+    };
+    let responses = Map::from_iter([(action.success.to_string(), described(answer))]);
+    let body = json!({"requestBody": body, "responses": responses});
+    operation(spec, action.doc.to_owned(), body)
 }
 
 /// An operation of a resource: grouped with its others, and refused as all are.
@@ -231,6 +278,14 @@ mod tests {
                     let responses = operation["responses"].as_object().unwrap();
                     assert!(responses.keys().any(|status| status.starts_with('2')));
                 }
+            }
+        }
+        for spec in REGISTRY {
+            for action in spec.actions {
+                let path = format!("/v2.0/{}/{{id}}/{}", spec.path, action.name);
+                let operation = &document["paths"][&path]["put"];
+                let success = action.success.to_string();
+                assert!(operation["responses"].get(&success).is_some(), "{path}");
             }
         }
         let mut found = Vec::new();

@@ -19,7 +19,9 @@ use uuid::Uuid;
 
 use super::{
     Complaint, chain,
-    intent::{Change, HostName, Index, Intent, Object, remote_set, sides, vip_port},
+    intent::{
+        Change, Function, HostName, Index, Intent, Object, Port, remote_set, sides, vip_port,
+    },
     l2, needs, section,
 };
 
@@ -33,6 +35,8 @@ pub struct Touched {
     pub ports: BTreeSet<Id<kind::Port>>,
     /// The chains whose complaints may differ now, gone ones included.
     pub chains: BTreeSet<Id<kind::PortChain>>,
+    /// The networks of which something else than their own section may be realised or not now.
+    pub networks: BTreeSet<Id<kind::Network>>,
     /// The hosts whose own record changed, gone ones included.
     pub records: BTreeSet<HostName>,
 }
@@ -43,6 +47,7 @@ impl Touched {
         self.hosts.is_empty()
             && self.ports.is_empty()
             && self.chains.is_empty()
+            && self.networks.is_empty()
             && self.records.is_empty()
     }
 }
@@ -74,6 +79,7 @@ struct Dirty {
     /// Entries to set right.
     entries: BTreeSet<(SectionKey, HostName)>,
     ports: BTreeSet<Id<kind::Port>>,
+    networks: BTreeSet<Id<kind::Network>>,
     records: BTreeSet<HostName>,
 }
 
@@ -122,7 +128,22 @@ impl Compiler {
         self.hosts.iter().map(|(name, state)| (name, &state.config))
     }
 
-    /// The hosts that have a port on a network.
+    /// The networks that a host needs.
+    pub fn networks_of(&self, host: &HostName) -> impl Iterator<Item = Id<kind::Network>> {
+        let needs = self.hosts.get(host).map(|state| &state.needs);
+        needs.into_iter().flatten().filter_map(|key| match key {
+            SectionKey::Network(id) => Some(*id),
+            SectionKey::Vteps
+            | SectionKey::AddressSet(_)
+            | SectionKey::Group(_)
+            | SectionKey::Chain(_)
+            | SectionKey::Port(_)
+            | SectionKey::Endpoint(_)
+            | SectionKey::Router(_) => None,
+        })
+    }
+
+    /// The hosts that need a network: they have a port on it, or on one that routers join with it.
     pub fn hosts_of(&self, network: Id<kind::Network>) -> impl Iterator<Item = &HostName> {
         self.holders.of(&SectionKey::Network(network))
     }
@@ -186,28 +207,25 @@ impl Compiler {
                     for port in intent.ports_on.of(&network.id) {
                         self.mark_port(*port, dirty);
                     }
+                    for router in intent.routers_on(network.id) {
+                        self.mark_router(router, dirty);
+                    }
                 }
             }
             Object::Subnet(subnet) => {
                 dirty.sections.insert(SectionKey::Network(subnet.network));
+                let routers = intent.routers_on(subnet.network);
+                dirty
+                    .sections
+                    .extend(routers.into_iter().map(SectionKey::Router));
             }
-            Object::Port(port) => {
-                let id = port.section.id;
-                self.mark_port(id, dirty);
-                // Also once the index has lost it.
-                dirty.hosts.extend(port.host.clone());
-                dirty.ports.insert(id);
-                for group in &port.section.security_groups {
-                    dirty
-                        .sections
-                        .insert(SectionKey::AddressSet(Id::new(group.uuid())));
-                }
-                for function in intent.functions_of.of(&id) {
-                    for chain in intent.chains_of_function.of(function) {
-                        dirty.sections.insert(SectionKey::Chain(*chain));
-                    }
+            Object::Router(router) => {
+                dirty.sections.insert(SectionKey::Router(router.id));
+                if extent == Extent::Existence {
+                    self.mark_router(router.id, dirty);
                 }
             }
+            Object::Port(port) => self.mark_changed_port(port, dirty),
             Object::Group(group) => {
                 dirty.sections.insert(SectionKey::Group(group.id));
                 if extent == Extent::Existence {
@@ -235,10 +253,7 @@ impl Compiler {
                 for chain in intent.chains_of_function.of(&function.id) {
                     dirty.sections.insert(SectionKey::Chain(*chain));
                 }
-                if let Some(port) = vip_port(function) {
-                    self.mark_endpoint(port, dirty);
-                    dirty.ports.insert(port);
-                }
+                self.mark_virtual_address(function, dirty);
             }
             Object::Chain(chain) => {
                 dirty.sections.insert(SectionKey::Chain(chain.id));
@@ -250,12 +265,41 @@ impl Compiler {
                 }
                 let functions = chain.functions.iter();
                 for function in functions.filter_map(|id| intent.functions.get(id)) {
-                    if let Some(port) = vip_port(function) {
-                        self.mark_endpoint(port, dirty);
-                        dirty.ports.insert(port);
-                    }
+                    self.mark_virtual_address(function, dirty);
                 }
             }
+        }
+    }
+
+    /// A port, and what is made of its addresses.
+    fn mark_changed_port(&self, port: &Port, dirty: &mut Dirty) {
+        let id = port.section.id;
+        self.mark_port(id, dirty);
+        // Also once the index has lost it.
+        dirty.hosts.extend(port.host.clone());
+        dirty.ports.insert(id);
+        if let Some(router) = port.router {
+            self.mark_router(router, dirty);
+        }
+        for group in &port.section.security_groups {
+            let set = SectionKey::AddressSet(Id::new(group.uuid()));
+            dirty.sections.insert(set);
+        }
+        self.mark_vip(id, dirty);
+        for function in self.intent.functions_of.of(&id) {
+            let chains = self.intent.chains_of_function.of(function);
+            dirty
+                .sections
+                .extend(chains.map(|chain| SectionKey::Chain(*chain)));
+        }
+    }
+
+    /// The port of a function's virtual address.
+    fn mark_virtual_address(&self, function: &Function, dirty: &mut Dirty) {
+        if let Some(port) = vip_port(function) {
+            self.mark_endpoint(port, dirty);
+            self.mark_vip(port, dirty);
+            dirty.ports.insert(port);
         }
     }
 
@@ -267,6 +311,28 @@ impl Compiler {
             dirty.hosts.extend(port.host.clone());
         }
         self.mark_endpoint(id, dirty);
+    }
+
+    /// A router that is attached otherwise: whoever needs one of its networks may need other ones now.
+    fn mark_router(&self, id: Id<kind::Router>, dirty: &mut Dirty) {
+        dirty.sections.insert(SectionKey::Router(id));
+        for port in self.intent.interfaces_of(id) {
+            let network = port.section.network;
+            if dirty.networks.insert(network) {
+                dirty.hosts.extend(self.hosts_of(network).cloned());
+            }
+        }
+    }
+
+    /// A port that may hold a virtual address: whoever needs its network serves it.
+    fn mark_vip(&self, id: Id<kind::Port>, dirty: &mut Dirty) {
+        let Some(port) = self.intent.ports.get(&id) else {
+            return;
+        };
+        let network = port.section.network;
+        if self.intent.vips_on.of(&network).any(|vip| *vip == id) {
+            dirty.hosts.extend(self.hosts_of(network).cloned());
+        }
     }
 
     /// A port as the others of its network see it.
@@ -285,17 +351,15 @@ impl Compiler {
             Side::Port(id) => {
                 let port = self.intent.ports.get(&id);
                 dirty.hosts.extend(port.and_then(|port| port.host.clone()));
+                self.mark_vip(id, dirty);
             }
             Side::Network(id) => dirty.hosts.extend(self.hosts_of(id).cloned()),
             Side::Project(id) => {
-                let ports = self
-                    .intent
-                    .ports_of
-                    .of(&id)
-                    .filter_map(|p| self.intent.ports.get(p));
-                dirty
-                    .hosts
-                    .extend(ports.filter_map(|port| port.host.clone()));
+                for port in self.intent.ports_of.of(&id) {
+                    self.mark_vip(*port, dirty);
+                    let port = self.intent.ports.get(port);
+                    dirty.hosts.extend(port.and_then(|port| port.host.clone()));
+                }
             }
         }
     }
@@ -340,6 +404,7 @@ impl Compiler {
             hosts: BTreeMap::new(),
             ports: dirty.ports,
             chains,
+            networks: dirty.networks,
             records: dirty.records,
         };
         for (key, host) in dirty.entries {

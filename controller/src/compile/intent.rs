@@ -91,6 +91,23 @@ pub struct Port {
     pub section: hostconfig::Port,
     /// The host that it is bound to.
     pub host: Option<HostName>,
+    /// The router whose interface it is.
+    pub router: Option<Id<kind::Router>>,
+}
+
+/// A router; its interfaces are ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Router {
+    /// Its id.
+    pub id: Id<kind::Router>,
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub project: Id<kind::Project>,
+    /// Routing on or off.
+    pub admin_up: bool,
+    /// Routes besides those to its interfaces' subnets.
+    pub routes: Vec<Route>,
 }
 
 /// A security group, without its rules.
@@ -200,6 +217,8 @@ pub enum Object {
     Subnet(Arc<Subnet>),
     /// A port.
     Port(Arc<Port>),
+    /// A router.
+    Router(Arc<Router>),
     /// A security group.
     Group(Arc<Group>),
     /// A rule of one.
@@ -223,6 +242,8 @@ pub enum ObjectId {
     Subnet(Id<kind::Subnet>),
     /// A port.
     Port(Id<kind::Port>),
+    /// A router.
+    Router(Id<kind::Router>),
     /// A security group.
     Group(Id<kind::SecurityGroup>),
     /// A rule of one.
@@ -243,6 +264,7 @@ impl Object {
             Self::Network(o) => ObjectId::Network(o.id),
             Self::Subnet(o) => ObjectId::Subnet(o.id),
             Self::Port(o) => ObjectId::Port(o.section.id),
+            Self::Router(o) => ObjectId::Router(o.id),
             Self::Group(o) => ObjectId::Group(o.id),
             Self::Rule(o) => ObjectId::Rule(o.section.id),
             Self::Classifier(o) => ObjectId::Classifier(o.id),
@@ -304,6 +326,7 @@ pub struct Intent {
     pub(crate) networks: Table<kind::Network, hostconfig::Network>,
     pub(crate) subnets: Table<kind::Subnet, Subnet>,
     pub(crate) ports: Table<kind::Port, Port>,
+    pub(crate) routers: Table<kind::Router, Router>,
     pub(crate) groups: Table<kind::SecurityGroup, Group>,
     pub(crate) rules: Table<kind::Rule, Rule>,
     pub(crate) classifiers: Table<kind::FlowClassifier, Classifier>,
@@ -313,6 +336,8 @@ pub struct Intent {
     pub(crate) hosts_named: Index<HostName, Id<kind::Host>>,
     pub(crate) subnets_of: Index<Id<kind::Network>, Id<kind::Subnet>>,
     pub(crate) ports_on: Index<Id<kind::Network>, Id<kind::Port>>,
+    pub(crate) interfaces_of: Index<Id<kind::Router>, Id<kind::Port>>,
+    pub(crate) interfaces_on: Index<Id<kind::Network>, Id<kind::Port>>,
     pub(crate) ports_at: Index<HostName, Id<kind::Port>>,
     pub(crate) ports_of: Index<Id<kind::Project>, Id<kind::Port>>,
     pub(crate) members: Index<Id<kind::SecurityGroup>, Id<kind::Port>>,
@@ -321,6 +346,8 @@ pub struct Intent {
     pub(crate) chains_of_classifier: Index<Id<kind::FlowClassifier>, Id<kind::PortChain>>,
     pub(crate) chains_of_function: Index<Id<kind::Function>, Id<kind::PortChain>>,
     pub(crate) functions_of: Index<Id<kind::Port>, Id<kind::Function>>,
+    /// Ports that hold a function's virtual address, whether a chain uses it or not.
+    pub(crate) vips_on: Index<Id<kind::Network>, Id<kind::Port>>,
 }
 
 impl Intent {
@@ -331,6 +358,7 @@ impl Intent {
             ObjectId::Network(id) => self.networks.get(&id).cloned().map(Object::Network),
             ObjectId::Subnet(id) => self.subnets.get(&id).cloned().map(Object::Subnet),
             ObjectId::Port(id) => self.ports.get(&id).cloned().map(Object::Port),
+            ObjectId::Router(id) => self.routers.get(&id).cloned().map(Object::Router),
             ObjectId::Group(id) => self.groups.get(&id).cloned().map(Object::Group),
             ObjectId::Rule(id) => self.rules.get(&id).cloned().map(Object::Rule),
             ObjectId::Classifier(id) => self.classifiers.get(&id).cloned().map(Object::Classifier),
@@ -345,6 +373,7 @@ impl Intent {
         ids.extend(self.networks.keys().copied().map(ObjectId::Network));
         ids.extend(self.subnets.keys().copied().map(ObjectId::Subnet));
         ids.extend(self.ports.keys().copied().map(ObjectId::Port));
+        ids.extend(self.routers.keys().copied().map(ObjectId::Router));
         ids.extend(self.groups.keys().copied().map(ObjectId::Group));
         ids.extend(self.rules.keys().copied().map(ObjectId::Rule));
         ids.extend(self.classifiers.keys().copied().map(ObjectId::Classifier));
@@ -387,7 +416,17 @@ impl Intent {
                 if let Some(host) = &o.host {
                     self.ports_at.insert(host.clone(), port.id);
                 }
+                if let Some(router) = o.router {
+                    self.interfaces_of.insert(router, port.id);
+                    self.interfaces_on.insert(port.network, port.id);
+                }
+                if self.holds_vip(port.id) {
+                    self.vips_on.insert(port.network, port.id);
+                }
                 self.ports.insert(port.id, o);
+            }
+            Object::Router(o) => {
+                self.routers.insert(o.id, o);
             }
             Object::Group(o) => {
                 self.groups.insert(o.id, o);
@@ -405,6 +444,10 @@ impl Intent {
             Object::Function(o) => {
                 for port in function_ports(&o) {
                     self.functions_of.insert(port, o.id);
+                }
+                let holder = vip_port(&o).and_then(|id| self.ports.get(&id));
+                if let Some(port) = holder.map(|port| &port.section) {
+                    self.vips_on.insert(port.network, port.id);
                 }
                 self.functions.insert(o.id, o);
             }
@@ -447,6 +490,14 @@ impl Intent {
                 if let Some(host) = &o.host {
                     self.ports_at.remove(host, &id);
                 }
+                if let Some(router) = o.router {
+                    self.interfaces_of.remove(&router, &id);
+                    self.interfaces_on.remove(&o.section.network, &id);
+                }
+                self.vips_on.remove(&o.section.network, &id);
+            }
+            ObjectId::Router(id) => {
+                self.routers.remove(&id);
             }
             ObjectId::Group(id) => {
                 self.groups.remove(&id);
@@ -470,6 +521,10 @@ impl Intent {
                 };
                 for port in function_ports(&o) {
                     self.functions_of.remove(&port, &id);
+                }
+                let holder = vip_port(&o).filter(|port| !self.holds_vip(*port));
+                if let Some(port) = holder.and_then(|id| self.ports.get(&id)) {
+                    self.vips_on.remove(&port.section.network, &port.section.id);
                 }
             }
             ObjectId::Chain(id) => {
@@ -514,6 +569,38 @@ impl Intent {
         self.ports_on
             .of(&network)
             .filter_map(|id| self.ports.get(id))
+    }
+
+    /// The ports by which a router is attached, by id.
+    pub(crate) fn interfaces_of(
+        &self,
+        router: Id<kind::Router>,
+    ) -> impl Iterator<Item = &Arc<Port>> {
+        self.interfaces_of
+            .of(&router)
+            .filter_map(|id| self.ports.get(id))
+    }
+
+    /// The routers that have an interface on a network, whether they are there or not.
+    pub(crate) fn routers_on(&self, network: Id<kind::Network>) -> BTreeSet<Id<kind::Router>> {
+        self.interfaces_on
+            .of(&network)
+            .filter_map(|id| self.ports.get(id)?.router)
+            .collect()
+    }
+
+    /// Is this port a router's interface?
+    pub fn is_interface(&self, port: Id<kind::Port>) -> bool {
+        self.ports
+            .get(&port)
+            .is_some_and(|port| port.router.is_some())
+    }
+
+    /// Does this port hold the virtual address of a load balancer?
+    fn holds_vip(&self, port: Id<kind::Port>) -> bool {
+        self.functions_of
+            .of(&port)
+            .any(|id| self.functions.get(id).and_then(|f| vip_port(f)) == Some(port))
     }
 
     /// Does this port hold the virtual address of a load balancer that a chain uses?

@@ -91,9 +91,9 @@ pub(super) fn port(intent: &Intent, id: Id<kind::Port>) -> Option<Port> {
     Some(section)
 }
 
-/// A port, for the other hosts of its network.
+/// A port, for the other hosts of its network. A router's interface is told with the router.
 pub(super) fn endpoint(intent: &Intent, id: Id<kind::Port>) -> Option<Endpoint> {
-    let port = intent.ports.get(&id)?;
+    let port = intent.ports.get(&id).filter(|port| port.router.is_none())?;
     let at = if intent.is_vip(id) {
         Location::Virtual
     } else {

@@ -8,7 +8,8 @@
 //! # Who needs what
 //! Every host hears the VTEPs. For its own ports: the ports, their networks, their groups, the
 //! address sets that rules of those groups refer to, the chains whose classifiers name them, their
-//! network or their project. Of its networks' other ports: an endpoint each, where they are.
+//! network or their project. The routers of its networks, those routers' networks, and so on. Of all these
+//! networks: an endpoint for each other port, where it is, and the chains that serve their virtual addresses.
 //!
 //! # Invariants
 //! - Total, pure, deterministic: what can't be realised is a [`Complaint`], never an error.
@@ -17,7 +18,8 @@
 //!
 //! # Cost
 //! A port that changes: its two sections, the sets of its groups, one entry in each host that has a
-//! port on its network. Its own host's needs are listed anew: a walk over that host's ports.
+//! port on its network or on one that routers join with it. Its own host's needs are listed anew: a walk
+//! over that host's ports, and over the routers that they reach.
 
 pub mod incremental;
 pub mod intent;
@@ -25,6 +27,7 @@ pub mod view;
 
 mod chain;
 mod l2;
+mod l3;
 mod policy;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -115,14 +118,22 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
                 .filter(|g| intent.groups.contains_key(*g)),
         );
     }
+    let own = named.iter().filter_map(|side| match side {
+        Side::Network(network) => Some(*network),
+        Side::Port(_) | Side::Project(_) => None,
+    });
+    let (routers, networks) = l3::reach(intent, own.collect());
+    for side in served(intent, &networks) {
+        let classifiers = intent.classifiers_of.of(&side).filter(|id| {
+            let classifier = intent.classifiers.get(id);
+            classifier.is_some_and(|c| c.source.is_none() && c.destination == Some(side))
+        });
+        keys.extend(chains_of(intent, classifiers));
+    }
+    keys.extend(routers.into_iter().map(SectionKey::Router));
+    keys.extend(networks.into_iter().map(SectionKey::Network));
     for side in named {
-        if let Side::Network(network) = side {
-            keys.insert(SectionKey::Network(network));
-        }
-        for classifier in intent.classifiers_of.of(&side) {
-            let chains = intent.chains_of_classifier.of(classifier);
-            keys.extend(chains.map(|chain| SectionKey::Chain(*chain)));
-        }
+        keys.extend(chains_of(intent, intent.classifiers_of.of(&side)));
     }
     for group in groups {
         keys.insert(SectionKey::Group(group));
@@ -139,6 +150,34 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
     keys
 }
 
+fn chains_of<'a>(
+    intent: &Intent,
+    classifiers: impl Iterator<Item = &'a Id<kind::FlowClassifier>>,
+) -> impl Iterator<Item = SectionKey> {
+    classifiers
+        .flat_map(|id| intent.chains_of_classifier.of(id))
+        .map(|chain| SectionKey::Chain(*chain))
+}
+
+/// What a classifier may name as its only end and have served here: a virtual address is served in the
+/// sender's own switch.
+fn served(intent: &Intent, networks: &BTreeSet<Id<kind::Network>>) -> BTreeSet<Side> {
+    let mut sides = BTreeSet::new();
+    for network in networks {
+        let vips = intent.vips_on.of(network);
+        for id in vips.filter(|id| intent.is_vip(**id)) {
+            sides.insert(Side::Port(*id));
+            sides.insert(Side::Network(*network));
+            sides.extend(
+                intent
+                    .port(*id)
+                    .map(|port| Side::Project(port.section.project)),
+            );
+        }
+    }
+    sides
+}
+
 /// Compiles one section; `None` if its object can't be had.
 fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
     let body = match key {
@@ -149,7 +188,7 @@ fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
         SectionKey::Chain(id) => Section::Chain(chain::chain(intent, id)?.0),
         SectionKey::Port(id) => Section::Port(l2::port(intent, id)?),
         SectionKey::Endpoint(id) => Section::Endpoint(l2::endpoint(intent, id)?),
-        SectionKey::Router(_) => return None,
+        SectionKey::Router(id) => Section::Router(l3::router(intent, id)?),
     };
     match Keyed::new(body) {
         Ok(keyed) => Some(keyed),
@@ -209,6 +248,7 @@ impl fmt::Display for ObjectId {
             Self::Network(id) => write!(f, "network {id}"),
             Self::Subnet(id) => write!(f, "subnet {id}"),
             Self::Port(id) => write!(f, "port {id}"),
+            Self::Router(id) => write!(f, "router {id}"),
             Self::Group(id) => write!(f, "security group {id}"),
             Self::Rule(id) => write!(f, "security group rule {id}"),
             Self::Classifier(id) => write!(f, "flow classifier {id}"),

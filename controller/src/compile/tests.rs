@@ -5,6 +5,7 @@ use hostconfig::{
     chain::Algorithm,
     check::check,
     group::{Direction, Family, L4Match, Remote},
+    network::Route,
     port::{AddressPair, FixedIp},
 };
 use net::{Mac, Mtu, UnicastMac, Vni};
@@ -12,8 +13,8 @@ use proptest::prelude::*;
 
 use super::*;
 use intent::{
-    Balancer, BalancerMember, Chain, Change, Function, Group, Host, Object, Port, Rule, Subnet,
-    Work,
+    Balancer, BalancerMember, Chain, Change, Function, Group, Host, Object, Port, Router, Rule,
+    Subnet, Work,
 };
 
 pub(crate) fn id<K>(n: u8) -> Id<K> {
@@ -85,6 +86,32 @@ pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project:
             max_connections: 1000,
         },
         host: host.map(host_name),
+        router: None,
+    }))
+}
+
+pub(crate) fn router(n: u8, admin_up: bool, routes: &[(&str, &str)]) -> Object {
+    let routes = routes.iter().map(|(to, via)| Route {
+        destination: to.parse().unwrap(),
+        nexthop: via.parse().unwrap(),
+    });
+    Object::Router(Arc::new(Router {
+        id: id(n),
+        name: format!("r{n}"),
+        project: id(200),
+        admin_up,
+        routes: routes.collect(),
+    }))
+}
+
+/// A port by which a router is attached to a network.
+pub(crate) fn interface(n: u8, network: u8, router: u8) -> Object {
+    let Object::Port(plain) = port(n, network, None, &[], 200) else {
+        unreachable!()
+    };
+    Object::Port(Arc::new(Port {
+        router: Some(id(router)),
+        ..Port::clone(&plain)
     }))
 }
 
@@ -179,10 +206,23 @@ fn object() -> impl Strategy<Value = Object> {
     ];
     prop_oneof![
         (small(), any::<bool>()).prop_map(|(n, vtep)| host(n, vtep, n == 3)),
-        (0u8..3, "[ab]").prop_map(|(n, name)| network(n, &name)),
-        (small(), 0u8..3, any::<bool>()).prop_map(|(n, w, g)| subnet(n, w, g)),
+        (0u8..5, "[ab]").prop_map(|(n, name)| network(n, &name)),
+        (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, g)| subnet(n, w, g)),
         port_strategy(),
         port_strategy(),
+        (6u8..12, 0u8..5, 0u8..3).prop_map(|(n, w, r)| interface(n, w, r)),
+        (6u8..12, 0u8..5, 0u8..3).prop_map(|(n, w, r)| interface(n, w, r)),
+        (0u8..3, any::<bool>(), any::<bool>()).prop_map(|(n, up, routes)| {
+            router(
+                n,
+                up,
+                if routes {
+                    &[("10.9.0.0/16", "10.0.0.9")]
+                } else {
+                    &[]
+                },
+            )
+        }),
         (0u8..3, any::<bool>()).prop_map(|(n, s)| group(n, s)),
         (small(), 0u8..3, prop::option::of(0u8..3)).prop_map(|(n, g, set)| {
             rule(n, g, set.map_or(Remote::Any, |set| Remote::Set(id(set))))
@@ -207,7 +247,7 @@ fn object() -> impl Strategy<Value = Object> {
 
 fn port_strategy() -> impl Strategy<Value = Object> {
     let groups = prop::collection::btree_set(0u8..3, 0..3);
-    (0u8..8, 0u8..3, prop::option::of(0u8..5), groups, 200u8..202).prop_map(
+    (0u8..8, 0u8..5, prop::option::of(0u8..5), groups, 200u8..202).prop_map(
         |(n, w, h, groups, project)| {
             port(n, w, h, &groups.into_iter().collect::<Vec<_>>(), project)
         },
@@ -358,6 +398,140 @@ fn a_remote_group_follows_its_members_and_their_pairs() {
             .sections
             .contains_key(&key)
     );
+}
+
+fn router_of(config: &HostConfig, n: u8) -> Option<&hostconfig::Router> {
+    let Section::Router(router) = config.sections.get(&SectionKey::Router(id(n)))?.body() else {
+        return None;
+    };
+    Some(router)
+}
+
+/// Networks 0 to 4 with a port and a host each; router 0 joins 0 and 1, router 1 joins 2 and 3.
+fn two_components() -> Vec<Change> {
+    let mut objects: Vec<Object> = (0..5).map(|n| host(n, true, false)).collect();
+    objects.extend((0..5).map(|n| network(n, "net")));
+    objects.extend((0..5).map(|n| subnet(n, n, true)));
+    objects.extend((0..5).map(|n| port(n, n, Some(n), &[], 200)));
+    objects.extend((0..2).map(|n| router(n, true, &[])));
+    for n in 0..4 {
+        objects.push(interface(10 + n, n, n / 2));
+    }
+    put(objects)
+}
+
+fn networks_at(compiler: &Compiler, n: u8) -> Vec<u8> {
+    let config = compiler.config(&host_name(n)).unwrap();
+    let has = |n: &u8| config.sections.contains_key(&SectionKey::Network(id(*n)));
+    let networks: Vec<u8> = (0..5).filter(has).collect();
+    for n in 0..5 {
+        let key = SectionKey::Endpoint(id(n));
+        let here = config.sections.contains_key(&SectionKey::Port(id(n)));
+        let needed = networks.contains(&n) && !here;
+        assert_eq!(config.sections.contains_key(&key), needed, "{key}");
+    }
+    assert_eq!(check(config), vec![]);
+    networks
+}
+
+#[test]
+fn a_host_needs_all_that_routers_join_with_its_networks_and_no_more() {
+    let mut compiler = compiled(&two_components());
+    let at = |compiler: &Compiler| -> Vec<Vec<u8>> {
+        (0..5).map(|n| networks_at(compiler, n)).collect()
+    };
+    let apart = [vec![0, 1], vec![0, 1], vec![2, 3], vec![2, 3], vec![4]];
+    assert_eq!(at(&compiler), apart);
+    let config = compiler.config(&host_name(0)).unwrap();
+    let section = router_of(config, 0).unwrap();
+    let interfaces: Vec<_> = section
+        .interfaces
+        .iter()
+        .map(|i| (i.port, i.network))
+        .collect();
+    assert_eq!(interfaces, [(id(10), id(0)), (id(11), id(1))]);
+    assert_eq!(
+        section.interfaces[0].addrs,
+        [hostconfig::router::InterfaceAddr {
+            addr: addr(10),
+            subnet: "10.0.0.0/24".parse().unwrap(),
+        }]
+    );
+    assert!(router_of(config, 1).is_none());
+
+    // An interface joins two components; the fifth network's host hears nothing.
+    let touched = compiler.apply(&put([interface(20, 2, 0)]), Generation(2));
+    let hosts: Vec<_> = touched.hosts.keys().map(HostName::as_str).collect();
+    assert_eq!(hosts, ["h0", "h1", "h2", "h3"]);
+    let all = vec![0, 1, 2, 3];
+    let joined = [all.clone(), all.clone(), all.clone(), all, vec![4]];
+    assert_eq!(at(&compiler), joined);
+    let config = compiler.config(&host_name(0)).unwrap();
+    assert_eq!(router_of(config, 0).unwrap().interfaces.len(), 3);
+    assert!(router_of(config, 1).is_some());
+
+    // A port on one of them is an endpoint for all of them.
+    let touched = compiler.apply(&put([port(5, 3, Some(3), &[], 200)]), Generation(3));
+    let hosts: Vec<_> = touched.hosts.keys().map(HostName::as_str).collect();
+    assert_eq!(hosts, ["h0", "h1", "h2", "h3"]);
+    compiler.apply(&[Change::Gone(ObjectId::Port(id(5)))], Generation(4));
+
+    // And apart again.
+    compiler.apply(&[Change::Gone(ObjectId::Port(id(20)))], Generation(5));
+    assert_eq!(at(&compiler), apart);
+    compiler.apply(&[Change::Gone(ObjectId::Router(id(1)))], Generation(6));
+    let alone = [vec![0, 1], vec![0, 1], vec![2], vec![3], vec![4]];
+    assert_eq!(at(&compiler), alone);
+}
+
+/// A virtual address is served in the sender's own switch, also when routers are between.
+#[test]
+fn a_chain_for_a_virtual_address_is_wherever_its_network_is_needed() {
+    let mut compiler = compiled(&two_components());
+    let ends = [
+        Side::Port(id(30)),
+        Side::Network(id(1)),
+        Side::Project(id(201)),
+    ];
+    for (n, end) in (0..).zip(ends) {
+        compiler.apply(
+            &put([
+                port(30, 1, None, &[], 201),
+                classifier(n, None, Some(end)),
+                balancer(0, 30, &[1]),
+                chain(n, &[n], &[0]),
+            ]),
+            Generation(2),
+        );
+        let has = |compiler: &Compiler, host: u8| {
+            let config = compiler.config(&host_name(host)).unwrap();
+            chain_of(config, n).is_some()
+        };
+        let holders: Vec<u8> = (0..5).filter(|host| has(&compiler, *host)).collect();
+        assert_eq!(holders, [0, 1], "{end:?}");
+        compiler.apply(&[Change::Gone(ObjectId::Port(id(10)))], Generation(3));
+        assert!(!has(&compiler, 0));
+        compiler.apply(&put([interface(10, 0, 0)]), Generation(4));
+        assert!(has(&compiler, 0));
+        compiler.apply(&[Change::Gone(ObjectId::Function(id(0)))], Generation(5));
+        assert!(!has(&compiler, 0));
+    }
+}
+
+#[test]
+fn what_a_router_does_changes_its_section_alone() {
+    let mut compiler = compiled(&two_components());
+    let routes = [("172.16.0.0/12", "10.0.0.9")];
+    let touched = compiler.apply(&put([router(0, false, &routes)]), Generation(2));
+    let only: BTreeSet<SectionKey> = [SectionKey::Router(id(0))].into();
+    assert_eq!(
+        touched.hosts,
+        [(host_name(0), only.clone()), (host_name(1), only)].into()
+    );
+    let config = compiler.config(&host_name(1)).unwrap();
+    let section = router_of(config, 0).unwrap();
+    assert!(!section.admin_up);
+    assert_eq!(section.routes.len(), 1);
 }
 
 #[test]

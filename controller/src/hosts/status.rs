@@ -2,7 +2,7 @@
 //!
 //! Status is derived anew from what hosts hold and say, never carried along: a port is realised when
 //! its host is here, has acknowledged the port's present section and says that the port forwards. A
-//! network is realised when every host with a port on it holds it and its virtual addresses.
+//! network is realised when every host that needs it holds it, its virtual addresses and its routers.
 //!
 //! # Absence
 //! A stream that breaks proves nothing: for [`GRACE`] the last that was proved stands, then it falls.
@@ -187,6 +187,9 @@ impl Status {
                 self.review_network(port.section.network, compiler, live);
             }
         }
+        for &network in &touched.networks {
+            self.review_network(network, compiler, live);
+        }
         for &chain in &touched.chains {
             let first = compiler.chain_complaints(chain).into_iter().next();
             self.complain(chain.uuid(), first.map(|complaint| complaint.to_string()));
@@ -214,7 +217,7 @@ impl Status {
 
     /// Everything that a host has a part in.
     fn review_host(&mut self, host: &HostName, compiler: &Compiler, live: &Sessions) {
-        let mut networks = BTreeSet::new();
+        let mut networks: BTreeSet<_> = compiler.networks_of(host).collect();
         for port in compiler.intent().ports_at(host) {
             networks.insert(port.section.network);
             self.review_port(port.section.id, compiler, live);
@@ -242,12 +245,15 @@ impl Status {
                 SectionKey::Endpoint(id) if compiler.intent().is_vip(*id) => {
                     networks.extend(compiler.intent().port(*id).map(|port| port.section.network));
                 }
+                SectionKey::Router(id) => {
+                    let ports = compiler.intent().interfaces_of(*id);
+                    networks.extend(ports.map(|port| port.section.network));
+                }
                 SectionKey::Vteps
                 | SectionKey::AddressSet(_)
                 | SectionKey::Group(_)
                 | SectionKey::Chain(_)
-                | SectionKey::Endpoint(_)
-                | SectionKey::Router(_) => {}
+                | SectionKey::Endpoint(_) => {}
             }
         }
         for network in networks {
@@ -322,6 +328,9 @@ impl Status {
             .ports_on(id)
             .filter(|port| intent.is_vip(port.section.id));
         keys.extend(vips.map(|port| SectionKey::Endpoint(port.section.id)));
+        let routers = intent.routers_on(id).into_iter();
+        let routers = routers.filter(|router| intent.routers.contains_key(router));
+        keys.extend(routers.map(SectionKey::Router));
         let realised = compiler.hosts_of(id).all(|host| {
             let presence = self.hosts.get(host).map(|status| status.presence);
             match (presence, live.get(host)) {

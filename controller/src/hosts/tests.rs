@@ -369,6 +369,8 @@ fn world(hosts: u8, ports: u8) -> Vec<Object> {
     let mut objects: Vec<Object> = (0..hosts).map(|n| kit::host(n, true, false)).collect();
     objects.extend((0..3).map(|n| kit::network(n, "net")));
     objects.extend((0..2).map(|n| kit::group(n, true)));
+    objects.push(kit::router(0, true, &[]));
+    objects.push(kit::interface(100, 0, 0));
     objects.push(kit::rule(0, 0, hostconfig::group::Remote::Set(kit::id(1))));
     objects.extend((0..ports).map(|n| kit::port(n, n % 3, Some(n % hosts), &[n % 2], 200)));
     objects
@@ -404,6 +406,17 @@ fn storm(seed: u64, hosts: u8, ports: u8, steps: usize) {
                     Change::Gone(ObjectId::Port(kit::id(n)))
                 } else {
                     Change::Put(kit::port(n, dice.byte(3), host, &[dice.byte(2)], 200))
+                };
+                region.commit(vec![change]);
+            }
+            6 => {
+                // A router that is attached here, or there, or not at all.
+                let n = 100 + dice.byte(6);
+                let change = match dice.roll(4) {
+                    0 => Change::Gone(ObjectId::Port(kit::id(n))),
+                    1 => Change::Gone(ObjectId::Router(kit::id(n % 2))),
+                    2 => Change::Put(kit::router(n % 2, dice.roll(2) == 0, &[])),
+                    _ => Change::Put(kit::interface(n, dice.byte(3), n % 2)),
                 };
                 region.commit(vec![change]);
             }
@@ -697,6 +710,25 @@ fn a_network_is_realised_when_all_its_hosts_hold_it_and_its_virtual_addresses() 
     region.cut(&kit::host_name(1));
     region.commit(kit::put([kit::network(0, "renamed")]));
     region.advance(Duration::from_secs(11));
+    assert!(region.board.is_network_realised(network));
+}
+
+#[test]
+fn a_network_is_realised_when_all_hosts_that_need_it_hold_its_routers() {
+    let mut region = Region::new(world(2, 4), 0..2);
+    region.connect_all();
+    // Network 1 has a port on h1 alone; a router makes h0 need it as well.
+    let network = kit::id::<net::ids::kind::Network>(1).uuid();
+    assert!(region.board.is_network_realised(network));
+    region.hosts.get_mut(&kit::host_name(0)).unwrap().answers = false;
+    region.commit(kit::put([kit::interface(101, 1, 0)]));
+    assert!(!region.board.is_network_realised(network));
+    region.deliver(&kit::host_name(1));
+    region.deliver_all();
+    assert!(!region.board.is_network_realised(network), "h0 is silent");
+    // Detached, it is h1's affair alone again.
+    region.commit(vec![Change::Gone(ObjectId::Port(kit::id(101)))]);
+    region.deliver_all();
     assert!(region.board.is_network_realised(network));
 }
 

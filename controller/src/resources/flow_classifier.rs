@@ -141,6 +141,7 @@ impl Resource for FlowClassifier {
                 .unfiltered()
                 .computed(),
         ],
+        actions: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[shape, ends, overlap, removal];

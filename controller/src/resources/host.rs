@@ -139,6 +139,7 @@ impl Resource for Host {
             field("created_at", Kind::Text(32), "When it was added.").computed(),
             field("updated_at", Kind::Text(32), "When it was last changed.").computed(),
         ],
+        actions: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[naming, kind, token, removal];
@@ -238,6 +239,7 @@ pub const AGENT: Spec = Spec {
         .computed()
         .unfiltered(),
     ],
+    actions: &[],
     ops: &OPS,
 };
 

@@ -10,6 +10,7 @@ pub mod port;
 pub mod port_chain;
 pub mod port_pair_group;
 pub mod protocol;
+pub mod router;
 pub mod security_group;
 pub mod security_group_rule;
 pub mod subnet;
@@ -21,6 +22,7 @@ pub use network::Network;
 pub use port::Port;
 pub use port_chain::PortChain;
 pub use port_pair_group::PortPairGroup;
+pub use router::Router;
 pub use security_group::SecurityGroup;
 pub use security_group_rule::SecurityGroupRule;
 pub use subnet::Subnet;
@@ -39,6 +41,7 @@ pub const REGISTRY: &[&Spec] = &[
     Network::SPEC,
     Subnet::SPEC,
     Port::SPEC,
+    Router::SPEC,
     SecurityGroup::SPEC,
     SecurityGroupRule::SPEC,
     FlowClassifier::SPEC,
@@ -70,7 +73,7 @@ pub fn decode(key: &str, bytes: &[u8]) -> Result<Arc<dyn Record>, serde_json::Er
         "quota" => json::<u64>(bytes),
         "limits" => json::<Limits>(bytes),
         "jointoken" => json::<host::JoinToken>(bytes),
-        "ip" | "mac" | "vni" | "name" | "unique" => json::<Claim>(bytes),
+        "ip" | "mac" | "vni" | "name" | "unique" | "iface" => json::<Claim>(bytes),
         other => match identity::decode(other, bytes) {
             Some(result) => result,
             // A kind that a later part of this schema knows: kept as it is.

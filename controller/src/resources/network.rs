@@ -128,6 +128,7 @@ impl Resource for Network {
             .set_by(Policy::Admin)
             .read_by(Policy::Admin),
         ],
+        actions: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[provider, size, sharing, removal];

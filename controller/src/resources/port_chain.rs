@@ -73,6 +73,7 @@ impl Resource for PortChain {
             field("chain_id", Kind::Int(0, 65_535), "A small number for it.")
                 .create_only(Absent::Int(0)),
         ],
+        actions: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[numbering, hops, entrances];

@@ -117,6 +117,7 @@ impl Resource for PortPairGroup {
             .unfiltered(),
             field("group_id", Kind::Int(0, 65_535), "A small number for it."),
         ],
+        actions: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[numbering, members, virtual_address, chains];

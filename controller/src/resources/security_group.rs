@@ -56,6 +56,7 @@ impl Resource for SecurityGroup {
                 .unfiltered(),
             field("shared", Kind::Bool, "Is it shared? Not yet: always false.").computed(),
         ],
+        actions: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[the_default, first_rules, removal];

@@ -215,6 +215,7 @@ impl Resource for SecurityGroupRule {
             field("created_at", Kind::Text(32), "When it was made.").computed(),
             field("updated_at", Kind::Text(32), "When it was last changed.").computed(),
         ],
+        actions: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[group, remote, transport, once];

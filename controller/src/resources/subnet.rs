@@ -8,10 +8,10 @@ use crate::{
         ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
         field,
     },
-    resources::{Network, Port, port::FixedIp},
+    resources::{Network, Port, port::FixedIp, router},
     rules::{
         Caller, Change, Rule, Write,
-        addresses::{address, floor_key, is_automatic, number, slaac},
+        addresses::{address, floor_key, holder, is_automatic, number, slaac},
     },
     store::{Read, View},
 };
@@ -40,7 +40,7 @@ pub struct Pool {
     pub end: IpAddr,
 }
 
-/// A route that DHCP tells the hosts.
+/// A route that DHCP tells the hosts, or that a router has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostRoute {
@@ -168,6 +168,7 @@ impl Resource for Subnet {
             )
             .computed(),
         ],
+        actions: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[
@@ -175,6 +176,7 @@ impl Resource for Subnet {
         block,
         modes,
         gateway_and_pools,
+        gateway_in_use,
         options,
         automatic,
         removal,
@@ -263,7 +265,7 @@ fn servers_shape(value: &Value) -> Result<Value, String> {
     Ok(value.clone())
 }
 
-fn routes_shape(value: &Value) -> Result<Value, String> {
+pub(super) fn routes_shape(value: &Value) -> Result<Value, String> {
     let mut routes = Vec::new();
     for route in list(value, "hostroute")? {
         let text = |name: &str| route.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -473,6 +475,34 @@ fn gateway_and_pools(
     Ok(vec![Write::amend(subnet)])
 }
 
+/// The gateway stays while it is a router's address.
+fn gateway_in_use(
+    view: &View,
+    change: &Change<'_, Subnet>,
+    _: &Caller,
+) -> Result<Vec<Write>, Refusal> {
+    let (Some(before), Some(after)) = (change.before, change.after) else {
+        return Ok(Vec::new());
+    };
+    let had = before
+        .gateway_ip
+        .filter(|had| after.gateway_ip != Some(*had));
+    let holder = had.and_then(|had| holder(view, before.meta.id, had));
+    let port = holder.and_then(|id| view.object::<Port>(id));
+    if let Some((had, port)) = had.zip(port)
+        && router::is_interface(view, &port)
+    {
+        return Err(Refusal::conflict(
+            "GatewayIpInUse",
+            format!(
+                "Current gateway ip {had} already in use by port {}. Unable to update.",
+                port.meta.id
+            ),
+        ));
+    }
+    Ok(Vec::new())
+}
+
 fn check_pools(subnet: &Subnet) -> Result<(), Refusal> {
     let cidr = subnet.cidr;
     if subnet.allocation_pools.len() > POOLS {
@@ -583,7 +613,9 @@ fn automatic(view: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec
     if !is_automatic(after) {
         return Ok(Vec::new());
     }
-    let ports = view.related::<Port>("network_id", after.network_id);
+    // A router's address is the subnet's gateway, once it is attached.
+    let mut ports = view.related::<Port>("network_id", after.network_id);
+    ports.retain(|port| !router::is_interface(view, port));
     let with_address = |port: &Arc<Port>| {
         let mut port = Port::clone(port);
         let ip_address = slaac(after, port.mac_address);
@@ -620,6 +652,9 @@ fn removal(view: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec<W
     }
     for holder in holders {
         let port = view.object::<Port>(holder).ok_or_else(in_use)?;
+        if router::is_interface(view, &port) {
+            return Err(in_use());
+        }
         let mut port = Port::clone(&port);
         port.fixed_ips.retain(|fixed| fixed.subnet_id != id);
         writes.push(Write::put(port));

@@ -21,6 +21,7 @@ use crate::{
     time::Seconds,
 };
 use net::Mac;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::{cell::Cell, collections::BTreeSet, collections::VecDeque, fmt, sync::Arc};
 use uuid::Uuid;
@@ -242,6 +243,31 @@ pub type Judged = Result<Vec<Write>, Refusal>;
 /// A rule of a resource.
 pub type Rule<T> = fn(&View, &Change<'_, T>, &Caller) -> Judged;
 
+/// What an action is asked to do, and with which object.
+#[derive(Debug)]
+pub struct Deed<'a, T: ?Sized> {
+    /// The object.
+    pub object: &'a T,
+    /// The arguments, as the table admits them.
+    pub arguments: &'a Map<String, Value>,
+    /// When and with what luck.
+    pub moment: &'a Moment,
+}
+
+/// What an action comes to.
+#[derive(Debug, Clone)]
+pub struct Acted<T> {
+    /// The object as it is then; its rules judge it as in an update.
+    pub object: T,
+    /// What is written besides.
+    pub writes: Vec<Write>,
+    /// The fields of the answer, where that is not the object.
+    pub reply: Map<String, Value>,
+}
+
+/// What an action of a resource does: as pure as a rule.
+pub type Act<T> = fn(&View, &Deed<'_, T>, &Caller) -> Result<Acted<T>, Refusal>;
+
 /// What a request asks for.
 #[derive(Debug, Clone)]
 pub enum Order {
@@ -259,7 +285,7 @@ pub struct Enacted {
     /// The object as stored; `None` after a delete.
     pub object: Option<Arc<dyn Object>>,
     /// What the answer shows once.
-    pub once: Option<(&'static str, serde_json::Value)>,
+    pub once: Option<(&'static str, Value)>,
 }
 
 struct Step {
@@ -268,6 +294,8 @@ struct Step {
     before: Option<Arc<dyn Object>>,
     after: Option<Arc<dyn Object>>,
     given: Option<Given>,
+    /// What is written besides, whatever the rules want.
+    besides: Vec<Write>,
 }
 
 /// Enacts an order and all that follows from it, to a fixed point.
@@ -280,7 +308,46 @@ pub fn enact(
     caller: &Caller,
     moment: &Moment,
 ) -> Result<Enacted, Refusal> {
-    match settle(view, VecDeque::from([first_step(order)]), caller, moment)? {
+    begin(view, first_step(order), caller, moment)
+}
+
+/// Does an action with an object, and all that follows from it; what it answers besides.
+///
+/// # Errors
+/// The first refusal of the action or of any rule on the way; the view is then to be thrown away.
+pub fn act(
+    view: &mut View,
+    object: Arc<dyn Object>,
+    action: &str,
+    arguments: &Map<String, Value>,
+    caller: &Caller,
+    moment: &Moment,
+) -> Result<(Enacted, Map<String, Value>), Refusal> {
+    let spec = object.spec();
+    let deed = Deed {
+        object: object.as_ref(),
+        arguments,
+        moment,
+    };
+    let acted = spec.ops.act(action, view, &deed, caller)?;
+    let step = Step {
+        spec,
+        verb: Verb::Update,
+        before: Some(object),
+        after: Some(acted.object),
+        given: Some(arguments.keys().cloned().collect()),
+        besides: acted.writes,
+    };
+    Ok((begin(view, step, caller, moment)?, acted.reply))
+}
+
+fn begin(
+    view: &mut View,
+    step: Step,
+    caller: &Caller,
+    moment: &Moment,
+) -> Result<Enacted, Refusal> {
+    match settle(view, VecDeque::from([step]), caller, moment)? {
         Some(enacted) => Ok(enacted),
         None => unreachable!("the first step is always taken"),
     }
@@ -337,6 +404,7 @@ fn first_step(order: Order) -> Step {
             before: None,
             after: Some(after),
             given: Some(given),
+            besides: Vec::new(),
         },
         Order::Update(before, after, given) => Step {
             spec: after.spec(),
@@ -344,6 +412,7 @@ fn first_step(order: Order) -> Step {
             before: Some(before),
             after: Some(after),
             given: Some(given),
+            besides: Vec::new(),
         },
         Order::Delete(before) => Step {
             spec: before.spec(),
@@ -351,6 +420,7 @@ fn first_step(order: Order) -> Step {
             before: Some(before),
             after: None,
             given: Some(Given::new()),
+            besides: Vec::new(),
         },
     }
 }
@@ -368,7 +438,8 @@ fn take(
         given: step.given.as_ref(),
         moment,
     };
-    let (after, writes) = step.spec.ops.judge(view, &change, caller)?;
+    let (after, mut writes) = step.spec.ops.judge(view, &change, caller)?;
+    writes.extend(step.besides.iter().cloned());
     quotas::count(
         view,
         step.spec,
@@ -469,6 +540,7 @@ fn follow(view: &mut View, write: Write) -> Result<Option<Step>, Refusal> {
                 before,
                 after: Some(object),
                 given: None,
+                besides: Vec::new(),
             }))
         }
         Write::Remove(spec, id) => Ok(stored(view, spec, id).map(|before| Step {
@@ -477,6 +549,7 @@ fn follow(view: &mut View, write: Write) -> Result<Option<Step>, Refusal> {
             before: Some(before),
             after: None,
             given: None,
+            besides: Vec::new(),
         })),
         Write::Touch(spec, id) => {
             if let Some(object) = stored(view, spec, id) {

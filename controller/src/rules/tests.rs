@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     api::Scene,
     resource::{Objects, address_key},
-    resources::{Network, Port, SecurityGroup, SecurityGroupRule, Subnet},
+    resources::{Network, Port, Router, SecurityGroup, SecurityGroupRule, Subnet, router},
     rules::addresses::{floor_key, number},
     store::{Embedded, MemoryDisk},
 };
@@ -101,6 +101,18 @@ fn delete<T: Resource>(view: &mut View, step: u64, id: Uuid) -> Result<(), Refus
     enact(view, Order::Delete(before), &member(), &moment(step)).map(drop)
 }
 
+fn act<T: Resource>(
+    view: &mut View,
+    step: u64,
+    id: Uuid,
+    action: &str,
+    arguments: &Value,
+) -> Result<Map<String, Value>, Refusal> {
+    let object = stored(view, T::SPEC, id).ok_or_else(|| Refusal::missing(T::SPEC.title, id))?;
+    let arguments = arguments.as_object().unwrap();
+    super::act(view, object, action, arguments, &member(), &moment(step)).map(|(_, reply)| reply)
+}
+
 /// The claims are the ports' addresses, the quota is the rows, no child is without a parent, and
 /// below the floor nothing is free. All of it is this project's.
 pub(crate) fn balance(view: &View, project: &str) {
@@ -128,12 +140,28 @@ pub(crate) fn balance(view: &View, project: &str) {
         .map(|(key, entry)| (key.to_owned(), entry.peek::<Claim>().unwrap().holder))
         .collect();
     assert_eq!(claims, held);
+    let interfaces: BTreeMap<String, Uuid> = ports
+        .iter()
+        .filter(|port| router::is_interface(view, port))
+        .flat_map(|port| {
+            let router = router::router_of(port).unwrap();
+            assert!(view.object::<Router>(router).is_some());
+            let fixed = port.fixed_ips.iter();
+            fixed.map(move |ip| (format!("iface/{router}/{}", ip.subnet_id), port.meta.id))
+        })
+        .collect();
+    let claims: BTreeMap<String, Uuid> = view
+        .scan("iface/")
+        .map(|(key, entry)| (key.to_owned(), entry.peek::<Claim>().unwrap().holder))
+        .collect();
+    assert_eq!(claims, interfaces);
     assert_eq!(view.scan("mac/").count(), ports.len());
     assert_eq!(view.scan("vni/").count(), view.objects::<Network>().len());
     for (kind, rows) in [
         ("port", ports.len()),
         ("subnet", subnets.len()),
         ("network", view.objects::<Network>().len()),
+        ("router", view.objects::<Router>().len()),
         ("security_group", view.objects::<SecurityGroup>().len()),
         (
             "security_group_rule",
@@ -175,9 +203,14 @@ enum Act {
     AddSlaac(usize),
     DropSubnet(usize),
     DropNetwork(usize),
+    Attach(usize, usize),
+    Bring(usize, usize),
+    Detach(usize, usize),
+    Route(usize, u8),
+    DropRouter(usize),
 }
 
-fn act() -> impl Strategy<Value = Act> {
+fn any_act() -> impl Strategy<Value = Act> {
     let net = 0_usize..2;
     prop_oneof![
         6 => net.clone().prop_map(Act::CreateAny),
@@ -188,18 +221,30 @@ fn act() -> impl Strategy<Value = Act> {
         1 => net.clone().prop_map(Act::AddSlaac),
         1 => (0_usize..4).prop_map(Act::DropSubnet),
         1 => net.prop_map(Act::DropNetwork),
+        3 => (0_usize..2, 0_usize..4).prop_map(|(router, subnet)| Act::Attach(router, subnet)),
+        2 => (0_usize..2, 0_usize..20).prop_map(|(router, port)| Act::Bring(router, port)),
+        2 => (0_usize..2, 0_usize..4).prop_map(|(router, subnet)| Act::Detach(router, subnet)),
+        1 => (0_usize..2, 0_u8..18).prop_map(|(router, at)| Act::Route(router, at)),
+        1 => (0_usize..2).prop_map(Act::DropRouter),
     ]
 }
 
-fn perform(view: &mut View, step: u64, act: &Act, networks: &[Uuid]) -> Result<(), Refusal> {
+fn perform(view: &mut View, step: u64, event: &Act, networks: &[Uuid]) -> Result<(), Refusal> {
     let ports: Vec<Uuid> = view
         .objects::<Port>()
         .iter()
         .map(|port| port.meta.id)
         .collect();
     let port = |at: usize| ports.get(at).copied().unwrap_or(Uuid::nil());
+    let ids = |ids: Vec<Uuid>, at: usize| ids.get(at).copied().unwrap_or(Uuid::nil());
+    let subnets = view.objects::<Subnet>();
+    let subnets: Vec<Uuid> = subnets.iter().map(|subnet| subnet.meta.id).collect();
+    let subnet = |at: usize| ids(subnets.clone(), at);
+    let routers = view.objects::<Router>();
+    let routers: Vec<Uuid> = routers.iter().map(|router| router.meta.id).collect();
+    let router = |at: usize| ids(routers.clone(), at);
     let address = |at: u8| json!([{"ip_address": format!("10.0.0.{at}")}]);
-    match act {
+    match event {
         Act::CreateAny(net) => {
             create::<Port>(view, step, &json!({"network_id": networks[*net]})).map(drop)
         }
@@ -240,6 +285,24 @@ fn perform(view: &mut View, step: u64, act: &Act, networks: &[Uuid]) -> Result<(
             delete::<Subnet>(view, step, subnet.meta.id)
         }
         Act::DropNetwork(net) => delete::<Network>(view, step, networks[*net]),
+        Act::Attach(at, to) => {
+            let body = json!({"subnet_id": subnet(*to)});
+            act::<Router>(view, step, router(*at), "add_router_interface", &body).map(drop)
+        }
+        Act::Bring(at, with) => {
+            let body = json!({"port_id": port(*with)});
+            act::<Router>(view, step, router(*at), "add_router_interface", &body).map(drop)
+        }
+        Act::Detach(at, from) => {
+            let body = json!({"subnet_id": subnet(*from)});
+            act::<Router>(view, step, router(*at), "remove_router_interface", &body).map(drop)
+        }
+        Act::Route(at, via) => {
+            let via = format!("10.0.0.{via}");
+            let body = json!({"routes": [{"destination": "172.16.0.0/12", "nexthop": via}]});
+            act::<Router>(view, step, router(*at), "add_extraroutes", &body).map(drop)
+        }
+        Act::DropRouter(at) => delete::<Router>(view, step, router(*at)),
     }
 }
 
@@ -247,7 +310,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn the_books_balance_after_any_history(acts in proptest::collection::vec(act(), 1..80)) {
+    fn the_books_balance_after_any_history(acts in proptest::collection::vec(any_act(), 1..80)) {
         let mut view = view();
         let mut networks = Vec::new();
         for step in 0..2 {
@@ -255,6 +318,7 @@ proptest! {
             let body = json!({"network_id": network.meta.id, "ip_version": 4, "cidr": "10.0.0.0/28"});
             create::<Subnet>(&mut view, step + 10, &body).unwrap();
             networks.push(network.meta.id);
+            create::<Router>(&mut view, step + 20, &json!({})).unwrap();
         }
         for (step, act) in acts.iter().enumerate() {
             // A refusal undoes the whole transaction, as the store does.
@@ -315,9 +379,10 @@ fn tables_and_structs_name_the_same_fields() {
     let body = json!({"network_id": network.meta.id, "ip_version": 4, "cidr": "10.0.0.0/28"});
     let subnet = create::<Subnet>(&mut view, 2, &body).unwrap();
     let port = create::<Port>(&mut view, 3, &json!({"network_id": network.meta.id})).unwrap();
+    let router = create::<Router>(&mut view, 4, &json!({})).unwrap();
     let group = view.objects::<SecurityGroup>().pop().unwrap();
     let rule = view.objects::<SecurityGroupRule>().pop().unwrap();
-    let objects: [Arc<dyn Object>; 5] = [network, subnet, port, group, rule];
+    let objects: [Arc<dyn Object>; 6] = [network, subnet, port, router, group, rule];
     let snapshot = Embedded::read(&MemoryDisk::new(Uuid::nil())).unwrap();
     let (status, caller) = (crate::status::StatusBoard::default(), Caller::system());
     let scene = Scene {

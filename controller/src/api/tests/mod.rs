@@ -16,6 +16,7 @@ mod ports;
 mod quotas;
 mod registry;
 mod requests;
+mod routers;
 mod subnets;
 mod tags;
 

@@ -1,6 +1,7 @@
 //! What must hold for every table of the registry?
 
 use super::*;
+use crate::resource::{Absent, Field};
 
 /// Every table names the fields that its struct has, and the other way round but for what only the
 /// rules know.
@@ -94,6 +95,7 @@ async fn every_resource_answers_every_verb() {
             }
         }
     }
+    every_action_refuses_what_it_must(&cloud).await;
     let (status, document) = cloud.get("", "/openapi.json").await;
     assert_eq!((status, &document["openapi"]), (200, &json!("3.1.0")));
     assert!(
@@ -101,6 +103,76 @@ async fn every_resource_answers_every_verb() {
             .get("/v2.0/sfc/port_chains/{id}")
             .is_some()
     );
+}
+
+async fn every_action_refuses_what_it_must(cloud: &Cloud) {
+    for spec in REGISTRY {
+        let declared: Vec<&str> = spec.actions.iter().map(|action| action.name).collect();
+        assert_eq!(declared, spec.ops.acts(), "{}", spec.singular);
+        for action in spec.actions {
+            let path = format!("/v2.0/{}/{MISSING}/{}", spec.path, action.name);
+            let missing = format!("{}NotFound", spec.title);
+            let body = |arguments: Value| {
+                if action.wrapped {
+                    json!({spec.singular: arguments})
+                } else {
+                    arguments
+                }
+            };
+            for who in ["", "expired"] {
+                let (status, _) = cloud.ask(who, "PUT", &path, body(json!({}))).await;
+                assert_eq!(status, 401, "{path}");
+            }
+            let required = |field: &&Field| matches!(field.absent, Absent::Required);
+            let least: Map<String, Value> = action
+                .arguments
+                .iter()
+                .filter(required)
+                .map(|field| (field.name.to_owned(), json!([])))
+                .collect();
+            for who in ["a", "r", "admin"] {
+                let body = body(Value::Object(least.clone()));
+                cloud.refused(who, "PUT", &path, body, 404, &missing).await;
+            }
+            let bogus = body(json!({"bogus": 1}));
+            cloud
+                .refused("admin", "PUT", &path, bogus, 400, "HTTPBadRequest")
+                .await;
+            for method in ["GET", "POST", "DELETE"] {
+                cloud
+                    .refused(
+                        "admin",
+                        method,
+                        &path,
+                        Value::Null,
+                        405,
+                        "HTTPMethodNotAllowed",
+                    )
+                    .await;
+            }
+            for bad in ["[]", "{", "null", "7"] {
+                let request = Request::put(&path)
+                    .header("x-auth-token", "admin")
+                    .body(Body::from(bad))
+                    .unwrap();
+                assert_eq!(cloud.raw(request).await.0, 400, "{path} {bad}");
+            }
+            for field in action.arguments {
+                for wrong in [
+                    json!({}),
+                    json!([[]]),
+                    json!("\u{0}\n"),
+                    json!(-1),
+                    json!(1e300),
+                ] {
+                    let arguments = Map::from_iter([(field.name.to_owned(), wrong)]);
+                    let body = body(Value::Object(arguments));
+                    let (status, answer) = cloud.ask("admin", "PUT", &path, body.clone()).await;
+                    assert_eq!(status, 400, "{path} {body}: {answer}");
+                }
+            }
+        }
+    }
 }
 
 /// Any JSON, with the names that the tables know among its keys.
@@ -119,7 +191,17 @@ fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
             "shaper",
         ])
         .chain([
-            "rules", "members", "vip", "port", "rate", "action", "source", "default",
+            "destination",
+            "nexthop",
+            "port_id",
+            "rules",
+            "members",
+            "vip",
+            "port",
+            "rate",
+            "action",
+            "source",
+            "default",
         ])
         .collect();
     let words = prop_oneof![
@@ -169,6 +251,7 @@ proptest::proptest! {
             let network = cloud.network("admin").await;
             let subnet = cloud.subnet("admin", &network, "10.0.0.0/24").await;
             let port = cloud.port("admin", json!({"network_id": network})).await;
+            let router = cloud.made("admin", "/v2.0/routers", "router", json!({})).await;
             for (at, body) in bodies {
                 let spec = REGISTRY[at];
                 // Bodies that name things that are there get further than those that do not.
@@ -184,6 +267,11 @@ proptest::proptest! {
                 let path = format!("/v2.0/{}", spec.path);
                 // `ask` fails the test on any status from 500 on.
                 cloud.ask("admin", "POST", &path, body.clone()).await;
+                for action in spec.actions {
+                    let path = format!("{path}/{}/{}", id(&router), action.name);
+                    cloud.ask("admin", "PUT", &path, body.clone()).await;
+                    cloud.ask("admin", "PUT", &path, body[spec.singular].clone()).await;
+                }
                 for (kind, id) in [("networks", &network), ("subnets", &id(&subnet)), ("ports", &id(&port))] {
                     if spec.plural == kind {
                         cloud.ask("admin", "PUT", &format!("{path}/{id}"), body.clone()).await;

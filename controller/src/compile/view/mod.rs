@@ -20,14 +20,16 @@ use uuid::Uuid;
 
 use super::intent::{
     self, Balancer, BalancerMember, Chain, Change, Function, Group, Host, HostName, Object,
-    ObjectId, Rule, Target, Work,
+    ObjectId, Router, Rule, Target, Work,
 };
 use crate::{
     resource::{Resource, Spec},
     resources::{
         self, FlowClassifier, NetworkFunction, PortChain, PortPairGroup, SecurityGroup, function,
         protocol::{self, Ethertype},
+        router::router_of,
         security_group_rule as rule,
+        subnet::HostRoute,
     },
     store::{Entry, KeyChange, Read, Snapshot},
 };
@@ -65,6 +67,7 @@ const KINDS: &[(&Spec, OfKind)] = &[
     (resources::Network::SPEC, |id| ObjectId::Network(id.into())),
     (resources::Subnet::SPEC, |id| ObjectId::Subnet(id.into())),
     (resources::Port::SPEC, |id| ObjectId::Port(id.into())),
+    (resources::Router::SPEC, |id| ObjectId::Router(id.into())),
     (SecurityGroup::SPEC, |id| ObjectId::Group(id.into())),
     (resources::SecurityGroupRule::SPEC, |id| {
         ObjectId::Rule(id.into())
@@ -86,6 +89,7 @@ fn object(id: ObjectId, entry: &Entry) -> Option<Object> {
         ObjectId::Network(_) => Object::Network(Arc::new(network(entry.peek()?)?)),
         ObjectId::Subnet(_) => Object::Subnet(Arc::new(subnet(entry.peek()?))),
         ObjectId::Port(_) => Object::Port(Arc::new(port(entry.peek()?)?)),
+        ObjectId::Router(_) => Object::Router(Arc::new(router(entry.peek()?))),
         ObjectId::Group(_) => Object::Group(Arc::new(group(entry.peek()?))),
         ObjectId::Rule(_) => Object::Rule(Arc::new(group_rule(entry.peek()?)?)),
         ObjectId::Classifier(_) => Object::Classifier(Arc::new(classifier(entry.peek()?))),
@@ -124,15 +128,29 @@ fn network(network: &resources::Network) -> Option<hostconfig::Network> {
     })
 }
 
+fn routes(routes: &[HostRoute]) -> Vec<Route> {
+    let routes = routes.iter().map(|route| Route {
+        destination: route.destination,
+        nexthop: route.nexthop,
+    });
+    routes.collect()
+}
+
+fn router(router: &resources::Router) -> Router {
+    Router {
+        id: router.meta.id.into(),
+        name: router.meta.name.clone(),
+        project: project(&router.meta.project_id),
+        admin_up: router.admin_state_up,
+        routes: routes(&router.routes),
+    }
+}
+
 fn subnet(subnet: &resources::Subnet) -> intent::Subnet {
     let v4 = |addr: &IpAddr| match addr {
         IpAddr::V4(addr) => Some(*addr),
         IpAddr::V6(_) => None,
     };
-    let routes = subnet.host_routes.iter().map(|route| Route {
-        destination: route.destination,
-        nexthop: route.nexthop,
-    });
     intent::Subnet {
         id: subnet.meta.id.into(),
         network: subnet.network_id.into(),
@@ -144,7 +162,7 @@ fn subnet(subnet: &resources::Subnet) -> intent::Subnet {
             .iter()
             .filter_map(v4)
             .collect::<Vec<Ipv4Addr>>(),
-        routes: routes.collect(),
+        routes: routes(&subnet.host_routes),
     }
 }
 
@@ -176,6 +194,10 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
             max_connections: PORT_CONNECTIONS,
         },
         host: (!port.host.is_empty()).then(|| HostName::from(port.host.as_str())),
+        // No host ever has an interface: a port that says both is its host's.
+        router: router_of(port)
+            .filter(|_| port.host.is_empty())
+            .map(Id::new),
     })
 }
 

@@ -125,6 +125,22 @@ fn network_records() -> Vec<(&'static str, u8, Value)> {
         ),
         port(12, "k1", &json!({"port_security_enabled": false})),
         port(13, "", &json!({"device_owner": "overweave:load_balancer"})),
+        (
+            "router",
+            14,
+            json!({
+                "name": "r", "admin_state_up": true,
+                "routes": [{"destination": "10.8.0.0/16", "nexthop": "10.0.0.11"}],
+            }),
+        ),
+        port(
+            1,
+            "",
+            &json!({
+                "device_owner": "network:router_interface", "device_id": uuid(14),
+                "port_security_enabled": false,
+            }),
+        ),
     ]
 }
 

@@ -4,7 +4,7 @@ use super::{FixedIp, Port, WantedIp};
 use crate::{
     refusal::Refusal,
     resource::{Claim, Objects, Verb, address_key},
-    resources::Subnet,
+    resources::{Subnet, router},
     rules::{
         Caller, Change, Write,
         addresses::{floor_key, holder, is_automatic, lowered_floor, lowest_free, slaac},
@@ -75,6 +75,11 @@ struct Allocation<'a> {
 }
 
 impl Allocation<'_> {
+    /// Does the subnet give this port its address? A router's is the gateway.
+    fn is_automatic(&self, subnet: &Subnet) -> bool {
+        is_automatic(subnet) && router::router_of(self.port).is_none()
+    }
+
     fn add(&mut self, wanted: WantedIp) -> Result<(), Refusal> {
         let subnet = match (wanted.subnet_id, wanted.ip_address) {
             (Some(id), _) => {
@@ -111,7 +116,7 @@ impl Allocation<'_> {
         let subnet = Arc::clone(subnet);
         let ip_address = match wanted.ip_address {
             Some(address) => self.named(&subnet, address)?,
-            None if is_automatic(&subnet) => slaac(&subnet, self.port.mac_address),
+            None if self.is_automatic(&subnet) => slaac(&subnet, self.port.mac_address),
             None => match self.kept(&subnet) {
                 Some(address) => address,
                 None => self.lowest(&subnet)?,
@@ -146,7 +151,7 @@ impl Allocation<'_> {
                 format!("IP address {address} is not a valid IP for the specified subnet."),
             ));
         }
-        if is_automatic(subnet) && address != slaac(subnet, self.port.mac_address) {
+        if self.is_automatic(subnet) && address != slaac(subnet, self.port.mac_address) {
             return Err(Refusal::invalid(
                 "AllocationOnAutoAddressSubnet",
                 format!(
@@ -217,7 +222,7 @@ impl Allocation<'_> {
         let automatic: Vec<Arc<Subnet>> = self
             .subnets
             .iter()
-            .filter(|subnet| is_automatic(subnet))
+            .filter(|subnet| self.is_automatic(subnet))
             .cloned()
             .collect();
         for subnet in automatic {

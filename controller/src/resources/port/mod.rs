@@ -12,7 +12,7 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{ALL, Absent, Kind, Meta, Operations, Ops, Policy, Resource, Spec, field},
-    resources::Host,
+    resources::{Host, router},
     rules::Rule,
     store::Read,
 };
@@ -26,7 +26,7 @@ use uuid::Uuid;
 /// The owner of the port that holds a load balancer's virtual address.
 pub const VIP_OWNER: &str = "overweave:load_balancer";
 /// Owners whose ports go with what they belong to, never by themselves.
-const SERVICE_OWNERS: &[&str] = &[VIP_OWNER];
+const SERVICE_OWNERS: &[&str] = &[VIP_OWNER, router::OWNER, router::DISTRIBUTED_OWNER];
 
 /// An address that a port has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -248,6 +248,7 @@ impl Resource for Port {
             .computed()
             .unfiltered(),
         ],
+        actions: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[

@@ -6,7 +6,7 @@ use crate::{
     resource::{Objects, Verb},
     resources::{
         FlowClassifier, Network, PortPairGroup, SecurityGroup, Subnet, function::Target, network,
-        security_group,
+        port::VIP_OWNER, router, security_group,
     },
     rules::{
         Caller, Change, Write,
@@ -35,12 +35,6 @@ pub(super) fn place(
         let found = view.object::<Network>(after.network_id);
         found.ok_or_else(|| Refusal::missing("Network", after.network_id))?
     };
-    if change.is_asked() && SERVICE_OWNERS.contains(&after.device_owner.as_str()) {
-        return Err(Refusal::attribute(
-            "device_owner",
-            format_args!("'{}' is made by overweave alone", after.device_owner),
-        ));
-    }
     if change.is_asked() && !change.names("port_security_enabled") {
         let port_security_enabled = network.port_security_enabled;
         return Ok(vec![Write::amend(Port {
@@ -183,22 +177,54 @@ pub(super) fn security(
     Ok(writes)
 }
 
-/// What names a port must not lose it, nor its address, unawares.
+/// What names a port must not lose it, nor its address, unawares; and nobody makes a port that says it is
+/// such a one.
 pub(super) fn users(
-    _: &View,
+    view: &View,
     change: &Change<'_, Port>,
     _: &Caller,
 ) -> Result<Vec<Write>, Refusal> {
+    if !change.is_asked() {
+        return Ok(Vec::new());
+    }
+    let owner = change
+        .before
+        .map_or("", |before| before.device_owner.as_str());
+    if let Some(after) = change.after
+        && after.device_owner != owner
+        && SERVICE_OWNERS.contains(&after.device_owner.as_str())
+    {
+        return Err(Refusal::attribute(
+            "device_owner",
+            format_args!("'{}' is made by overweave alone", after.device_owner),
+        ));
+    }
     let Some(before) = change.before else {
         return Ok(Vec::new());
     };
-    if change.is_asked()
-        && SERVICE_OWNERS.contains(&before.device_owner.as_str())
-        && (change.verb == Verb::Delete
-            || change.names("fixed_ips")
-            || change.names("device_owner")
-            || change.names("device_id")
-            || change.names("mac_address"))
+    let interface = router::is_interface(view, before);
+    if !interface && before.device_owner != VIP_OWNER {
+        return Ok(Vec::new());
+    }
+    let moved = change
+        .after
+        .is_some_and(|after| after.fixed_ips != before.fixed_ips);
+    if interface && moved {
+        return Err(Refusal::invalid(
+            "BadRequest",
+            format!(
+                "Bad ports request: IP updates for port {} are not allowed.",
+                before.meta.id
+            ),
+        ));
+    }
+    let bound = change.after.is_some_and(|after| !after.host.is_empty());
+    if change.verb == Verb::Delete
+        || moved
+        || bound
+        || change.names("device_owner")
+        || change.names("device_id")
+        || change.names("mac_address")
     {
         return Err(Refusal::conflict(
             "ServicePortInUse",

@@ -1,0 +1,336 @@
+//! What is a router?
+//!
+//! It joins networks: each of its interfaces is a port of its own on one of them, `device_owner`
+//! [`OWNER`], `device_id` the router's id, made and deleted by the actions `add_router_interface` and
+//! `remove_router_interface` alone. Every switch that has a port on one of its networks routes for it,
+//! so `distributed` and `ha` are kept as they were asked for and change nothing.
+//!
+//! # Invariants
+//! - `iface/ROUTER/SUBNET` is held by the interface port that has an address in that subnet; there is no
+//!   other list of what a router is attached to.
+//! - The subnets of a router do not overlap.
+//! - Every route's next hop is in a subnet of an interface.
+
+mod interfaces;
+mod routes;
+
+use crate::{
+    api::Scene,
+    refusal::Refusal,
+    resource::{
+        ALL, Absent, Action, Field, Kind, Meta, Operations, Ops, Policy, Reply, Resource, Spec,
+        field,
+    },
+    resources::{
+        Port, network,
+        subnet::{HostRoute, routes_shape},
+    },
+    rules::{Act, Caller, Change, Judged, Rule, Write, join},
+    store::View,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+pub use interfaces::{is_interface, router_of};
+
+/// The owner of an interface's port.
+pub const OWNER: &str = "network:router_interface";
+/// The same, of a router that was asked to be distributed.
+pub const DISTRIBUTED_OWNER: &str = "network:router_interface_distributed";
+/// Both.
+pub const OWNERS: &[&str] = &[OWNER, DISTRIBUTED_OWNER];
+
+/// The way out, as a request asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gateway {
+    /// The network that leads outside.
+    pub network_id: Uuid,
+}
+
+/// A router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Router {
+    /// What every object has.
+    #[serde(flatten)]
+    pub meta: Meta,
+    /// Does it forward?
+    pub admin_state_up: bool,
+    /// Was it asked to be distributed?
+    #[serde(default)]
+    pub distributed: bool,
+    /// Was it asked to be highly available?
+    #[serde(default)]
+    pub ha: bool,
+    /// Its routes besides those to its interfaces' subnets.
+    #[serde(default)]
+    pub routes: Vec<HostRoute>,
+    /// The way out that the request wants; never stored.
+    #[serde(rename = "external_gateway_info", default, skip_serializing)]
+    pub gateway: Option<Gateway>,
+}
+
+impl Router {
+    /// The owner of its interfaces' ports.
+    pub const fn owner(&self) -> &'static str {
+        if self.distributed {
+            DISTRIBUTED_OWNER
+        } else {
+            OWNER
+        }
+    }
+}
+
+static OPS: Ops<Router> = Ops::new();
+
+/// What an interface is added or removed by: one of the two.
+const INTERFACE: &[Field] = &[
+    field(
+        "subnet_id",
+        Kind::Uuid,
+        "The subnet, by its gateway's address.",
+    )
+    .create_only(Absent::Computed)
+    .or_null(),
+    field("port_id", Kind::Uuid, "Or a port.")
+        .create_only(Absent::Computed)
+        .or_null(),
+];
+
+/// What is said of an interface.
+const ATTACHMENT: &[Field] = &[
+    field("id", Kind::Uuid, "The router."),
+    field("project_id", Kind::Text(255), "The project that owns it."),
+    field("port_id", Kind::Uuid, "The interface's port."),
+    field("network_id", Kind::Uuid, "Where that is."),
+    field("subnet_id", Kind::Uuid, "One of its subnets."),
+    field("subnet_ids", Kind::Uuids, "All subnets that came or went."),
+];
+
+const ROUTES: &[Field] =
+    &[field("routes", Kind::Shape(routes_shape), "The routes.").create_only(Absent::Required)];
+
+const fn interface(name: &'static str, doc: &'static str) -> Action {
+    Action {
+        name,
+        doc,
+        rule: name,
+        policy: Policy::Anyone,
+        wrapped: false,
+        arguments: INTERFACE,
+        reply: Reply::Fields(ATTACHMENT),
+        success: 200,
+    }
+}
+
+const fn extra_routes(name: &'static str, doc: &'static str) -> Action {
+    Action {
+        name,
+        doc,
+        rule: name,
+        policy: Policy::Anyone,
+        wrapped: true,
+        arguments: ROUTES,
+        reply: Reply::Object,
+        success: 200,
+    }
+}
+
+impl Resource for Router {
+    const SPEC: &'static Spec = &Spec {
+        singular: "router",
+        plural: "routers",
+        path: "routers",
+        storage: "router",
+        title: "Router",
+        doc: "What joins networks.",
+        verbs: ALL,
+        policy: Policy::Anyone,
+        quota: Some(("router", 10)),
+        tags: true,
+        bare: false,
+        fields: &[
+            field("admin_state_up", Kind::Bool, "Does it forward?").writable(Absent::Bool(true)),
+            field("status", Kind::Text(16), "ACTIVE.").computed(),
+            field(
+                "external_gateway_info",
+                Kind::Shape(gateway_shape),
+                "The way out: null, there are no external networks yet.",
+            )
+            .writable(Absent::Null)
+            .or_null()
+            .computed()
+            .unfiltered(),
+            field(
+                "routes",
+                Kind::Shape(routes_shape),
+                "Routes besides those to its interfaces' subnets.",
+            )
+            .update_only(Absent::List)
+            .unfiltered(),
+            field(
+                "distributed",
+                Kind::Bool,
+                "Changes nothing: every router is in every switch that needs it.",
+            )
+            .writable(Absent::Bool(false))
+            .set_by(Policy::Admin)
+            .read_by(Policy::Admin),
+            field(
+                "ha",
+                Kind::Bool,
+                "Changes nothing: there is no place that a router could fail with.",
+            )
+            .writable(Absent::Bool(false))
+            .set_by(Policy::Admin)
+            .read_by(Policy::Admin),
+            field(
+                "availability_zone_hints",
+                Kind::Words,
+                "Empty: there are no zones.",
+            )
+            .create_only(Absent::List)
+            .computed()
+            .unfiltered(),
+            field(
+                "availability_zones",
+                Kind::Words,
+                "Empty: there are no zones.",
+            )
+            .computed()
+            .unfiltered(),
+            field("flavor_id", Kind::Uuid, "Null: there are no flavors.")
+                .create_only(Absent::Null)
+                .or_null()
+                .computed(),
+        ],
+        actions: &[
+            interface(
+                "add_router_interface",
+                "Attach a router to a subnet or port.",
+            ),
+            interface(
+                "remove_router_interface",
+                "Detach a router from a subnet or port.",
+            ),
+            extra_routes("add_extraroutes", "Add routes to a router's own."),
+            extra_routes("remove_extraroutes", "Take routes from a router's own."),
+        ],
+        ops: &OPS as &dyn Operations,
+    };
+    const RULES: &'static [Rule<Self>] = &[gateway, kind, routes::reachable, removal];
+    const ACTS: &'static [(&'static str, Act<Self>)] = &[
+        ("add_router_interface", interfaces::add),
+        ("remove_router_interface", interfaces::remove),
+        ("add_extraroutes", routes::add),
+        ("remove_extraroutes", routes::remove),
+    ];
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
+    }
+
+    fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {
+        if let Some(Value::Array(zones)) = fields.shift_remove("availability_zone_hints")
+            && let Some(zone) = zones.first().and_then(Value::as_str)
+        {
+            return Err(Refusal::missing("AvailabilityZone", zone));
+        }
+        if let Some(Value::String(flavor)) = fields.shift_remove("flavor_id") {
+            return Err(Refusal::missing("Flavor", flavor));
+        }
+        Ok(())
+    }
+
+    fn derive(&self, field: &str, _: &Scene<'_>) -> Value {
+        match field {
+            "status" => json!("ACTIVE"),
+            "availability_zone_hints" | "availability_zones" => json!([]),
+            _ => Value::Null,
+        }
+    }
+}
+
+/// An empty gateway is none, as Neutron takes it.
+fn gateway_shape(value: &Value) -> Result<Value, String> {
+    let keys = value
+        .as_object()
+        .ok_or_else(|| format!("'{value}' is not a dictionary"))?;
+    if keys.is_empty() {
+        return Ok(Value::Null);
+    }
+    let known = ["network_id", "enable_snat", "external_fixed_ips"];
+    if let Some(unknown) = keys.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(format!("unknown key '{unknown}'"));
+    }
+    let id = keys.get("network_id").and_then(Value::as_str);
+    let id = id.ok_or("Expected keys: ['network_id']")?;
+    let id = id.parse::<Uuid>().ok();
+    let id = id.ok_or_else(|| format!("'{value}' names no network by a UUID"))?;
+    Ok(json!({"network_id": id}))
+}
+
+pub(super) fn bad(text: impl std::fmt::Display) -> Refusal {
+    Refusal::invalid("BadRequest", format!("Bad router request: {text}."))
+}
+
+fn gateway(view: &View, change: &Change<'_, Router>, caller: &Caller) -> Judged {
+    let Some(gateway) = change.after.and_then(|after| after.gateway.as_ref()) else {
+        return Ok(Vec::new());
+    };
+    let network = network::visible(view, gateway.network_id, caller)?;
+    Err(bad(format_args!(
+        "Network {} is not an external network (there are none yet)",
+        network.meta.id
+    )))
+}
+
+/// What a router was asked to be changes only while it is down; the owners of its ports follow.
+fn kind(view: &View, change: &Change<'_, Router>, _: &Caller) -> Judged {
+    let (Some(before), Some(after)) = (change.before, change.after) else {
+        return Ok(Vec::new());
+    };
+    let changed = [
+        ("distributed", before.distributed != after.distributed),
+        ("ha", before.ha != after.ha),
+    ];
+    if let Some((name, _)) = changed.iter().find(|(_, changed)| *changed)
+        && before.admin_state_up
+        && after.admin_state_up
+    {
+        return Err(bad(format_args!(
+            "Cannot change the '{name}' attribute of active routers. Please set router admin_state_up to False prior to upgrade"
+        )));
+    }
+    if before.owner() == after.owner() {
+        return Ok(Vec::new());
+    }
+    let ports = interfaces::ports(view, after.meta.id);
+    let renamed = ports.iter().map(|port| {
+        let mut port = Port::clone(port);
+        after.owner().clone_into(&mut port.device_owner);
+        Write::put(port)
+    });
+    Ok(renamed.collect())
+}
+
+fn removal(view: &View, change: &Change<'_, Router>, _: &Caller) -> Judged {
+    let Some(before) = change.removed() else {
+        return Ok(Vec::new());
+    };
+    let id = before.meta.id;
+    let attached = interfaces::attached(view, id);
+    let ports: BTreeSet<Uuid> = attached.iter().map(|(_, port)| *port).collect();
+    if ports.is_empty() {
+        return Ok(Vec::new());
+    }
+    Err(Refusal::conflict(
+        "RouterInUse",
+        format!("Router {id} has ports still attached: {}", join(ports)),
+    ))
+}
