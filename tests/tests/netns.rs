@@ -20,6 +20,7 @@ const LABS: &[&str] = &[
     "kernel-vtep",
     "mixed-v4-v6",
     "quickstart",
+    "routed",
     "three-hosts-chain",
     "twenty-hosts",
     "two-tenants",
@@ -65,6 +66,16 @@ fn the_quickstart_holds() {
 #[test]
 fn tenants_with_the_same_addresses_do_not_meet() {
     holds("two-tenants");
+}
+
+#[test]
+fn routers_join_networks_and_tenants_stay_apart() {
+    holds("routed");
+}
+
+#[test]
+fn routers_join_networks_over_an_uplink_tap() {
+    holds_with("routed", "tap");
 }
 
 #[test]

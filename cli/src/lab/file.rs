@@ -68,7 +68,8 @@ pub(crate) struct RawNetwork {
     pub(crate) cidr6: Option<Prefix>,
     pub(crate) mtu: Option<u16>,
     pub(crate) port_security: Option<bool>,
-    pub(crate) router: Option<IgnoredAny>,
+    /// The router that it is attached to; networks of a project with the same one are joined.
+    pub(crate) router: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -4,7 +4,7 @@
 //! do. [`check`](super::check) is its only maker.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use net::{Mac, Prefix};
 use vswitch::UplinkChoice;
@@ -77,9 +77,22 @@ pub(crate) struct Network {
     pub(crate) cidr6: Option<Prefix>,
     pub(crate) mtu: Option<u16>,
     pub(crate) port_security: Option<bool>,
+    /// The router of its project that it is attached to.
+    pub(crate) router: Option<String>,
 }
 
 impl Network {
+    /// The address that its router has in one of its subnets: what the API takes for a gateway if nobody says.
+    pub(crate) fn gateway(&self, cidr: Prefix) -> Option<IpAddr> {
+        self.router.as_ref()?;
+        Some(match cidr.addr() {
+            IpAddr::V4(first) if cidr.bits() < 31 => {
+                Ipv4Addr::from_bits(first.to_bits() | 1).into()
+            }
+            first @ (IpAddr::V4(_) | IpAddr::V6(_)) => first,
+        })
+    }
+
     pub(crate) fn subnet_of(&self, address: IpAddr) -> Option<Prefix> {
         [self.cidr, self.cidr6]
             .into_iter()

@@ -22,11 +22,8 @@ pub(super) fn networks(raw: Vec<RawNetwork>, underlay_mtu: u16) -> Result<Vec<Ne
         if let Some(project) = &one.project {
             name_is_plain(&format!("{place}.project"), project, "project")?;
         }
-        if one.router.is_some() {
-            return wrong(
-                format!("{place}.router"),
-                "routers come with the OpenStack network issue; leave it out until then",
-            );
+        if let Some(router) = &one.router {
+            name_is_plain(&format!("{place}.router"), router, "router")?;
         }
         match (one.cidr, one.cidr6) {
             (None, None) => {
@@ -68,6 +65,7 @@ pub(super) fn networks(raw: Vec<RawNetwork>, underlay_mtu: u16) -> Result<Vec<Ne
             cidr6: one.cidr6,
             mtu: one.mtu,
             port_security: one.port_security,
+            router: one.router,
         };
         for before in networks
             .iter()
@@ -204,18 +202,27 @@ pub(super) fn workloads(
                 ),
             );
         }
-        if !hosts.iter().any(|h| h.name == one.host) {
+        let Some(host) = hosts.iter().find(|h| h.name == one.host) else {
             return wrong(
                 format!("{place}.host"),
                 unknown("host", &one.host, hosts.iter().map(|h| &h.name)),
             );
-        }
+        };
         let Some(network) = networks.iter().find(|n| n.name == one.network) else {
             return wrong(
                 format!("{place}.network"),
                 unknown("network", &one.network, networks.iter().map(|n| &n.name)),
             );
         };
+        if host.kernel_vtep && network.router.is_some() {
+            return wrong(
+                format!("{place}.host"),
+                format!(
+                    "`{}` is a kernel VTEP, where nothing routes, and network `{}` has a router; choose another host",
+                    host.name, network.name
+                ),
+            );
+        }
         for (j, group) in one.security_groups.iter().flatten().enumerate() {
             if group != "default" && !groups.contains_key(group) {
                 return wrong(
@@ -287,6 +294,15 @@ pub(super) fn address(
             ),
         );
     };
+    if network.gateway(subnet) == Some(ip) {
+        return wrong(
+            place,
+            format!(
+                "{ip} is the router's on network `{}`; choose another",
+                network.name
+            ),
+        );
+    }
     let ends = subnet.is_ipv4() && subnet.bits() < 31;
     if (ends || !subnet.is_ipv4() && subnet.bits() < 127) && ip == subnet.addr()
         || ends && ip == subnet.last()

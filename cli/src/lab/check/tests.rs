@@ -284,11 +284,40 @@ fn what_comes_later_is_refused_with_its_issue() {
         "shaper.queue",
         "comes with the chains issue",
     );
+}
+
+#[test]
+fn a_router_has_a_name_its_address_and_no_kernel_vtep() {
+    refused(
+        "mtu: 1400",
+        "router: \"r 1\"",
+        "networks[1].router",
+        "letters, digits",
+    );
     refused(
         "cidr6: \"fd00::/64\"",
         "router: r1",
-        "networks[0].router",
-        "leave it out",
+        "workloads[1].host",
+        "choose another host",
+    );
+    let routed = |ip: &str| {
+        let text = GOOD.replace("mtu: 1400}", "router: r1}");
+        let more = format!("workloads:\n  - {{name: w, host: h1, network: red, ip: {ip}}}\n");
+        lab("f", "f", &text.replace("workloads:\n", &more))
+    };
+    let message = routed("10.0.0.1").unwrap_err().to_string();
+    assert!(
+        message.contains("workloads[0].ip: 10.0.0.1 is the router's"),
+        "{message}"
+    );
+    let red = &routed("10.0.0.2").unwrap().networks[1];
+    let gateway = |cidr: &str| red.gateway(cidr.parse().unwrap()).map(|ip| ip.to_string());
+    assert_eq!(gateway("10.0.0.0/24").as_deref(), Some("10.0.0.1"));
+    assert_eq!(gateway("10.0.0.8/31").as_deref(), Some("10.0.0.8"));
+    assert_eq!(gateway("fd00::/64").as_deref(), Some("fd00::"));
+    assert_eq!(
+        good().networks[1].gateway("10.0.0.0/24".parse().unwrap()),
+        None
     );
 }
 
@@ -423,7 +452,7 @@ fn examples() -> Vec<std::path::PathBuf> {
 #[test]
 fn every_example_lab_is_a_good_one() {
     let examples = examples();
-    assert!(examples.len() >= 7);
+    assert!(examples.len() >= 8);
     for path in examples {
         let text = std::fs::read_to_string(&path).unwrap();
         let stem = path.file_stem().unwrap().to_str().unwrap();
@@ -469,6 +498,7 @@ fn files() -> Vec<Vec<u8>> {
         include_str!("../../../../configs/labs/kernel-vtep.yaml"),
         include_str!("../../../../configs/labs/mixed-v4-v6.yaml"),
         include_str!("../../../../configs/labs/quickstart.yaml"),
+        include_str!("../../../../configs/labs/routed.yaml"),
         include_str!("../../../../configs/labs/three-hosts-chain.yaml"),
         include_str!("../../../../configs/labs/two-tenants.yaml"),
     ];

@@ -1,11 +1,12 @@
 //! Which API calls make a lab's intent?
 //!
-//! Networks, subnets, groups, rules, ports and chains, each kind in one bulk call, by the public API alone. What the
+//! Networks, subnets, routers, groups, rules, ports and chains, by the public API alone, in bulk where it can be. What the
 //! API chose (ids, addresses, MACs) comes back as the [`Inventory`].
 
 mod chains;
 mod groups;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -73,6 +74,7 @@ pub(crate) fn provision(lab: &Lab, api: &Api) -> anyhow::Result<Inventory> {
         networks: networks(lab, api, &projects)?,
         ..Inventory::default()
     };
+    routers(lab, api, &projects, &inventory.networks)?;
     let groups = groups::make(lab, api, &projects)?;
     inventory.workloads = ports(lab, api, &inventory.networks, &groups)?;
     for chain in &lab.chains {
@@ -170,8 +172,8 @@ fn networks(
                 "project_id": project,
                 "ip_version": version,
                 "cidr": cidr.to_string(),
-                // A lab has no routers yet: a gateway that nobody answers for would only hide that.
-                "gateway_ip": null,
+                // Without a router, a gateway that nobody answers for would only hide that.
+                "gateway_ip": network.gateway(cidr),
             });
             set(&mut subnet, "allocation_pools", pools(lab, network, cidr));
             subnets.push((network.name.clone(), subnet));
@@ -193,8 +195,39 @@ fn networks(
     Ok(made)
 }
 
-/// The addresses that automatic ones are taken from, where chains have virtual addresses in the subnet: all but those. A virtual
-/// address gets its port with its chain, when every workload has one already.
+/// Makes each project's routers and attaches them to every subnet of their networks.
+fn routers(
+    lab: &Lab,
+    api: &Api,
+    projects: &Projects,
+    networks: &BTreeMap<String, MadeNetwork>,
+) -> anyhow::Result<()> {
+    let mut made: BTreeMap<(String, &str), String> = BTreeMap::new();
+    for network in &lab.networks {
+        let Some(name) = network.router.as_deref() else {
+            continue;
+        };
+        let project = project_id(projects, network.project.as_deref())?;
+        let router = match made.entry((project, name)) {
+            Entry::Occupied(had) => had.into_mut(),
+            Entry::Vacant(new) => {
+                let body = json!({"router": {"name": name, "project_id": new.key().0}});
+                let answer = api.post("/v2.0/routers", &body)?;
+                new.insert(id(&answer, "router")?)
+            }
+        };
+        let subnets = networks.get(&network.name).map(|made| &made.subnets);
+        for subnet in subnets.into_iter().flat_map(BTreeMap::values) {
+            let path = format!("/v2.0/routers/{router}/add_router_interface");
+            api.put(&path, &json!({"subnet_id": subnet}))
+                .with_context(|| format!("attach router {name} to network {}", network.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The addresses that automatic ones are taken from, where chains have virtual addresses in the subnet: all but those and a
+/// router's. A virtual address gets its port with its chain, when every workload has one already.
 fn pools(lab: &Lab, network: &Network, cidr: net::Prefix) -> Option<Vec<Value>> {
     let here = |vip: &IpAddr, members: &[Member]| {
         let mut on = members.iter().filter_map(|m| lab.workload(&m.workload));
@@ -212,6 +245,8 @@ fn pools(lab: &Lab, network: &Network, cidr: net::Prefix) -> Option<Vec<Value>> 
     if vips.is_empty() {
         return None;
     }
+    let mut held = vips;
+    held.extend(network.gateway(cidr).map(bits));
     let (mut start, mut last) = (bits(cidr.addr()), bits(cidr.last()));
     // No workload has the network's address, nor the broadcast address of IPv4.
     match (cidr.is_ipv4(), cidr.bits()) {
@@ -220,7 +255,7 @@ fn pools(lab: &Lab, network: &Network, cidr: net::Prefix) -> Option<Vec<Value>> 
         _ => {}
     }
     let mut pools = Vec::new();
-    for end in vips.into_iter().chain([last.saturating_add(1)]) {
+    for end in held.into_iter().chain([last.saturating_add(1)]) {
         if end > start {
             let ends = [start, end - 1].map(|n| address(n, cidr.is_ipv4()));
             pools.push(json!({"start": ends[0], "end": ends[1]}));
@@ -377,6 +412,16 @@ mod tests {
             of("10.0.0.100", "10.0.0.0/24"),
             Some(json!([
                 pool("10.0.0.1", "10.0.0.99"),
+                pool("10.0.0.101", "10.0.0.254")
+            ]))
+        );
+        let routed = text.replace("cidr: 10.0.0.0/24", "router: r1, cidr: 10.0.0.0/24");
+        let routed = check::lab("f", "f", &routed).unwrap();
+        let cidr = routed.networks[0].cidr.unwrap();
+        assert_eq!(
+            pools(&routed, &routed.networks[0], cidr).map(Value::from),
+            Some(json!([
+                pool("10.0.0.2", "10.0.0.99"),
                 pool("10.0.0.101", "10.0.0.254")
             ]))
         );
