@@ -19,7 +19,7 @@ use tests::{
 
 const NAME: &str = "t-osc";
 
-/// The lab, with a script that an admin says, and namespaces for three ports.
+/// The lab, with a script that an admin says, and namespaces for four ports.
 struct Scene {
     // In the order in which they go.
     script: Script,
@@ -27,6 +27,7 @@ struct Scene {
     a: Namespace,
     b: Namespace,
     c: Namespace,
+    d: Namespace,
     lab: Lab,
 }
 
@@ -38,7 +39,8 @@ impl Scene {
         fs::write(&file, "hosts: [h1, h2]\nnetworks: []\nworkloads: []\n").unwrap();
         let lab = Lab::up_from(file.to_str().unwrap(), NAME);
         fs::remove_dir_all(&dir).unwrap();
-        let [a, b, c] = ["a", "b", "c"].map(|name| Namespace::new(&format!("{NAME}-{name}")));
+        let [a, b, c, d] =
+            ["a", "b", "c", "d"].map(|name| Namespace::new(&format!("{NAME}-{name}")));
         let servers = serve(&b, &[80, 81, 53]);
         let client = Client::start(&lab.path("clouds.yaml"), "overweave");
         Self {
@@ -47,6 +49,7 @@ impl Scene {
             a,
             b,
             c,
+            d,
             lab,
         }
     }
@@ -136,6 +139,31 @@ impl Scene {
         }
     }
 
+    /// From the first port to one on another network, and to what lies beyond that.
+    fn route(&mut self) {
+        self.script.play("routed");
+        self.attach("d", "h2", &self.d);
+        self.d.ip("addr add 172.16.0.1/32 dev lo");
+        for route in ["10.78.0.0/24 via 10.77.0.1", "172.16.0.0/24 via 10.77.0.1"] {
+            self.a.ip(&format!("route add {route}"));
+        }
+        self.a.ip("-6 route add fd78::/64 via fd77::");
+        for (name, to) in [
+            ("routed", "10.78.0.12"),
+            ("near", "10.77.0.1"),
+            ("routed6", "fd78::12"),
+            ("beyond", "172.16.0.1"),
+        ] {
+            let probe = Probe::Ping(ip(to), None);
+            self.script.watch(name, Watch::start(&self.a, probe));
+        }
+        self.script.play("routers");
+        for name in ["routed", "near", "routed6", "beyond"] {
+            self.script.forget(name);
+        }
+        self.detach("d", "h2");
+    }
+
     /// Another one of the cloud's users, by a `clouds.yaml` that differs in what is replaced.
     fn user(&self, replaced: &[(&str, &str)]) -> Script {
         let own = fs::read_to_string(self.lab.path("clouds.yaml")).unwrap();
@@ -186,6 +214,7 @@ fn traffic_obeys_the_openstack_client_within_a_second() {
     scene.script.play("networks");
     scene.ask_dhcp();
     scene.script.play("subnets");
+    scene.route();
     scene.script.play("chains");
     another_project_sees_nothing(&mut scene);
     scene.script.play("removal");
@@ -214,7 +243,7 @@ fn another_project_sees_nothing(scene: &mut Scene) {
         ("password", "secret-of-ruby"),
         ("project_name", "red"),
     ]);
-    for name in ["blue", "a", "b", "www"] {
+    for name in ["blue", "a", "b", "www", "other"] {
         ruby.keep(name, scene.script.kept(name));
     }
     ruby.play("denied");
