@@ -17,6 +17,11 @@ use serde_json::{Map, Value, json};
 
 /// Alias, name, what it promises.
 pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
+    (
+        "address-group",
+        "Address group",
+        "Addresses by a name, for rules.",
+    ),
     ("agent", "agent", "Hosts are shown as agents."),
     (
         "allowed-address-pairs",
@@ -131,6 +136,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "security-groups-rules-belongs-to-default-sg",
         "Security group rules belongs to the default SG",
         "Rules say whether their group is a default one.",
+    ),
+    (
+        "security-groups-remote-address-group",
+        "Remote address group id field for security group rules",
+        "A rule may name an address group as the other end.",
     ),
     ("sfc", "Service Function Chaining", "Chains of functions."),
     ("sorting", "Sorting support", "Lists can be sorted."),

@@ -241,6 +241,9 @@ impl Compiler {
                     dirty.hosts.extend(self.holders.of(&key).cloned());
                 }
             }
+            Object::AddressGroup(group) => {
+                dirty.sections.insert(SectionKey::AddressSet(group.id));
+            }
             Object::Classifier(classifier) => {
                 for chain in intent.chains_of_classifier.of(&classifier.id) {
                     dirty.sections.insert(SectionKey::Chain(*chain));

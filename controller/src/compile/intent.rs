@@ -121,6 +121,15 @@ pub struct Group {
     pub stateful: bool,
 }
 
+/// Addresses that rules refer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressGroup {
+    /// The set that rules know it by.
+    pub id: Id<kind::AddressSet>,
+    /// Its addresses.
+    pub addresses: BTreeSet<Prefix>,
+}
+
 /// A rule of a security group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
@@ -223,6 +232,8 @@ pub enum Object {
     Group(Arc<Group>),
     /// A rule of one.
     Rule(Arc<Rule>),
+    /// An address group.
+    AddressGroup(Arc<AddressGroup>),
     /// A flow classifier.
     Classifier(Arc<Classifier>),
     /// A network function.
@@ -248,6 +259,8 @@ pub enum ObjectId {
     Group(Id<kind::SecurityGroup>),
     /// A rule of one.
     Rule(Id<kind::Rule>),
+    /// An address group.
+    AddressGroup(Id<kind::AddressSet>),
     /// A flow classifier.
     Classifier(Id<kind::FlowClassifier>),
     /// A network function.
@@ -267,6 +280,7 @@ impl Object {
             Self::Router(o) => ObjectId::Router(o.id),
             Self::Group(o) => ObjectId::Group(o.id),
             Self::Rule(o) => ObjectId::Rule(o.section.id),
+            Self::AddressGroup(o) => ObjectId::AddressGroup(o.id),
             Self::Classifier(o) => ObjectId::Classifier(o.id),
             Self::Function(o) => ObjectId::Function(o.id),
             Self::Chain(o) => ObjectId::Chain(o.id),
@@ -329,6 +343,7 @@ pub struct Intent {
     pub(crate) routers: Table<kind::Router, Router>,
     pub(crate) groups: Table<kind::SecurityGroup, Group>,
     pub(crate) rules: Table<kind::Rule, Rule>,
+    pub(crate) address_groups: Table<kind::AddressSet, AddressGroup>,
     pub(crate) classifiers: Table<kind::FlowClassifier, Classifier>,
     pub(crate) functions: Table<kind::Function, Function>,
     pub(crate) chains: Table<kind::PortChain, Chain>,
@@ -361,6 +376,10 @@ impl Intent {
             ObjectId::Router(id) => self.routers.get(&id).cloned().map(Object::Router),
             ObjectId::Group(id) => self.groups.get(&id).cloned().map(Object::Group),
             ObjectId::Rule(id) => self.rules.get(&id).cloned().map(Object::Rule),
+            ObjectId::AddressGroup(id) => {
+                let group = self.address_groups.get(&id).cloned();
+                group.map(Object::AddressGroup)
+            }
             ObjectId::Classifier(id) => self.classifiers.get(&id).cloned().map(Object::Classifier),
             ObjectId::Function(id) => self.functions.get(&id).cloned().map(Object::Function),
             ObjectId::Chain(id) => self.chains.get(&id).cloned().map(Object::Chain),
@@ -376,6 +395,8 @@ impl Intent {
         ids.extend(self.routers.keys().copied().map(ObjectId::Router));
         ids.extend(self.groups.keys().copied().map(ObjectId::Group));
         ids.extend(self.rules.keys().copied().map(ObjectId::Rule));
+        let address_groups = self.address_groups.keys().copied();
+        ids.extend(address_groups.map(ObjectId::AddressGroup));
         ids.extend(self.classifiers.keys().copied().map(ObjectId::Classifier));
         ids.extend(self.functions.keys().copied().map(ObjectId::Function));
         ids.extend(self.chains.keys().copied().map(ObjectId::Chain));
@@ -434,6 +455,9 @@ impl Intent {
             Object::Rule(o) => {
                 self.rules_of.insert(o.group, o.section.id);
                 self.rules.insert(o.section.id, o);
+            }
+            Object::AddressGroup(o) => {
+                self.address_groups.insert(o.id, o);
             }
             Object::Classifier(o) => {
                 for side in sides(&o) {
@@ -506,6 +530,9 @@ impl Intent {
                 if let Some(o) = self.rules.remove(&id) {
                     self.rules_of.remove(&o.group, &id);
                 }
+            }
+            ObjectId::AddressGroup(id) => {
+                self.address_groups.remove(&id);
             }
             ObjectId::Classifier(id) => {
                 let Some(o) = self.classifiers.remove(&id) else {

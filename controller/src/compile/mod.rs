@@ -251,6 +251,7 @@ impl fmt::Display for ObjectId {
             Self::Router(id) => write!(f, "router {id}"),
             Self::Group(id) => write!(f, "security group {id}"),
             Self::Rule(id) => write!(f, "security group rule {id}"),
+            Self::AddressGroup(id) => write!(f, "address group {id}"),
             Self::Classifier(id) => write!(f, "flow classifier {id}"),
             Self::Function(id) => write!(f, "port pair group {id}"),
             Self::Chain(id) => write!(f, "port chain {id}"),

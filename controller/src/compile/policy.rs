@@ -20,9 +20,13 @@ pub(super) fn group(intent: &Intent, id: Id<kind::SecurityGroup>) -> Option<Secu
     })
 }
 
-/// The addresses of a remote group's members, bound or not: what its ports may send from. A group
-/// that is gone is an empty set.
+/// The addresses of an address group, or of a remote group's members, bound or not: what its ports may
+/// send from. A group that is gone is an empty set.
 pub(super) fn address_set(intent: &Intent, id: Id<kind::AddressSet>) -> AddressSet {
+    if let Some(group) = intent.address_groups.get(&id) {
+        let members = group.addresses.clone();
+        return AddressSet { id, members };
+    }
     let ports = intent
         .members
         .of(&Id::new(id.uuid()))

@@ -13,8 +13,8 @@ use proptest::prelude::*;
 
 use super::*;
 use intent::{
-    Balancer, BalancerMember, Chain, Change, Function, Group, Host, Object, Port, Router, Rule,
-    Subnet, Work,
+    AddressGroup, Balancer, BalancerMember, Chain, Change, Function, Group, Host, Object, Port,
+    Router, Rule, Subnet, Work,
 };
 
 pub(crate) fn id<K>(n: u8) -> Id<K> {
@@ -137,6 +137,13 @@ pub(crate) fn rule(n: u8, group: u8, remote: Remote) -> Object {
     }))
 }
 
+pub(crate) fn address_group(n: u8, addresses: &[&str]) -> Object {
+    Object::AddressGroup(Arc::new(AddressGroup {
+        id: id(n),
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+    }))
+}
+
 pub(crate) fn classifier(n: u8, source: Option<Side>, destination: Option<Side>) -> Object {
     Object::Classifier(Arc::new(Classifier {
         id: id(n),
@@ -224,7 +231,17 @@ fn object() -> impl Strategy<Value = Object> {
             )
         }),
         (0u8..3, any::<bool>()).prop_map(|(n, s)| group(n, s)),
-        (small(), 0u8..3, prop::option::of(0u8..3)).prop_map(|(n, g, set)| {
+        (2u8..5, any::<bool>()).prop_map(|(n, more)| {
+            address_group(
+                n,
+                if more {
+                    &["10.0.0.0/8", "fd00::/8"]
+                } else {
+                    &[]
+                },
+            )
+        }),
+        (small(), 0u8..3, prop::option::of(0u8..5)).prop_map(|(n, g, set)| {
             rule(n, g, set.map_or(Remote::Any, |set| Remote::Set(id(set))))
         }),
         (
@@ -532,6 +549,40 @@ fn what_a_router_does_changes_its_section_alone() {
     let section = router_of(config, 0).unwrap();
     assert!(!section.admin_up);
     assert_eq!(section.routes.len(), 1);
+}
+
+#[test]
+fn an_address_group_is_told_to_the_hosts_of_its_rules() {
+    let mut compiler = compiled(&put([
+        host(0, true, false),
+        host(1, true, false),
+        network(0, "a"),
+        group(0, true),
+        rule(0, 0, Remote::Set(id(40))),
+        port(0, 0, Some(0), &[0], 200),
+        port(1, 0, Some(1), &[], 200),
+        address_group(40, &["10.0.0.0/8"]),
+    ]));
+    let key = SectionKey::AddressSet(id(40));
+    let members = |compiler: &Compiler| {
+        let config = compiler.config(&host_name(0)).unwrap();
+        let Section::AddressSet(set) = config.sections[&key].body() else {
+            unreachable!()
+        };
+        set.members.len()
+    };
+    assert_eq!(members(&compiler), 1);
+    let touched = compiler.apply(
+        &put([address_group(40, &["10.0.0.0/8", "fd00::/8"])]),
+        Generation(2),
+    );
+    assert_eq!(touched.hosts, [(host_name(0), [key].into())].into());
+    assert_eq!(members(&compiler), 2);
+    compiler.apply(
+        &[Change::Gone(ObjectId::AddressGroup(id(40)))],
+        Generation(3),
+    );
+    assert_eq!(members(&compiler), 0);
 }
 
 #[test]

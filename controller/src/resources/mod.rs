@@ -2,6 +2,7 @@
 //!
 //! [`REGISTRY`] is the table of contents of the API: a file and a line each.
 
+pub mod address_group;
 pub mod flow_classifier;
 pub mod function;
 pub mod host;
@@ -15,6 +16,7 @@ pub mod security_group;
 pub mod security_group_rule;
 pub mod subnet;
 
+pub use address_group::AddressGroup;
 pub use flow_classifier::FlowClassifier;
 pub use function::NetworkFunction;
 pub use host::Host;
@@ -44,6 +46,7 @@ pub const REGISTRY: &[&Spec] = &[
     Router::SPEC,
     SecurityGroup::SPEC,
     SecurityGroupRule::SPEC,
+    AddressGroup::SPEC,
     FlowClassifier::SPEC,
     PortPairGroup::SPEC,
     PortChain::SPEC,

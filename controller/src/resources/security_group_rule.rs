@@ -10,7 +10,7 @@ use crate::{
         field,
     },
     resources::{
-        SecurityGroup,
+        AddressGroup, SecurityGroup,
         protocol::{Ethertype, ICMP, ICMPV6, PROTOCOLS, protocol_number},
         subnet::loose_prefix,
     },
@@ -58,6 +58,9 @@ pub struct SecurityGroupRule {
     pub normalized_cidr: Option<Prefix>,
     /// The other end: the members of a group.
     pub remote_group_id: Option<Uuid>,
+    /// The other end: the addresses of a group.
+    #[serde(default)]
+    pub remote_address_group_id: Option<Uuid>,
 }
 
 /// Protocols whose rules may name ports.
@@ -82,6 +85,7 @@ impl SecurityGroupRule {
             remote_ip_prefix: None,
             normalized_cidr: None,
             remote_group_id: None,
+            remote_address_group_id: None,
         }
     }
 
@@ -100,7 +104,7 @@ impl SecurityGroupRule {
         let text = |value: Option<String>| value.unwrap_or_default();
         // Everything is the same as nothing here: 0.0.0.0/0 asks for no more than no prefix. It is
         // kept apart, though, as Neutron does.
-        let said = format!(
+        let mut said = format!(
             "{}/{}/{}/{}/{}/{}/{}",
             json!(self.direction),
             self.ethertype,
@@ -110,6 +114,10 @@ impl SecurityGroupRule {
             text(self.normalized_cidr.map(|prefix| prefix.to_string())),
             text(self.remote_group_id.map(|id| id.to_string())),
         );
+        // Only where there is one: a rule without keeps the key that it had before there were any.
+        if let Some(id) = self.remote_address_group_id {
+            said = format!("{said}/{id}");
+        }
         let name = Uuid::new_v5(&self.security_group_id, said.as_bytes());
         format!(
             "unique/security_group_rule/{}/{name}",
@@ -192,9 +200,10 @@ impl Resource for SecurityGroupRule {
             field(
                 "remote_address_group_id",
                 Kind::Uuid,
-                "Always null: no address groups yet.",
+                "The other end: an address group's addresses.",
             )
-            .computed(),
+            .create_only(Absent::Null)
+            .or_null(),
             field(
                 "normalized_cidr",
                 Kind::Text(64),
@@ -232,6 +241,9 @@ impl Resource for SecurityGroupRule {
         let mut index = vec![("security_group_id", self.security_group_id.to_string())];
         if let Some(remote) = self.remote_group_id {
             index.push(("remote_group_id", remote.to_string()));
+        }
+        if let Some(remote) = self.remote_address_group_id {
+            index.push(("remote_address_group_id", remote.to_string()));
         }
         index
     }
@@ -349,7 +361,12 @@ fn remote(view: &View, change: &Change<'_, SecurityGroupRule>, caller: &Caller) 
     let Some(rule) = change.made() else {
         return Ok(Vec::new());
     };
-    if rule.remote_group_id.is_some() && rule.remote_ip_prefix.is_some() {
+    let remotes = [
+        rule.remote_group_id.is_some(),
+        rule.remote_ip_prefix.is_some(),
+        rule.remote_address_group_id.is_some(),
+    ];
+    if remotes.into_iter().filter(|is_there| *is_there).count() > 1 {
         return Err(Refusal::invalid(
             "SecurityGroupMultipleRemoteEntites",
             "Only one of remote_ip_prefix or remote_group_id or remote_address_group_id may be provided.",
@@ -361,6 +378,12 @@ fn remote(view: &View, change: &Change<'_, SecurityGroupRule>, caller: &Caller) 
             group.is_some_and(|group| !change.is_asked() || caller.owns(&group.meta.project_id));
         if !known {
             return Err(Refusal::missing("SecurityGroup", remote));
+        }
+    }
+    if let Some(remote) = rule.remote_address_group_id {
+        let group = view.object::<AddressGroup>(remote);
+        if !group.is_some_and(|group| caller.owns(&group.meta.project_id)) {
+            return Err(Refusal::missing("AddressGroup", remote));
         }
     }
     if let Some(prefix) = rule.normalized_cidr

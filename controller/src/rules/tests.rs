@@ -4,7 +4,9 @@ use super::*;
 use crate::{
     api::Scene,
     resource::{Objects, address_key},
-    resources::{Network, Port, Router, SecurityGroup, SecurityGroupRule, Subnet, router},
+    resources::{
+        AddressGroup, Network, Port, Router, SecurityGroup, SecurityGroupRule, Subnet, router,
+    },
     rules::addresses::{floor_key, number},
     store::{Embedded, MemoryDisk},
 };
@@ -380,9 +382,10 @@ fn tables_and_structs_name_the_same_fields() {
     let subnet = create::<Subnet>(&mut view, 2, &body).unwrap();
     let port = create::<Port>(&mut view, 3, &json!({"network_id": network.meta.id})).unwrap();
     let router = create::<Router>(&mut view, 4, &json!({})).unwrap();
+    let addresses = create::<AddressGroup>(&mut view, 5, &json!({})).unwrap();
     let group = view.objects::<SecurityGroup>().pop().unwrap();
     let rule = view.objects::<SecurityGroupRule>().pop().unwrap();
-    let objects: [Arc<dyn Object>; 6] = [network, subnet, port, router, group, rule];
+    let objects: [Arc<dyn Object>; 7] = [network, subnet, port, router, addresses, group, rule];
     let snapshot = Embedded::read(&MemoryDisk::new(Uuid::nil())).unwrap();
     let (status, caller) = (crate::status::StatusBoard::default(), Caller::system());
     let scene = Scene {

@@ -5,6 +5,7 @@
     reason = "tables of requests and their answers"
 )]
 
+mod address_groups;
 mod backup;
 mod chains;
 mod groups;

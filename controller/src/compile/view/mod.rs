@@ -25,7 +25,8 @@ use super::intent::{
 use crate::{
     resource::{Resource, Spec},
     resources::{
-        self, FlowClassifier, NetworkFunction, PortChain, PortPairGroup, SecurityGroup, function,
+        self, AddressGroup, FlowClassifier, NetworkFunction, PortChain, PortPairGroup,
+        SecurityGroup, function,
         protocol::{self, Ethertype},
         router::router_of,
         security_group_rule as rule,
@@ -72,6 +73,7 @@ const KINDS: &[(&Spec, OfKind)] = &[
     (resources::SecurityGroupRule::SPEC, |id| {
         ObjectId::Rule(id.into())
     }),
+    (AddressGroup::SPEC, |id| ObjectId::AddressGroup(id.into())),
     (FlowClassifier::SPEC, |id| ObjectId::Classifier(id.into())),
     (PortPairGroup::SPEC, |id| ObjectId::Function(id.into())),
     (PortChain::SPEC, |id| ObjectId::Chain(id.into())),
@@ -92,6 +94,7 @@ fn object(id: ObjectId, entry: &Entry) -> Option<Object> {
         ObjectId::Router(_) => Object::Router(Arc::new(router(entry.peek()?))),
         ObjectId::Group(_) => Object::Group(Arc::new(group(entry.peek()?))),
         ObjectId::Rule(_) => Object::Rule(Arc::new(group_rule(entry.peek()?)?)),
+        ObjectId::AddressGroup(_) => Object::AddressGroup(Arc::new(address_group(entry.peek()?))),
         ObjectId::Classifier(_) => Object::Classifier(Arc::new(classifier(entry.peek()?))),
         ObjectId::Function(_) => Object::Function(Arc::new(port_pair_group(entry.peek()?))),
         ObjectId::Chain(_) => Object::Chain(Arc::new(chain(entry.peek()?))),
@@ -209,6 +212,13 @@ fn group(group: &SecurityGroup) -> Group {
     }
 }
 
+fn address_group(group: &AddressGroup) -> intent::AddressGroup {
+    intent::AddressGroup {
+        id: group.meta.id.into(),
+        addresses: group.addresses.clone(),
+    }
+}
+
 const fn family(ethertype: Ethertype) -> Family {
     match ethertype {
         Ethertype::V4 => Family::V4,
@@ -233,7 +243,8 @@ fn group_rule(rule: &resources::SecurityGroupRule) -> Option<Rule> {
             L4Match::Ports(PortRange::new(min, max).ok()?)
         }
     };
-    let remote = match (rule.remote_group_id, rule.normalized_cidr) {
+    let set = rule.remote_group_id.or(rule.remote_address_group_id);
+    let remote = match (set, rule.normalized_cidr) {
         (Some(group), _) => Remote::Set(group.into()),
         (None, Some(cidr)) => Remote::Prefix(cidr),
         (None, None) if rule.remote_ip_prefix.is_some() => return None,

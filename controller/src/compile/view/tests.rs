@@ -126,6 +126,15 @@ fn network_records() -> Vec<(&'static str, u8, Value)> {
         port(12, "k1", &json!({"port_security_enabled": false})),
         port(13, "", &json!({"device_owner": "overweave:load_balancer"})),
         (
+            "address_group",
+            15,
+            json!({"name": "ag", "addresses": ["10.4.0.0/16", "fd00::/8"]}),
+        ),
+        rule(
+            16,
+            json!({"protocol": "udp", "remote_address_group_id": uuid(15)}),
+        ),
+        (
             "router",
             14,
             json!({
