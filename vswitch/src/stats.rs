@@ -125,6 +125,12 @@ pub const METRICS: &[Metric] = &[
         "Segments that wait in queues.",
     ),
     metric(
+        "vswitch_unaccounted_segments",
+        MetricKind::Gauge,
+        &[],
+        "Segments that began and neither ended nor wait: 0, or the switch has a mistake.",
+    ),
+    metric(
         "vswitch_batch_packets",
         MetricKind::Histogram,
         &[],
@@ -574,6 +580,7 @@ impl WorkerStats {
                 of.map(|(t, n)| (vec![t.to_owned()], n)).to_vec()
             }
             "vswitch_held_packets" => plain(self.ledger.held),
+            "vswitch_unaccounted_segments" => plain(self.ledger.unaccounted()),
             "vswitch_batch_packets" => self.batch_rows(),
             "vswitch_tables_version" => plain(tables.version()),
             "vswitch_uplink_packets_total" => self.uplink.map_or_else(Vec::new, |t| {

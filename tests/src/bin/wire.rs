@@ -14,7 +14,6 @@ use tests::{
     netns,
     wire::{self, Sitting, figures, place, system::Wanted, work::Work},
 };
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures systems side by side between two namespaces over VXLAN; let nothing else run meanwhile.
 ///
@@ -44,31 +43,9 @@ struct Arguments {
     json: Option<PathBuf>,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let (told, hears) = tokio::sync::oneshot::channel();
-    let mut terminated = match signal(SignalKind::terminate()) {
-        Ok(signal) => signal,
-        Err(error) => {
-            eprintln!("bench: listen for a termination signal: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    std::thread::spawn(move || told.send(measure(&arguments)).map_err(drop));
-    let failed = tokio::select! {
-        done = hears => match done {
-            Ok(Ok(())) => return ExitCode::SUCCESS,
-            Ok(Err(error)) => format!("{error:#}"),
-            // The measuring thread panicked, and has said where.
-            Err(_) => "nothing measured".to_owned(),
-        },
-        _ = tokio::signal::ctrl_c() => "interrupted".to_owned(),
-        _ = terminated.recv() => "terminated".to_owned(),
-    };
-    place::sweep();
-    eprintln!("bench: {failed}");
-    ExitCode::FAILURE
+    place::guarded(move || measure(&arguments))
 }
 
 fn measure(arguments: &Arguments) -> anyhow::Result<()> {

@@ -13,12 +13,14 @@
 //! - [`place`]: namespaces, links, what is left of them
 //! - [`system`]: what stands there
 //! - [`work`]: what is asked of it
+//! - [`soak`]: one system for long
 //! - [`figures`]: medians, intervals, the table and the document
 
 pub mod figures;
 pub mod place;
 pub mod repeater;
 pub mod rest;
+pub mod soak;
 pub mod system;
 pub mod work;
 

@@ -7,8 +7,9 @@ use anyhow::{Context as _, bail};
 use std::{
     net::IpAddr,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitCode, Output, Stdio},
 };
+use tokio::signal::unix::{SignalKind, signal};
 use vswitch::io::netns::Netns;
 
 /// What all names of this process's namespaces begin with.
@@ -73,6 +74,38 @@ pub fn sweep() {
         ip(&format!("netns del {name}"))
             .map(drop)
             .unwrap_or_default();
+    }
+}
+
+/// Runs a command of this package to its end, and removes what it made if it fails or is told to end (SIGINT, SIGTERM).
+#[expect(
+    clippy::print_stderr,
+    reason = "the last word of a command that failed"
+)]
+pub fn guarded(work: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let ended = runtime.context("start").and_then(|runtime| {
+        runtime.block_on(async {
+            let mut terminated = signal(SignalKind::terminate())?;
+            let (told, hears) = tokio::sync::oneshot::channel();
+            std::thread::spawn(move || told.send(work()).map_err(drop));
+            tokio::select! {
+                // If it panicked it has said where.
+                done = hears => done.context("nothing done")?,
+                _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+                _ = terminated.recv() => bail!("terminated"),
+            }
+        })
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            sweep();
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

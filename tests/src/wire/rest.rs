@@ -47,6 +47,17 @@ impl Rest<'_> {
         Ok(id.to_owned())
     }
 
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// What the API, or curl, said.
+    pub fn delete(&self, path: &str, id: &str) -> anyhow::Result<()> {
+        let url = format!("{}/v2.0/{path}/{id}", self.origin);
+        let token = format!("X-Auth-Token: {}", self.token);
+        let words = ["curl", "-sf", "-X", "DELETE", "-H", &token, &url];
+        self.place.ask("h1", &words).map(drop)
+    }
+
     /// A security group that admits what the works send, of both families.
     ///
     /// # Errors

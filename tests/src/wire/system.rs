@@ -147,6 +147,15 @@ pub struct Stand {
     folder: PathBuf,
     /// Where clients call: the second workload, or the chain's virtual address.
     pub target: IpAddr,
+    api: Option<Api>,
+}
+
+/// What overweave's controller is asked with.
+#[derive(Debug)]
+struct Api {
+    origin: String,
+    token: String,
+    group: String,
 }
 
 impl Stand {
@@ -167,6 +176,7 @@ impl Stand {
             repeaters: vec![],
             folder,
             target: Place::address(2, wanted.v6),
+            api: None,
         };
         match wanted.kind {
             Kind::Overweave => stand.overweave()?,
@@ -177,6 +187,33 @@ impl Stand {
         }
         stand.carries()?;
         Ok(stand)
+    }
+
+    /// The controller's API, and the group of both workloads; overweave alone has them.
+    pub fn rest(&self) -> Option<(Rest<'_>, &str)> {
+        let api = self.api.as_ref()?;
+        let rest = Rest {
+            place: &self.place,
+            origin: api.origin.clone(),
+            token: api.token.clone(),
+        };
+        Some((rest, &api.group))
+    }
+
+    /// The processes of the system: what each is called, and its id.
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        let name = |id: u32| {
+            let words = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).into_owned();
+            let words: Vec<&str> = words.split('\0').collect();
+            match words.as_slice() {
+                [_, "vswitch", _, host, ..] => format!("vswitch {host}"),
+                [_, verb, ..] => (*verb).to_owned(),
+                _ => "gone".to_owned(),
+            }
+        };
+        let ids = self.children.iter().map(Child::id);
+        ids.map(|id| (name(id), id)).collect()
     }
 
     fn carries(&self) -> anyhow::Result<()> {
@@ -367,6 +404,11 @@ impl Stand {
             ip(&format!("-n {netns} link set eth0 up"))?;
         }
         self.children.extend(switches);
+        self.api = Some(Api {
+            origin: rest.origin,
+            token: rest.token,
+            group,
+        });
         Ok(())
     }
 }

@@ -62,6 +62,21 @@ impl Ledger {
     /// # Errors
     /// Both sums, when they differ.
     pub fn balanced(&self) -> Result<(), Unbalanced> {
+        let (begun, ended) = self.sides();
+        if begun == ended {
+            Ok(())
+        } else {
+            Err(Unbalanced { begun, ended })
+        }
+    }
+
+    /// How many segments the law misses: 0, or the switch has a mistake.
+    pub fn unaccounted(&self) -> u64 {
+        let (begun, ended) = self.sides();
+        begun.abs_diff(ended)
+    }
+
+    fn sides(&self) -> (u64, u64) {
         let begun = self.rx
             + self.originated.iter().sum::<u64>()
             + self.copies.iter().sum::<u64>()
@@ -71,11 +86,7 @@ impl Ledger {
             + self.consumed.iter().sum::<u64>()
             + self.held
             + self.handed_over;
-        if begun == ended {
-            Ok(())
-        } else {
-            Err(Unbalanced { begun, ended })
-        }
+        (begun, ended)
     }
 
     /// How many were dropped for this reason.

@@ -1,0 +1,60 @@
+//! `cargo xtask bench soak`: one overweave fabric under mixed traffic and churn for minutes. Needs root.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is a command: its answers go to the terminal"
+)]
+
+use anyhow::bail;
+use clap::Parser;
+use std::{process::ExitCode, time::Duration};
+use tests::{
+    netns,
+    wire::{place, soak},
+};
+
+/// Mixed traffic with and without a chain, while rules and chains come and go: memory must stay flat, each segment be accounted for, and no
+/// connection fail. The last line says whether it held.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask bench soak",
+    after_help = "Example: cargo xtask bench soak --minutes 10"
+)]
+struct Arguments {
+    /// For how long, 1 to 1440.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1440))]
+    minutes: u64,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    place::guarded(move || measure(&arguments))
+}
+
+fn measure(arguments: &Arguments) -> anyhow::Result<()> {
+    if !netns::allowed() {
+        bail!("namespaces need root");
+    }
+    let time = Duration::from_secs(60 * arguments.minutes);
+    let report = soak::run(time, &mut |line| eprintln!("{line}"))?;
+    println!(
+        "{} rounds, {} rules and {} chains came and went",
+        report.rounds, report.rules, report.chains
+    );
+    for (name, kib) in &report.memory {
+        let most = kib.iter().max().unwrap_or(&0);
+        let [first, last] = [kib.first(), kib.last()].map(|n| n.unwrap_or(&0));
+        println!(
+            "{name}: resident {first} KiB after the first round, {last} after the last, {most} at most"
+        );
+    }
+    if report.broken.is_empty() {
+        println!("held: memory flat, each segment accounted for, no connection failed");
+        return Ok(());
+    }
+    for line in &report.broken {
+        println!("broken: {line}");
+    }
+    bail!("it did not hold");
+}
