@@ -268,7 +268,10 @@ fn on_reset(state: &mut State, side: Side, segment: &TcpSegment) -> bool {
     if !at_most(lowest, segment.seq) || !at_most(segment.seq, sent.highest_start()) {
         return false;
     }
-    if segment.seq == sent.end {
+    // An end that has closed and gone resets what still comes, at the number that those acknowledge: its FIN's own, which its
+    // receiver takes.
+    let at_fin = state.flags & bit(FIN, side) != 0 && segment.seq == sent.end.wrapping_sub(1);
+    if segment.seq == sent.end || at_fin {
         if !state.stage().is_over() {
             state.set_stage(Stage::Closed);
         }

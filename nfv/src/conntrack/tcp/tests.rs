@@ -368,6 +368,23 @@ fn a_reset_must_hit_the_edge_to_end_the_connection() {
 }
 
 #[test]
+fn a_reset_of_an_end_that_has_closed_already_ends_the_connection() {
+    // The server closes while data still comes, and its socket is gone.
+    let mut t = Talk::established();
+    t.ok(B, segment(flag::FIN | flag::ACK, 500, 100, 0));
+    t.ok(A, segment(flag::ACK, 100, 500, 200));
+    t.ok(B, segment(flag::RST, 499, 0, 0));
+    t.is(Stage::FinWait, 120);
+    t.ok(B, segment(flag::RST, 500, 0, 0));
+    t.is(Stage::Closed, 10);
+    // Without a FIN the number before the next is anybody's guess.
+    let mut t = Talk::established();
+    t.ok(B, segment(flag::ACK, 500, 100, 200));
+    t.ok(B, segment(flag::RST, 699, 0, 0));
+    t.is(Stage::Established, 300);
+}
+
+#[test]
 fn a_reset_that_answers_a_syn_must_acknowledge_it() {
     let mut t = Talk::begin(segment(flag::SYN, 99, 0, 0));
     t.refused(B, segment(flag::RST, 0, 0, 0));
