@@ -49,6 +49,9 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
             "{name}: resident {first} KiB after the first round, {last} after the last, {most} at most"
         );
     }
+    for line in &report.drops {
+        println!("{line}");
+    }
     if report.broken.is_empty() {
         println!("held: memory flat, each segment accounted for, no connection failed");
         return Ok(());

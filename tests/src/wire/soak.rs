@@ -2,7 +2,7 @@
 //!
 //! One overweave fabric, mixed traffic with and without a chain, while rules and chains come and go beside it.
 //!
-//! - Data: a [`Report`]; the resident memory of each process after each round.
+//! - Data: a [`Report`]; the anonymous memory of each process after each round.
 //! - Owner: [`run`] owns the stand; the churn is a thread that ends with it.
 //! - Cost: the time that it is given.
 //! - Failure: what did not hold is a line of [`Report::broken`]; a system that does not come up ends it at once.
@@ -23,6 +23,8 @@ use std::{
 
 /// What a run of each work takes, in seconds.
 const RUN: f64 = 2.0;
+/// A switch's metrics, in its namespace.
+const METRICS: &str = "http://127.0.0.1:9698/metrics";
 /// How much a process may grow from the second third to the last: what pages and allocators round.
 const GROWTH: f64 = 1.02;
 
@@ -35,8 +37,10 @@ pub struct Report {
     pub rules: usize,
     /// Chains that came and went.
     pub chains: usize,
-    /// Resident KiB of each process after each round.
+    /// KiB that each process has for itself, after each round.
     pub memory: BTreeMap<String, Vec<u64>>,
+    /// What each switch dropped: its metric's lines.
+    pub drops: Vec<String>,
     /// What did not hold; empty if all did.
     pub broken: Vec<String>,
 }
@@ -102,7 +106,15 @@ pub fn run(time: Duration, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Report>
             .push(format!("of {begun:?} there are {still:?}"));
     }
     for host in ["h1", "h2"] {
-        let missing = metric(&stand, host, "vswitch_unaccounted_segments")?;
+        let metrics = stand.place.ask(host, &["curl", "-sf", METRICS])?;
+        let drops = metrics
+            .lines()
+            .filter(|line| line.starts_with("vswitch_drops_total"));
+        let drops = drops.filter(|line| !line.ends_with(" 0"));
+        report
+            .drops
+            .extend(drops.map(|line| format!("{host} {line}")));
+        let missing = metric(&metrics, "vswitch_unaccounted_segments")?;
         if missing != 0 {
             report
                 .broken
@@ -174,21 +186,21 @@ fn churn(rest: &Rest<'_>, group: &str, stop: &AtomicBool) -> anyhow::Result<(usi
     Ok((rules, chains))
 }
 
-fn metric(stand: &Stand, host: &str, name: &str) -> anyhow::Result<u64> {
-    let url = "http://127.0.0.1:9698/metrics";
-    let text = stand.place.ask(host, &["curl", "-sf", url])?;
-    let prefix = format!("{name} ");
-    let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
-    let line = line.with_context(|| format!("{host} has no metric {name}"))?;
-    Ok(line.trim().parse()?)
+fn metric(metrics: &str, name: &str) -> anyhow::Result<u64> {
+    let mut lines = metrics.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(value
+        .with_context(|| format!("no metric {name}"))?
+        .trim()
+        .parse()?)
 }
 
-/// Resident KiB of a process.
+/// KiB that a process has for itself. The table of connections is shared memory of a fixed size, whose pages come as they are used.
 fn resident(id: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        .find_map(|line| line.strip_prefix("RssAnon:"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -208,6 +220,12 @@ fn grows(kib: &[u64]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_metric_is_found_by_its_whole_name() {
+        assert_eq!(metric("# HELP a b\nab 7\na 3\n", "a").unwrap(), 3);
+        assert!(metric("ab 7\n", "a").is_err());
+    }
 
     #[test]
     fn memory_that_levels_off_does_not_grow() {

@@ -7,7 +7,9 @@ use net::{FiveTuple, Now, Origin, Packet, Zone, batch::BATCH};
 use nfv::conntrack::{Entry, Hit, Track, TrackInput};
 use overlay::Place;
 
-use super::{Datapath, Job, ProgramId, Start, Way, homes::release, invalid, tables::Tables};
+use super::{
+    Datapath, Job, ProgramId, Start, Way, WorkerId, homes::release, invalid, tables::Tables,
+};
 
 /// What the look-up of a batch found.
 pub(super) type Hits = [Option<Hit>; BATCH];
@@ -49,6 +51,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let Some(side) = self.conntrack.side(hit.conn, hit.side) else {
             return Way::Open;
         };
+        if let Some(worker) = self.superseded(hit) {
+            return Way::Hand(worker);
+        }
         let key = packet.key();
         let program = ProgramId::from_number(side.program());
         let same_ends = side.eth_src() == key.src_mac() && side.eth_dst() == key.dst_mac();
@@ -78,9 +83,35 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 };
                 Way::Run(program, to)
             }
-            Track::Invalid => Way::Drop(invalid(packet)),
+            Track::Invalid => self.invalid(packet, hit),
             Track::Renew => Way::Renew,
         }
+    }
+
+    /// A packet that its record refuses: it may be of another connection, which now has the tuple at another worker.
+    pub(super) fn invalid(&self, packet: &Packet, hit: Hit) -> Way {
+        self.claimed(hit)
+            .map_or_else(|| Way::Drop(invalid(packet)), Way::Hand)
+    }
+
+    /// Whose the tuple is now, if this record is of a connection that is over: it only waits for stray packets, while another with the
+    /// same tuple on one side (a client's port that came round, to the same member by another way) may be elsewhere.
+    #[inline]
+    fn superseded(&self, hit: Hit) -> Option<WorkerId> {
+        if self.settings.workers <= 1 || !self.conntrack.entry(hit.conn)?.stage().is_over() {
+            return None;
+        }
+        self.claimed(hit)
+    }
+
+    /// The other worker that has claimed this side of a record.
+    fn claimed(&self, hit: Hit) -> Option<WorkerId> {
+        if self.settings.workers <= 1 {
+            return None;
+        }
+        let side = self.conntrack.side(hit.conn, hit.side)?;
+        let owner = self.claims.owner(side.zone(), side.tuple());
+        owner.filter(|worker| *worker != self.settings.worker)
     }
 
     pub(super) fn track(&mut self, packet: &Packet, hit: Hit, now: Now) -> Track {

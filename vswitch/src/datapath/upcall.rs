@@ -333,7 +333,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 let to = entry.binding().map(|_| entry.translated(hit.side));
                 Way::Run(program, to)
             }
-            Track::Invalid => Way::Drop(invalid(packet)),
+            Track::Invalid => self.invalid(packet, hit),
             Track::Renew => self.first(tables, job, now),
         }
     }

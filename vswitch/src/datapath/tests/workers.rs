@@ -199,6 +199,35 @@ fn a_connection_in_place_of_one_that_is_over_keeps_the_claims_of_its_replies() {
 }
 
 #[test]
+fn a_connection_over_another_way_is_not_judged_by_the_record_of_one_before_it() {
+    for over in [true, false] {
+        let mut s = Switch::new(&balanced());
+        let (there, back) = (s.origin(1), s.tunnel());
+        for port in 1000..1030u16 {
+            let at = usize::from(port);
+            let (client, vip, member) = ((1, port), (50, 80), (9, 8080));
+            // To the member itself, then by the virtual address: what the member sends back looks the same.
+            s.enter(at, there, &syn(false, client, member));
+            s.enter(at, back, &syn_ack(false, member, client));
+            if over {
+                let reset = ack(false, client, member).flags(tcp::RST | tcp::ACK);
+                assert_eq!(s.enter(at, there, &reset).len(), 1);
+            }
+            let again = syn(false, client, vip).seq(0x9000_0000, 0);
+            if s.enter(at + 1, there, &again).is_empty() {
+                assert!(!over, "a live one in the same table stays");
+                continue;
+            }
+            let reply = syn_ack(false, member, client).seq(0x7000_0000, 0x9000_0001);
+            let got = s.enter(at + 2, back, &reply);
+            assert_eq!(got.len(), 1, "port {port}, over: {over}");
+            let (_, key) = net::Headers::parse(&got[0]).unwrap();
+            assert_eq!((key.src_addr(), key.l4_src), (ip(50, false), 80));
+        }
+    }
+}
+
+#[test]
 fn errors_find_the_worker_of_the_connection_that_they_speak_of() {
     let mut s = Switch::new(&balanced());
     for port in 1000..1010u16 {
