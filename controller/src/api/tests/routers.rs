@@ -1,6 +1,7 @@
 //! Routers, as a client sees them: the steps that were recorded of a real Neutron, and what it leaves open.
 
 use super::*;
+use crate::{rules::tests::balance, store::View};
 
 const ROUTERS: &str = "/v2.0/routers";
 
@@ -695,4 +696,64 @@ async fn routers_are_counted() {
     let one = format!("{ROUTERS}/{router}");
     assert_eq!(cloud.ask("a", "DELETE", &one, Value::Null).await.0, 204);
     assert_eq!(cloud.ask("a", "POST", ROUTERS, body()).await.0, 201);
+}
+
+/// Whoever comes first has the subnet's gateway; all of it commits or none.
+#[tokio::test]
+async fn routers_and_ports_that_race_for_a_gateway_leave_the_books_balanced() {
+    let cloud = Cloud::new().await;
+    let network = cloud.network("a").await;
+    let subnet = cloud.subnet("a", &network, "10.0.0.0/28").await;
+    let mut routers = Vec::new();
+    for _ in 0..8 {
+        routers.push(id(&cloud.router("a", json!({})).await));
+    }
+    let by_subnet = json!({"subnet_id": subnet["id"]});
+    for round in 0..4 {
+        let attach = routers.iter().map(|router| {
+            let path = format!("{ROUTERS}/{router}/add_router_interface");
+            let body = by_subnet.clone();
+            let cloud = &cloud;
+            async move { (path.clone(), cloud.ask("a", "PUT", &path, body).await.0) }
+        });
+        let port = json!({"port": {
+            "network_id": network, "fixed_ips": [{"ip_address": "10.0.0.1"}],
+        }});
+        let ports = (0..8).map(|_| cloud.ask("a", "POST", "/v2.0/ports", port.clone()));
+        let (attached, made) = futures::future::join(
+            futures::future::join_all(attach),
+            futures::future::join_all(ports),
+        )
+        .await;
+        let winners = attached.iter().filter(|(_, status)| *status == 200);
+        let winners: Vec<&String> = winners.map(|(path, _)| path).collect();
+        let ports: Vec<&Value> = made
+            .iter()
+            .filter(|(status, _)| *status == 201)
+            .map(|(_, body)| &body["port"]["id"])
+            .collect();
+        assert_eq!(
+            winners.len() + ports.len(),
+            1,
+            "round {round}: {attached:?}"
+        );
+        let lost = attached.iter().filter(|(_, status)| *status == 409).count();
+        assert_eq!(lost, 8 - winners.len());
+        balance(&View::of(&cloud.api.core.store.snapshot()), A);
+        for path in winners {
+            let path = path.replace("add_", "remove_");
+            let (status, body) = cloud.ask("a", "PUT", &path, by_subnet.clone()).await;
+            assert_eq!(status, 200, "{body}");
+        }
+        for port in ports {
+            let path = format!("/v2.0/ports/{}", port.as_str().unwrap());
+            assert_eq!(cloud.ask("a", "DELETE", &path, Value::Null).await.0, 204);
+        }
+    }
+    let free = cloud.port(
+        "a",
+        json!({"network_id": network, "fixed_ips": [{"ip_address": "10.0.0.1"}]}),
+    );
+    free.await;
+    balance(&View::of(&cloud.api.core.store.snapshot()), A);
 }
