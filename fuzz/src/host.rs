@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use hostconfig::network::{Dhcp, Route};
+use hostconfig::network::{Dhcp, RaMode, Route};
 use hostconfig::{
     Endpoint, HostConfig, Keyed, Location, Network, Port, Router, Section, Subnet, Vteps,
     port::FixedIp,
@@ -156,6 +156,7 @@ pub(crate) fn network() -> Network {
         cidr: prefix(cidr),
         gateway: dhcp.is_some().then(|| address(254, false)),
         dhcp,
+        ra: Some(RaMode::Slaac).filter(|_| !prefix(cidr).is_ipv4()),
     };
     Network {
         id: id(NETWORK),

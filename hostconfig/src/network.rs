@@ -37,6 +37,21 @@ pub struct Subnet {
     pub gateway: Option<IpAddr>,
     /// What the switch's DHCP server says; `None`: DHCP is off.
     pub dhcp: Option<Dhcp>,
+    /// How its hosts get their IPv6 addresses, as its router tells them; `None`: no router advertises it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ra: Option<RaMode>,
+}
+
+/// How hosts get their IPv6 addresses (RFC 4861 §4.2, §4.6.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RaMode {
+    /// They make them from the prefix (RFC 4862).
+    Slaac,
+    /// So they do, and ask a DHCPv6 server for all else.
+    Stateless,
+    /// They ask a DHCPv6 server for them.
+    Stateful,
 }
 
 /// What the switch's DHCPv4 server says on a subnet.

@@ -148,12 +148,14 @@ impl Plan {
                 domain: String::new(),
                 routes: vec![],
             }),
+            ra: None,
         };
         let v6 = Subnet {
             id: self.uuid().into(),
             cidr: format!("fd{number:02x}::/64").parse().unwrap(),
             gateway: None,
             dhcp: None,
+            ra: None,
         };
         let network = Network {
             id,

@@ -74,6 +74,7 @@ fn config(here: u16, hosts: u16) -> HostConfig {
         cidr: cidr.parse().unwrap(),
         gateway: None,
         dhcp: None,
+        ra: None,
     };
     put(Section::Network(Network {
         id: id(NET),

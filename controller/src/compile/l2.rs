@@ -63,6 +63,7 @@ fn subnet(subnet: &intent::Subnet) -> Subnet {
         cidr: subnet.cidr,
         gateway: subnet.gateway,
         dhcp,
+        ra: None,
     }
 }
 

@@ -174,6 +174,7 @@ mod tests {
             cidr: "fd00::/64".parse().unwrap(),
             gateway: Some("fd00::1".parse().unwrap()),
             dhcp: None,
+            ra: None,
         });
         port.fixed_ips.push(FixedIp {
             addr: "fd00::5".parse().unwrap(),

@@ -4,8 +4,8 @@
 //! counted here, in segments, under a name.
 
 use net::{
-    Consumed, Copied, DropReason, Errand, FiveTuple, Mac, Now, Originated, Packet, PacketPool,
-    PortId, headers::Quoted, rewrite,
+    Consumed, Copied, DropReason, Errand, FiveTuple, Mac, NetworkId, Now, Originated, Packet,
+    PacketPool, PortId, RouterId, headers::Quoted, rewrite,
 };
 use nfv::functions::shaper::ShaperQueue;
 
@@ -17,7 +17,7 @@ use super::{
     gate::{Exit, Gate},
     homes::shaper_owner,
     ledger::Ledger,
-    tables::{HopId, Tables, service},
+    tables::{HopId, Network, Tables, l3::Interface, ra, service},
     too_big::{exceeds, size, too_small},
 };
 use crate::{io::Tunnelled, stats::Counters};
@@ -273,6 +273,7 @@ impl Hands {
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
                 | Action::AnswerNd { .. }
+                | Action::AnswerRs { .. }
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. } => return self.send(flow, at, packet, cx),
             }
@@ -339,6 +340,7 @@ impl Hands {
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
                 | Action::AnswerNd { .. }
+                | Action::AnswerRs { .. }
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. } => return self.send(flow, at, packet, cx),
             }
@@ -407,6 +409,7 @@ impl Hands {
             Action::Refuse(refusal) => self.drop(packet, refusal, cx.now, cx.pool),
             Action::AnswerArp(_)
             | Action::AnswerNd { .. }
+            | Action::AnswerRs { .. }
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => self.answer(action, packet, flow, cx),
             // These come before what sends; a program that has them behind it is none of the walk's.
@@ -459,6 +462,15 @@ impl Hands {
                 service::answer_neighbor(&mut packet, *mac, *router)
                     .map(|()| Some(Originated::NeighborAdvertisement))
             }
+            Action::AnswerRs {
+                network,
+                router,
+                interface,
+            } => match advertiser(cx.tables, *network, *router, *interface) {
+                Some((network, interface)) => ra::answer(&mut packet, network, interface)
+                    .map(|()| Some(Originated::RouterAdvertisement)),
+                None => Err(DropReason::PortGone),
+            },
             Action::AnswerPing => {
                 service::answer_ping(&mut packet).map(|()| Some(Originated::Icmp))
             }
@@ -498,6 +510,31 @@ impl Hands {
             }
             Err(reason) => self.drop(packet, &refused(reason), cx.now, cx.pool),
         }
+    }
+
+    /// A router speaks to a port's host unasked. Where no buffer is free it hears the next time.
+    pub(super) fn advertise(
+        &mut self,
+        port: PortId,
+        network: &Network,
+        (router, interface): (RouterId, u16),
+        cx: &mut Cx<'_>,
+    ) {
+        let up = cx.tables.port(port).is_some_and(|p| p.admin_up);
+        let found = advertiser(cx.tables, network.dense, router, interface);
+        let Some((_, interface)) = found.filter(|_| up) else {
+            return;
+        };
+        let Some(mut packet) = cx.pool.take_small() else {
+            return;
+        };
+        packet.set_origin(net::Origin::Switch);
+        let written = ra::write(&mut packet, network, interface, None);
+        if written.is_err() || packet.parse().is_err() {
+            return cx.pool.give(packet);
+        }
+        self.ledger.originate(Originated::RouterAdvertisement, 1);
+        self.deliver(port, packet, cx);
     }
 
     fn consume(&mut self, what: Consumed, segments: u64) {
@@ -724,6 +761,18 @@ impl Hands {
             self.drop(packet, &refusal, now, pool);
         }
     }
+}
+
+/// A network, and the interface of a router that speaks to its hosts.
+fn advertiser(
+    tables: &Tables,
+    network: NetworkId,
+    router: RouterId,
+    interface: u16,
+) -> Option<(&Network, &Interface)> {
+    let interfaces = &tables.router(router)?.interfaces;
+    let interface = interfaces.get(usize::from(interface))?;
+    Some((tables.network(network)?, interface))
 }
 
 /// The rewrites of a gate; `false` when the packet can't have them.

@@ -572,6 +572,7 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     | Action::Refuse(_)
                     | Action::AnswerArp(_)
                     | Action::AnswerNd { .. }
+                    | Action::AnswerRs { .. }
                     | Action::AnswerPing
                     | Action::AnswerDhcp { .. } => None,
                 })
@@ -627,6 +628,10 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
             Action::Refuse(refusal) => format!("refuse({})", refusal.reason),
             Action::AnswerArp(mac) => format!("answer_arp({mac})"),
             Action::AnswerNd { mac, .. } => format!("answer_nd({mac})"),
+            Action::AnswerRs { router, .. } => {
+                let name = tables.router(*router).map_or("?", |r| r.name.as_str());
+                format!("answer_rs({name})")
+            }
             Action::AnswerPing => "answer_ping".to_owned(),
             Action::AnswerDhcp { addr, .. } => format!("answer_dhcp({addr})"),
         });

@@ -93,6 +93,7 @@ impl Gate {
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
                 | Action::AnswerNd { .. }
+                | Action::AnswerRs { .. }
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. } => return gate,
             }
@@ -117,6 +118,7 @@ impl Gate {
             | Action::Refuse(_)
             | Action::AnswerArp(_)
             | Action::AnswerNd { .. }
+            | Action::AnswerRs { .. }
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => None,
         };

@@ -119,6 +119,9 @@ const SWEEP_PIECE: Duration = Duration::from_millis(1);
 /// What one piece may cost: well under a millisecond, also when every line of every connection that ends has to come from memory.
 const SWEEP_BUDGET: u32 = 2048;
 
+/// How often a router speaks to its hosts without being asked (RFC 4861 §6.2.1, `MaxRtrAdvInterval`).
+const ADVERTISE_EVERY: Duration = Duration::from_mins(10);
+
 /// One worker's datapath. `M` lends the connection table's entries.
 #[derive(Debug)]
 pub struct Datapath<M = Vec<Entry>> {
@@ -137,6 +140,9 @@ pub struct Datapath<M = Vec<Entry>> {
     budgets: Budgets,
     surcharge: u32,
     next_sweep: Now,
+    next_advertisement: Now,
+    /// Does any router speak to hosts?
+    advertises: bool,
     /// The tables' version that the counters are of.
     seen: u64,
 }
@@ -230,6 +236,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             budgets: Budgets::new(settings.rates, settings.workers),
             surcharge: 0,
             next_sweep: now,
+            next_advertisement: now + ADVERTISE_EVERY,
+            advertises: false,
             seen: 0,
             settings,
         }
@@ -461,6 +469,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if self.seen != tables.version() {
             self.seen = tables.version();
             self.hands.forget(tables);
+            self.advertises = tables::ra::any_speaks(tables);
         }
         if now >= self.next_sweep {
             let (claims, settings) = (&self.claims, &self.settings);
@@ -481,13 +490,33 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             pool,
             out,
         };
+        let advertises = self.advertise(&mut cx);
         let released = self.hands.release(&mut self.programs, &mut cx);
         let idle = self.conntrack.is_empty() && self.fragments.is_empty();
         let sweep = (!idle).then_some(self.next_sweep);
-        match (released, sweep) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        [released, sweep, advertises].into_iter().flatten().min()
+    }
+
+    /// Routers speak to their hosts from time to time, without being asked: each port hears it from one worker. When next; `None` where
+    /// none has to.
+    fn advertise(&mut self, cx: &mut execute::Cx<'_>) -> Option<Now> {
+        if !self.advertises || cx.now < self.next_advertisement {
+            return self.advertises.then_some(self.next_advertisement);
         }
+        self.next_advertisement = cx.now + ADVERTISE_EVERY;
+        let (me, workers) = (u32::from(self.settings.worker.0), self.settings.workers);
+        let tables = cx.tables;
+        for network in tables.networks().filter(|n| n.admin_up) {
+            let Some(by) = tables::ra::speaker(tables, network) else {
+                continue;
+            };
+            for port in network.flood.ports() {
+                if port.0 % u32::from(workers.max(1)) == me {
+                    self.hands.advertise(*port, network, by, cx);
+                }
+            }
+        }
+        Some(self.next_advertisement)
     }
 
     /// Drops every packet that waits: the switch is shutting down.

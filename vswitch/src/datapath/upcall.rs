@@ -247,6 +247,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::Refuse(_)
             | Action::AnswerArp(_)
             | Action::AnswerNd { .. }
+            | Action::AnswerRs { .. }
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => None,
         })?;

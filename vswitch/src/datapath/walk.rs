@@ -13,7 +13,7 @@ use std::{fmt, net::IpAddr};
 
 use hostconfig::group::Direction;
 use net::{
-    Consumed, DropReason, Fragment, Mac, NetworkId, Now, Origin, PortId, Probe, Zone,
+    Consumed, DropReason, Fragment, Mac, NetworkId, Now, Origin, PortId, Probe, RouterId, Zone,
     flow_key::{FiveTuple, ethertype, proto},
 };
 use nfv::{
@@ -27,8 +27,8 @@ use super::{
     chains::next_hop,
     flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
     tables::{
-        Network, Port, SectionIndex, Tables, l2, port_security, security_group::Allowed, service,
-        tunnel,
+        Network, Port, SectionIndex, Tables, l2, port_security, ra, security_group::Allowed,
+        service, tunnel,
     },
 };
 
@@ -183,6 +183,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             | Action::Refuse(_)
             | Action::AnswerArp(_)
             | Action::AnswerNd { .. }
+            | Action::AnswerRs { .. }
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => 2,
         });
@@ -303,6 +304,19 @@ impl<'a, W: Witness> Walk<'a, W> {
             });
             return true;
         }
+        if let Some((router, interface)) = self.advertiser(network) {
+            let action = Action::AnswerRs {
+                network: network.dense,
+                router,
+                interface,
+            };
+            self.answers(action, Consumed::NeighborDiscovery);
+            let name = self.tables.router(router).map_or("?", |r| r.name.as_str());
+            self.says(Stage::Service, || {
+                format!("router solicitation answered by router {name}")
+            });
+            return true;
+        }
         if let Some((subnet, addr)) = service::dhcp(network, port, self.probe) {
             let network = network.dense;
             let action = Action::AnswerDhcp {
@@ -315,6 +329,21 @@ impl<'a, W: Witness> Walk<'a, W> {
             return true;
         }
         false
+    }
+
+    /// The router that answers a Router Solicitation on a network. Who is on it, and what each router of it is like, is read.
+    fn advertiser(&mut self, network: &Network) -> Option<(RouterId, u16)> {
+        if !ra::asks(self.probe) {
+            return None;
+        }
+        self.depend(network.members);
+        let tables = self.tables;
+        for router in tables.routers() {
+            if router.interface_on(network.dense).is_some() {
+                self.depend(router.section);
+            }
+        }
+        ra::speaker(tables, network)
     }
 
     pub(super) fn answers(&mut self, action: Action, what: Consumed) {

@@ -19,6 +19,7 @@ pub mod l2;
 pub mod l3;
 pub mod lpm;
 pub mod port_security;
+pub mod ra;
 pub mod security_group;
 pub mod service;
 pub mod tunnel;
