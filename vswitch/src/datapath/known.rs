@@ -134,11 +134,11 @@ pub(super) fn zone_and_tuple(tables: &Tables, packet: &Packet) -> Option<(Zone, 
 }
 
 /// The zone in which a packet's connection is looked up: its sender's, or that of the port that it is for. What goes to many has
-/// none.
+/// none, nor has what is tagged: it shows the tuple of a connection, but no connection carries VLANs.
 #[inline]
 fn zone_of(tables: &Tables, packet: &Packet) -> Option<Zone> {
     let to = packet.key().dst_mac();
-    if to.is_multicast() {
+    if to.is_multicast() || packet.key().vlan != 0 {
         return None;
     }
     match packet.origin() {

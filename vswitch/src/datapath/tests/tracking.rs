@@ -373,3 +373,18 @@ fn super_frames_count_their_segments_and_are_measured_by_one() {
     }
     assert_eq!(h.dropped(DropReason::MtuExceeded), 3);
 }
+
+#[test]
+fn a_tag_is_not_overlooked_on_a_packet_that_shows_a_connection() {
+    for v6 in [false, true] {
+        let mut h = Host::new(&web());
+        let (a, b) = ((1, 40000), (2, 80));
+        h.places(1, &syn(v6, a, b));
+        h.places(2, &syn_ack(v6, b, a));
+        assert_eq!(h.places(1, &ack(v6, a, b)), [At::Port(2)]);
+        assert_eq!(h.places(1, &ack(v6, a, b).vlan(7)), []);
+        assert_eq!(h.places(1, &ack(v6, a, b).vlan(0)), []);
+        assert_eq!(h.dropped(DropReason::VlanNotAllowed), 2);
+        assert_eq!(h.places(1, &ack(v6, a, b)), [At::Port(2)]);
+    }
+}
