@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use net::{FiveTuple, Mac, Now, PortId, TcpSegment, Zone};
 use nfv::conntrack::{
-    Conntrack, Entry, NewConn, Owner, Settings, Side, SideEntry, Timeouts, TrackInput,
+    Conntrack, Entrance, Entry, NewConn, Owner, Settings, Side, SideEntry, Timeouts, TrackInput,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -81,8 +81,13 @@ fn connection(v6: bool, proto: u8, port: u16) -> NewConn {
     let [src, dst] = macs;
     NewConn {
         sides: [
-            SideEntry::new((Zone(1), tuple), (src, dst), 0, 0),
-            SideEntry::new((Zone(2), tuple.reversed()), (dst, src), 0, 0),
+            SideEntry::new((Zone(1), tuple), (src, dst), 0, Entrance::Unknown),
+            SideEntry::new(
+                (Zone(2), tuple.reversed()),
+                (dst, src),
+                0,
+                Entrance::Unknown,
+            ),
         ],
         owner: Owner {
             port: PortId(1),

@@ -13,7 +13,9 @@ use criterion::{BatchSize, Criterion, SamplingMode, Throughput, criterion_group,
 use net::{FiveTuple, Mac, Now, PortId, TcpSegment, Zone, tcp::flag};
 use nfv::{
     Conntrack,
-    conntrack::{Entry, Hit, NewConn, Owner, Settings, Side, SideEntry, Track, TrackInput},
+    conntrack::{
+        Entrance, Entry, Hit, NewConn, Owner, Settings, Side, SideEntry, Track, TrackInput,
+    },
 };
 
 const BATCH: usize = 64;
@@ -43,8 +45,8 @@ fn new_conn(n: u32) -> NewConn {
     let (t, mac) = (tuple(n), Mac::ZERO);
     NewConn {
         sides: [
-            SideEntry::new((Zone(1), t), (mac, mac), 0, 0),
-            SideEntry::new((Zone(1), t.reversed()), (mac, mac), 0, 0),
+            SideEntry::new((Zone(1), t), (mac, mac), 0, Entrance::Unknown),
+            SideEntry::new((Zone(1), t.reversed()), (mac, mac), 0, Entrance::Unknown),
         ],
         owner: Owner {
             port: PortId(n % 100),

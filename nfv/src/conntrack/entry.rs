@@ -60,6 +60,30 @@ impl Side {
     }
 }
 
+/// Where the packets of one side enter the switch: its Ethernet source alone does not say, since a port without port security may show
+/// any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u32)]
+pub enum Entrance {
+    /// It was not noted.
+    #[default]
+    Unknown = 0,
+    /// At the port whose zone it has.
+    Port = 1,
+    /// From a tunnel.
+    Tunnel = 2,
+}
+
+impl Entrance {
+    const fn of(word: u32) -> Self {
+        match word {
+            1 => Self::Port,
+            2 => Self::Tunnel,
+            _ => Self::Unknown,
+        }
+    }
+}
+
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -157,16 +181,16 @@ pub struct SideEntry {
     eth_src: [u8; 6],
     eth_dst: [u8; 6],
     pub(super) program: u32,
-    pub(super) checked: u32,
+    entrance: u32,
 }
 
 impl SideEntry {
-    /// `program` is the number of the compiled flow for this direction, `checked` the tables' version at which it was current.
+    /// `program` is the number of the compiled flow for this direction.
     pub fn new(
         (zone, tuple): (Zone, FiveTuple),
         (eth_src, eth_dst): (Mac, Mac),
         program: u32,
-        checked: u32,
+        entrance: Entrance,
     ) -> Self {
         Self {
             tuple,
@@ -174,7 +198,7 @@ impl SideEntry {
             eth_src: eth_src.octets(),
             eth_dst: eth_dst.octets(),
             program,
-            checked,
+            entrance: entrance as u32,
         }
     }
 
@@ -212,9 +236,9 @@ impl SideEntry {
         self.program
     }
 
-    /// The tables' version at which the program was last found current.
-    pub fn checked(&self) -> u32 {
-        self.checked
+    /// Where its packets enter.
+    pub fn entrance(&self) -> Entrance {
+        Entrance::of(self.entrance)
     }
 }
 
@@ -222,8 +246,8 @@ impl fmt::Debug for SideEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "zone {} {} program {}@{}",
-            self.zone, self.tuple, self.program, self.checked
+            "zone {} {} program {}",
+            self.zone, self.tuple, self.program
         )
     }
 }

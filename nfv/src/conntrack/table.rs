@@ -239,11 +239,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
             .is_some_and(|e| e.side(hit.side).is(zone, tuple))
     }
 
-    /// Says what is done with packets of one side, and at which version of the tables that was found.
-    pub fn set_program(&mut self, conn: ConnId, side: Side, program: u32, checked: u32) {
+    /// Says what is done with packets of one side.
+    pub fn set_program(&mut self, conn: ConnId, side: Side, program: u32) {
         if let Some(entry) = self.entry_mut(conn) {
-            let side = side.of_mut(&mut entry.sides);
-            (side.program, side.checked) = (program, checked);
+            side.of_mut(&mut entry.sides).program = program;
         }
     }
 

@@ -27,8 +27,13 @@ fn tuple(proto: u8, n: u32) -> FiveTuple {
 fn sides(zones: (u32, u32), t: FiveTuple) -> [SideEntry; 2] {
     let mac = net::Mac::ZERO;
     [
-        SideEntry::new((Zone(zones.0), t), (mac, mac), 1, 1),
-        SideEntry::new((Zone(zones.1), t.reversed()), (mac, mac), 2, 1),
+        SideEntry::new((Zone(zones.0), t), (mac, mac), 1, Entrance::Unknown),
+        SideEntry::new(
+            (Zone(zones.1), t.reversed()),
+            (mac, mac),
+            2,
+            Entrance::Unknown,
+        ),
     ]
 }
 

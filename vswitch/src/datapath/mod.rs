@@ -211,7 +211,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             .collect();
         for (conn, entry) in kept {
             for side in conntrack::Side::BOTH {
-                conntrack.set_program(conn, side, ProgramId::NONE.number(), 0);
+                conntrack.set_program(conn, side, ProgramId::NONE.number());
             }
             // Claims are this process's too: whoever does not hash here is told where the connection is.
             if !claim(&claims, &settings, &entry) {

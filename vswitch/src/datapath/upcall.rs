@@ -9,7 +9,7 @@ use net::{
     flow_key::{ethertype, proto},
 };
 use nfv::conntrack::{
-    Begin, Entry, Hit, NewConn, Owner, Refused, Side, SideEntry, Track, TrackInput,
+    Begin, Entrance, Entry, Hit, NewConn, Owner, Refused, Side, SideEntry, Track, TrackInput,
 };
 use overlay::Place;
 
@@ -168,8 +168,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let ends = (key.src_mac(), key.dst_mac());
         let new = NewConn {
             sides: [
-                SideEntry::new((zone, tuple), ends, program.number(), 0),
-                SideEntry::new((reply_zone, tracking.reply), tracking.reply_eth, 0, 0),
+                SideEntry::new((zone, tuple), ends, program.number(), entrance(packet)),
+                SideEntry::new(
+                    (reply_zone, tracking.reply),
+                    tracking.reply_eth,
+                    0,
+                    Entrance::Unknown,
+                ),
             ],
             owner: Owner {
                 // The zone is kept by the agent and never reused while a record names it; dense ids are not.
@@ -363,7 +368,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         // Replies are given the addresses of the original side where they are translated.
         if hit.side == Side::Original && entry.binding().is_some() {
             let none = ProgramId::NONE.number();
-            self.conntrack.set_program(hit.conn, Side::Reply, none, 0);
+            self.conntrack.set_program(hit.conn, Side::Reply, none);
         }
     }
 
@@ -412,8 +417,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             self.remember(hit, packet, program);
         } else {
             let number = program.number();
-            self.conntrack
-                .set_program(hit.conn, Side::Original, number, 0);
+            self.conntrack.set_program(hit.conn, Side::Original, number);
         }
         Ok((program, Some(tracking.zones)))
     }
@@ -423,7 +427,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     fn remember(&mut self, hit: Hit, packet: &Packet, program: ProgramId) {
         if self.is_own(hit, packet) {
             self.conntrack
-                .set_program(hit.conn, hit.side, program.number(), 0);
+                .set_program(hit.conn, hit.side, program.number());
         }
     }
 
@@ -517,11 +521,24 @@ fn zones_from(entry: &Entry, side: Side) -> [Zone; 2] {
     [side, side.other()].map(|side| entry.side(side).zone())
 }
 
-/// Where the packets of one side of a connection enter, when no program says: at the port that has their Ethernet source, or from
-/// the tunnel.
+/// Where the packet's connection enters.
+fn entrance(packet: &Packet) -> Entrance {
+    match packet.origin() {
+        Origin::Port(_) => Entrance::Port,
+        Origin::Tunnel(_) => Entrance::Tunnel,
+        Origin::Switch => Entrance::Unknown,
+    }
+}
+
+/// Where the packets of one side of a connection enter, when no program says: as its record does, or else at the port that has their
+/// Ethernet source, or from the tunnel.
 fn origin_of(tables: &Tables, side: &SideEntry) -> Option<Origin> {
     let port = tables.ports().find(|p| p.zone == side.zone())?;
-    let from_port = port.mac == side.eth_src() || port.macs.contains(&side.eth_src());
+    let from_port = match side.entrance() {
+        Entrance::Port => true,
+        Entrance::Tunnel => false,
+        Entrance::Unknown => port.mac == side.eth_src() || port.macs.contains(&side.eth_src()),
+    };
     Some(if from_port {
         Origin::Port(port.dense)
     } else {

@@ -371,7 +371,8 @@ fn a_connection_takes_256_bytes_at_most() {
         for n in 0..CONNECTIONS {
             let tuple = FiveTuple::new(17, (block(true, n), 1), (ip(9, true), 53));
             let side = |zone, tuple| {
-                nfv::conntrack::SideEntry::new((Zone(zone), tuple), (mac(1), mac(2)), 0, 0)
+                let entrance = nfv::conntrack::Entrance::Unknown;
+                nfv::conntrack::SideEntry::new((Zone(zone), tuple), (mac(1), mac(2)), 0, entrance)
             };
             let new = nfv::conntrack::NewConn {
                 sides: [side(1, tuple), side(1, tuple.reversed())],

@@ -293,6 +293,16 @@ impl Host {
         self.tables = Arc::new(Tables::build(Some(&self.tables), &conf.0, &zones(conf), 1));
     }
 
+    /// Another process takes over: only the connections' records stay.
+    pub(super) fn restart(&mut self) {
+        let claims = Arc::new(Claims::new(1000, 1));
+        let settings = *self.dp.settings();
+        let none = Datapath::new(settings, vec![], 0, Arc::clone(&claims), self.now);
+        let storage = std::mem::replace(&mut self.dp, none).into_storage();
+        let used = storage.len();
+        self.dp = Datapath::new(settings, storage, used, claims, self.now);
+    }
+
     pub(super) fn dense(&self, n: u16) -> PortId {
         self.tables.port_by_id(id(u128::from(n))).unwrap().dense
     }

@@ -312,7 +312,6 @@ fn a_reset_ends_and_a_new_syn_begins_again() {
 
 #[test]
 fn a_restarted_switch_finds_its_connections_again() {
-    use super::super::{Claims, Datapath, Settings};
     let mut h = Host::new(&web());
     let (a, b) = ((1, 40000), (2, 80));
     h.places(1, &syn(false, a, b));
@@ -320,20 +319,7 @@ fn a_restarted_switch_finds_its_connections_again() {
     h.places(1, &ack(false, a, b));
     let (far, near) = ((9, 5000), (1, 80));
     h.tunnelled(&syn(false, far, near));
-    let claims = std::sync::Arc::new(Claims::new(1, 1));
-    let old = std::mem::replace(
-        &mut h.dp,
-        Datapath::new(
-            Settings::default(),
-            vec![],
-            0,
-            std::sync::Arc::clone(&claims),
-            h.now,
-        ),
-    );
-    let storage = old.into_storage();
-    let used = storage.len();
-    h.dp = Datapath::new(Settings::default(), storage, used, claims, h.now);
+    h.restart();
     // The answerer speaks first: the connection is judged again in its original direction, from what the record says.
     let data = between(FrameBuilder::tcp(false, 80, 40000), false, 2, 1).seq(501, 101);
     assert_eq!(h.places(2, &data), [At::Port(1)]);
@@ -386,5 +372,24 @@ fn a_tag_is_not_overlooked_on_a_packet_that_shows_a_connection() {
         assert_eq!(h.places(1, &ack(v6, a, b).vlan(0)), []);
         assert_eq!(h.dropped(DropReason::VlanNotAllowed), 2);
         assert_eq!(h.places(1, &ack(v6, a, b)), [At::Port(2)]);
+    }
+}
+
+#[test]
+fn a_restarted_switch_knows_where_a_foreign_ethernet_address_entered() {
+    for v6 in [false, true] {
+        let mut c = web();
+        c.port_with(1, &[], |p| p.port_security = false);
+        let mut h = Host::new(&c);
+        let open = syn(v6, (1, 40000), (2, 80)).macs(mac(66), mac(2));
+        assert_eq!(h.places(1, &open), [At::Port(2)]);
+        // Nobody has the address that the client showed; the answer is one all the same, and no group is asked.
+        let answer = syn_ack(v6, (2, 80), (1, 40000)).macs(mac(2), mac(66));
+        for _ in 0..2 {
+            assert_eq!(h.places(2, &answer), []);
+            assert_eq!(h.dropped(DropReason::UnknownUnicast), 1);
+            assert_eq!(h.dp.conntrack().len(), 1);
+            h.restart();
+        }
     }
 }
