@@ -376,6 +376,7 @@ impl Host {
             of_connection.unwrap_or(reason)
         });
         let mut trail = Trail::new();
+        let quote = self.quoted_beyond(origin, &arrival);
         let (receivers, refused) = match admitted {
             Err(reason) => (vec![Err(reason)], Some(reason)),
             Ok(Some(_)) if self.too_small(&arrival, &trail).is_some() => (vec![], None),
@@ -418,6 +419,7 @@ impl Host {
                     to,
                     Arrival {
                         key,
+                        quote,
                         network,
                         ..arrival.clone()
                     },
@@ -430,6 +432,22 @@ impl Host {
             }
         }
         out
+    }
+
+    /// What an error quotes behind this host: turned back as the connection is that it speaks of.
+    fn quoted_beyond(&self, origin: Option<PortUuid>, a: &Arrival) -> Option<FiveTuple> {
+        let quote = a.quote?;
+        let Some((at, _)) = self.find(origin, a, a.key.five_tuple()?) else {
+            return Some(quote);
+        };
+        let Conn { seen, wire, .. } = &self.conns[at];
+        Some(if quote == seen.reversed() {
+            wire.reversed()
+        } else if quote == *wire {
+            *seen
+        } else {
+            quote
+        })
     }
 
     /// An answer to what is refused by now ends its connection, before it is looked at itself.

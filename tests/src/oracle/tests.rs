@@ -73,6 +73,11 @@ fn a_virtual_address_leads_to_a_member_and_back() {
         let fate = oracle.send(member, &answer, &[]);
         let expected = frame(vip, client, (80, sport), tcp::SYN | tcp::ACK);
         assert_eq!(fate.deliveries, [(client, What::of(&expected))]);
+        // The member's own host knows the connection as the member sees it, also where an error speaks of it.
+        if member != client {
+            let error = FrameBuilder::icmp_error(&expected);
+            assert_eq!(delivered(&oracle.send(client, &error, &[])), [member]);
+        }
     }
     let stray = frame(client, vip, (4000, 81), tcp::SYN);
     assert_eq!(
