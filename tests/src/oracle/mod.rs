@@ -748,6 +748,17 @@ impl Host {
                     self.conns.remove(at);
                 }
             })?;
+            if original && walk.tracked {
+                // An end that shows another Ethernet address between the same ports is known by that from now on.
+                let same = match walk.place {
+                    Place::Here(port) => conn.to == Some(port),
+                    _ => conn.to.is_none(),
+                };
+                if same {
+                    let known = &mut self.conns[at].first;
+                    (known.eth_src, known.eth_dst) = (first.eth_src, first.eth_dst);
+                }
+            }
             let mut to = key;
             if conn.seen != conn.wire {
                 if way == Way::Original {
@@ -765,7 +776,18 @@ impl Host {
                 self.route(origin, a.network, &mut to, trail)?
             };
             if let Place::Here(receiver) = place {
-                self.stateless(Some(receiver), &to, Direction::Ingress)?;
+                // A route leads back to its sender.
+                if !original && origin == Some(receiver) && conn.seen == conn.wire {
+                    return Err(DropReason::SplitHorizon);
+                }
+                let ends = [conn.from, conn.to];
+                match self.port(receiver) {
+                    // A route may lead a reply to somebody who is no end of the connection.
+                    Some(port) if !ends.contains(&Some(receiver)) => {
+                        self.group(port, &to, Direction::Ingress)?;
+                    }
+                    _ => self.stateless(Some(receiver), &to, Direction::Ingress)?,
+                }
             }
             return Ok((to, network, place));
         }

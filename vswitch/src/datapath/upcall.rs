@@ -16,6 +16,7 @@ use overlay::Place;
 use super::{
     Action, Budget, CompiledFlow, Datapath, Job, Payer, ProgramId, Refusal, Stage, Verdict, Way,
     WorkerId,
+    errors::Told,
     flow::Found,
     homes::{home, release, shaper_owner},
     invalid,
@@ -290,16 +291,18 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
         let (forward, mut zones) = match self.forward_program(tables, packet, hit, &entry, now) {
             Ok(judged) => judged,
-            Err(refusal) if stranger => {
-                return Way::Drop(refusal.unwrap_or_else(|| invalid(packet)));
-            }
-            Err(Some(refusal)) => {
-                self.close(hit);
-                return Way::Drop(refusal);
-            }
-            Err(None) => {
-                self.close(hit);
-                return self.first(tables, job, now);
+            Err(refusal) => {
+                if !stranger {
+                    self.close(hit);
+                }
+                // A router that has no way for it any more says so, as it does of a first packet.
+                let own_way = hit.side == Side::Original && entry.binding().is_none();
+                let told = refusal.is_some_and(|r| own_way && Told::of(r.reason).is_some());
+                return match refusal {
+                    None if !stranger => self.first(tables, job, now),
+                    Some(_) if told => self.first(tables, job, now),
+                    _ => Way::Drop(refusal.unwrap_or_else(|| invalid(packet))),
+                };
             }
         };
         let program = match hit.side {
