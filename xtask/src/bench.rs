@@ -1,6 +1,6 @@
 //! How fast is it, on which machine, and how sure is that?
 //!
-//! Four kinds: `wire` puts the whole program beside its peers in network namespaces (package `tests`), `soak` keeps it busy for minutes there,
+//! Five kinds: `wire` puts the whole program beside its peers in network namespaces (package `tests`), `soak` keeps it busy for minutes there, `flood` floods it,
 //! `memory` is `overweave bench`, and the rest are criterion's. Without a name: criterion's, then `memory`.
 //!
 //! Runs the criterion benches of the workspace, prints the median of each with its spread, and
@@ -20,9 +20,9 @@ use crate::{house, step};
     after_help = "Examples:\n  cargo xtask bench overlay/encap\n  cargo xtask bench memory l2\n  cargo xtask bench wire overweave ovs --works tcp,rr"
 )]
 pub(crate) struct Options {
-    /// `wire`, `soak`, `memory`, or only benches whose `package/bench` contains this.
+    /// `wire`, `soak`, `flood`, `memory`, or only benches whose `package/bench` contains this.
     name: Option<String>,
-    /// What `wire`, `soak` and `memory` are told; `cargo xtask bench wire -- --help` lists it.
+    /// What `wire`, `soak`, `flood` and `memory` are told; `cargo xtask bench wire -- --help` lists it.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     told: Vec<String>,
     /// An earlier result to print beside this one.
@@ -52,7 +52,7 @@ struct Figure {
 pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
     match options.name.as_deref() {
         // The switch is built first: the package that measures does not depend on it.
-        Some(bin @ ("wire" | "soak")) => {
+        Some(bin @ ("wire" | "soak" | "flood")) => {
             return Ok(release(root, &["build", "--package", "cli"], &[])
                 && release(
                     root,
@@ -63,7 +63,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
         Some("memory") => return Ok(memory(root, &options.told)),
         _ if !options.told.is_empty() => {
             bail!(
-                "only wire, soak and memory take arguments: {:?}",
+                "only wire, soak, flood and memory take arguments: {:?}",
                 options.told
             )
         }

@@ -120,6 +120,15 @@ fn columns(samples: &[Sample]) -> Vec<(&'static str, Vec<f64>)> {
         .collect()
 }
 
+/// The ratios of the first system to the second, by figure.
+pub fn ratios(series: &Series) -> Vec<(&'static str, Middle)> {
+    let first = pairs(series).into_iter().next();
+    let ratios = first.into_iter().flat_map(|(_, ratios)| ratios);
+    ratios
+        .map(|(figure, values, _)| (figure, Middle::of(&values)))
+        .collect()
+}
+
 type Ratios = Vec<(&'static str, Vec<f64>, Better)>;
 
 /// The first system's figures over each other's, round by round; a figure of zero gives no ratio.

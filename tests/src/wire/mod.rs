@@ -14,9 +14,11 @@
 //! - [`system`]: what stands there
 //! - [`work`]: what is asked of it
 //! - [`soak`]: one system for long
+//! - [`flood`]: beside a neighbour that floods
 //! - [`figures`]: medians, intervals, the table and the document
 
 pub mod figures;
+pub mod flood;
 pub mod place;
 pub mod repeater;
 pub mod rest;

@@ -3,7 +3,8 @@
 //! `NAME-h1` and `NAME-h2` are hosts with a veth `u0` between them, `NAME-w1` and `NAME-w2` the workloads. All names begin with
 //! [`prefix`], by which an interrupted sitting is swept away.
 
-use anyhow::{Context as _, bail};
+use crate::netns;
+use anyhow::{Context as _, bail, ensure};
 use std::{
     net::IpAddr,
     path::Path,
@@ -77,7 +78,7 @@ pub fn sweep() {
     }
 }
 
-/// Runs a command of this package to its end, and removes what it made if it fails or is told to end (SIGINT, SIGTERM).
+/// Runs a command of this package to its end, as root, and removes what it made if it fails or is told to end (SIGINT, SIGTERM).
 #[expect(
     clippy::print_stderr,
     reason = "the last word of a command that failed"
@@ -88,6 +89,7 @@ pub fn guarded(work: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Ex
         .build();
     let ended = runtime.context("start").and_then(|runtime| {
         runtime.block_on(async {
+            ensure!(netns::allowed(), "namespaces need root");
             let mut terminated = signal(SignalKind::terminate())?;
             let (told, hears) = tokio::sync::oneshot::channel();
             std::thread::spawn(move || told.send(work()).map_err(drop));
@@ -109,6 +111,9 @@ pub fn guarded(work: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Ex
     }
 }
 
+/// What every system has; dropped in this order.
+const NODES: [&str; 4] = ["w1", "w2", "h1", "h2"];
+
 /// The namespaces of one system.
 #[derive(Debug)]
 pub struct Place {
@@ -117,6 +122,8 @@ pub struct Place {
     pub mtu: u16,
     /// Both workloads on the first host.
     pub local: bool,
+    /// Nodes that came later.
+    more: Vec<String>,
 }
 
 impl Place {
@@ -129,11 +136,10 @@ impl Place {
             name: format!("{}-{number}", prefix()),
             mtu,
             local,
+            more: vec![],
         };
-        for node in ["h1", "h2", "w1", "w2"] {
-            let netns = place.netns(node);
-            ip(&format!("netns add {netns}"))?;
-            ip(&format!("-n {netns} link set lo up"))?;
+        for node in NODES {
+            place.make(node)?;
         }
         let (h1, h2) = (place.netns("h1"), place.netns("h2"));
         ip(&format!(
@@ -143,6 +149,22 @@ impl Place {
             ip(&format!("-n {netns} link set u0 up"))?;
         }
         Ok(place)
+    }
+
+    fn make(&self, node: &str) -> anyhow::Result<()> {
+        let netns = self.netns(node);
+        ip(&format!("netns add {netns}"))?;
+        ip(&format!("-n {netns} link set lo up"))?;
+        Ok(())
+    }
+
+    /// Makes one more namespace.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn add(&mut self, node: &str) -> anyhow::Result<()> {
+        self.more.push(node.to_owned());
+        self.make(node)
     }
 
     /// The full name of a node's namespace.
@@ -263,7 +285,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        for node in ["w1", "w2", "h1", "h2"] {
+        for node in self.more.iter().map(String::as_str).chain(NODES) {
             // Half made where it failed early.
             ip(&format!("netns del {}", self.netns(node)))
                 .map(drop)

@@ -47,6 +47,17 @@ impl Rest<'_> {
         Ok(id.to_owned())
     }
 
+    /// All objects of a kind; the API's answer.
+    ///
+    /// # Errors
+    /// What the API, or curl, said.
+    pub fn list(&self, path: &str) -> anyhow::Result<Value> {
+        let url = format!("{}/v2.0/{path}", self.origin);
+        let token = format!("X-Auth-Token: {}", self.token);
+        let words = ["curl", "-sf", "-H", &token, &url];
+        Ok(serde_json::from_str(&self.place.ask("h1", &words)?)?)
+    }
+
     /// Deletes an object.
     ///
     /// # Errors

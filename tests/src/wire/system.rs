@@ -9,7 +9,7 @@ use crate::{
     },
 };
 use anyhow::{Context as _, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     fmt,
     net::IpAddr,
@@ -155,6 +155,7 @@ pub struct Stand {
 struct Api {
     origin: String,
     token: String,
+    network: String,
     group: String,
 }
 
@@ -364,14 +365,8 @@ impl Stand {
         }
         let mut ports = vec![];
         for workload in [1, 2] {
-            let addresses = [false, true]
-                .map(|v6| json!({"ip_address": Place::address(workload, v6).to_string()}));
-            let port = json!({
-                "network_id": network, "mac_address": Place::mac(workload),
-                "binding:host_id": self.place.host_of(workload),
-                "fixed_ips": addresses, "security_groups": [group],
-            });
-            ports.push(rest.id("ports", "port", port)?);
+            let host = self.place.host_of(workload);
+            ports.push(port(&rest, (&network, &group), workload, host, None)?);
         }
         if self.wanted.chain {
             rest.chain(&network, VIP, PORT, &ports[1])?;
@@ -394,23 +389,74 @@ impl Stand {
                 .with_context(|| format!("{host} does not answer; log: {}", said(&log)))?;
         }
         for (workload, port) in [1, 2].into_iter().zip(&ports) {
-            let host = self.place.host_of(workload);
-            let run = self.folder.join(host).display().to_string();
-            let netns = self.place.netns(&format!("w{workload}"));
-            let mut words = vec![binary.as_str(), "port", "attach", port];
-            words.extend(["--netns", &netns, "--ifname", "eth0", "--static"]);
-            words.extend(["--run-dir", &run]);
-            self.place.ask(host, &words)?;
-            ip(&format!("-n {netns} link set eth0 up"))?;
+            self.attach(workload, self.place.host_of(workload), port)?;
         }
         self.children.extend(switches);
         self.api = Some(Api {
             origin: rest.origin,
             token: rest.token,
+            network,
             group,
         });
         Ok(())
     }
+
+    /// One more workload, on a host, in a namespace of its own; it may send from this block of addresses too. Overweave alone can.
+    ///
+    /// # Errors
+    /// What the API, or the switch, said.
+    pub fn join(&mut self, workload: u8, host: &str, block: Option<&str>) -> anyhow::Result<()> {
+        self.place.add(&format!("w{workload}"))?;
+        let (rest, group) = self.rest().context("only overweave is asked for more")?;
+        let network = self.api.as_ref().map_or("", |api| &api.network);
+        let port = port(&rest, (network, group), workload, host, block)?;
+        self.attach(workload, host, &port)
+    }
+
+    fn attach(&self, workload: u8, host: &str, port: &str) -> anyhow::Result<()> {
+        let binary = overweave().display().to_string();
+        let run = self.folder.join(host).display().to_string();
+        let netns = self.place.netns(&format!("w{workload}"));
+        let mut words = vec![binary.as_str(), "port", "attach", port];
+        words.extend(["--netns", &netns, "--ifname", "eth0", "--static"]);
+        words.extend(["--run-dir", &run]);
+        self.place.ask(host, &words)?;
+        ip(&format!("-n {netns} link set eth0 up"))?;
+        Ok(())
+    }
+
+    /// What the switch of a host dropped lately, as it tells it.
+    ///
+    /// # Errors
+    /// What the switch said, or that it was no JSON.
+    pub fn drops(&self, host: &str) -> anyhow::Result<Value> {
+        let binary = overweave().display().to_string();
+        let run = self.folder.join(host).display().to_string();
+        let words = [&binary, "drops", "--json", "--run-dir", &run];
+        Ok(serde_json::from_str(&self.place.ask(host, &words)?)?)
+    }
+}
+
+/// Makes a workload's port on a host.
+fn port(
+    rest: &Rest<'_>,
+    (network, group): (&str, &str),
+    workload: u8,
+    host: &str,
+    block: Option<&str>,
+) -> anyhow::Result<String> {
+    let addresses =
+        [false, true].map(|v6| json!({"ip_address": Place::address(workload, v6).to_string()}));
+    let pairs: Vec<Value> = block
+        .iter()
+        .map(|block| json!({"ip_address": block}))
+        .collect();
+    let port = json!({
+        "name": format!("w{workload}"),
+        "network_id": network, "mac_address": Place::mac(workload), "binding:host_id": host,
+        "fixed_ips": addresses, "allowed_address_pairs": pairs, "security_groups": [group],
+    });
+    rest.id("ports", "port", port)
 }
 
 impl Drop for Stand {

@@ -11,6 +11,7 @@ use std::{
     fmt,
     io::{BufRead as _, BufReader, IoSlice, Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
     process::Stdio,
     str::FromStr,
     sync::{
@@ -215,14 +216,14 @@ fn tcp(stand: &Stand, streams: u16, seconds: f64, busy: &Busy) -> anyhow::Result
 }
 
 /// A thread in a namespace that serves until it is dropped.
-struct Server {
+pub(super) struct Server {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
     /// Runs `serve` on a thread that `open` opened its socket for, inside `netns`.
-    fn start<S: Send + 'static>(
+    pub(super) fn start<S: Send + 'static>(
         netns: &Netns,
         open: impl FnOnce() -> std::io::Result<S> + Send,
         serve: impl FnOnce(S, &AtomicBool) + Send + 'static,
@@ -252,13 +253,22 @@ fn any() -> SocketAddr {
 }
 
 fn listener() -> std::io::Result<TcpListener> {
-    let listener = TcpListener::bind(any())?;
+    listener_at(PORT)
+}
+
+/// A listener of both families that does not block.
+pub(super) fn listener_at(port: u16) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
 /// Accepts until told to stop; a short wait in the kernel between the questions.
-fn accept(listener: &TcpListener, stopped: &AtomicBool, mut each: impl FnMut(TcpStream)) {
+pub(super) fn accept(
+    listener: &TcpListener,
+    stopped: &AtomicBool,
+    mut each: impl FnMut(TcpStream),
+) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let wait = Timespec {
         tv_sec: 0,
@@ -442,9 +452,8 @@ fn blast(stand: &Stand, rate: Option<f64>, seconds: f64) -> anyhow::Result<Blast
     })
 }
 
-/// Sends datagrams of 64 bytes, 32 a call, at most `rate` a second.
+/// Sends datagrams of 64 bytes, a train a call, at most `rate` a second.
 fn send(target: SocketAddr, rate: Option<f64>, seconds: f64) -> std::io::Result<(f64, f64)> {
-    const TRAIN: usize = 32;
     let local: IpAddr = if target.is_ipv4() {
         [0, 0, 0, 0].into()
     } else {
@@ -453,35 +462,80 @@ fn send(target: SocketAddr, rate: Option<f64>, seconds: f64) -> std::io::Result<
     let socket = UdpSocket::bind((local, 0))?;
     socket.connect(target)?;
     let payload = [0u8; 64];
-    let mut sent = 0.0;
-    let start = Instant::now();
+    let payloads = [&payload[..]; TRAIN];
+    let mut pace = Pace::begin(rate);
     loop {
-        let passed = start.elapsed().as_secs_f64();
+        let passed = pace.passed();
         if passed >= seconds {
-            return Ok((sent, passed));
+            return Ok((pace.sent, passed));
         }
-        if let Some(rate) = rate
-            && sent + 32.0 > passed * rate + 32.0
-        {
-            let ahead = (sent + 1.0) / rate - passed;
-            // Under the timer's slack it is quicker to ask the clock again.
-            if ahead > 60e-6 {
-                std::thread::sleep(Duration::from_secs_f64((ahead - 55e-6).min(1e-3)));
-            }
-            continue;
+        if pace.is_due() {
+            pace.sent += send_train(&socket, &payloads)?;
         }
-        let slices = [IoSlice::new(&payload)];
-        let mut controls: [SendAncillaryBuffer<'_, '_, '_>; TRAIN] = Default::default();
-        let mut messages: Vec<MMsgHdr<'_>> = controls
-            .iter_mut()
-            .map(|control| MMsgHdr::new(&slices, control))
-            .collect();
-        match sendmmsg(&socket, &mut messages, SendFlags::empty()) {
-            Ok(count) => sent += f64::from(u32::try_from(count).unwrap_or(0)),
-            // A full queue of the device, or an error that an earlier datagram met.
-            Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::CONNREFUSED) => {}
-            Err(error) => return Err(error.into()),
+    }
+}
+
+/// Packets that one call sends.
+pub(super) const TRAIN: usize = 32;
+
+/// Sends one train to whom the socket is connected; how many of it went.
+pub(super) fn send_train(
+    socket: impl AsFd,
+    payloads: &[impl AsRef<[u8]>; TRAIN],
+) -> std::io::Result<f64> {
+    let slices = payloads.each_ref().map(|p| [IoSlice::new(p.as_ref())]);
+    let mut controls: [SendAncillaryBuffer<'_, '_, '_>; TRAIN] = Default::default();
+    let mut messages: Vec<MMsgHdr<'_>> = controls
+        .iter_mut()
+        .zip(&slices)
+        .map(|(control, slices)| MMsgHdr::new(slices, control))
+        .collect();
+    match sendmmsg(socket, &mut messages, SendFlags::empty()) {
+        Ok(count) => Ok(f64::from(u32::try_from(count).unwrap_or(0))),
+        // A full queue of the device, or an error that an earlier datagram met.
+        Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::CONNREFUSED) => Ok(0.0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Trains at a rate.
+pub(super) struct Pace {
+    start: Instant,
+    rate: Option<f64>,
+    /// How many packets went.
+    pub(super) sent: f64,
+}
+
+impl Pace {
+    /// So many packets a second, or as many as can be.
+    pub(super) fn begin(rate: Option<f64>) -> Self {
+        Self {
+            start: Instant::now(),
+            rate,
+            sent: 0.0,
         }
+    }
+
+    /// Seconds since it began.
+    pub(super) fn passed(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+
+    /// Is it time for another train? If not, a little time was spent.
+    pub(super) fn is_due(&self) -> bool {
+        let Some(rate) = self.rate else {
+            return true;
+        };
+        let passed = self.passed();
+        if self.sent <= passed * rate {
+            return true;
+        }
+        let ahead = (self.sent + 1.0) / rate - passed;
+        // Under the timer's slack it is quicker to ask the clock again.
+        if ahead > 60e-6 {
+            std::thread::sleep(Duration::from_secs_f64((ahead - 55e-6).min(1e-3)));
+        }
+        false
     }
 }
 

@@ -226,6 +226,13 @@ impl Megaflows {
         }
     }
 
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        self.last = None;
+        self.shapes.clear();
+        self.len = 0;
+    }
+
     /// Forgets what was not used since the last time, or all of it if everything was.
     fn evict(&mut self) {
         self.last = None;

@@ -9,11 +9,12 @@
 //!   nobody counts references; whoever finds nothing walks again.
 //! - `len() <= capacity`; at the limit the programs that were not used lately go (clock).
 
-use std::{fmt, hash::BuildHasher, net::Ipv4Addr};
+use std::{collections::VecDeque, fmt, hash::BuildHasher, net::Ipv4Addr, time::Duration};
 
 use hashbrown::HashTable;
 use net::{
-    Consumed, DropReason, FlowMask, Id, Mac, NetworkId, Origin, PortId, RouterId, VtepId, ids::kind,
+    Consumed, DropReason, FlowMask, Id, Mac, NetworkId, Now, Origin, PortId, RouterId, VtepId,
+    ids::kind,
 };
 use nfv::conntrack::Side;
 use smallvec::SmallVec;
@@ -348,10 +349,33 @@ struct Slot {
     used: bool,
     /// Packets that wait in a queue in the middle of it.
     held: u32,
+    /// It was found stale, and its place rests.
+    stale: bool,
+    /// Its place gave its last number, and may begin anew.
+    renewed: bool,
     flow: CompiledFlow,
 }
 
+/// The last number that a place gives to its programs.
+const LAST_GENERATION: u32 = (1 << (32 - PLACE_BITS)) - 1;
+
+/// How long the place of a stale program rests: a packet that waits at another worker goes on by it.
+const LEASE: Duration = Duration::from_secs(5);
+
+/// How many places are looked at for stale programs when a new one comes: so those not yet found are at most a part of all.
+const LOOKS: usize = 4;
+
 impl Slot {
+    /// How many programs its place has had.
+    fn generation(&self) -> u32 {
+        self.id.0 >> PLACE_BITS
+    }
+
+    /// Has its place no more numbers to give?
+    fn is_spent(&self) -> bool {
+        self.generation() == LAST_GENERATION && !self.renewed
+    }
+
     /// It is found current.
     fn check(&mut self, tables: &Tables) {
         if self.checked != tables.version() {
@@ -362,6 +386,13 @@ impl Slot {
 }
 
 /// The interned programs of one worker.
+///
+/// A new program has the place of one that is stale for some seconds, a new place while there are fewer than the capacity, or that of
+/// one that was not used lately. So while tables change and flows do not, their number stands still.
+///
+/// # Invariants
+/// No id is given twice before [`Self::renew`]: a place that has no more numbers is left alone until whoever keeps ids forgot them
+/// all. Each has 32,767, so it is needed after two days of stale programs without a pause, or two billion programs beyond the capacity.
 #[derive(Debug)]
 pub struct Programs {
     slots: Vec<Slot>,
@@ -369,6 +400,12 @@ pub struct Programs {
     hasher: foldhash::fast::FixedState,
     hand: usize,
     capacity: usize,
+    /// Some place gave its last number.
+    spent: bool,
+    /// Where the search for stale ones is.
+    search: usize,
+    /// Stale ones, and until when their places rest.
+    resting: VecDeque<(ProgramId, Now)>,
 }
 
 /// What a look-up of a program found.
@@ -390,6 +427,9 @@ impl Programs {
             index: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             hand: 0,
+            spent: false,
+            search: 0,
+            resting: VecDeque::new(),
             capacity: capacity.clamp(1, (1 << PLACE_BITS) - 1),
         }
     }
@@ -444,7 +484,7 @@ impl Programs {
     }
 
     /// Takes a program in, or finds the one that is equal.
-    pub fn intern(&mut self, flow: CompiledFlow, tables: &Tables) -> ProgramId {
+    pub fn intern(&mut self, flow: CompiledFlow, tables: &Tables, now: Now) -> ProgramId {
         let hash = self.hasher.hash_one(&flow);
         let same = self.index.find(hash, |&at| {
             self.slots
@@ -458,12 +498,13 @@ impl Programs {
             slot.used = true;
             return slot.id;
         }
-        let at = self.place();
+        let at = self.place(tables, now);
         let number = u32::try_from(at).unwrap_or(u32::MAX);
-        let previous = self.slots.get(at).map_or(0, |s| s.id.0 >> PLACE_BITS);
-        // Fifteen bits of generation; zero is left out, so that no id is zero.
-        let generation = (previous + 1) % (1 << (32 - PLACE_BITS));
-        let id = ProgramId(generation.max(1) << PLACE_BITS | number);
+        let previous = self.slots.get(at).map_or(0, Slot::generation);
+        // Zero is left out, so that no id is zero.
+        let generation = previous % LAST_GENERATION + 1;
+        self.spent |= generation == LAST_GENERATION;
+        let id = ProgramId(generation << PLACE_BITS | number);
         let slot = Slot {
             id,
             hash,
@@ -471,6 +512,8 @@ impl Programs {
             gate: Gate::of(&flow, tables),
             used: true,
             held: 0,
+            stale: false,
+            renewed: false,
             flow,
         };
         match self.slots.get_mut(at) {
@@ -484,8 +527,13 @@ impl Programs {
         id
     }
 
-    /// A free place: a new one, or that of a program not used since the hand last passed.
-    fn place(&mut self) -> usize {
+    /// A free place.
+    fn place(&mut self, tables: &Tables, now: Now) -> usize {
+        self.look(tables, now);
+        if let Some(at) = self.rested(now) {
+            self.unlist(at);
+            return at;
+        }
         if self.slots.len() < self.capacity {
             return self.slots.len();
         }
@@ -494,18 +542,65 @@ impl Programs {
             at = (self.hand + 1) % self.slots.len();
             self.hand = at;
             if let Some(slot) = self.slots.get_mut(at) {
-                if !slot.used && slot.held == 0 {
+                if !slot.used && slot.held == 0 && !slot.is_spent() {
                     break;
                 }
                 slot.used = false;
             }
         }
+        self.unlist(at);
+        at
+    }
+
+    /// Searches a few places for stale programs.
+    fn look(&mut self, tables: &Tables, now: Now) {
+        for _ in 0..LOOKS.min(self.slots.len()) {
+            self.search = (self.search + 1) % self.slots.len();
+            let Some(slot) = self.slots.get_mut(self.search) else {
+                continue;
+            };
+            if !slot.stale && slot.held == 0 && !slot.is_spent() && !slot.flow.is_current(tables) {
+                slot.stale = true;
+                self.resting.push_back((slot.id, now + LEASE));
+            }
+        }
+    }
+
+    /// The place of a stale program that rested for long enough.
+    fn rested(&mut self, now: Now) -> Option<usize> {
+        while let Some((id, _)) = self.resting.pop_front_if(|(_, until)| now >= *until) {
+            // Another may have it already; and what waits here goes on by it.
+            let Some(slot) = self.slots.get_mut(id.place()).filter(|s| s.id == id) else {
+                continue;
+            };
+            if slot.held == 0 {
+                return Some(id.place());
+            }
+            slot.stale = false;
+        }
+        None
+    }
+
+    /// Nobody finds the program of this place as an equal one any more.
+    fn unlist(&mut self, at: usize) {
         if let Some(hash) = self.slots.get(at).map(|s| s.hash)
             && let Ok(entry) = self.index.find_entry(hash, |&there| there as usize == at)
         {
             entry.remove();
         }
-        at
+    }
+
+    /// Must whoever keeps ids forget them, so that places can begin anew?
+    pub fn is_spent(&self) -> bool {
+        self.spent
+    }
+
+    /// Nobody keeps an id, but for packets that wait: places that gave their last number may begin anew.
+    pub fn renew(&mut self) {
+        self.spent = false;
+        for slot in self.slots.iter_mut().filter(|s| s.held == 0) {
+            slot.renewed |= slot.is_spent();
+        }
     }
 
     /// Keeps a program while a packet waits in the middle of it.
@@ -544,17 +639,28 @@ mod tests {
         }
     }
 
+    fn depending(port: u32, on: Dependency) -> CompiledFlow {
+        CompiledFlow {
+            depends: [on].into_iter().collect(),
+            ..flow(port)
+        }
+    }
+
+    const SOON: Now = Now::from_nanos(1);
+
     #[test]
     fn equal_programs_are_one_and_an_evicted_ones_id_finds_nothing() {
         let tables = Tables::empty(1);
         let mut programs = Programs::new(4, 1);
-        let ids: Vec<_> = (0..4).map(|n| programs.intern(flow(n), &tables)).collect();
-        assert_eq!(programs.intern(flow(2), &tables), ids[2]);
+        let ids: Vec<_> = (0..4)
+            .map(|n| programs.intern(flow(n), &tables, SOON))
+            .collect();
+        assert_eq!(programs.intern(flow(2), &tables, SOON), ids[2]);
         assert_eq!(programs.len(), 4);
         programs.hold(ids[0]);
         let mut seen = std::collections::HashSet::new();
         for n in 4..100 {
-            let id = programs.intern(flow(n), &tables);
+            let id = programs.intern(flow(n), &tables, SOON);
             assert!(seen.insert(id), "an id was used twice");
             assert!(matches!(programs.find(id, &tables), Found::Current(f) if *f == flow(n)));
         }
@@ -568,5 +674,55 @@ mod tests {
             programs.find(ProgramId::NONE, &tables),
             Found::Gone
         ));
+    }
+
+    #[test]
+    fn programs_that_went_stale_leave_their_places_after_a_while() {
+        let tables = Tables::empty(1);
+        let section = tables.chains_section();
+        let mut programs = Programs::new(1000, 1);
+        let lasting = programs.intern(flow(0), &tables, SOON);
+        let held = programs.intern(depending(1, tables.depend(section)), &tables, SOON);
+        programs.hold(held);
+        let mut now = SOON;
+        for epoch in 0..5000 {
+            // Never the tables' epoch, so it is stale at once.
+            let on = Dependency {
+                section,
+                epoch: u64::MAX - epoch,
+            };
+            let id = programs.intern(depending(1, on), &tables, now);
+            assert!(programs.get(id).is_some(), "while it may be waited for");
+            now = now + LEASE / 20;
+        }
+        // Twenty a lease, and as many again until the hand comes round.
+        assert!(programs.len() < 60, "{} of 5,002", programs.len());
+        assert!(matches!(programs.find(lasting, &tables), Found::Current(_)));
+        assert!(programs.get(held).is_some(), "held");
+    }
+
+    #[test]
+    fn no_id_is_given_twice_before_all_are_forgotten() {
+        let tables = Tables::empty(1);
+        let section = tables.chains_section();
+        let mut programs = Programs::new(3, 1);
+        let mut seen = std::collections::HashSet::new();
+        let mut epoch = 0;
+        while !programs.is_spent() {
+            epoch += 1;
+            let on = Dependency { section, epoch };
+            let id = programs.intern(depending(0, on), &tables, SOON);
+            assert!(seen.insert(id), "twice: {id:?}");
+        }
+        assert!(seen.len() > 32_766, "{}", seen.len());
+        programs.renew();
+        seen.clear();
+        for n in 0..30_000 {
+            let on = Dependency {
+                section,
+                epoch: epoch + 1000 + n,
+            };
+            assert!(seen.insert(programs.intern(depending(0, on), &tables, SOON)));
+        }
     }
 }

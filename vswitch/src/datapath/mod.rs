@@ -471,6 +471,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             self.hands.forget(tables);
             self.advertises = tables::ra::any_speaks(tables);
         }
+        if self.programs.is_spent() {
+            self.renew_programs();
+        }
         if now >= self.next_sweep {
             let (claims, settings) = (&self.claims, &self.settings);
             let swept = self.conntrack.sweep(now, SWEEP_BUDGET, |entry| {
@@ -495,6 +498,20 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let idle = self.conntrack.is_empty() && self.fragments.is_empty();
         let sweep = (!idle).then_some(self.next_sweep);
         [released, sweep, advertises].into_iter().flatten().min()
+    }
+
+    /// Places of programs begin to count anew: every id that is kept is forgotten, and each flow judged again.
+    fn renew_programs(&mut self) {
+        self.hands.settle(&self.programs);
+        self.megaflows.clear();
+        let kept: Vec<_> = self.conntrack.iter().map(|(conn, _)| conn).collect();
+        for conn in kept {
+            for side in conntrack::Side::BOTH {
+                self.conntrack
+                    .set_program(conn, side, ProgramId::NONE.number());
+            }
+        }
+        self.programs.renew();
     }
 
     /// Routers speak to their hosts from time to time, without being asked: each port hears it from one worker. When next; `None` where

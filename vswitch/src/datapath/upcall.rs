@@ -113,13 +113,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             .saturating_add(probe.steps() / STEPS);
         let Some(tracking) = tracking else {
             let mask = flow.mask;
-            let program = self.intern(flow, tables);
+            let program = self.intern(flow, tables, now);
             self.megaflows.insert(packet.key(), mask, program);
             return Way::Run(program, None);
         };
         // It ends at a router on its way, and so begins nothing.
         if flow.expires_at(packet.key().ip_ttl).is_some() {
-            return Way::Run(self.intern(flow, tables), None);
+            return Way::Run(self.intern(flow, tables, now), None);
         }
         if let Some(worker) = self.shaped_elsewhere(tables, &flow)
             && packet.hops() < MAX_HANDS
@@ -132,7 +132,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 Err(refusal) => Way::Drop(refusal),
             },
             // It stands alone: nothing to remember, and so nothing that could be translated back.
-            Begin::Untracked if !flow.translates() => Way::Run(self.intern(flow, tables), None),
+            Begin::Untracked if !flow.translates() => {
+                Way::Run(self.intern(flow, tables, now), None)
+            }
             Begin::Untracked | Begin::Invalid => Way::Drop(invalid(packet)),
         }
     }
@@ -164,7 +166,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             let refusal = Refusal::new(reason, Stage::Conntrack);
             Way::Drop(refusal.at(tracking.owner))
         };
-        let program = self.intern(flow, tables);
+        let program = self.intern(flow, tables, now);
         let [zone, reply_zone] = tracking.zones;
         let ends = (key.src_mac(), key.dst_mac());
         let new = NewConn {
@@ -266,9 +268,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     }
 
     /// Takes a program in. Another may go for it: what was not yet counted of that is.
-    fn intern(&mut self, flow: CompiledFlow, tables: &Tables) -> ProgramId {
+    fn intern(&mut self, flow: CompiledFlow, tables: &Tables, now: Now) -> ProgramId {
         self.hands.settle(&self.programs);
-        self.programs.intern(flow, tables)
+        self.programs.intern(flow, tables, now)
     }
 
     fn insert(&mut self, new: &NewConn, now: Now) -> Result<nfv::conntrack::ConnId, Refused> {
@@ -322,7 +324,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     Lent { now, known },
                 );
                 zones = outcome.tracking.map(|t| t.zones);
-                let program = self.intern(outcome.flow, tables);
+                let program = self.intern(outcome.flow, tables, now);
                 self.remember(hit, packet, program);
                 program
             }
@@ -415,7 +417,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if moved || tracking.reply != *entry.side(Side::Reply).tuple() {
             return Err(None);
         }
-        let program = self.intern(outcome.flow, tables);
+        let program = self.intern(outcome.flow, tables, now);
         if hit.side == Side::Original {
             self.remember(hit, packet, program);
         } else {

@@ -709,6 +709,39 @@ fn a_connection_ends_with_its_router() {
 }
 
 #[test]
+fn who_is_on_a_connection_is_told_when_its_router_loses_the_way() {
+    for (v6, gone_workload) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut conf = two(&[GROUP]);
+        let mut h = Host::new(&conf);
+        let segment = FrameBuilder::tcp(v6, 4000, 80);
+        let syn = segment.clone().flags(tcp::SYN).seq(100, 0);
+        assert_eq!(
+            h.places(1, &by_router(syn, v6, (0, 1), (1, 2))),
+            [At::Port(2)]
+        );
+        if gone_workload {
+            conf.0.sections.remove(&SectionKey::Port(id(2)));
+        } else {
+            router(&mut conf, 1, &[(0, 254)], &[]);
+        }
+        h.apply(&conf);
+        let more = by_router(segment.flags(tcp::ACK).seq(101, 501), v6, (0, 1), (1, 2));
+        let got = h.from(1, &more);
+        let (k, c, by, _) = told(&got[0].1);
+        let no_way = match (v6, gone_workload) {
+            (false, false) => (3, 0),
+            (false, true) => (3, 1),
+            (true, false) => (1, 0),
+            (true, true) => (1, 3),
+        };
+        assert_eq!((k, c), no_way);
+        assert_eq!(by, at(0, 254, v6).to_string());
+        assert!(h.dp.conntrack().is_empty());
+        assert_eq!(h.dp.ledger().dropped_total(), 1);
+    }
+}
+
+#[test]
 fn what_is_too_large_for_the_next_network_is_told_about_by_the_router() {
     for v6 in [false, true] {
         let mut conf = two(&[]);

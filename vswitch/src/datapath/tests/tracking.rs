@@ -393,3 +393,50 @@ fn a_restarted_switch_knows_where_a_foreign_ethernet_address_entered() {
         }
     }
 }
+
+#[test]
+fn programs_do_not_pile_up_while_rules_come_and_go() {
+    let conf = web();
+    let mut h = Host::new(&conf);
+    let (a, b) = ((1, 40000), (2, 80));
+    h.places(1, &syn(false, a, b));
+    h.places(2, &syn_ack(false, b, a));
+    for n in 0..1000 {
+        let mut other = conf.clone();
+        if n % 2 == 0 {
+            let any = rule(
+                Direction::Ingress,
+                Family::V4,
+                Some(6),
+                L4Match::Ports(PortRange::one(n)),
+            );
+            other.group(GROUP + 1, true, vec![any]);
+            other.port(1, &[GROUP, GROUP + 1]);
+        }
+        h.apply(&other);
+        assert_eq!(h.places(1, &ack(false, a, b)), [At::Port(2)]);
+        assert_eq!(h.places(2, &ack(false, b, a).seq(501, 101)), [At::Port(1)]);
+        h.pass(Duration::from_secs(1));
+    }
+    let most = h.dp.programs().len();
+    assert!(most < 100, "{most} for one connection");
+}
+
+#[test]
+fn flows_go_on_when_programs_are_numbered_anew() {
+    for v6 in [false, true] {
+        let mut h = Host::new(&web());
+        let (a, b) = ((1, 40000), (2, 80));
+        h.places(1, &syn(v6, a, b));
+        h.places(2, &syn_ack(v6, b, a));
+        assert_eq!(h.places(1, &syn(v6, a, (2, 81))), []);
+        for _ in 0..3 {
+            h.dp.renew_programs();
+            assert_eq!(h.places(1, &ack(v6, a, b)), [At::Port(2)]);
+            assert_eq!(h.places(2, &ack(v6, b, a).seq(501, 101)), [At::Port(1)]);
+            assert_eq!(h.places(1, &syn(v6, a, (2, 81))), []);
+        }
+        assert_eq!(h.dp.conntrack().len(), 1);
+        assert_eq!(h.dropped(DropReason::SecurityGroupIngress), 4);
+    }
+}
