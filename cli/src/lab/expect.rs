@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::drops::{self, Refusals};
 use super::fabric::Fabric;
-use super::file::{Family, LbProtocol, Reach};
+use super::file::{Family, Reach};
 use super::plan::{Expect, ServeKind, Target, Url, What};
-use super::probe::connect::{self, Answer};
+use super::probe::connect::{self, Answer, Hope};
 use super::probe::http::{self, Page};
 use super::probe::{ping, side_by_side, throughput};
 use crate::cancel::Cancel;
@@ -23,8 +23,8 @@ use crate::units::RateRange;
 
 /// How long a ping may take: a first packet may wait for a neighbour and be sent again.
 const PING: Duration = Duration::from_secs(5);
-/// How long silence must last to be believed.
-const SILENCE: Duration = Duration::from_millis(2500);
+/// How long silence must last to be believed: a second ping fits in.
+const SILENCE: Duration = Duration::from_millis(1500);
 /// What is measured of a transfer, after its first second.
 const TRANSFER: Duration = Duration::from_secs(5);
 /// Sources that ping at a time.
@@ -93,7 +93,15 @@ pub(crate) fn check(fabric: &Fabric, expect: &Expect, cancel: &Cancel) -> anyhow
             to,
             port,
             is,
-        } => connects(fabric, from, *transport, to, *port, *is)?,
+        } => {
+            let silent = (*is != Reach::Reachable) != expect.not;
+            let hope = if silent { Hope::Silence } else { Hope::Answer };
+            let attempt = |source: &str, to: IpAddr| {
+                let to = SocketAddr::new(to, *port);
+                connect::attempt(namespace(fabric, source)?, *transport, to, hope)
+            };
+            connects(fabric, from, to, *is, attempt)?
+        }
         What::Throughput { from, to, range } => transfers(fabric, from, to, *range),
     };
     let held = if expect.not {
@@ -404,10 +412,9 @@ fn transfer(fabric: &Fabric, source: &str, target: &str) -> anyhow::Result<u64> 
 fn connects(
     fabric: &Fabric,
     from: &[String],
-    transport: LbProtocol,
     to: &Target,
-    port: u16,
     is: Reach,
+    attempt: impl Fn(&str, IpAddr) -> anyhow::Result<Answer>,
 ) -> anyhow::Result<Outcome> {
     let (mut held, mut opposite) = (true, true);
     let mut seen = Vec::new();
@@ -418,8 +425,7 @@ fn connects(
             _ => any_address(fabric, to)?,
         };
         let before = readings(fabric)?;
-        let answer = connect::attempt(namespace(fabric, source)?, transport, address, port)?;
-        let (reach, text) = match answer {
+        let (reach, text) = match attempt(source, address)? {
             Answer::Open => (Reach::Reachable, "reachable".to_owned()),
             Answer::Closed => (Reach::Reachable, "reachable (nobody listens)".to_owned()),
             Answer::Nothing(why) => match refused_by(&before, &readings(fabric)?) {

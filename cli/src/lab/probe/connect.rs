@@ -12,10 +12,35 @@ use anyhow::Context;
 use crate::lab::file::LbProtocol;
 use crate::lab::netns;
 
-/// Two retransmissions of a SYN fit in.
-const TCP_PATIENCE: Duration = Duration::from_millis(3500);
-const UDP_TRIES: u32 = 4;
+/// How long to wait for an answer to one datagram.
 const UDP_PATIENCE: Duration = Duration::from_millis(700);
+
+/// How long to try: long where an answer is hoped for, for wires may lose it; shorter where silence is, for each try adds little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hope {
+    /// For an answer.
+    Answer,
+    /// For none.
+    Silence,
+}
+
+impl Hope {
+    /// Two retransmissions of a SYN fit in, or one (RFC 6298: after 1 s and 3 s).
+    const fn tcp(self) -> Duration {
+        match self {
+            Self::Answer => Duration::from_millis(3500),
+            Self::Silence => Duration::from_millis(1500),
+        }
+    }
+
+    /// How many datagrams.
+    const fn udp(self) -> u32 {
+        match self {
+            Self::Answer => 4,
+            Self::Silence => 2,
+        }
+    }
+}
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,25 +60,24 @@ pub(crate) enum Answer {
 pub(crate) fn attempt(
     namespace: &str,
     transport: LbProtocol,
-    to: IpAddr,
-    port: u16,
+    to: SocketAddr,
+    hope: Hope,
 ) -> anyhow::Result<Answer> {
-    let to = SocketAddr::new(to, port);
     netns::inside(namespace, || match transport {
-        LbProtocol::Tcp => Ok(tcp(to)),
-        LbProtocol::Udp => udp(to),
+        LbProtocol::Tcp => Ok(tcp(to, hope)),
+        LbProtocol::Udp => udp(to, hope),
     })
 }
 
-fn tcp(to: SocketAddr) -> Answer {
-    match TcpStream::connect_timeout(&to, TCP_PATIENCE) {
+fn tcp(to: SocketAddr, hope: Hope) -> Answer {
+    match TcpStream::connect_timeout(&to, hope.tcp()) {
         Ok(_) => Answer::Open,
         Err(e) if e.kind() == ErrorKind::ConnectionRefused => Answer::Closed,
         Err(e) => Answer::Nothing(silence(&e)),
     }
 }
 
-fn udp(to: SocketAddr) -> anyhow::Result<Answer> {
+fn udp(to: SocketAddr, hope: Hope) -> anyhow::Result<Answer> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
@@ -67,7 +91,7 @@ fn udp(to: SocketAddr) -> anyhow::Result<Answer> {
         .context("set a timeout")?;
     let mut buffer = [0_u8; 64];
     let mut last = "no answer".to_owned();
-    for _ in 0..UDP_TRIES {
+    for _ in 0..hope.udp() {
         let asked = socket
             .send(b"overweave lab probe")
             .and_then(|_| socket.recv(&mut buffer));
