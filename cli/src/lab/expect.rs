@@ -26,7 +26,7 @@ const PING: Duration = Duration::from_secs(5);
 /// How long silence must last to be believed: a second ping fits in.
 const SILENCE: Duration = Duration::from_millis(1500);
 /// What is measured of a transfer, after its first second.
-const TRANSFER: Duration = Duration::from_secs(5);
+const TRANSFER: Duration = Duration::from_secs(3);
 /// Sources that ping at a time.
 const PINGERS: usize = 16;
 
