@@ -437,6 +437,16 @@ pub trait Resource:
         false
     }
 
+    /// May this project see and use it, though it is another's?
+    fn shared_with(&self, read: &dyn Lookup, _project: &str) -> bool {
+        self.shared(read)
+    }
+
+    /// The objects that others share with a project, besides those that every project sees.
+    fn granted(_read: &dyn Lookup, _project: &str) -> Vec<Uuid> {
+        Vec::new()
+    }
+
     /// The value of a derived field in an answer.
     fn derive(&self, _field: &str, _scene: &Scene<'_>) -> Value {
         Value::Null
@@ -483,6 +493,8 @@ pub trait Object: Record {
     fn meta(&self) -> &Meta;
     /// Is it visible to every project?
     fn shared(&self, read: &dyn Lookup) -> bool;
+    /// May this project see and use it, though it is another's?
+    fn shared_with(&self, read: &dyn Lookup, project: &str) -> bool;
     /// All of it as JSON, derived fields left out.
     fn to_map(&self) -> Map<String, Value>;
     /// The value of a derived field.
@@ -510,6 +522,10 @@ impl<T: Resource> Object for T {
 
     fn shared(&self, read: &dyn Lookup) -> bool {
         Resource::shared(self, read)
+    }
+
+    fn shared_with(&self, read: &dyn Lookup, project: &str) -> bool {
+        Resource::shared_with(self, read, project)
     }
 
     fn to_map(&self) -> Map<String, Value> {
@@ -580,6 +596,9 @@ pub trait Operations: fmt::Debug + Send + Sync {
 
     /// The object of a stored entry.
     fn object(&self, entry: &crate::store::Entry) -> Option<Arc<dyn Object>>;
+
+    /// See [`Resource::granted`].
+    fn granted(&self, read: &dyn Lookup, project: &str) -> Vec<Uuid>;
 
     /// All rules, one after the other; the object as they amended it, and further writes.
     ///
@@ -655,6 +674,10 @@ impl<T: Resource> Operations for Ops<T> {
 
     fn object(&self, entry: &crate::store::Entry) -> Option<Arc<dyn Object>> {
         entry.get::<T>().map(|value| value as Arc<dyn Object>)
+    }
+
+    fn granted(&self, read: &dyn Lookup, project: &str) -> Vec<Uuid> {
+        T::granted(read, project)
     }
 
     fn judge(

@@ -117,6 +117,21 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "How many of them are used.",
     ),
     (
+        "rbac-address-group",
+        "Add address_group type to RBAC",
+        "Address groups are shared by grants.",
+    ),
+    (
+        "rbac-policies",
+        "RBAC Policies",
+        "Networks are shared by grants to one project or to all.",
+    ),
+    (
+        "rbac-security-groups",
+        "Add security_group type to network RBAC",
+        "Security groups are shared by grants.",
+    ),
+    (
         "revision-if-match",
         "If-Match constraints based on revision_number",
         "Changes by revision.",

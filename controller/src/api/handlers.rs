@@ -15,7 +15,7 @@ use crate::{
     refusal::Refusal,
     resource::{Action, Field, Lookup, Meta, Object, Reply, Spec, Verb, index_prefix},
     resources::security_group,
-    rules::{self, Caller, Enacted, Given, Order, enact, stored},
+    rules::{self, Caller, Enacted, Given, Order, enact, stored, usable},
     store::{Read, Snapshot, transact},
 };
 use axum::{
@@ -55,7 +55,7 @@ pub(crate) fn visible(
         .ok()
         .and_then(|id| stored(read, spec, id));
     found
-        .filter(|object| caller.owns(&object.meta().project_id) || object.shared(read))
+        .filter(|object| usable(read, &**object, caller))
         .ok_or_else(|| Refusal::missing(spec.title, id))
 }
 
@@ -337,9 +337,7 @@ fn candidates<'a>(
     caller: &'a Caller,
     query: &Query,
 ) -> Box<dyn Iterator<Item = Arc<dyn Object>> + 'a> {
-    let seen = move |object: &Arc<dyn Object>| {
-        caller.owns(&object.meta().project_id) || object.shared(snapshot)
-    };
+    let seen = move |object: &Arc<dyn Object>| usable(snapshot, &**object, caller);
     let start = query.start();
     let load = move |ids: BTreeSet<Uuid>| {
         let rest = ids
@@ -376,6 +374,7 @@ fn candidates<'a>(
             .ids(&project)
             .into_iter()
             .chain(snapshot.ids(&shared))
+            .chain(spec.ops.granted(snapshot, &caller.project_id))
             .collect(),
     )
 }

@@ -6,10 +6,10 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Action, Field, Kind, Meta, Objects, Operations, Ops, Policy, Reply, Resource,
-        Spec, field,
+        ALL, Absent, Action, Field, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Reply,
+        Resource, Spec, field,
     },
-    resources::{SecurityGroupRule, subnet::loose_prefix},
+    resources::{SecurityGroupRule, rbac_policy, subnet::loose_prefix},
     rules::{Act, Acted, Caller, Change, Deed, Judged, Rule, join},
     store::View,
 };
@@ -17,6 +17,7 @@ use net::Prefix;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+use uuid::Uuid;
 
 /// How many addresses: each host that has a rule of the group holds them all.
 const MOST: usize = 4096;
@@ -71,7 +72,12 @@ impl Resource for AddressGroup {
         bare: false,
         fields: &[
             ADDRESSES.create_only(Absent::List),
-            field("shared", Kind::Bool, "Its project's alone: always false.").computed(),
+            field(
+                "shared",
+                Kind::Bool,
+                "May the caller's project use it by a grant?",
+            )
+            .computed(),
         ],
         actions: &[
             change("add_addresses", "Add addresses to a group."),
@@ -91,9 +97,21 @@ impl Resource for AddressGroup {
         &mut self.meta
     }
 
-    fn derive(&self, field: &str, _: &Scene<'_>) -> Value {
+    fn shared(&self, read: &dyn Lookup) -> bool {
+        rbac_policy::is_granted(read, self.meta.id, rbac_policy::EVERYBODY)
+    }
+
+    fn shared_with(&self, read: &dyn Lookup, project: &str) -> bool {
+        rbac_policy::may_use(read, self.meta.id, project)
+    }
+
+    fn granted(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
+        rbac_policy::granted::<Self>(read, project)
+    }
+
+    fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
         match field {
-            "shared" => json!(false),
+            "shared" => json!(self.shared_with(scene.snapshot, &scene.caller.project_id)),
             _ => Value::Null,
         }
     }
@@ -136,7 +154,7 @@ fn removal(view: &View, change: &Change<'_, AddressGroup>, _: &Caller) -> Judged
             format!("Address group {id} is in use on one or more security group rules."),
         ));
     }
-    Ok(Vec::new())
+    Ok(rbac_policy::remove_all(view, id).collect())
 }
 
 fn given(deed: &Deed<'_, AddressGroup>) -> Result<BTreeSet<Prefix>, Refusal> {

@@ -11,6 +11,7 @@ pub mod port;
 pub mod port_chain;
 pub mod port_pair_group;
 pub mod protocol;
+pub mod rbac_policy;
 pub mod router;
 pub mod security_group;
 pub mod security_group_rule;
@@ -24,6 +25,7 @@ pub use network::Network;
 pub use port::Port;
 pub use port_chain::PortChain;
 pub use port_pair_group::PortPairGroup;
+pub use rbac_policy::RbacPolicy;
 pub use router::Router;
 pub use security_group::SecurityGroup;
 pub use security_group_rule::SecurityGroupRule;
@@ -47,6 +49,7 @@ pub const REGISTRY: &[&Spec] = &[
     SecurityGroup::SPEC,
     SecurityGroupRule::SPEC,
     AddressGroup::SPEC,
+    RbacPolicy::SPEC,
     FlowClassifier::SPEC,
     PortPairGroup::SPEC,
     PortChain::SPEC,

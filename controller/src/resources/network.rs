@@ -10,8 +10,8 @@ use crate::{
         ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
         field,
     },
-    resources::{FlowClassifier, Port, Subnet},
-    rules::{Caller, Change, Rule, Write, join},
+    resources::{FlowClassifier, Port, Subnet, rbac_policy},
+    rules::{Caller, Change, Rule, Write, join, usable},
     store::{Read, View},
 };
 use serde::{Deserialize, Serialize};
@@ -82,9 +82,14 @@ impl Resource for Network {
             field("subnets", Kind::Uuids, "Its subnets.")
                 .computed()
                 .unfiltered(),
-            field("shared", Kind::Bool, "May every project put ports on it?")
-                .writable(Absent::Bool(false))
-                .set_by(Policy::Admin),
+            field(
+                "shared",
+                Kind::Bool,
+                "May every project put ports on it, or the caller's by a grant?",
+            )
+            .writable(Absent::Bool(false))
+            .set_by(Policy::Admin)
+            .computed(),
             field("port_security_enabled", Kind::Bool, "What new ports get.")
                 .writable(Absent::Bool(true)),
             field(
@@ -145,6 +150,14 @@ impl Resource for Network {
         self.shared
     }
 
+    fn shared_with(&self, read: &dyn Lookup, project: &str) -> bool {
+        self.shared || rbac_policy::may_use(read, self.meta.id, project)
+    }
+
+    fn granted(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
+        rbac_policy::granted::<Self>(read, project)
+    }
+
     fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {
         if fields.get("router:external") == Some(&Value::Bool(true)) {
             return Err(Refusal::input("external networks are not supported yet"));
@@ -162,6 +175,7 @@ impl Resource for Network {
     fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
         match field {
             "status" => json!("ACTIVE"),
+            "shared" => json!(self.shared_with(scene.snapshot, &scene.caller.project_id)),
             "subnets" => {
                 let mut subnets = scene.snapshot.related::<Subnet>("network_id", self.meta.id);
                 subnets.sort_by_key(|subnet| (subnet.meta.created_at, subnet.meta.id));
@@ -180,7 +194,7 @@ impl Resource for Network {
 /// When there is none, or none that the caller sees.
 pub fn visible(view: &View, id: Uuid, caller: &Caller) -> Result<Arc<Network>, Refusal> {
     view.object::<Network>(id)
-        .filter(|network| network.shared || caller.owns(&network.meta.project_id))
+        .filter(|network| usable(view, &**network, caller))
         .ok_or_else(|| Refusal::missing("Network", id))
 }
 
@@ -310,14 +324,22 @@ fn size(_: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>
 }
 
 fn sharing(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
-    let (Some(before), Some(after)) = (change.before, change.after) else {
+    let Some(after) = change.after else {
         return Ok(Vec::new());
+    };
+    let mut writes = rbac_policy::with_everybody(view, after, &change.moment.dice);
+    let Some(before) = change.before else {
+        return Ok(writes);
     };
     if before.shared && !after.shared {
         let foreign = view
             .related::<Port>("network_id", after.meta.id)
             .iter()
-            .any(|port| port.meta.project_id != after.meta.project_id);
+            .map(|port| &port.meta.project_id)
+            .any(|user| {
+                *user != after.meta.project_id
+                    && !rbac_policy::is_granted(view, after.meta.id, user)
+            });
         if foreign {
             return Err(Refusal::conflict(
                 "InvalidSharedSetting",
@@ -332,9 +354,9 @@ fn sharing(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<
         // Whoever sees the network sees its subnets.
         let subnets = view.related::<Subnet>("network_id", after.meta.id);
         let touch = |subnet: &Arc<Subnet>| Write::Touch(Subnet::SPEC, subnet.meta.id);
-        return Ok(subnets.iter().map(touch).collect());
+        writes.extend(subnets.iter().map(touch));
     }
-    Ok(Vec::new())
+    Ok(writes)
 }
 
 fn removal(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
@@ -367,5 +389,6 @@ fn removal(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<
     Ok(subnets
         .iter()
         .map(|subnet| Write::Remove(Subnet::SPEC, subnet.meta.id))
+        .chain(rbac_policy::remove_all(view, id))
         .collect())
 }

@@ -7,9 +7,12 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Claim, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field,
+        ALL, Absent, Claim, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec,
+        field,
     },
-    resources::{Port, SecurityGroupRule, protocol::Ethertype, security_group_rule::Direction},
+    resources::{
+        Port, SecurityGroupRule, protocol::Ethertype, rbac_policy, security_group_rule::Direction,
+    },
     rules::{Caller, Change, Dice, Rule, Write},
     store::{Read, View},
 };
@@ -54,7 +57,12 @@ impl Resource for SecurityGroup {
             field("security_group_rules", Kind::Uuids, "Its rules.")
                 .computed()
                 .unfiltered(),
-            field("shared", Kind::Bool, "Is it shared? Not yet: always false.").computed(),
+            field(
+                "shared",
+                Kind::Bool,
+                "May the caller's project use it by a grant?",
+            )
+            .computed(),
         ],
         actions: &[],
         ops: &OPS as &dyn Operations,
@@ -69,9 +77,21 @@ impl Resource for SecurityGroup {
         &mut self.meta
     }
 
+    fn shared(&self, read: &dyn Lookup) -> bool {
+        rbac_policy::is_granted(read, self.meta.id, rbac_policy::EVERYBODY)
+    }
+
+    fn shared_with(&self, read: &dyn Lookup, project: &str) -> bool {
+        rbac_policy::may_use(read, self.meta.id, project)
+    }
+
+    fn granted(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
+        rbac_policy::granted::<Self>(read, project)
+    }
+
     fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
         match field {
-            "shared" => json!(false),
+            "shared" => json!(self.shared_with(scene.snapshot, &scene.caller.project_id)),
             "security_group_rules" => scene
                 .snapshot
                 .related::<SecurityGroupRule>("security_group_id", self.meta.id)
@@ -211,5 +231,6 @@ fn removal(
     Ok(rules
         .iter()
         .map(|rule| Write::Remove(SecurityGroupRule::SPEC, rule.meta.id))
+        .chain(rbac_policy::remove_all(view, id))
         .collect())
 }

@@ -14,7 +14,7 @@ use crate::{
         protocol::{Ethertype, ICMP, ICMPV6, PROTOCOLS, protocol_number},
         subnet::loose_prefix,
     },
-    rules::{Caller, Change, Judged, Rule, Write},
+    rules::{Caller, Change, Judged, Rule, Write, usable},
     store::{Read, View},
 };
 use net::Prefix;
@@ -374,15 +374,14 @@ fn remote(view: &View, change: &Change<'_, SecurityGroupRule>, caller: &Caller) 
     }
     if let Some(remote) = rule.remote_group_id {
         let group = view.object::<SecurityGroup>(remote);
-        let known =
-            group.is_some_and(|group| !change.is_asked() || caller.owns(&group.meta.project_id));
+        let known = group.is_some_and(|group| !change.is_asked() || usable(view, &*group, caller));
         if !known {
             return Err(Refusal::missing("SecurityGroup", remote));
         }
     }
     if let Some(remote) = rule.remote_address_group_id {
         let group = view.object::<AddressGroup>(remote);
-        if !group.is_some_and(|group| caller.owns(&group.meta.project_id)) {
+        if !group.is_some_and(|group| usable(view, &*group, caller)) {
             return Err(Refusal::missing("AddressGroup", remote));
         }
     }

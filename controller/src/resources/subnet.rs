@@ -195,6 +195,19 @@ impl Resource for Subnet {
             .is_some_and(|network| network.shared)
     }
 
+    fn shared_with(&self, read: &dyn Lookup, project: &str) -> bool {
+        read.object::<Network>(self.network_id)
+            .is_some_and(|network| network.shared_with(read, project))
+    }
+
+    fn granted(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
+        let networks = Network::granted(read, project);
+        let subnets = networks
+            .into_iter()
+            .flat_map(|id| read.related::<Self>("network_id", id));
+        subnets.map(|subnet| subnet.meta.id).collect()
+    }
+
     fn index(&self) -> Vec<(&'static str, String)> {
         vec![("network_id", self.network_id.to_string())]
     }

@@ -595,6 +595,11 @@ fn touch(view: &mut View, object: &dyn Object) {
     }
 }
 
+/// May the caller use the object: its own, or one that is shared with it?
+pub fn usable(read: &impl Read, object: &dyn Object, caller: &Caller) -> bool {
+    caller.owns(&object.meta().project_id) || object.shared_with(read, &caller.project_id)
+}
+
 /// The stored object of this table and id.
 pub fn stored(read: &impl Read, spec: &Spec, id: Uuid) -> Option<Arc<dyn Object>> {
     spec.ops.object(read.entry(&spec.key(id))?)

@@ -18,6 +18,7 @@ mod quotas;
 mod registry;
 mod requests;
 mod routers;
+mod sharing;
 mod subnets;
 mod tags;
 

@@ -11,6 +11,7 @@ use crate::{
     rules::{
         Caller, Change, Write,
         addresses::{is_automatic, slaac},
+        usable,
     },
     store::{Read, View},
 };
@@ -167,7 +168,7 @@ pub(super) fn security(
         for id in &port.security_groups {
             let group = view.object::<SecurityGroup>(*id);
             // An admin may give a port of one project the group of another, as in Neutron.
-            let usable = group.is_some_and(|group| caller.owns(&group.meta.project_id));
+            let usable = group.is_some_and(|group| usable(view, &*group, caller));
             if !usable {
                 return Err(Refusal::missing("SecurityGroup", id));
             }

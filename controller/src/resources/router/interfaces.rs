@@ -12,7 +12,7 @@ use crate::{
         Port, Subnet,
         port::{FixedIp, WantedIp},
     },
-    rules::{Acted, Caller, Deed, Write},
+    rules::{Acted, Caller, Deed, Write, usable},
     store::{Read, View},
 };
 use serde::Deserialize;
@@ -105,7 +105,7 @@ impl Wanted {
 /// The subnet of this id, if the caller may use it.
 fn visible_subnet(view: &View, id: Uuid, caller: &Caller) -> Result<Arc<Subnet>, Refusal> {
     view.object::<Subnet>(id)
-        .filter(|subnet| caller.owns(&subnet.meta.project_id) || subnet.shared(view))
+        .filter(|subnet| usable(view, &**subnet, caller))
         .ok_or_else(|| Refusal::missing("Subnet", id))
 }
 
