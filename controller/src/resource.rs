@@ -39,6 +39,8 @@ pub enum Kind {
     Cidr,
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// One of these numbers; decimal text is taken as well.
+    OneOfNumbers(&'static [i64]),
     /// A list of UUIDs without repetition.
     Uuids,
     /// A list of words without repetition (tags).
@@ -277,6 +279,36 @@ impl Action {
     }
 }
 
+/// A kind of things that an object is made of and that have ids of their own: a collection on a path below the object. They are made,
+/// changed and deleted one by one, each time the object is.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// The key of one in a body.
+    pub singular: &'static str,
+    /// The key of the list in a body, and the last part of the path.
+    pub plural: &'static str,
+    /// The word in messages and error types.
+    pub title: &'static str,
+    /// What it is for.
+    pub doc: &'static str,
+    /// Who may change any.
+    pub policy: Policy,
+    /// The key of one in a body on the path that needs only its own id, and the paths beside the object's collection.
+    pub alias: Option<(&'static str, &'static [&'static str])>,
+    /// Its fields besides the id.
+    pub fields: &'static [Field],
+}
+
+impl Part {
+    /// The field with this name.
+    pub fn field(&self, name: &str) -> Option<&'static Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+}
+
+/// The id of a part.
+pub const PART_ID: Field = field("id", Kind::Uuid, "Identity.");
+
 /// The table of one resource.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec {
@@ -306,6 +338,8 @@ pub struct Spec {
     pub fields: &'static [Field],
     /// What can be done with it besides.
     pub actions: &'static [Action],
+    /// What it is made of.
+    pub parts: &'static [Part],
     /// The typed half.
     pub ops: &'static dyn Operations,
 }
@@ -474,6 +508,24 @@ pub trait Resource:
         Ok(())
     }
 
+    /// Its parts of this kind: each with its id and the fields of its table.
+    fn parts(&self, _kind: &Part) -> Vec<Map<String, Value>> {
+        Vec::new()
+    }
+
+    /// The same with this part as well, or in place of what has its id; without it, where no fields are given.
+    ///
+    /// # Errors
+    /// When the fields are none of such a part.
+    fn with_part(
+        &self,
+        kind: &Part,
+        _id: Uuid,
+        _fields: Option<Map<String, Value>>,
+    ) -> Result<Self, Refusal> {
+        unreachable!("no table declares {} of it", kind.plural)
+    }
+
     /// What the answer to the create shows, once and never again.
     fn once(&self, _change: &Change<'_, Self>) -> Option<(&'static str, Value)> {
         None
@@ -501,6 +553,18 @@ pub trait Object: Record {
     fn derive(&self, field: &str, scene: &Scene<'_>) -> Value;
     /// Values by which it is found.
     fn index(&self) -> Vec<(&'static str, String)>;
+    /// See [`Resource::parts`].
+    fn parts(&self, kind: &Part) -> Vec<Map<String, Value>>;
+    /// See [`Resource::with_part`].
+    ///
+    /// # Errors
+    /// When the fields are none of such a part.
+    fn with_part(
+        &self,
+        kind: &Part,
+        id: Uuid,
+        fields: Option<Map<String, Value>>,
+    ) -> Result<Arc<dyn Object>, Refusal>;
     /// Is it the same but for revision and time?
     fn same(&self, other: &dyn Object) -> bool;
     /// A copy with these revision and times.
@@ -541,6 +605,20 @@ impl<T: Resource> Object for T {
 
     fn index(&self) -> Vec<(&'static str, String)> {
         Resource::index(self)
+    }
+
+    fn parts(&self, kind: &Part) -> Vec<Map<String, Value>> {
+        Resource::parts(self, kind)
+    }
+
+    fn with_part(
+        &self,
+        kind: &Part,
+        id: Uuid,
+        fields: Option<Map<String, Value>>,
+    ) -> Result<Arc<dyn Object>, Refusal> {
+        let changed = Resource::with_part(self, kind, id, fields)?;
+        Ok(Arc::new(changed))
     }
 
     fn same(&self, other: &dyn Object) -> bool {

@@ -131,6 +131,7 @@ pub(crate) fn port(n: u8) -> Port {
         allowed_address_pairs: vec![],
         security_groups: vec![],
         max_connections: 8,
+        qos: None,
     }
 }
 

@@ -363,6 +363,7 @@ fn port(n: u8) -> Port {
         allowed_address_pairs: vec![pair("10.0.0.0/8"), pair("fd00::/8")],
         security_groups: vec![id(200)],
         max_connections: 1024,
+        qos: None,
         ..host::port(n)
     }
 }

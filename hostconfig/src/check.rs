@@ -37,7 +37,7 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
     for (&key, section) in &config.sections {
         let mut needs = BTreeSet::new();
         match section.body() {
-            Section::Vteps(_) | Section::AddressSet(_) | Section::Chain(_) => {}
+            Section::Vteps(_) | Section::AddressSet(_) | Section::Qos(_) | Section::Chain(_) => {}
             Section::Network(n) => {
                 if let Some(first) = vnis.insert(n.vni, key) {
                     faults.push(Fault::SameVni(key, first));
@@ -53,6 +53,7 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
             Section::Port(p) => {
                 needs.insert(SectionKey::Network(p.network));
                 needs.extend(p.security_groups.iter().map(|g| SectionKey::Group(*g)));
+                needs.extend(p.qos.map(SectionKey::Qos));
                 if let Some(first) = macs.insert((p.network, p.mac), key) {
                     faults.push(Fault::SameMac(key, first));
                 }

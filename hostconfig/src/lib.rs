@@ -9,7 +9,7 @@
 //!
 //! # Map
 //! - [`section`]: keys, bodies, hashes
-//! - what sections say: [`network`], [`port`], [`router`], [`group`], [`chain`], [`vtep`]
+//! - what sections say: [`network`], [`port`], [`router`], [`group`], [`qos`], [`chain`], [`vtep`]
 //! - [`config`]: the whole, its digest, [`check`]s and [`diff`]
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ pub mod generation;
 pub mod group;
 pub mod network;
 pub mod port;
+pub mod qos;
 pub mod router;
 pub mod section;
 pub mod vtep;
@@ -41,6 +42,7 @@ pub use generation::Generation;
 pub use group::{AddressSet, SecurityGroup, SecurityGroupRule};
 pub use network::{Network, Subnet};
 pub use port::{Endpoint, Location, Port};
+pub use qos::QosPolicy;
 pub use router::Router;
 pub use section::{Keyed, Section, SectionHash, SectionKey};
 pub use vtep::Vteps;

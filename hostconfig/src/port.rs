@@ -31,6 +31,9 @@ pub struct Port {
     pub security_groups: Vec<Id<kind::SecurityGroup>>,
     /// The most connections that it may have tracked.
     pub max_connections: u32,
+    /// The QoS policy that holds for it. A section from before there was this field keeps its bytes and its hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos: Option<Id<kind::QosPolicy>>,
 }
 
 /// An address of a port.

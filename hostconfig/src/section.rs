@@ -9,7 +9,7 @@ use net::{Id, ids::kind};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{AddressSet, Chain, Endpoint, Network, Port, Router, SecurityGroup, Vteps};
+use crate::{AddressSet, Chain, Endpoint, Network, Port, QosPolicy, Router, SecurityGroup, Vteps};
 
 /// The name of a section: `port/6f1c…`; the fabric's VTEPs are `vteps`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +22,8 @@ pub enum SectionKey {
     AddressSet(Id<kind::AddressSet>),
     /// A security group.
     Group(Id<kind::SecurityGroup>),
+    /// A QoS policy.
+    Qos(Id<kind::QosPolicy>),
     /// A chain.
     Chain(Id<kind::PortChain>),
     /// A port of this host.
@@ -39,6 +41,7 @@ impl fmt::Display for SectionKey {
             Self::Network(id) => write!(f, "network/{id}"),
             Self::AddressSet(id) => write!(f, "address_set/{id}"),
             Self::Group(id) => write!(f, "group/{id}"),
+            Self::Qos(id) => write!(f, "qos/{id}"),
             Self::Chain(id) => write!(f, "chain/{id}"),
             Self::Port(id) => write!(f, "port/{id}"),
             Self::Endpoint(id) => write!(f, "endpoint/{id}"),
@@ -63,6 +66,7 @@ impl FromStr for SectionKey {
             Some(("network", u)) => Ok(Self::Network(id(s, u)?)),
             Some(("address_set", u)) => Ok(Self::AddressSet(id(s, u)?)),
             Some(("group", u)) => Ok(Self::Group(id(s, u)?)),
+            Some(("qos", u)) => Ok(Self::Qos(id(s, u)?)),
             Some(("chain", u)) => Ok(Self::Chain(id(s, u)?)),
             Some(("port", u)) => Ok(Self::Port(id(s, u)?)),
             Some(("endpoint", u)) => Ok(Self::Endpoint(id(s, u)?)),
@@ -83,6 +87,8 @@ pub enum Section {
     AddressSet(AddressSet),
     /// A security group.
     Group(SecurityGroup),
+    /// A QoS policy.
+    Qos(QosPolicy),
     /// A chain.
     Chain(Chain),
     /// A port of this host.
@@ -147,6 +153,7 @@ impl Keyed {
             Section::Network(b) => serde_json::to_vec(b),
             Section::AddressSet(b) => serde_json::to_vec(b),
             Section::Group(b) => serde_json::to_vec(b),
+            Section::Qos(b) => serde_json::to_vec(b),
             Section::Chain(b) => serde_json::to_vec(b),
             Section::Port(b) => serde_json::to_vec(b),
             Section::Endpoint(b) => serde_json::to_vec(b),
@@ -186,6 +193,7 @@ impl Keyed {
             SectionKey::Network(_) => Section::Network(read(key, &bytes)?),
             SectionKey::AddressSet(_) => Section::AddressSet(read(key, &bytes)?),
             SectionKey::Group(_) => Section::Group(read(key, &bytes)?),
+            SectionKey::Qos(_) => Section::Qos(read(key, &bytes)?),
             SectionKey::Chain(_) => Section::Chain(read(key, &bytes)?),
             SectionKey::Port(_) => Section::Port(read(key, &bytes)?),
             SectionKey::Endpoint(_) => Section::Endpoint(read(key, &bytes)?),
@@ -231,6 +239,7 @@ impl Section {
             Self::Network(b) => SectionKey::Network(b.id),
             Self::AddressSet(b) => SectionKey::AddressSet(b.id),
             Self::Group(b) => SectionKey::Group(b.id),
+            Self::Qos(b) => SectionKey::Qos(b.id),
             Self::Chain(b) => SectionKey::Chain(b.id),
             Self::Port(b) => SectionKey::Port(b.id),
             Self::Endpoint(b) => SectionKey::Endpoint(b.id),
@@ -261,6 +270,7 @@ mod tests {
             SectionKey::Port(u.into()),
             SectionKey::AddressSet(u.into()),
             SectionKey::Router(u.into()),
+            SectionKey::Qos(u.into()),
         ] {
             assert_eq!(key.to_string().parse::<SectionKey>().unwrap(), key);
         }

@@ -31,7 +31,7 @@ pub mod kind {
         Subnet,
         /// A security group.
         SecurityGroup,
-        /// A rule of a security group, firewall or other ordered list.
+        /// A rule of a security group, firewall, QoS policy or other list.
         Rule,
         /// An address set: the members of a remote group or address group.
         AddressSet,
@@ -47,6 +47,8 @@ pub mod kind {
         Project,
         /// A router.
         Router,
+        /// A QoS policy.
+        QosPolicy,
     }
 }
 

@@ -102,6 +102,11 @@ impl PacketPool {
         }
     }
 
+    /// How many packets there may be: [small, large].
+    pub fn limits(&self) -> [usize; 2] {
+        [self.small.limit, self.large.limit]
+    }
+
     /// How many packets could still be taken: (small, large).
     pub fn available(&self) -> (usize, usize) {
         let of = |s: &Shelf| s.free.len() + (s.limit - s.made);

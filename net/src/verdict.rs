@@ -113,6 +113,8 @@ closed_list! {
         NoListener => "no_listener",
         /// The shaper's queue is full.
         ShaperQueueFull => "shaper_queue_full",
+        /// The queue of a limit that a QoS policy sets its port is full.
+        QosQueueFull => "qos_queue_full",
         /// A network function failed; native ones fail closed.
         FunctionFault => "function_fault",
         /// The destination MAC is known nowhere on the network.

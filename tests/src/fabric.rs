@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Packets of a worker's pool: (small, large).
-const POOL: (usize, usize) = (512, 64);
+const POOL: (usize, usize) = (1024, 64);
 
 /// How a fabric is built.
 #[derive(Debug, Clone, Copy)]

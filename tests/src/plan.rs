@@ -14,12 +14,13 @@ use std::{
 
 use hostconfig::{
     AddressSet, Chain, Classifier, Endpoint, Firewall, Function, FunctionKind, Generation,
-    HostConfig, Keyed, LoadBalancer, Location, Network, Port, Router, Section, SecurityGroup,
-    SecurityGroupRule, Subnet, Vteps,
+    HostConfig, Keyed, LoadBalancer, Location, Network, Port, QosPolicy, Router, Section,
+    SecurityGroup, SecurityGroupRule, Subnet, Vteps,
     chain::{Action, Algorithm, FirewallRule, Member, Side},
     group::{Direction, Family, L4Match, Remote},
     network::{Dhcp, Route},
     port::FixedIp,
+    qos::{Limit, Rate},
     router::{Interface, InterfaceAddr},
 };
 use net::{Id, Mac, Prefix, UnicastMac, ids::kind, testkit};
@@ -48,6 +49,7 @@ pub struct Plan {
     elsewhere: BTreeMap<PortUuid, Endpoint>,
     chains: BTreeMap<Id<kind::PortChain>, Chain>,
     routers: BTreeMap<RouterUuid, Router>,
+    policies: BTreeMap<Id<kind::QosPolicy>, QosPolicy>,
 }
 
 /// A rule of a group that allows everything of one family in one direction, to be narrowed.
@@ -65,6 +67,19 @@ pub fn allow(direction: Direction, family: Family) -> SecurityGroupRule {
 /// Rules that allow everything in one direction.
 pub fn allow_all(direction: Direction) -> Vec<SecurityGroupRule> {
     vec![allow(direction, Family::V4), allow(direction, Family::V6)]
+}
+
+/// So many bits a second, after so many bytes at once; so many bytes wait.
+pub fn bits(per_second: u64, burst: u64, queue_bytes: u64) -> Limit {
+    Limit {
+        bits: Some(Rate {
+            rule: Uuid::from_u128(u128::from(per_second)).into(),
+            per_second,
+            burst,
+        }),
+        packets: None,
+        queue_bytes,
+    }
 }
 
 /// A firewall rule that matches everything, to be narrowed.
@@ -324,6 +339,7 @@ impl Plan {
             allowed_address_pairs: vec![],
             security_groups: groups.to_vec(),
             max_connections: 1000,
+            qos: None,
         };
         self.ports.insert(id, (host, port));
         id
@@ -490,6 +506,25 @@ impl Plan {
         self.chains.remove(&chain);
     }
 
+    /// A QoS policy that says nothing yet.
+    pub fn qos_policy(&mut self, name: &str) -> Id<kind::QosPolicy> {
+        let id = self.uuid().into();
+        let policy = QosPolicy {
+            id,
+            name: name.to_owned(),
+            egress: Limit::default(),
+            ingress: Limit::default(),
+            dscp: None,
+        };
+        self.policies.insert(id, policy);
+        id
+    }
+
+    /// A QoS policy, to change it.
+    pub fn qos_policy_mut(&mut self, id: Id<kind::QosPolicy>) -> &mut QosPolicy {
+        self.policies.get_mut(&id).expect("a policy of this plan")
+    }
+
     /// What every host is to be, at the next generation.
     pub fn configs(&mut self) -> Vec<HostConfig> {
         self.generation += 1;
@@ -513,6 +548,9 @@ impl Plan {
         let groups: BTreeSet<_> = local().flat_map(|(_, p)| &p.security_groups).collect();
         for network in &networks {
             put(Section::Network(self.networks[network].clone()));
+        }
+        for policy in local().filter_map(|(_, p)| p.qos) {
+            put(Section::Qos(self.policies[&policy].clone()));
         }
         for group in groups {
             let group = &self.groups[group];

@@ -11,6 +11,7 @@ use hostconfig::{
     group::{Direction, Family, L4Match, Remote},
     network::Route,
     port::AddressPair,
+    qos::{Dscp, Limit},
 };
 use net::{
     DropReason, Fragment, Id, Mac, PortRange, Prefix, UnicastMac,
@@ -25,7 +26,7 @@ use vswitch::datapath::explain::{Ending, Step, explain_key};
 use crate::{
     fabric::{Build, Fabric, agree, assert_fate, check_frames},
     oracle::Oracle,
-    plan::{GroupUuid, NetId, Plan, PortUuid, allow, allow_all, firewall_rule, from_network},
+    plan::{GroupUuid, NetId, Plan, PortUuid, allow, allow_all, bits, firewall_rule, from_network},
     traffic::{Between, answer, dhcp_discover, who_has},
 };
 
@@ -56,6 +57,7 @@ struct PortSpec {
     groups: Vec<usize>,
     open: bool,
     pair: bool,
+    qos: usize,
 }
 
 /// A router of a tenant.
@@ -108,6 +110,10 @@ enum Op {
     Rules(usize, Vec<Rule>),
     /// The firewall's rules are others.
     Firewall(Vec<(bool, usize)>, bool),
+    /// A port has another QoS policy.
+    Qos(usize, usize),
+    /// A QoS policy marks otherwise, and lets go at another pace.
+    Policy(usize, Option<u8>, u64),
     /// A host forgets all that it need not know.
     Restart(usize),
 }
@@ -216,6 +222,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (any::<usize>(), prop::collection::vec(rule(), 0..6)).prop_map(|(g, r)| Op::Rules(g, r)),
         1 => (firewall, any::<bool>()).prop_map(|(r, d)| Op::Firewall(r, d)),
         1 => any::<usize>().prop_map(Op::Restart),
+        1 => (any::<usize>(), 0usize..4).prop_map(|(p, policy)| Op::Qos(p, policy)),
+        1 => (0usize..2, prop::option::of(0u8..64), 0u64..8).prop_map(|(p, mark, pace)| Op::Policy(p, mark, pace)),
     ]
 }
 
@@ -228,13 +236,15 @@ pub fn scenario(steps: usize) -> impl Strategy<Value = Scenario> {
         prop::collection::vec(0usize..3, 0..3),
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.2),
+        0usize..6,
     );
-    let port = port.prop_map(|(host, network, groups, open, pair)| PortSpec {
+    let port = port.prop_map(|(host, network, groups, open, pair, qos)| PortSpec {
         host,
         network,
         groups,
         open,
         pair,
+        qos,
     });
     let chain = (
         prop::collection::vec((any::<bool>(), 0usize..6), 0..4),
@@ -280,6 +290,7 @@ struct Built {
     ports: Vec<PortUuid>,
     groups: Vec<GroupUuid>,
     chain: Option<(Id<kind::PortChain>, PortUuid, NetId)>,
+    policies: Vec<Id<kind::QosPolicy>>,
 }
 
 fn rules_of(rules: &[Rule], groups: &[GroupUuid]) -> Vec<SecurityGroupRule> {
@@ -424,12 +435,16 @@ impl Scenario {
         for (group, rules) in groups.iter().zip(&self.rules) {
             plan.set_rules(*group, rules_of(rules, &groups));
         }
+        let policies: Vec<_> = ["gold", "bronze"].map(|name| plan.qos_policy(name)).into();
+        set_policy(&mut plan, policies[0], (Some(46), 3));
+        set_policy(&mut plan, policies[1], (Some(10), 0));
         let mut ports = vec![];
         for (n, spec) in self.ports.iter().enumerate() {
             let mut of: Vec<_> = spec.groups.iter().map(|g| groups[*g]).collect();
             of.dedup();
             let port = plan.port(spec.host % self.hosts, networks[spec.network], &of);
             plan.get_mut(port).port_security = !spec.open;
+            plan.get_mut(port).qos = policies.get(spec.qos).copied();
             if n % 3 == 2 {
                 plan.get_mut(port).project = Id::new(uuid::Uuid::from_u128(77));
             }
@@ -479,8 +494,30 @@ impl Scenario {
             ports,
             groups,
             chain,
+            policies,
         }
     }
+}
+
+/// Marks, and limits that hold nobody up: there is credit for all that a scenario sends.
+fn set_policy(plan: &mut Plan, id: Id<kind::QosPolicy>, (mark, pace): (Option<u8>, u64)) {
+    let policy = plan.qos_policy_mut(id);
+    let limit = || bits(1_000_000_000 + pace, 1 << 40, 1 << 30);
+    policy.egress = if pace & 1 == 0 {
+        Limit::default()
+    } else {
+        limit()
+    };
+    policy.ingress = if pace & 2 == 0 {
+        Limit::default()
+    } else {
+        limit()
+    };
+    policy.egress.packets = policy.egress.bits.filter(|_| pace & 4 != 0);
+    policy.dscp = mark.map(|mark| Dscp {
+        rule: id.uuid().into(),
+        mark,
+    });
 }
 
 struct Player {
@@ -684,6 +721,17 @@ impl Player {
                     self.fabric.plan.set_functions(chain, functions);
                     self.reconfigure();
                 }
+            }
+            Op::Qos(port, policy) => {
+                let port = self.port(*port);
+                let policy = self.built.policies.get(*policy).copied();
+                self.fabric.plan.get_mut(port).qos = policy;
+                self.reconfigure();
+            }
+            Op::Policy(policy, mark, pace) => {
+                let policy = self.built.policies[policy % self.built.policies.len()];
+                set_policy(&mut self.fabric.plan, policy, (*mark, *pace));
+                self.reconfigure();
             }
             Op::Restart(host) => self.fabric.restart(host % self.fabric.plan.hosts()),
         }

@@ -76,6 +76,7 @@ fn port(n: u16, security: bool) -> Section {
         allowed_address_pairs: vec![],
         security_groups: vec![id(2000)],
         max_connections: 1_000_000,
+        qos: None,
     })
 }
 

@@ -46,6 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             allowed_address_pairs: vec![],
             security_groups: vec![],
             max_connections: 1000,
+            qos: None,
         }))?;
         zones.insert(uuid(n).parse()?, Zone(n));
     }

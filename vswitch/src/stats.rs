@@ -6,6 +6,7 @@
 //! # Invariants
 //! Labels come from configuration, never from packets.
 
+use hostconfig::group::Direction;
 use net::{DropReason, PortId, VtepId};
 use nfv::{chain::HopCounters, conntrack::Entry};
 
@@ -93,6 +94,18 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Counter,
         &["stage", "reason"],
         "Segments dropped.",
+    ),
+    metric(
+        "vswitch_qos_packets_total",
+        MetricKind::Counter,
+        &["port", "direction", "verdict"],
+        "Segments at the limit of a port's QoS policy.",
+    ),
+    metric(
+        "vswitch_qos_bytes_total",
+        MetricKind::Counter,
+        &["port", "direction"],
+        "Bytes at the limit of a port's QoS policy, those included that found no room.",
     ),
     metric(
         "vswitch_originated_total",
@@ -299,6 +312,8 @@ pub struct Counters {
     pub vteps: Vec<Traffic>,
     /// By [`HopId`].
     pub hops: Vec<HopCounters>,
+    /// By [`PortId`], then by direction: what came to a limit.
+    pub limits: Vec<[HopCounters; 2]>,
     /// Where flows were found.
     pub lookups: Lookups,
     /// Batches by size.
@@ -316,6 +331,7 @@ impl Default for Counters {
             ports: Vec::new(),
             vteps: Vec::new(),
             hops: Vec::new(),
+            limits: Vec::new(),
             lookups: Lookups::default(),
             batches: [0; BATCH_BOUNDS.len()],
             batched: 0,
@@ -372,6 +388,12 @@ impl Counters {
         at(&mut self.hops, hop.0 as usize).unwrap_or(&mut self.nowhere)
     }
 
+    pub(crate) fn limit(&mut self, port: PortId, direction: Direction) -> &mut HopCounters {
+        at(&mut self.limits, port.index())
+            .and_then(|both| both.get_mut(direction as usize))
+            .unwrap_or(&mut self.nowhere)
+    }
+
     pub(crate) fn batch(&mut self, packets: usize) {
         let bucket = BATCH_BOUNDS.partition_point(|b| *b < packets);
         if let Some(bucket) = self.batches.get_mut(bucket) {
@@ -392,6 +414,11 @@ impl Counters {
         for (id, port) in (0u32..).zip(&mut self.ports) {
             if tables.port(PortId(id)).is_none() {
                 *port = Traffic::default();
+            }
+        }
+        for (id, limits) in (0u32..).zip(&mut self.limits) {
+            if tables.port(PortId(id)).is_none() {
+                *limits = <[HopCounters; 2]>::default();
             }
         }
         for (id, vtep) in (0u32..).zip(&mut self.vteps) {
@@ -431,6 +458,12 @@ impl Counters {
         }
         for (index, from) in other.hops.iter().enumerate() {
             if let Some(to) = at(&mut self.hops, index) {
+                *to += *from;
+            }
+        }
+        for (index, from) in other.limits.iter().enumerate() {
+            let to = at(&mut self.limits, index);
+            for (to, from) in to.into_iter().flatten().zip(from) {
                 *to += *from;
             }
         }
@@ -553,6 +586,8 @@ impl WorkerStats {
                 .drops()
                 .map(|(s, r, n)| (vec![s.name().to_owned(), r.name().to_owned()], n))
                 .collect(),
+            "vswitch_qos_packets_total" => verdicts(self.limits(tables)),
+            "vswitch_qos_bytes_total" => self.limits(tables).map(|(l, c)| (l, c.bytes)).collect(),
             "vswitch_originated_total" => {
                 let kinds = net::Originated::ALL.iter().zip(self.ledger.originated);
                 kinds.map(|(k, n)| (vec![k.name().to_owned()], n)).collect()
@@ -601,20 +636,7 @@ impl WorkerStats {
                 .networks()
                 .map(|n| (vec![n.id.to_string()], n.fdb.len() as u64))
                 .collect(),
-            "nfv_packets_total" => self
-                .hops(tables)
-                .flat_map(|(labels, c)| {
-                    let row = |verdict: &str, n| {
-                        let mut labels = labels.clone();
-                        labels.push(verdict.to_owned());
-                        (labels, n)
-                    };
-                    [
-                        row("pass", c.packets.saturating_sub(c.drops)),
-                        row("drop", c.drops),
-                    ]
-                })
-                .collect(),
+            "nfv_packets_total" => verdicts(self.hops(tables)),
             "nfv_bytes_total" => self.hops(tables).map(|(l, c)| (l, c.bytes)).collect(),
             "nfv_conntrack_entries" => plain(self.connections),
             "nfv_conntrack_inserted_total" => plain(self.conntrack.inserted),
@@ -639,6 +661,28 @@ impl WorkerStats {
         rows
     }
 
+    /// The counters of each limit, by port and direction.
+    fn limits<'a>(
+        &'a self,
+        tables: &'a Tables,
+    ) -> impl Iterator<Item = (Vec<String>, HopCounters)> + 'a {
+        tables.ports().flat_map(|port| {
+            let counters = self.counters.limits.get(port.dense.index());
+            let counters = counters.copied().unwrap_or_default();
+            let limits = [Direction::Ingress, Direction::Egress].into_iter();
+            let limits = limits.filter(|direction| port.limit(*direction).is_some());
+            limits.map(move |direction| {
+                let name = match direction {
+                    Direction::Ingress => "ingress",
+                    Direction::Egress => "egress",
+                };
+                let counters = counters.get(direction as usize).copied();
+                let labels = vec![port.id.to_string(), name.to_owned()];
+                (labels, counters.unwrap_or_default())
+            })
+        })
+    }
+
     /// Each hop's counters, by chain and function.
     pub fn hops<'a>(
         &'a self,
@@ -653,6 +697,20 @@ impl WorkerStats {
             ))
         })
     }
+}
+
+/// What passed and what was dropped, of what reached each.
+fn verdicts(counted: impl Iterator<Item = (Vec<String>, HopCounters)>) -> Vec<Row> {
+    let rows = counted.flat_map(|(labels, c)| {
+        let row = |verdict: &str, n| {
+            let mut labels = labels.clone();
+            labels.push(verdict.to_owned());
+            (labels, n)
+        };
+        let pass = c.packets.saturating_sub(c.drops);
+        [row("pass", pass), row("drop", c.drops)]
+    });
+    rows.collect()
 }
 
 #[cfg(test)]

@@ -137,6 +137,7 @@ fn config(here: u16, hosts: u16) -> HostConfig {
             allowed_address_pairs: vec![],
             security_groups: vec![id(GROUP)],
             max_connections: 1000,
+            qos: None,
         }));
     }
     config

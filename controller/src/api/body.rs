@@ -6,7 +6,7 @@
 use crate::{
     api::scene::permits,
     refusal::Refusal,
-    resource::{Absent, Action, Field, Kind, Policy, Spec, Verb, boolean},
+    resource::{Absent, Action, Field, Kind, PART_ID, Part, Policy, Spec, Verb, boolean},
     resources::subnet::loose_prefix,
     rules::{Caller, Given},
 };
@@ -181,6 +181,59 @@ pub(super) fn arguments(
         arguments.insert(field.name.to_owned(), value);
     }
     Ok(arguments)
+}
+
+/// The one object of a body, under this name.
+///
+/// # Errors
+/// When the body is no JSON object with that name and an object in it.
+fn one(name: &str, bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {
+    let missing = || bad(format!("Unable to find '{name}' in request body"));
+    if bytes.is_empty() {
+        return Err(missing());
+    }
+    let body: Option<Value> = serde_json::from_slice(bytes).ok();
+    let mut body = body.ok_or_else(|| bad("Body contains invalid data"))?;
+    match body.get_mut(name).map(Value::take) {
+        Some(Value::Object(one)) => Ok(one),
+        Some(_) => Err(bad(format!("Invalid format: {name} is not a dictionary"))),
+        None => Err(missing()),
+    }
+}
+
+/// Checks the body of a part, under this name. A create has every field, an update those that it names.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub(super) fn part(
+    kind: &Part,
+    verb: Verb,
+    name: &str,
+    bytes: &[u8],
+) -> Result<Map<String, Value>, Refusal> {
+    let mut body = one(name, bytes)?;
+    // Parts are their object's project's, whatever is said; some clients say it.
+    for project in ["project_id", "tenant_id"] {
+        body.remove(project);
+    }
+    if body.contains_key(PART_ID.name) {
+        return Err(match verb {
+            Verb::Create => bad("Attribute 'id' not allowed in POST"),
+            Verb::Read | Verb::Update | Verb::Delete => bad("Cannot update read-only attribute id"),
+        });
+    }
+    known(&body, |name| kind.field(name).is_some())?;
+    let mut fields = Map::new();
+    for field in kind.fields {
+        let value = match (body.remove(field.name), field.absent) {
+            (Some(value), _) => normal(field, value)?,
+            (None, _) if verb != Verb::Create => continue,
+            (None, Absent::Required) => return Err(required(field)),
+            (None, default) => default.value(),
+        };
+        fields.insert(field.name.to_owned(), value);
+    }
+    Ok(fields)
 }
 
 /// Refuses names that a table does not know.
@@ -376,6 +429,15 @@ fn normal(field: &Field, value: Value) -> Result<Value, Refusal> {
             prefix
                 .map(|prefix| json!(prefix))
                 .ok_or_else(|| wrong(format!("'{}' is not a valid IP subnet", shown(&value))))
+        }
+        Kind::OneOfNumbers(numbers) => {
+            let number = value
+                .as_i64()
+                .or_else(|| value.as_str().and_then(|text| text.parse().ok()));
+            match number.filter(|number| numbers.contains(number)) {
+                Some(number) => Ok(json!(number)),
+                None => Err(wrong(format!("{} is not in valid_values", shown(&value)))),
+            }
         }
         Kind::OneOf(words) => match value.as_str() {
             Some(word) if words.contains(&word) => Ok(value),

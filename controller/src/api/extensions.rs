@@ -107,6 +107,46 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "An admin sees and chooses a network's VNI.",
     ),
     (
+        "qos",
+        "Quality of Service",
+        "Networks and ports have policies for their traffic.",
+    ),
+    (
+        "qos-bw-limit-direction",
+        "Direction for QoS bandwidth limit rule",
+        "What a workload sends and what it gets are limited apart.",
+    ),
+    (
+        "qos-default",
+        "QoS default policy",
+        "New networks of a project get its default policy.",
+    ),
+    (
+        "qos-port-network-policy",
+        "QoS port network policy ID",
+        "Ports say their network's policy.",
+    ),
+    (
+        "qos-pps",
+        "QoS Rule Type Packet per Second Extension",
+        "Packets a second are limited.",
+    ),
+    (
+        "qos-rule-type-details",
+        "Details of QoS rule types",
+        "Which values a rule may have.",
+    ),
+    (
+        "qos-rule-type-filter",
+        "Allow to filter the list of QoS rule types",
+        "All rules that are known are supported.",
+    ),
+    (
+        "qos-rules-alias",
+        "Quality of Service rules alias API",
+        "A rule is found by its own id.",
+    ),
+    (
         "quotas",
         "Quota management support",
         "How many of a kind a project may have.",

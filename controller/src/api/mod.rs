@@ -13,6 +13,8 @@ mod extensions;
 mod handlers;
 mod keystone;
 mod openapi;
+mod parts;
+mod qos;
 mod query;
 mod quotas;
 mod scene;
@@ -31,7 +33,7 @@ pub use serve::{Limits, serve};
 use crate::{
     Core, identity,
     refusal::Refusal,
-    resource::{Action, Spec, Verb},
+    resource::{Action, Part, Spec, Verb},
     resources::REGISTRY,
     rules::Caller,
     stats::Stats,
@@ -46,6 +48,7 @@ use axum::{
 };
 use error::{keystone_error, respond, respond_empty};
 use handlers::{Answer, Asked};
+use parts::Place;
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 use std::{
@@ -101,6 +104,8 @@ impl Api {
             .route("/v2.0/extensions", any(extensions::list))
             .route("/v2.0/extensions/{alias}", any(extensions::show))
             .route("/v2.0/overweave/backup", any(backup::take))
+            .route("/v2.0/qos/rule-types", any(qos::list))
+            .route("/v2.0/qos/rule-types/{name}", any(qos::show))
             .route("/v2.0/quotas", any(quotas::list))
             .route("/v2.0/quotas/{project}", any(quotas::one))
             .route("/v2.0/quotas/{project}/{part}", any(quotas::part));
@@ -142,6 +147,9 @@ impl Api {
                         },
                     ),
                 );
+            }
+            for part in spec.parts {
+                router = with_part(router, spec, part);
             }
             if spec.tags {
                 let tags = format!("{one}/tags");
@@ -232,6 +240,51 @@ impl Api {
         response
     }
 
+    async fn parts(&self, place: Place, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let method = request.method().clone();
+        let answer = async {
+            let asked = self.read(request).await?;
+            match method {
+                Method::GET => self.list_parts(&place, &asked),
+                Method::POST => self.create_part(&place, &asked).await,
+                _ => Err(ApiError::NoMethod),
+            }
+        };
+        let response = finish(answer.await);
+        let verb = if method == Method::POST {
+            "create"
+        } else {
+            "list"
+        };
+        let (code, took) = (response.status(), started.elapsed());
+        self.stats.request(place.part.plural, verb, code, took);
+        response
+    }
+
+    async fn part(&self, place: Place, id: &str, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let method = request.method().clone();
+        let answer = async {
+            let asked = self.read(request).await?;
+            match method {
+                Method::GET => self.show_part(&place, id, &asked),
+                Method::PUT => self.update_part(&place, id, &asked).await,
+                Method::DELETE => self.delete_part(&place, id, &asked).await,
+                _ => Err(ApiError::NoMethod),
+            }
+        };
+        let response = finish(answer.await);
+        let verb = match method {
+            Method::PUT => "update",
+            Method::DELETE => "delete",
+            _ => "show",
+        };
+        let (code, took) = (response.status(), started.elapsed());
+        self.stats.request(place.part.plural, verb, code, took);
+        response
+    }
+
     /// Who asks, and all that the request holds.
     async fn read(&self, request: Request<Body>) -> Result<Asked, ApiError> {
         let (mut parts, body) = request.into_parts();
@@ -283,6 +336,44 @@ impl Api {
             host.filter(plain).unwrap_or(&fallback)
         )
     }
+}
+
+/// The paths of an object's parts, and those that need only a part's own id.
+fn with_part(router: Router<Api>, spec: &'static Spec, part: &'static Part) -> Router<Api> {
+    let many = format!("/v2.0/{}/{{id}}/{}", spec.path, part.plural);
+    let one = format!("{many}/{{part}}");
+    let place = move |object: Option<String>| Place { spec, part, object };
+    let mut router =
+        router
+            .route(
+                &many,
+                any(
+                    move |State(api): State<Api>, Path(id): Path<String>, request| async move {
+                        api.parts(place(Some(id)), request).await
+                    },
+                ),
+            )
+            .route(
+                &one,
+                any(
+                    move |State(api): State<Api>,
+                          Path((id, one)): Path<(String, String)>,
+                          request| async move {
+                        api.part(place(Some(id)), &one, request).await
+                    },
+                ),
+            );
+    for path in part.alias.iter().flat_map(|(_, paths)| *paths) {
+        router = router.route(
+            &format!("/v2.0/{path}/{{part}}"),
+            any(
+                move |State(api): State<Api>, Path(one): Path<String>, request| async move {
+                    api.part(place(None), &one, request).await
+                },
+            ),
+        );
+    }
+    router
 }
 
 /// The body, if it is not too large.

@@ -3,7 +3,7 @@
 //! An `OpenAPI` 3.1 document made from the tables. It is served, and committed as `controller/openapi.json`.
 
 use crate::{
-    resource::{Absent, Action, Field, Kind, Policy, Reply, Spec, Verb},
+    resource::{Absent, Action, Field, Kind, PART_ID, Part, Policy, Reply, Spec, Verb},
     resources::REGISTRY,
 };
 use axum::{
@@ -21,6 +21,7 @@ fn schema(field: &Field) -> Value {
         Kind::Mac => json!({"type": "string", "pattern": "^([0-9a-f]{2}:){5}[0-9a-f]{2}$"}),
         Kind::Address => json!({"type": "string", "description": "IPv4 or IPv6 address"}),
         Kind::Cidr => json!({"type": "string", "description": "address block"}),
+        Kind::OneOfNumbers(numbers) => json!({"type": "integer", "enum": numbers}),
         Kind::OneOf(words) => json!({"type": "string", "enum": words}),
         Kind::Uuids | Kind::Words => json!({"type": "array"}),
         Kind::Shape(_) => json!({}),
@@ -137,7 +138,59 @@ fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
         let done = self::action(spec, action);
         paths.insert(path, json!({"put": done, "parameters": parameters()}));
     }
+    for kind in spec.parts {
+        part(spec, kind, &one, paths);
+    }
     paths.insert(one, Value::Object(item));
+}
+
+/// The paths of the parts of an object, and of each by its own id alone.
+fn part(spec: &Spec, part: &Part, object: &str, paths: &mut Map<String, Value>) {
+    let shown = object_of([&PART_ID].into_iter().chain(part.fields));
+    let asked = object_of(part.fields.iter());
+    let answer = |key: &str, inner: &Value| described(wrapped(key, inner));
+    let put =
+        |verb: &str, name: &str, body: Value| operation(spec, format!("{verb} a {name}."), body);
+    let one = |name: &str| {
+        json!({
+            "get": put("Show", name, json!({"responses": {"200": answer(name, &shown)}})),
+            "put": put("Change", name, json!({
+                "requestBody": wrapped(name, &asked),
+                "responses": {"200": answer(name, &shown)},
+            })),
+            "delete": put("Delete", name, json!({"responses": {"204": {"description": "gone"}}})),
+        })
+    };
+    let with = |mut item: Value, names: &[&str]| {
+        let parameter = |name: &&str| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
+        if let Some(item) = item.as_object_mut() {
+            item.insert(
+                "parameters".to_owned(),
+                names.iter().map(parameter).collect(),
+            );
+        }
+        item
+    };
+    let name = part.singular;
+    let rows = json!({"type": "array", "items": shown});
+    let many = json!({
+        "get": operation(spec, format!("List {}.", part.plural), json!({
+            "responses": {"200": answer(part.plural, &rows)},
+        })),
+        "post": put("Make", name, json!({
+            "requestBody": wrapped(name, &asked),
+            "responses": {"201": answer(name, &shown)},
+        })),
+    });
+    let path = format!("{object}/{}", part.plural);
+    paths.insert(format!("{path}/{{part}}"), with(one(name), &["id", "part"]));
+    paths.insert(path, with(many, &["id"]));
+    if let Some((name, aliases)) = part.alias {
+        for path in aliases {
+            let path = format!("/v2.0/{path}/{{part}}");
+            paths.insert(path, with(one(name), &["part"]));
+        }
+    }
 }
 
 fn parameters() -> Value {
@@ -199,6 +252,37 @@ fn backup() -> Value {
     }})
 }
 
+/// The kinds of rules of a QoS policy: no objects, but to be asked for.
+fn rule_types(paths: &mut Map<String, Value>) {
+    let text = json!({"type": "string"});
+    let kind = json!({"type": "object", "properties": {"type": text}, "required": ["type"]});
+    let drivers = json!({"type": "array", "items": {"type": "object"}});
+    let detail = json!({"type": "object", "properties": {"type": text, "drivers": drivers}});
+    let many = json!({"type": "array", "items": kind});
+    let get = |summary: &str, key: &str, inner: &Value| {
+        json!({
+            "summary": summary,
+            "responses": {
+                "200": described(wrapped(key, inner)),
+                "default": {"$ref": "#/components/responses/Refused"},
+            },
+        })
+    };
+    let list = get(
+        "List the kinds of rules that a QoS policy may have.",
+        "rule_types",
+        &many,
+    );
+    let show = get(
+        "Show which values they may have; an admin's.",
+        "rule_type",
+        &detail,
+    );
+    paths.insert("/v2.0/qos/rule-types".to_owned(), json!({"get": list}));
+    let one = json!({"get": show, "parameters": parameters()});
+    paths.insert("/v2.0/qos/rule-types/{id}".to_owned(), one);
+}
+
 fn components() -> Value {
     let text = json!({"type": "string"});
     let inner = json!({
@@ -230,6 +314,7 @@ pub fn openapi() -> Value {
         tags.push(json!({"name": spec.plural, "description": spec.doc}));
     }
     paths.insert("/v2.0/overweave/backup".to_owned(), backup());
+    rule_types(&mut paths);
     json!({
         "openapi": "3.1.0",
         "info": {"title": "overweave", "version": env!("CARGO_PKG_VERSION")},
@@ -287,6 +372,21 @@ mod tests {
                 let success = action.success.to_string();
                 assert!(operation["responses"].get(&success).is_some(), "{path}");
             }
+        }
+        for (spec, part) in REGISTRY
+            .iter()
+            .flat_map(|s| s.parts.iter().map(move |p| (s, p)))
+        {
+            let many = format!("/v2.0/{}/{{id}}/{}", spec.path, part.plural);
+            let one = format!("{many}/{{part}}");
+            let aliases = part.alias.map_or(&[][..], |(_, paths)| paths);
+            let aliases = aliases.iter().map(|path| format!("/v2.0/{path}/{{part}}"));
+            for one in aliases.chain([one]) {
+                for method in ["get", "put", "delete"] {
+                    assert!(document["paths"][&one].get(method).is_some(), "{one}");
+                }
+            }
+            assert!(document["paths"][&many].get("post").is_some(), "{many}");
         }
         let mut found = Vec::new();
         references(&document, &mut found);

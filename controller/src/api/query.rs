@@ -84,7 +84,8 @@ impl Query {
                 }
             }
         }
-        query.sort = sort_keys(spec, &keys, &directions)?;
+        let known = |name: &str| spec.field(name).is_some();
+        query.sort = sort_keys(known, &keys, &directions)?;
         query.pairs = pairs;
         Ok(query)
     }
@@ -275,8 +276,49 @@ impl Query {
     }
 }
 
+/// The same for rows of a few fields that are no objects: filters, sort keys and `fields`. They are few: there are no pages.
+///
+/// # Errors
+/// When sort keys or directions are not valid.
+pub(super) fn rows(
+    pairs: &[(String, String)],
+    known: impl Fn(&str) -> bool,
+    mut rows: Vec<Map<String, Value>>,
+) -> Result<Vec<Map<String, Value>>, Refusal> {
+    let values = |name: &str| -> Vec<String> {
+        let of = pairs.iter().filter(|(key, _)| key == name);
+        of.map(|(_, value)| value.clone()).collect()
+    };
+    let keys = sort_keys(&known, &values("sort_key"), &values("sort_dir"))?;
+    let text = |value: &Value| {
+        let text = value.as_str().map(str::to_owned);
+        text.unwrap_or_else(|| value.to_string())
+    };
+    rows.retain(|row| {
+        row.iter().all(|(name, value)| {
+            let wanted = values(name);
+            wanted.is_empty() || wanted.contains(&text(value))
+        })
+    });
+    rows.sort_by_cached_key(|row| {
+        let values = keys.iter().map(|(name, descending)| SortKey {
+            value: row.get(name).cloned().unwrap_or_default(),
+            descending: *descending,
+        });
+        values.collect::<Vec<_>>()
+    });
+    let only = values("fields");
+    if !only.is_empty() {
+        for row in &mut rows {
+            row.retain(|name, _| only.contains(name));
+        }
+    }
+    Ok(rows)
+}
+
+/// Sort keys, and whether each goes downwards.
 fn sort_keys(
-    spec: &Spec,
+    known: impl Fn(&str) -> bool,
     keys: &[String],
     directions: &[String],
 ) -> Result<Vec<(String, bool)>, Refusal> {
@@ -287,10 +329,7 @@ fn sort_keys(
         let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
         words.join(", ")
     };
-    let unknown: Vec<&String> = keys
-        .iter()
-        .filter(|key| spec.field(key).is_none())
-        .collect();
+    let unknown: Vec<&String> = keys.iter().filter(|key| !known(key)).collect();
     if !unknown.is_empty() {
         return Err(bad(format!(
             "[{}] is invalid attribute for sort_keys",
@@ -347,6 +386,7 @@ impl Wanted {
             | Kind::Address
             | Kind::Cidr
             | Kind::OneOf(_)
+            | Kind::OneOfNumbers(_)
             | Kind::Uuids
             | Kind::Words
             | Kind::Shape(_) => Ok(Self::Text(value.to_owned())),

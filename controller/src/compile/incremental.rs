@@ -136,6 +136,7 @@ impl Compiler {
             SectionKey::Vteps
             | SectionKey::AddressSet(_)
             | SectionKey::Group(_)
+            | SectionKey::Qos(_)
             | SectionKey::Chain(_)
             | SectionKey::Port(_)
             | SectionKey::Endpoint(_)
@@ -202,13 +203,18 @@ impl Compiler {
                 }
             }
             Object::Network(network) => {
-                dirty.sections.insert(SectionKey::Network(network.id));
+                let id = network.section.id;
+                dirty.sections.insert(SectionKey::Network(id));
                 if extent == Extent::Existence {
-                    for port in intent.ports_on.of(&network.id) {
+                    for port in intent.ports_on.of(&id) {
                         self.mark_port(*port, dirty);
                     }
-                    for router in intent.routers_on(network.id) {
+                    for router in intent.routers_on(id) {
                         self.mark_router(router, dirty);
+                    }
+                } else if network.qos.is_some() {
+                    for port in intent.ports_on.of(&id) {
+                        self.mark_qos(*port, dirty);
                     }
                 }
             }
@@ -243,6 +249,14 @@ impl Compiler {
             }
             Object::AddressGroup(group) => {
                 dirty.sections.insert(SectionKey::AddressSet(group.id));
+            }
+            Object::Qos(policy) => {
+                dirty.sections.insert(SectionKey::Qos(policy.id));
+                if extent == Extent::Existence {
+                    for port in intent.named_by(policy.id) {
+                        self.mark_qos(port, dirty);
+                    }
+                }
             }
             Object::Classifier(classifier) => {
                 for chain in intent.chains_of_classifier.of(&classifier.id) {
@@ -303,6 +317,14 @@ impl Compiler {
             self.mark_endpoint(port, dirty);
             self.mark_vip(port, dirty);
             dirty.ports.insert(port);
+        }
+    }
+
+    /// A port that may have another QoS policy now.
+    fn mark_qos(&self, id: Id<kind::Port>, dirty: &mut Dirty) {
+        dirty.sections.insert(SectionKey::Port(id));
+        if let Some(port) = self.intent.ports.get(&id) {
+            dirty.hosts.extend(port.host.clone());
         }
     }
 
@@ -466,6 +488,7 @@ impl Compiler {
                 SectionKey::Vteps
                 | SectionKey::AddressSet(_)
                 | SectionKey::Group(_)
+                | SectionKey::Qos(_)
                 | SectionKey::Chain(_)
                 | SectionKey::Endpoint(_)
                 | SectionKey::Router(_) => {}
@@ -484,6 +507,7 @@ impl Compiler {
             | SectionKey::Network(_)
             | SectionKey::AddressSet(_)
             | SectionKey::Group(_)
+            | SectionKey::Qos(_)
             | SectionKey::Chain(_)
             | SectionKey::Port(_)
             | SectionKey::Router(_) => Some(key),
@@ -535,6 +559,7 @@ impl Compiler {
             | SectionKey::Network(_)
             | SectionKey::AddressSet(_)
             | SectionKey::Group(_)
+            | SectionKey::Qos(_)
             | SectionKey::Chain(_)
             | SectionKey::Port(_)
             | SectionKey::Router(_) => true,

@@ -87,12 +87,23 @@ pub struct Subnet {
 /// A port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
-    /// What its host is told; groups that do not exist are left out of it.
+    /// What its host is told; groups that do not exist are left out of it, and a network's QoS policy is not yet in it.
     pub section: hostconfig::Port,
     /// The host that it is bound to.
     pub host: Option<HostName>,
     /// The router whose interface it is.
     pub router: Option<Id<kind::Router>>,
+    /// Does its network's QoS policy hold for it, if it has none of its own? Not for what serves the network.
+    pub inherits_qos: bool,
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// What its hosts are told; its subnets are empty here.
+    pub section: hostconfig::Network,
+    /// The QoS policy of its ports that have none of their own.
+    pub qos: Option<Id<kind::QosPolicy>>,
 }
 
 /// A router; its interfaces are ports.
@@ -220,8 +231,8 @@ pub struct Chain {
 pub enum Object {
     /// A host.
     Host(Arc<Host>),
-    /// A network; its section's subnets are empty here.
-    Network(Arc<hostconfig::Network>),
+    /// A network.
+    Network(Arc<Network>),
     /// A subnet.
     Subnet(Arc<Subnet>),
     /// A port.
@@ -234,6 +245,8 @@ pub enum Object {
     Rule(Arc<Rule>),
     /// An address group.
     AddressGroup(Arc<AddressGroup>),
+    /// A QoS policy.
+    Qos(Arc<hostconfig::QosPolicy>),
     /// A flow classifier.
     Classifier(Arc<Classifier>),
     /// A network function.
@@ -261,6 +274,8 @@ pub enum ObjectId {
     Rule(Id<kind::Rule>),
     /// An address group.
     AddressGroup(Id<kind::AddressSet>),
+    /// A QoS policy.
+    Qos(Id<kind::QosPolicy>),
     /// A flow classifier.
     Classifier(Id<kind::FlowClassifier>),
     /// A network function.
@@ -274,13 +289,14 @@ impl Object {
     pub fn id(&self) -> ObjectId {
         match self {
             Self::Host(o) => ObjectId::Host(o.id),
-            Self::Network(o) => ObjectId::Network(o.id),
+            Self::Network(o) => ObjectId::Network(o.section.id),
             Self::Subnet(o) => ObjectId::Subnet(o.id),
             Self::Port(o) => ObjectId::Port(o.section.id),
             Self::Router(o) => ObjectId::Router(o.id),
             Self::Group(o) => ObjectId::Group(o.id),
             Self::Rule(o) => ObjectId::Rule(o.section.id),
             Self::AddressGroup(o) => ObjectId::AddressGroup(o.id),
+            Self::Qos(o) => ObjectId::Qos(o.id),
             Self::Classifier(o) => ObjectId::Classifier(o.id),
             Self::Function(o) => ObjectId::Function(o.id),
             Self::Chain(o) => ObjectId::Chain(o.id),
@@ -337,13 +353,14 @@ type Table<K, T> = BTreeMap<Id<K>, Arc<T>>;
 #[derive(Debug, Clone, Default)]
 pub struct Intent {
     pub(crate) hosts: Table<kind::Host, Host>,
-    pub(crate) networks: Table<kind::Network, hostconfig::Network>,
+    pub(crate) networks: Table<kind::Network, Network>,
     pub(crate) subnets: Table<kind::Subnet, Subnet>,
     pub(crate) ports: Table<kind::Port, Port>,
     pub(crate) routers: Table<kind::Router, Router>,
     pub(crate) groups: Table<kind::SecurityGroup, Group>,
     pub(crate) rules: Table<kind::Rule, Rule>,
     pub(crate) address_groups: Table<kind::AddressSet, AddressGroup>,
+    pub(crate) qos: Table<kind::QosPolicy, hostconfig::QosPolicy>,
     pub(crate) classifiers: Table<kind::FlowClassifier, Classifier>,
     pub(crate) functions: Table<kind::Function, Function>,
     pub(crate) chains: Table<kind::PortChain, Chain>,
@@ -354,6 +371,9 @@ pub struct Intent {
     pub(crate) interfaces_of: Index<Id<kind::Router>, Id<kind::Port>>,
     pub(crate) interfaces_on: Index<Id<kind::Network>, Id<kind::Port>>,
     pub(crate) ports_at: Index<HostName, Id<kind::Port>>,
+    /// By QoS policy.
+    ports_with: Index<Id<kind::QosPolicy>, Id<kind::Port>>,
+    networks_with: Index<Id<kind::QosPolicy>, Id<kind::Network>>,
     pub(crate) ports_of: Index<Id<kind::Project>, Id<kind::Port>>,
     pub(crate) members: Index<Id<kind::SecurityGroup>, Id<kind::Port>>,
     pub(crate) rules_of: Index<Id<kind::SecurityGroup>, Id<kind::Rule>>,
@@ -380,6 +400,7 @@ impl Intent {
                 let group = self.address_groups.get(&id).cloned();
                 group.map(Object::AddressGroup)
             }
+            ObjectId::Qos(id) => self.qos.get(&id).cloned().map(Object::Qos),
             ObjectId::Classifier(id) => self.classifiers.get(&id).cloned().map(Object::Classifier),
             ObjectId::Function(id) => self.functions.get(&id).cloned().map(Object::Function),
             ObjectId::Chain(id) => self.chains.get(&id).cloned().map(Object::Chain),
@@ -397,6 +418,7 @@ impl Intent {
         ids.extend(self.rules.keys().copied().map(ObjectId::Rule));
         let address_groups = self.address_groups.keys().copied();
         ids.extend(address_groups.map(ObjectId::AddressGroup));
+        ids.extend(self.qos.keys().copied().map(ObjectId::Qos));
         ids.extend(self.classifiers.keys().copied().map(ObjectId::Classifier));
         ids.extend(self.functions.keys().copied().map(ObjectId::Function));
         ids.extend(self.chains.keys().copied().map(ObjectId::Chain));
@@ -421,7 +443,10 @@ impl Intent {
                 self.hosts.insert(o.id, o);
             }
             Object::Network(o) => {
-                self.networks.insert(o.id, o);
+                if let Some(policy) = o.qos {
+                    self.networks_with.insert(policy, o.section.id);
+                }
+                self.networks.insert(o.section.id, o);
             }
             Object::Subnet(o) => {
                 self.subnets_of.insert(o.network, o.id);
@@ -436,6 +461,9 @@ impl Intent {
                 }
                 if let Some(host) = &o.host {
                     self.ports_at.insert(host.clone(), port.id);
+                }
+                if let Some(policy) = port.qos {
+                    self.ports_with.insert(policy, port.id);
                 }
                 if let Some(router) = o.router {
                     self.interfaces_of.insert(router, port.id);
@@ -458,6 +486,9 @@ impl Intent {
             }
             Object::AddressGroup(o) => {
                 self.address_groups.insert(o.id, o);
+            }
+            Object::Qos(o) => {
+                self.qos.insert(o.id, o);
             }
             Object::Classifier(o) => {
                 for side in sides(&o) {
@@ -495,7 +526,10 @@ impl Intent {
                 }
             }
             ObjectId::Network(id) => {
-                self.networks.remove(&id);
+                let policy = self.networks.remove(&id).and_then(|o| o.qos);
+                if let Some(policy) = policy {
+                    self.networks_with.remove(&policy, &id);
+                }
             }
             ObjectId::Subnet(id) => {
                 if let Some(o) = self.subnets.remove(&id) {
@@ -513,6 +547,9 @@ impl Intent {
                 }
                 if let Some(host) = &o.host {
                     self.ports_at.remove(host, &id);
+                }
+                if let Some(policy) = o.section.qos {
+                    self.ports_with.remove(&policy, &id);
                 }
                 if let Some(router) = o.router {
                     self.interfaces_of.remove(&router, &id);
@@ -533,6 +570,9 @@ impl Intent {
             }
             ObjectId::AddressGroup(id) => {
                 self.address_groups.remove(&id);
+            }
+            ObjectId::Qos(id) => {
+                self.qos.remove(&id);
             }
             ObjectId::Classifier(id) => {
                 let Some(o) = self.classifiers.remove(&id) else {
@@ -582,8 +622,26 @@ impl Intent {
     }
 
     /// A network; its subnets are objects of their own.
-    pub fn network(&self, id: Id<kind::Network>) -> Option<&Arc<hostconfig::Network>> {
+    pub fn network(&self, id: Id<kind::Network>) -> Option<&Arc<Network>> {
         self.networks.get(&id)
+    }
+
+    /// The QoS policy that holds for a port: its own, or else its network's. One that is gone is none.
+    pub(crate) fn qos_of(&self, port: &Port) -> Option<Id<kind::QosPolicy>> {
+        let of_network = || {
+            let network = self.networks.get(&port.section.network)?;
+            network.qos.filter(|_| port.inherits_qos)
+        };
+        let policy = port.section.qos.or_else(of_network);
+        policy.filter(|id| self.qos.contains_key(id))
+    }
+
+    /// The ports that name a QoS policy, and those whose networks do.
+    pub(crate) fn named_by(&self, policy: Id<kind::QosPolicy>) -> Vec<Id<kind::Port>> {
+        let networks = self.networks_with.of(&policy);
+        let inherited = networks.flat_map(|network| self.ports_on.of(network));
+        let own = self.ports_with.of(&policy);
+        own.chain(inherited).copied().collect()
     }
 
     /// The ports that are bound to a host.

@@ -37,7 +37,7 @@ pub(super) fn vteps(intent: &Intent) -> Vteps {
 
 /// A network with its subnets.
 pub(super) fn network(intent: &Intent, id: Id<kind::Network>) -> Option<Network> {
-    let mut network = Network::clone(intent.networks.get(&id)?);
+    let mut network = intent.networks.get(&id)?.section.clone();
     let subnets = intent
         .subnets_of
         .of(&id)
@@ -89,6 +89,7 @@ pub(super) fn port(intent: &Intent, id: Id<kind::Port>) -> Option<Port> {
     section
         .security_groups
         .retain(|group| intent.groups.contains_key(group));
+    section.qos = intent.qos_of(port);
     Some(section)
 }
 

@@ -7,7 +7,7 @@
 //!
 //! # Who needs what
 //! Every host hears the VTEPs. For its own ports: the ports, their networks, their groups, the
-//! address sets that rules of those groups refer to, the chains whose classifiers name them, their
+//! address sets that rules of those groups refer to, their QoS policies, the chains whose classifiers name them, their
 //! network or their project. The routers of its networks, those routers' networks, and so on. Of all these
 //! networks: an endpoint for each other port, where it is, and the chains that serve their virtual addresses.
 //!
@@ -103,11 +103,12 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
     keys.insert(SectionKey::Vteps);
     let mut named = BTreeSet::new();
     let mut groups: BTreeSet<Id<kind::SecurityGroup>> = BTreeSet::new();
-    for port in intent.ports_at(host) {
-        let port = &port.section;
+    for bound in intent.ports_at(host) {
+        let port = &bound.section;
         if !intent.networks.contains_key(&port.network) {
             continue;
         }
+        keys.extend(intent.qos_of(bound).map(SectionKey::Qos));
         keys.insert(SectionKey::Port(port.id));
         named.insert(Side::Port(port.id));
         named.insert(Side::Network(port.network));
@@ -185,6 +186,7 @@ fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
         SectionKey::Network(id) => Section::Network(l2::network(intent, id)?),
         SectionKey::AddressSet(id) => Section::AddressSet(policy::address_set(intent, id)),
         SectionKey::Group(id) => Section::Group(policy::group(intent, id)?),
+        SectionKey::Qos(id) => Section::Qos(hostconfig::QosPolicy::clone(intent.qos.get(&id)?)),
         SectionKey::Chain(id) => Section::Chain(chain::chain(intent, id)?.0),
         SectionKey::Port(id) => Section::Port(l2::port(intent, id)?),
         SectionKey::Endpoint(id) => Section::Endpoint(l2::endpoint(intent, id)?),
@@ -252,6 +254,7 @@ impl fmt::Display for ObjectId {
             Self::Group(id) => write!(f, "security group {id}"),
             Self::Rule(id) => write!(f, "security group rule {id}"),
             Self::AddressGroup(id) => write!(f, "address group {id}"),
+            Self::Qos(id) => write!(f, "QoS policy {id}"),
             Self::Classifier(id) => write!(f, "flow classifier {id}"),
             Self::Function(id) => write!(f, "port pair group {id}"),
             Self::Chain(id) => write!(f, "port chain {id}"),

@@ -13,8 +13,8 @@ use proptest::prelude::*;
 
 use super::*;
 use intent::{
-    AddressGroup, Balancer, BalancerMember, Chain, Change, Function, Group, Host, Object, Port,
-    Router, Rule, Subnet, Work,
+    AddressGroup, Balancer, BalancerMember, Chain, Change, Function, Group, Host, Network, Object,
+    Port, Router, Rule, Subnet, Work,
 };
 
 pub(crate) fn id<K>(n: u8) -> Id<K> {
@@ -36,15 +36,43 @@ pub(crate) fn host(n: u8, vtep: bool, foreign: bool) -> Object {
 }
 
 pub(crate) fn network(n: u8, name: &str) -> Object {
-    Object::Network(Arc::new(hostconfig::Network {
-        id: id(n),
-        name: name.to_owned(),
-        project: id(200),
-        vni: Vni::try_from(u32::from(n) + 100).unwrap(),
-        mtu: Mtu::try_from(1450).unwrap(),
-        admin_up: true,
-        subnets: Vec::new(),
+    network_with(n, name, None)
+}
+
+/// A network with a QoS policy.
+pub(crate) fn network_with(n: u8, name: &str, qos: Option<u8>) -> Object {
+    Object::Network(Arc::new(Network {
+        section: hostconfig::Network {
+            id: id(n),
+            name: name.to_owned(),
+            project: id(200),
+            vni: Vni::try_from(u32::from(n) + 100).unwrap(),
+            mtu: Mtu::try_from(1450).unwrap(),
+            admin_up: true,
+            subnets: Vec::new(),
+        },
+        qos: qos.map(id),
     }))
+}
+
+pub(crate) fn qos(n: u8, mark: u8) -> Object {
+    Object::Qos(Arc::new(hostconfig::QosPolicy {
+        id: id(n),
+        name: format!("q{n}"),
+        egress: hostconfig::qos::Limit::default(),
+        ingress: hostconfig::qos::Limit::default(),
+        dscp: Some(hostconfig::qos::Dscp { rule: id(n), mark }),
+    }))
+}
+
+/// The same port with a QoS policy of its own.
+pub(crate) fn with_qos(port: Object, qos: Option<u8>) -> Object {
+    let Object::Port(port) = port else {
+        unreachable!()
+    };
+    let mut port = Port::clone(&port);
+    port.section.qos = qos.map(id);
+    Object::Port(Arc::new(port))
 }
 
 pub(crate) fn subnet(n: u8, network: u8, gateway: bool) -> Object {
@@ -84,9 +112,11 @@ pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project:
             }],
             security_groups: groups.iter().map(|g| id(*g)).collect(),
             max_connections: 1000,
+            qos: None,
         },
         host: host.map(host_name),
         router: None,
+        inherits_qos: n % 4 != 3,
     }))
 }
 
@@ -213,7 +243,9 @@ fn object() -> impl Strategy<Value = Object> {
     ];
     prop_oneof![
         (small(), any::<bool>()).prop_map(|(n, vtep)| host(n, vtep, n == 3)),
-        (0u8..5, "[ab]").prop_map(|(n, name)| network(n, &name)),
+        (0u8..5, "[ab]", prop::option::of(0u8..3))
+            .prop_map(|(n, name, q)| network_with(n, &name, q)),
+        (0u8..3, 0u8..2).prop_map(|(n, mark)| qos(n, mark)),
         (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, g)| subnet(n, w, g)),
         port_strategy(),
         port_strategy(),
@@ -264,11 +296,12 @@ fn object() -> impl Strategy<Value = Object> {
 
 fn port_strategy() -> impl Strategy<Value = Object> {
     let groups = prop::collection::btree_set(0u8..3, 0..3);
-    (0u8..8, 0u8..5, prop::option::of(0u8..5), groups, 200u8..202).prop_map(
-        |(n, w, h, groups, project)| {
-            port(n, w, h, &groups.into_iter().collect::<Vec<_>>(), project)
-        },
-    )
+    let qos = prop::option::of(0u8..3);
+    let host = prop::option::of(0u8..5);
+    (0u8..8, 0u8..5, host, groups, 200u8..202, qos).prop_map(|(n, w, h, groups, project, qos)| {
+        let groups: Vec<_> = groups.into_iter().collect();
+        with_qos(port(n, w, h, &groups, project), qos)
+    })
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -700,4 +733,46 @@ fn a_foreign_host_is_told_nothing_but_is_told_of() {
     };
     assert_eq!(vteps.vteps.values().filter(|v| v.foreign).count(), 1);
     assert!(config.sections.contains_key(&SectionKey::Endpoint(id(1))));
+}
+
+#[test]
+fn a_port_has_its_own_policy_or_its_networks() {
+    let mut compiler = compiled(&put([
+        host(0, true, false),
+        host(1, true, false),
+        network_with(0, "a", Some(0)),
+        qos(0, 8),
+        qos(1, 16),
+        port(0, 0, Some(0), &[], 200),
+        with_qos(port(1, 0, Some(1), &[], 200), Some(1)),
+        // What serves the network is not the workloads' affair.
+        port(3, 0, Some(0), &[], 200),
+    ]));
+    let of = |compiler: &Compiler, h: u8, p: u8| {
+        let config = compiler.config(&host_name(h)).unwrap();
+        let Section::Port(port) = config.sections[&SectionKey::Port(id(p))].body() else {
+            unreachable!()
+        };
+        let told = config.sections.keys().filter_map(|key| {
+            if let SectionKey::Qos(id) = key {
+                Some(*id)
+            } else {
+                None
+            }
+        });
+        (port.qos, told.collect::<Vec<_>>())
+    };
+    assert_eq!(of(&compiler, 0, 0), (Some(id(0)), vec![id(0)]));
+    assert_eq!(of(&compiler, 1, 1), (Some(id(1)), vec![id(1)]));
+    assert_eq!(of(&compiler, 0, 3).0, None);
+    // A rule that changes is one section to those who have it.
+    let touched = compiler.apply(&put([qos(0, 10)]), Generation(2));
+    let expected = [(host_name(0), [SectionKey::Qos(id(0))].into())];
+    assert_eq!(touched.hosts, expected.into());
+    // Without its own it has the network's; and the network's may go.
+    compiler.apply(&put([port(1, 0, Some(1), &[], 200)]), Generation(3));
+    assert_eq!(of(&compiler, 1, 1), (Some(id(0)), vec![id(0)]));
+    compiler.apply(&put([network(0, "a")]), Generation(4));
+    assert_eq!(of(&compiler, 0, 0), (None, vec![]));
+    assert_eq!(of(&compiler, 1, 1), (None, vec![]));
 }

@@ -580,6 +580,7 @@ fn twin(key: SectionKey) -> Option<SectionKey> {
         | SectionKey::Network(_)
         | SectionKey::AddressSet(_)
         | SectionKey::Group(_)
+        | SectionKey::Qos(_)
         | SectionKey::Chain(_)
         | SectionKey::Router(_) => None,
     }

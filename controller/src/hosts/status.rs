@@ -252,6 +252,7 @@ impl Status {
                 SectionKey::Vteps
                 | SectionKey::AddressSet(_)
                 | SectionKey::Group(_)
+                | SectionKey::Qos(_)
                 | SectionKey::Chain(_)
                 | SectionKey::Endpoint(_) => {}
             }
@@ -373,7 +374,7 @@ fn too_small(
 ) -> Option<String> {
     let carried = session.underlay_mtu()?;
     let vtep = compiler.intent().host(host)?.vtep?;
-    let mtu = u32::from(compiler.intent().network(network)?.mtu.get());
+    let mtu = u32::from(compiler.intent().network(network)?.section.mtu.get());
     let needed = mtu + ENCAP_BYTES + if vtep.is_ipv4() { 20 } else { 40 };
     (needed > carried).then(|| {
         format!("underlay mtu of host {host} is {carried}, network mtu {mtu} needs {needed}")

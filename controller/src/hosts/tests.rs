@@ -618,7 +618,7 @@ fn a_host_that_distrusts_what_it_holds_gets_the_whole() {
     let Object::Network(stale) = stale else {
         unreachable!()
     };
-    let stale = hostconfig::Section::Network(hostconfig::Network::clone(&stale));
+    let stale = hostconfig::Section::Network(stale.section.clone());
     host.config.insert(Arc::new(Keyed::new(stale).unwrap()));
     region.connect_all();
     region.assert_converged();

@@ -83,6 +83,7 @@ impl Resource for AddressGroup {
             change("add_addresses", "Add addresses to a group."),
             change("remove_addresses", "Take addresses from a group."),
         ],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[size, removal];

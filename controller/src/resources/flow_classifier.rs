@@ -142,6 +142,7 @@ impl Resource for FlowClassifier {
                 .computed(),
         ],
         actions: &[],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[shape, ends, overlap, removal];

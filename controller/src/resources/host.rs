@@ -140,6 +140,7 @@ impl Resource for Host {
             field("updated_at", Kind::Text(32), "When it was last changed.").computed(),
         ],
         actions: &[],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[naming, kind, token, removal];
@@ -240,6 +241,7 @@ pub const AGENT: Spec = Spec {
         .unfiltered(),
     ],
     actions: &[],
+    parts: &[],
     ops: &OPS,
 };
 

@@ -11,6 +11,7 @@ pub mod port;
 pub mod port_chain;
 pub mod port_pair_group;
 pub mod protocol;
+pub mod qos_policy;
 pub mod rbac_policy;
 pub mod router;
 pub mod security_group;
@@ -25,6 +26,7 @@ pub use network::Network;
 pub use port::Port;
 pub use port_chain::PortChain;
 pub use port_pair_group::PortPairGroup;
+pub use qos_policy::QosPolicy;
 pub use rbac_policy::RbacPolicy;
 pub use router::Router;
 pub use security_group::SecurityGroup;
@@ -49,6 +51,7 @@ pub const REGISTRY: &[&Spec] = &[
     SecurityGroup::SPEC,
     SecurityGroupRule::SPEC,
     AddressGroup::SPEC,
+    QosPolicy::SPEC,
     RbacPolicy::SPEC,
     FlowClassifier::SPEC,
     PortPairGroup::SPEC,

@@ -10,7 +10,7 @@ use crate::{
         ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
         field,
     },
-    resources::{FlowClassifier, Port, Subnet, rbac_policy},
+    resources::{FlowClassifier, Port, Subnet, qos_policy, rbac_policy},
     rules::{Caller, Change, Rule, Write, join, usable},
     store::{Read, View},
 };
@@ -49,6 +49,9 @@ pub struct Network {
     /// The VXLAN network identifier; 0 in a request stands for a free one.
     #[serde(rename = "provider:segmentation_id", default)]
     pub vni: u32,
+    /// The QoS policy of its ports that have none of their own.
+    #[serde(default)]
+    pub qos_policy_id: Option<Uuid>,
 }
 
 fn vxlan() -> String {
@@ -93,6 +96,13 @@ impl Resource for Network {
             field("port_security_enabled", Kind::Bool, "What new ports get.")
                 .writable(Absent::Bool(true)),
             field(
+                "qos_policy_id",
+                Kind::Uuid,
+                "The QoS policy of its ports that have none of their own.",
+            )
+            .writable(Absent::Null)
+            .or_null(),
+            field(
                 "router:external",
                 Kind::Bool,
                 "Does it lead outside? Not yet: always false.",
@@ -134,9 +144,10 @@ impl Resource for Network {
             .read_by(Policy::Admin),
         ],
         actions: &[],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[provider, size, sharing, removal];
+    const RULES: &'static [Rule<Self>] = &[provider, size, quality, sharing, removal];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -156,6 +167,11 @@ impl Resource for Network {
 
     fn granted(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
         rbac_policy::granted::<Self>(read, project)
+    }
+
+    fn index(&self) -> Vec<(&'static str, String)> {
+        let policy = self.qos_policy_id.iter();
+        policy.map(|id| ("qos_policy_id", id.to_string())).collect()
     }
 
     fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {
@@ -319,6 +335,28 @@ fn size(_: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>
     let unchanged = change.before.is_some_and(|before| before.mtu == after.mtu);
     if after.mtu > largest && !unchanged {
         return Err(too_big(largest));
+    }
+    Ok(Vec::new())
+}
+
+/// Its QoS policy: one that the caller may use, or of a new network its project's default one.
+fn quality(
+    view: &View,
+    change: &Change<'_, Network>,
+    caller: &Caller,
+) -> Result<Vec<Write>, Refusal> {
+    let Some(after) = change.after.filter(|_| change.is_asked()) else {
+        return Ok(Vec::new());
+    };
+    let before = change.before.and_then(|before| before.qos_policy_id);
+    let ids = (before, after.qos_policy_id);
+    qos_policy::exchange(view, ids, "update_network", caller)?;
+    if change.made().is_some() && after.qos_policy_id.is_none() {
+        let qos_policy_id = qos_policy::default_of(view, &after.meta.project_id);
+        return Ok(vec![Write::amend(Network {
+            qos_policy_id,
+            ..after.clone()
+        })]);
     }
     Ok(Vec::new())
 }

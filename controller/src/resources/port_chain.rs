@@ -74,6 +74,7 @@ impl Resource for PortChain {
                 .create_only(Absent::Int(0)),
         ],
         actions: &[],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[numbering, hops, entrances];

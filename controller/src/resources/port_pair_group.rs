@@ -118,6 +118,7 @@ impl Resource for PortPairGroup {
             field("group_id", Kind::Int(0, 65_535), "A small number for it."),
         ],
         actions: &[],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[numbering, members, virtual_address, chains];

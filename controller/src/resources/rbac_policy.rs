@@ -114,6 +114,7 @@ impl Resource for RbacPolicy {
             .writable(Absent::Required),
         ],
         actions: &[],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[target, object, once, loss, follow];

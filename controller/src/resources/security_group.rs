@@ -65,6 +65,7 @@ impl Resource for SecurityGroup {
             .computed(),
         ],
         actions: &[],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[the_default, first_rules, removal];

@@ -225,6 +225,7 @@ impl Resource for SecurityGroupRule {
             field("updated_at", Kind::Text(32), "When it was last changed.").computed(),
         ],
         actions: &[],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[group, remote, transport, once];

@@ -169,6 +169,7 @@ impl Resource for Subnet {
             .computed(),
         ],
         actions: &[],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[

@@ -238,6 +238,34 @@ pub fn decrement_ttl(packet: &mut Packet, by: u8) -> Result<(), Unwritable> {
     Ok(())
 }
 
+/// Sets the DSCP; ECN stays (RFC 2474 §3, RFC 3168 §5). Once for all segments of a super-frame: they get its headers.
+///
+/// # Errors
+/// When the packet is not IP; nothing is changed then.
+#[inline]
+pub fn set_dscp(packet: &mut Packet, dscp: u8) -> Result<(), Unwritable> {
+    let (bytes, headers, key, _) = packet.parts_mut();
+    let l3_at = usize::from(headers.l3_at);
+    // Version, header length or more of the traffic class stand in the same 16 bits.
+    let word = bytes
+        .get_mut(l3_at..)
+        .and_then(|header| header.first_chunk_mut::<2>())
+        .ok_or(Unwritable::Stale)?;
+    let before = u16::from_be_bytes(*word);
+    let (at, after) = match headers.l3 {
+        L3::Ipv4 => (0, before & 0xff03 | u16::from(dscp & 0x3f) << 2),
+        L3::Ipv6 => (4, before & 0xf03f | u16::from(dscp & 0x3f) << 6),
+        L3::Other | L3::Arp => return Err(Unwritable::NotIp),
+    };
+    *word = after.to_be_bytes();
+    let [_, tos] = (after >> at).to_be_bytes();
+    key.ip_tos = tos;
+    if headers.l3 == L3::Ipv4 {
+        mend(bytes, l3_at + 10, before, after);
+    }
+    Ok(())
+}
+
 /// Where the headers to change are.
 #[derive(Clone, Copy)]
 struct Layout {

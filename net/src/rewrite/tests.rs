@@ -186,3 +186,41 @@ fn sctp_padding_is_not_summed_and_a_wrong_sum_stays_wrong() {
         assert!(!checksums_hold(&p));
     }
 }
+
+proptest! {
+    #[test]
+    fn a_mark_is_written_and_nothing_else(frame in any_frame(), dscp in 0u8..64) {
+        let mut p = packet(&frame);
+        let before = *p.key();
+        prop_assume!(before.is_ip());
+        set_dscp(&mut p, dscp).unwrap();
+        let (headers, mut key) = Headers::parse(p.bytes()).unwrap();
+        key.set_origin(p.origin());
+        prop_assert_eq!(key.ip_tos, dscp << 2 | before.ip_tos & 3, "the ECN bits stay");
+        prop_assert_eq!(key, *p.key());
+        prop_assert_eq!(headers, *p.headers());
+        prop_assert!(checksums_hold(&p));
+        let l3 = usize::from(headers.l3_at);
+        if headers.l3 == L3::Ipv4 {
+            let length = usize::from(p.bytes()[l3] & 0xf) * 4;
+            let sum = crate::checksum::sum(&p.bytes()[l3..l3 + length]);
+            prop_assert_eq!(sum, 0xffff);
+        }
+        // Back to what it was, and every byte is.
+        set_dscp(&mut p, before.ip_tos >> 2).unwrap();
+        let same = p.bytes() == frame || headers.l3 == L3::Ipv4;
+        prop_assert!(same);
+    }
+}
+
+#[test]
+fn what_is_not_ip_has_no_mark() {
+    let arp = FrameBuilder::arp(
+        1,
+        (crate::testkit::mac(1), std::net::Ipv4Addr::new(10, 0, 0, 1)),
+        (crate::testkit::mac(2), std::net::Ipv4Addr::new(10, 0, 0, 2)),
+    );
+    let mut p = packet(&arp);
+    assert_eq!(set_dscp(&mut p, 46), Err(Unwritable::NotIp));
+    assert_eq!(p.bytes(), arp);
+}

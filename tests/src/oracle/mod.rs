@@ -41,6 +41,8 @@ pub enum What {
         tuple: Option<String>,
         /// TTL or hop limit.
         ttl: u8,
+        /// DSCP and ECN.
+        tos: u8,
     },
     /// The switch's answer to an ARP request or Neighbor Solicitation: who has the address.
     Neighbor(IpAddr, Mac),
@@ -135,6 +137,7 @@ impl What {
             ethertype: key.ethertype,
             tuple: key.five_tuple().map(|t| t.to_string()),
             ttl: key.ip_ttl,
+            tos: key.ip_tos,
         }
     }
 }
@@ -312,6 +315,15 @@ impl Host {
         })
     }
 
+    /// What a port's QoS policy marks its packets with. How fast they may go is no matter here: nobody waits.
+    fn mark(&self, port: PortUuid) -> Option<u8> {
+        let policy = SectionKey::Qos(self.port(port)?.qos?);
+        match self.config.sections.get(&policy)?.body() {
+            Section::Qos(policy) => Some(policy.dscp?.mark),
+            _ => None,
+        }
+    }
+
     fn network(&self, id: NetId) -> Option<&Network> {
         match self.config.sections.get(&SectionKey::Network(id))?.body() {
             Section::Network(n) => Some(n),
@@ -406,10 +418,14 @@ impl Host {
             }
         }
         let forwards = trail.iter().filter(|r| r.onwards.is_some()).count();
+        let mark = origin.and_then(|port| self.mark(port));
         let mut out = vec![];
         for receiver in receivers {
             let receiver = receiver.map(|(mut key, network, place)| {
                 key.ip_ttl -= u8::try_from(forwards).unwrap();
+                if let Some(mark) = mark.filter(|_| key.is_ip()) {
+                    key.ip_tos = mark << 2 | key.ip_tos & 3;
+                }
                 (key, network, place)
             });
             match receiver {

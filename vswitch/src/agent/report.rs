@@ -46,6 +46,7 @@ pub(crate) fn states(
         | Section::Network(_)
         | Section::AddressSet(_)
         | Section::Group(_)
+        | Section::Qos(_)
         | Section::Chain(_)
         | Section::Endpoint(_)
         | Section::Router(_) => None,

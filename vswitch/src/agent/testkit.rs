@@ -124,6 +124,7 @@ pub(crate) fn port(id: u128, network: u128) -> Section {
         allowed_address_pairs: Vec::new(),
         security_groups: Vec::new(),
         max_connections: 1000,
+        qos: None,
     })
 }
 

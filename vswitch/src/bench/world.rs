@@ -144,6 +144,7 @@ fn port(number: u128, (mac, addr): ([u8; 6], Ipv4Addr), secured: bool) -> Result
         }],
         security_groups: vec![id(GROUP)?],
         max_connections: CONNECTIONS,
+        qos: None,
     })
 }
 

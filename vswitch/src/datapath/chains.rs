@@ -129,7 +129,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         self.redirect(network, &outcome)?;
         for at in &outcome.queues {
             if let Some(hop) = entry.hops.get(usize::from(*at)) {
-                self.flow.actions.push(Action::Queue(Lane {
+                self.flow.actions.push(Action::Queue(Lane::Function {
                     hop: *hop,
                     side: Side::Original,
                 }));

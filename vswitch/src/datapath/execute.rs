@@ -3,11 +3,11 @@
 //! The actions of its program, in order: rewrite, wait, answer, copy, hand out. And the books: whatever happens to a packet is
 //! counted here, in segments, under a name.
 
+use hostconfig::group::Direction;
 use net::{
     Consumed, Copied, DropReason, Errand, FiveTuple, Mac, NetworkId, Now, Originated, Packet,
     PacketPool, PortId, RouterId, headers::Quoted, rewrite,
 };
-use nfv::functions::shaper::ShaperQueue;
 
 use super::{
     Out, Settings, WorkerId,
@@ -15,15 +15,12 @@ use super::{
     errors::AsSent,
     flow::{Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, Stage, Verdict},
     gate::{Exit, Gate},
-    homes::shaper_owner,
     ledger::Ledger,
-    tables::{HopId, Network, Tables, l3::Interface, ra, service},
+    queues::{self, Entered, Queues},
+    tables::{Network, Tables, l3::Interface, ra, service},
     too_big::{exceeds, size, too_small},
 };
 use crate::{io::Tunnelled, stats::Counters};
-
-/// The most packets that wait in one queue: a quarter of the pool's.
-const QUEUE_PACKETS: usize = 1024;
 
 /// What a packet's execution is lent.
 #[derive(Debug)]
@@ -42,8 +39,7 @@ pub(super) struct Hands {
     pub(super) counters: Counters,
     worker: WorkerId,
     workers: u16,
-    queues: Vec<[Option<Queue>; 2]>,
-    waiting: Vec<Lane>,
+    queues: Queues,
     answers: Vec<Answers>,
     answers_per_second: u32,
     pub(super) errors_per_second: u32,
@@ -68,19 +64,13 @@ impl Streak {
     };
 }
 
-#[derive(Debug)]
-struct Queue {
-    shaper: ShaperQueue,
-    policy: hostconfig::Shaper,
-}
-
 /// What became of a packet that came to a queue.
 enum Queued {
     /// It waits.
     Waits,
     /// It was dropped, or waits at another worker.
     Gone,
-    /// The shaper is no more: nothing holds it up.
+    /// The limit is no more: nothing holds it up.
     Free(Packet),
 }
 
@@ -100,8 +90,7 @@ impl Hands {
             counters: Counters::default(),
             worker: settings.worker,
             workers: settings.workers,
-            queues: Vec::new(),
-            waiting: Vec::new(),
+            queues: Queues::default(),
             answers: Vec::new(),
             answers_per_second: settings.answers_per_second,
             // A port's flows are spread over the workers: each has its share, and none is left without a voice.
@@ -262,6 +251,11 @@ impl Hands {
                     }
                 }
                 Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
+                Action::SetDscp(dscp) => {
+                    if rewrite::set_dscp(&mut packet, *dscp).is_err() {
+                        return self.lose(packet, DropReason::FunctionFault, cx);
+                    }
+                }
                 Action::Route(_) => {
                     if rewrite::decrement_ttl(&mut packet, 1).is_err() {
                         return self.lose(packet, DropReason::FunctionFault, cx);
@@ -309,6 +303,7 @@ impl Hands {
     /// other one, where the connection is translated.
     pub(super) fn run_once(
         &mut self,
+        programs: &mut Programs,
         flow: &CompiledFlow,
         mut packet: Packet,
         tuples: Option<[FiveTuple; 2]>,
@@ -328,8 +323,26 @@ impl Hands {
         }
         for (at, action) in flow.actions.iter().enumerate() {
             match action {
-                Action::Translate | Action::Queue(..) => {}
+                Action::Translate | Action::Queue(Lane::Function { .. }) => {}
                 Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
+                Action::SetDscp(dscp) => {
+                    if rewrite::set_dscp(&mut packet, *dscp).is_err() {
+                        return self.lose(packet, DropReason::FunctionFault, cx);
+                    }
+                }
+                Action::Queue(Lane::Port { .. }) => {
+                    // Only what waits needs a program that stays: the rest of this one.
+                    let rest = flow.actions.get(at..).unwrap_or_default();
+                    let rest = CompiledFlow {
+                        mask: net::FlowMask::default(),
+                        actions: rest.iter().copied().collect(),
+                        hops: smallvec::SmallVec::new(),
+                        ..flow.clone()
+                    };
+                    self.settle(programs);
+                    let id = programs.intern(rest, cx.tables, cx.now);
+                    return self.queue_up(programs, id, 0, packet, cx);
+                }
                 Action::Route(_) => {
                     if rewrite::decrement_ttl(&mut packet, 1).is_err() {
                         return self.lose(packet, DropReason::FunctionFault, cx);
@@ -413,7 +426,11 @@ impl Hands {
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => self.answer(action, packet, flow, cx),
             // These come before what sends; a program that has them behind it is none of the walk's.
-            Action::Translate | Action::SetEth { .. } | Action::Route(_) | Action::Queue(..) => {
+            Action::Translate
+            | Action::SetEth { .. }
+            | Action::SetDscp(_)
+            | Action::Route(_)
+            | Action::Queue(..) => {
                 self.lose(packet, DropReason::FunctionFault, cx);
             }
         }
@@ -430,7 +447,23 @@ impl Hands {
         self.deliver(id, packet, cx);
     }
 
+    /// Whatever a port gets passes here: what the switch itself has to say to it, too.
     pub(super) fn deliver(&mut self, id: PortId, packet: Packet, cx: &mut Cx<'_>) {
+        let direction = Direction::Ingress;
+        let port = cx.tables.port(id);
+        if port.is_none_or(|p| p.limit(direction).is_none()) {
+            return self.hand_out(id, packet, cx);
+        }
+        let lane = Lane::Port {
+            port: id,
+            direction,
+        };
+        if let Queued::Free(packet) = self.wait(lane, packet, cx) {
+            self.hand_out(id, packet, cx);
+        }
+    }
+
+    fn hand_out(&mut self, id: PortId, packet: Packet, cx: &mut Cx<'_>) {
         let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
         self.ledger.tx += segments;
         self.counters.transmit(id, segments, bytes);
@@ -485,6 +518,7 @@ impl Hands {
             },
             Action::Translate
             | Action::SetEth { .. }
+            | Action::SetDscp(_)
             | Action::Route(_)
             | Action::Queue(..)
             | Action::Output(_)
@@ -565,12 +599,10 @@ impl Hands {
         Some(answers)
     }
 
-    /// A packet of this worker's comes to a queue: its own, or that of the shaper's owner, from where it comes back.
+    /// A packet of this worker's comes to a queue: its own, or that of the queue's owner, from where it comes back, unless it only waits
+    /// to be sent.
     fn wait(&mut self, lane: Lane, mut packet: Packet, cx: &mut Cx<'_>) -> Queued {
-        let owner = match cx.tables.hop(lane.hop) {
-            Some(hop) if self.workers > 1 => shaper_owner(hop, self.workers),
-            Some(_) | None => self.worker,
-        };
+        let owner = queues::owner(cx.tables, lane, self.workers).unwrap_or(self.worker);
         if owner == self.worker {
             return self.enqueue(lane, packet, cx);
         }
@@ -585,8 +617,14 @@ impl Hands {
     /// Another worker's packet comes to wait here.
     pub(super) fn lodge(&mut self, lane: Lane, from: WorkerId, packet: Packet, cx: &mut Cx<'_>) {
         // Whether the queue is still this worker's is not asked: tables that differ must not pass a packet round for ever.
-        if let Queued::Free(packet) = self.enqueue(lane, packet, cx) {
-            self.send_back(lane, from, packet, cx);
+        if let Queued::Free(mut packet) = self.enqueue(lane, packet, cx) {
+            match lane.receiver() {
+                Some(port) => {
+                    packet.set_errand(Errand::Run);
+                    self.hand_out(port, packet, cx);
+                }
+                None => self.send_back(lane, from, packet, cx),
+            }
         }
     }
 
@@ -602,123 +640,81 @@ impl Hands {
         cx.out.handed.push((to, packet));
     }
 
-    /// Puts a packet into a queue. What may go at once goes with the next release.
+    /// Puts a packet into a queue of this worker's.
     fn enqueue(&mut self, lane: Lane, packet: Packet, cx: &mut Cx<'_>) -> Queued {
-        let hop = lane.hop;
-        let refusal = Refusal {
-            hop: Some(hop),
-            ..Refusal::new(DropReason::ShaperQueueFull, Stage::Chain)
-        };
-        let Some(policy) = cx.tables.hop(hop).and_then(|h| h.shaper.as_ref()) else {
-            return Queued::Free(packet);
-        };
-        let at = hop.0 as usize;
-        if at >= self.queues.len() {
-            self.queues.resize_with(at + 1, || [None, None]);
-        }
-        let slot = self
-            .queues
-            .get_mut(at)
-            .and_then(|of| of.get_mut(lane.side as usize));
-        let Some(slot) = slot else {
-            self.lose(packet, DropReason::FunctionFault, cx);
-            return Queued::Gone;
-        };
-        let queue = slot.get_or_insert_with(|| Queue {
-            shaper: ShaperQueue::new(policy, QUEUE_PACKETS, cx.now),
-            policy: policy.clone(),
-        });
-        if queue.policy != *policy {
-            queue.shaper.reshape(policy, cx.now);
-            queue.policy = policy.clone();
-        }
-        let segments = packet.segments();
-        let was_empty = queue.shaper.is_empty();
-        match queue.shaper.enqueue(packet, cx.now) {
-            Ok(()) => {
+        let (segments, bytes) = (packet.segments(), packet.wire_bytes());
+        // Who is handed another worker's packet sends an empty one back: it is this worker's pool that pays for what waits.
+        let room = cx.pool.limits().map(|limit| (limit * 3 / 4).max(1));
+        let (queued, dropped) = match self.queues.enter(cx.tables, lane, packet, room, cx.now) {
+            Entered::Free(packet) => return Queued::Free(packet),
+            Entered::Waits => {
                 self.ledger.held += u64::from(segments);
-                if was_empty {
-                    self.waiting.push(lane);
-                }
-                Queued::Waits
+                (Queued::Waits, false)
             }
-            Err(packet) => {
-                self.counters.hop(hop).count_drop(segments);
+            Entered::Full(packet, refusal) => {
                 self.drop(packet, &refusal, cx.now, cx.pool);
-                Queued::Gone
+                (Queued::Gone, true)
             }
+        };
+        let counters = match lane {
+            // What reached a function is counted with its program.
+            Lane::Function { hop, .. } => self.counters.hop(hop),
+            Lane::Port { port, direction } => {
+                let counters = self.counters.limit(port, direction);
+                counters.count(segments, bytes);
+                counters
+            }
+        };
+        if dropped {
+            counters.count_drop(segments);
         }
+        queued
     }
 
     /// Forgets the counters and empty queues of what is no longer there, before their dense ids are used again.
     pub(super) fn forget(&mut self, tables: &Tables) {
         self.counters.forget(tables);
-        for (id, queue) in (0u32..).zip(&mut self.queues) {
-            let over = queue.iter().flatten().all(|q| q.shaper.is_empty());
-            if over && tables.hop(HopId(id)).is_none() {
-                *queue = [None, None];
-            }
-        }
+        self.queues.forget(tables);
     }
 
     /// Lets go what may go; says when more may.
     pub(super) fn release(&mut self, programs: &mut Programs, cx: &mut Cx<'_>) -> Option<Now> {
         let mut wake: Option<Now> = None;
         let mut at = 0;
-        while let Some(lane) = self.waiting.get(at).copied() {
-            self.reshape(lane, cx);
-            while let Some(packet) = self.dequeue(lane, cx.now) {
-                self.ledger.held = self
-                    .ledger
-                    .held
-                    .saturating_sub(u64::from(packet.segments()));
-                if let Errand::Wait { from, .. } = packet.errand() {
-                    self.send_back(lane, WorkerId(from), packet, cx);
-                } else {
-                    programs.release(ProgramId::from_number(packet.tag()));
-                    self.go_on(programs, lane, packet, cx);
-                }
+        while let Some(lane) = self.queues.waiting(at) {
+            while let Some((packet, stranger)) = self.queues.release(cx.tables, lane, cx.now) {
+                let segments = u64::from(packet.segments());
+                self.ledger.held = self.ledger.held.saturating_sub(segments);
+                self.released(programs, lane, packet, stranger, cx);
             }
-            let next = self.queue(lane).and_then(|q| q.shaper.next_wake(cx.now));
-            match next {
-                Some(next) => {
-                    wake = Some(wake.map_or(next, |w| w.min(next)));
-                    at += 1;
-                }
-                None => {
-                    self.waiting.swap_remove(at);
-                }
+            if let Some(next) = self.queues.wake(at, cx.now) {
+                wake = Some(wake.map_or(next, |w| w.min(next)));
+                at += 1;
             }
         }
         wake
     }
 
-    fn queue(&mut self, lane: Lane) -> Option<&mut Queue> {
-        self.queues
-            .get_mut(lane.hop.0 as usize)?
-            .get_mut(lane.side as usize)?
-            .as_mut()
-    }
-
-    fn dequeue(&mut self, lane: Lane, now: Now) -> Option<Packet> {
-        self.queue(lane)?.shaper.dequeue(now)
-    }
-
-    /// A changed policy holds at once; without one (the shaper is gone) what waits goes on unshaped.
-    fn reshape(&mut self, lane: Lane, cx: &Cx<'_>) {
-        let policy = cx.tables.hop(lane.hop).and_then(|h| h.shaper.as_ref());
-        let now = cx.now;
-        if let Some(queue) = self.queue(lane) {
-            let free = hostconfig::Shaper {
-                rate_bps: nfv::functions::shaper::MAX_RATE_BPS,
-                burst_bytes: u64::from(u32::MAX),
-                queue_bytes: u64::from(u32::MAX),
-            };
-            let policy = policy.unwrap_or(&free);
-            if queue.policy != *policy {
-                queue.shaper.reshape(policy, now);
-                queue.policy = policy.clone();
+    /// A packet has waited for long enough; `stranger`: its port's place is another's now.
+    fn released(
+        &mut self,
+        programs: &mut Programs,
+        lane: Lane,
+        mut packet: Packet,
+        stranger: bool,
+        cx: &mut Cx<'_>,
+    ) {
+        if let Some(port) = lane.receiver() {
+            packet.set_errand(Errand::Run);
+            if stranger || cx.tables.port(port).is_none() {
+                return self.lose(packet, DropReason::PortGone, cx);
             }
+            self.hand_out(port, packet, cx);
+        } else if let Errand::Wait { from, .. } = packet.errand() {
+            self.send_back(lane, WorkerId(from), packet, cx);
+        } else {
+            programs.release(ProgramId::from_number(packet.tag()));
+            self.go_on(programs, lane, packet, cx);
         }
     }
 
@@ -746,13 +742,8 @@ impl Hands {
 
     /// Drops all that waits.
     pub(super) fn drain(&mut self, programs: &mut Programs, now: Now, pool: &mut PacketPool) {
-        let mut gone = Vec::new();
-        for queue in self.queues.iter_mut().flatten().flatten() {
-            gone.extend(queue.shaper.drain());
-        }
-        self.waiting.clear();
-        for packet in gone {
-            if packet.errand() == Errand::Run {
+        for (lane, packet) in self.queues.drain() {
+            if packet.errand() == Errand::Run && lane.receiver().is_none() {
                 programs.release(ProgramId::from_number(packet.tag()));
             }
             let segments = u64::from(packet.segments());
@@ -782,6 +773,11 @@ fn rewrite_all(packet: &mut Packet, gate: &Gate, to: Option<&FiveTuple>) -> bool
         return false;
     }
     set_eth(packet, gate.src, gate.dst);
+    if let Some(dscp) = gate.dscp
+        && rewrite::set_dscp(packet, dscp).is_err()
+    {
+        return false;
+    }
     gate.forwards == 0 || rewrite::decrement_ttl(packet, gate.forwards).is_ok()
 }
 

@@ -11,6 +11,7 @@ use std::{
     str::FromStr,
 };
 
+use hostconfig::group::Direction;
 use net::{
     DropReason, FlowKey, FlowMask, Fragment, Id, Mac, Now, Origin, Probe, TcpSegment, Vni,
     flow_key::{addr_bytes, ethertype, proto},
@@ -567,6 +568,7 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     Action::Tunnel { vtep, .. } => tables.vtep(*vtep).map(|v| v.addr.to_string()),
                     Action::Translate
                     | Action::SetEth { .. }
+                    | Action::SetDscp(_)
                     | Action::Route(_)
                     | Action::Queue(..)
                     | Action::Refuse(_)
@@ -608,9 +610,18 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
                 let name = tables.router(*router).map_or("?", |r| r.name.as_str());
                 format!("dec_ttl({name})")
             }
-            Action::Queue(Lane { hop, .. }) => {
+            Action::SetDscp(dscp) => format!("set_dscp({dscp})"),
+            Action::Queue(Lane::Function { hop, .. }) => {
                 let name = tables.hop(*hop).map_or("?", |h| h.name.as_str());
                 format!("queue({name})")
+            }
+            Action::Queue(Lane::Port { port, direction }) => {
+                let name = tables.port(*port).map_or("?", |p| p.name.as_str());
+                let direction = match direction {
+                    Direction::Ingress => "ingress",
+                    Direction::Egress => "egress",
+                };
+                format!("queue({name} {direction})")
             }
             Action::Output(port) => {
                 let name = tables.port(*port).map_or("?", |p| p.name.as_str());

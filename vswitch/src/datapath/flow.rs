@@ -12,6 +12,7 @@
 use std::{collections::VecDeque, fmt, hash::BuildHasher, net::Ipv4Addr, time::Duration};
 
 use hashbrown::HashTable;
+use hostconfig::group::Direction;
 use net::{
     Consumed, DropReason, FlowMask, Id, Mac, NetworkId, Now, Origin, PortId, RouterId, VtepId,
     ids::kind,
@@ -43,6 +44,8 @@ pub enum Stage {
     L2,
     /// Routers.
     L3,
+    /// Limits and marks of a port's QoS policy.
+    Qos,
     /// The tunnel.
     Tunnel,
     /// The connection table.
@@ -62,6 +65,7 @@ impl Stage {
         Self::Chain,
         Self::L2,
         Self::L3,
+        Self::Qos,
         Self::Tunnel,
         Self::Conntrack,
         Self::Egress,
@@ -78,6 +82,7 @@ impl Stage {
             Self::Chain => "chain",
             Self::L2 => "l2",
             Self::L3 => "l3",
+            Self::Qos => "qos",
             Self::Tunnel => "tunnel",
             Self::Conntrack => "conntrack",
             Self::Egress => "egress",
@@ -139,32 +144,66 @@ pub enum Verdict {
     Drop(Refusal),
 }
 
-/// A shaper's queue: it has one for each direction of its connections, so that what a client fetches does not wait for its own
-/// acknowledgements.
+/// A queue in which packets wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Lane {
-    /// The shaper.
-    pub hop: HopId,
-    /// The direction.
-    pub side: Side,
+pub enum Lane {
+    /// A shaper's: it has one for each direction of its connections, so that what a client fetches does not wait for its own
+    /// acknowledgements.
+    Function {
+        /// The shaper.
+        hop: HopId,
+        /// The direction.
+        side: Side,
+    },
+    /// That of a limit which a QoS policy sets a port.
+    Port {
+        /// The port.
+        port: PortId,
+        /// What its workload sends, or what it gets.
+        direction: Direction,
+    },
 }
 
 impl Lane {
+    /// The port that its packets only wait to be sent to.
+    pub const fn receiver(self) -> Option<PortId> {
+        match self {
+            Self::Port {
+                port,
+                direction: Direction::Ingress,
+            } => Some(port),
+            Self::Port { .. } | Self::Function { .. } => None,
+        }
+    }
+
     /// As a number, for a packet that goes to wait at another worker.
     pub const fn number(self) -> u32 {
-        self.hop.0 << 1 | self.side as u32
+        match self {
+            Self::Function { hop, side } => hop.0 << 2 | side as u32,
+            Self::Port { port, direction } => port.0 << 2 | 2 | direction as u32,
+        }
     }
 
     /// From the number of [`Lane::number`].
     pub const fn from_number(number: u32) -> Self {
-        let side = if number & 1 == 0 {
-            Side::Original
-        } else {
-            Side::Reply
-        };
-        Self {
-            hop: HopId(number >> 1),
-            side,
+        let id = number >> 2;
+        match number & 3 {
+            0 => Self::Function {
+                hop: HopId(id),
+                side: Side::Original,
+            },
+            1 => Self::Function {
+                hop: HopId(id),
+                side: Side::Reply,
+            },
+            2 => Self::Port {
+                port: PortId(id),
+                direction: Direction::Ingress,
+            },
+            _ => Self::Port {
+                port: PortId(id),
+                direction: Direction::Egress,
+            },
         }
     }
 }
@@ -194,9 +233,11 @@ pub enum Action {
     },
     /// A router takes one off its TTL, and refuses what is too large for the network that it goes on in.
     Route(RouterHop),
-    /// It waits in this function's queue for its direction, then goes on behind this action.
+    /// Its DSCP becomes this.
+    SetDscp(u8),
+    /// It waits in this queue, then goes on behind this action.
     Queue(Lane),
-    /// It goes to a local port.
+    /// It goes to a local port. Where what that one gets is limited, it waits there for its turn.
     Output(PortId),
     /// It goes to a VTEP.
     Tunnel {

@@ -2,7 +2,7 @@
 //!
 //! Most programs rewrite, then send to one place. A [`Gate`] is such a program together with what the tables say of its ends: how
 //! large a packet may be, the network's VNI, the VTEP's address. It is worked out when a program is made or found current, so that
-//! neither tables nor actions are read for a packet. What fits no gate (queues, floods, answers, drops) goes by the program itself,
+//! neither tables nor actions are read for a packet. What fits no gate (queues, ports whose traffic is limited, floods, answers, drops) goes by the program itself,
 //! and so does what is too large: who is told, and why, is said there.
 //!
 //! # Invariants
@@ -10,6 +10,7 @@
 
 use std::net::IpAddr;
 
+use hostconfig::group::Direction;
 use net::{Mac, Mtu, Origin, PortId, Vni, VtepId};
 
 use super::{
@@ -33,6 +34,8 @@ pub(super) struct Gate {
     pub(super) translates: bool,
     /// How many routers take one off their TTL.
     pub(super) forwards: u8,
+    /// The DSCP that they get.
+    pub(super) dscp: Option<u8>,
     /// Are they dropped?
     pub(super) drops: bool,
     /// The Ethernet addresses that they get.
@@ -64,6 +67,7 @@ impl Gate {
         rewrites: false,
         translates: false,
         forwards: 0,
+        dscp: None,
         drops: false,
         src: None,
         dst: None,
@@ -87,6 +91,7 @@ impl Gate {
                 Action::SetEth { src, dst } => {
                     (gate.src, gate.dst) = (src.or(gate.src), dst.or(gate.dst));
                 }
+                Action::SetDscp(dscp) => gate.dscp = Some(*dscp),
                 Action::Queue(_)
                 | Action::Output(_)
                 | Action::Tunnel { .. }
@@ -99,7 +104,11 @@ impl Gate {
             }
         }
         let exit = match last {
-            Action::Output(id) => tables.port(*id).map(|p| (Exit::Port(*id), p.mtu)),
+            // What a port gets may have to wait.
+            Action::Output(id) => tables
+                .port(*id)
+                .filter(|p| p.limit(Direction::Ingress).is_none())
+                .map(|p| (Exit::Port(*id), p.mtu)),
             Action::Tunnel { network, vtep } => {
                 let (network, to) = (tables.network(*network), tables.vtep(*vtep));
                 network.zip(to).map(|(network, to)| {
@@ -113,6 +122,7 @@ impl Gate {
             }
             Action::Translate
             | Action::SetEth { .. }
+            | Action::SetDscp(_)
             | Action::Route(_)
             | Action::Queue(_)
             | Action::Refuse(_)
@@ -129,8 +139,11 @@ impl Gate {
             let least = links.fold(mtu, Mtu::min);
             (gate.exit, gate.limit) = (exit, least.get().into());
         }
-        gate.rewrites =
-            gate.translates || gate.forwards > 0 || gate.src.is_some() || gate.dst.is_some();
+        gate.rewrites = gate.translates
+            || gate.forwards > 0
+            || gate.dscp.is_some()
+            || gate.src.is_some()
+            || gate.dst.is_some();
         gate
     }
 }

@@ -8,7 +8,6 @@ use nfv::conntrack::{self, Entry};
 use super::{
     Settings,
     claims::{Claims, WorkerId},
-    tables,
 };
 
 /// Claims the tuples of a connection that hash to other workers. `false`: there is no room.
@@ -37,12 +36,5 @@ pub(super) fn release(claims: &Claims, settings: &Settings, entry: &Entry) {
 pub(super) fn home(settings: &Settings, tuple: &FiveTuple) -> WorkerId {
     let workers = u64::from(settings.workers.max(1));
     let at = tuple.symmetric_hash(settings.seed) % workers;
-    WorkerId(u16::try_from(at).unwrap_or(0))
-}
-
-/// The worker that has a shaper's queues, so that its rate is one, whichever worker has the connections.
-pub(super) fn shaper_owner(hop: &tables::Hop, workers: u16) -> WorkerId {
-    let [.., a, b, c, d] = *hop.function.uuid().as_bytes();
-    let at = u32::from_be_bytes([a, b, c, d]) % u32::from(workers.max(1));
     WorkerId(u16::try_from(at).unwrap_or(0))
 }

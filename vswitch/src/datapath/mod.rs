@@ -25,6 +25,7 @@ mod homes;
 pub mod ingress;
 mod known;
 pub mod ledger;
+mod queues;
 mod routing;
 pub mod tables;
 mod too_big;
@@ -442,7 +443,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         match way {
             Way::Run(id, to) => hands.run(programs, id, packet, to, cx),
             Way::Once(tuples) => match once.take() {
-                Some(flow) => hands.run_once(&flow, packet, tuples, cx),
+                Some(flow) => hands.run_once(programs, &flow, packet, tuples, cx),
                 None => hands.lose(packet, DropReason::FunctionFault, cx),
             },
             Way::Drop(refusal) => hands.drop(packet, &refusal, cx.now, cx.pool),

@@ -18,9 +18,10 @@ use super::{
     WorkerId,
     errors::Told,
     flow::Found,
-    homes::{home, release, shaper_owner},
+    homes::{home, release},
     invalid,
     known::zone_and_tuple,
+    queues,
     tables::Tables,
     walk::{Known, Lent, Outcome, Tracking, walk},
 };
@@ -240,15 +241,16 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 .all(|(zone, tuple)| self.claims.claim(*zone, *tuple, me).is_ok())
     }
 
-    /// A connection that begins with a shaper in its way begins at the first one's owner: its packets need not go there to wait.
+    /// A connection that begins with a queue in its way begins at the first one's owner: its packets need not go there to wait.
     fn shaped_elsewhere(&self, tables: &Tables, flow: &CompiledFlow) -> Option<WorkerId> {
         if self.settings.workers <= 1 {
             return None;
         }
-        let hop = flow.actions.iter().find_map(|action| match action {
-            Action::Queue(lane) => tables.hop(lane.hop),
+        let lane = flow.actions.iter().find_map(|action| match action {
+            Action::Queue(lane) => Some(*lane),
             Action::Translate
             | Action::SetEth { .. }
+            | Action::SetDscp(_)
             | Action::Route(_)
             | Action::Output(_)
             | Action::Tunnel { .. }
@@ -259,7 +261,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => None,
         })?;
-        let owner = shaper_owner(hop, self.settings.workers);
+        let owner = queues::owner(tables, lane, self.settings.workers)?;
         (owner != self.settings.worker).then_some(owner)
     }
 

@@ -176,7 +176,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         flow.mask = probe.mask();
         // A packet that waits is rewritten before: what goes on behind the queue needs only to be sent.
         flow.actions.sort_by_key(|action| match action {
-            Action::Translate | Action::SetEth { .. } | Action::Route(_) => 0,
+            Action::Translate | Action::SetEth { .. } | Action::SetDscp(_) | Action::Route(_) => 0,
             Action::Queue(..) => 1,
             Action::Output(_)
             | Action::Tunnel { .. }
@@ -441,7 +441,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         for hop in forward.hops.iter().rev() {
             if self.tables.hop(*hop).is_some_and(|h| h.symmetric) {
                 self.flow.hops.push(*hop);
-                let lane = |side| Action::Queue(Lane { hop: *hop, side });
+                let lane = |side| Action::Queue(Lane::Function { hop: *hop, side });
                 if forward.actions.contains(&lane(Side::Original)) {
                     self.flow.actions.push(lane(Side::Reply));
                 }
@@ -538,12 +538,14 @@ impl<'a, W: Witness> Walk<'a, W> {
                 Place::Local(id) => {
                     let mac = self.probe.eth_dst();
                     self.says(Stage::L2, || format!("{mac} is local port {}", to.1));
+                    self.leave();
                     return self.destination_half(id);
                 }
                 Place::Vtep(vtep) => {
                     if matches!(origin, Origin::Tunnel(_)) {
                         return Err(Refusal::new(DropReason::SplitHorizon, Stage::L2));
                     }
+                    self.leave();
                     let tables = self.tables;
                     self.says(Stage::Tunnel, || {
                         let addr = tables.vtep(vtep).map(|v| v.addr.to_string());
@@ -568,6 +570,58 @@ impl<'a, W: Witness> Walk<'a, W> {
             }
         }
         Err(self.about_sender(DropReason::HopLimit, Stage::L2))
+    }
+
+    /// The end of the source half: what the sender's QoS policy says of what leaves its port.
+    fn leave(&mut self) {
+        let Origin::Port(id) = self.flow.origin else {
+            return;
+        };
+        let Some((port, qos)) = self
+            .tables
+            .port(id)
+            .and_then(|p| Some((p, p.qos.as_ref()?)))
+        else {
+            return;
+        };
+        self.depend(qos.section);
+        let is_ip = matches!(self.probe.ethertype(), ethertype::IPV4 | ethertype::IPV6);
+        if let Some(dscp) = qos.policy.dscp.filter(|_| is_ip) {
+            self.flow.actions.push(Action::SetDscp(dscp.mark));
+            let policy = &qos.policy;
+            self.says(Stage::Qos, || {
+                let (mark, rule, name, id) = (dscp.mark, dscp.rule, &policy.name, policy.id);
+                format!("dscp becomes {mark} (rule {rule} of policy {name}, {id})")
+            });
+        }
+        if port.limit(Direction::Egress).is_some() {
+            self.flow.actions.push(Action::Queue(Lane::Port {
+                port: id,
+                direction: Direction::Egress,
+            }));
+            self.says_limit(port, Direction::Egress);
+        }
+    }
+
+    fn says_limit(&mut self, port: &Port, direction: Direction) {
+        let Some((qos, limit)) = port.qos.as_ref().zip(port.limit(direction)) else {
+            return;
+        };
+        let policy = &qos.policy;
+        self.says(Stage::Qos, || {
+            let way = match direction {
+                Direction::Ingress => "ingress",
+                Direction::Egress => "egress",
+            };
+            let bits = limit.bits.map(|r| (r, "bit"));
+            let packets = limit.packets.map(|r| (r, "packets"));
+            let rates = bits.into_iter().chain(packets);
+            let rates =
+                rates.map(|(r, unit)| format!("{} {unit}/s (rule {})", r.per_second, r.rule));
+            let rates: Vec<_> = rates.collect();
+            let (rates, name, id) = (rates.join(", "), &policy.name, policy.id);
+            format!("{way}: {rates} of policy {name} ({id})")
+        });
     }
 
     pub(super) fn about_sender(&self, reason: DropReason, stage: Stage) -> Refusal {
@@ -632,6 +686,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         }
         self.security_group(port, Direction::Ingress)?;
         self.flow.actions.push(Action::Output(id));
+        self.says_limit(port, Direction::Ingress);
         self.says(Stage::Egress, || {
             format!("port {} ({})", port.name, port.id)
         });
@@ -666,6 +721,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                 }
             }
         }
+        self.leave();
         // What goes to many has no one reply: nothing to track.
         self.flow.tracked = false;
         if receivers == 0 {

@@ -14,6 +14,7 @@ mod keystone;
 mod listener;
 mod networks;
 mod ports;
+mod qos;
 mod quotas;
 mod registry;
 mod requests;

@@ -96,6 +96,7 @@ async fn every_resource_answers_every_verb() {
         }
     }
     every_action_refuses_what_it_must(&cloud).await;
+    every_part_refuses_what_it_must(&cloud).await;
     let (status, document) = cloud.get("", "/openapi.json").await;
     assert_eq!((status, &document["openapi"]), (200, &json!("3.1.0")));
     assert!(
@@ -175,12 +176,92 @@ async fn every_action_refuses_what_it_must(cloud: &Cloud) {
     }
 }
 
+async fn every_part_refuses_what_it_must(cloud: &Cloud) {
+    for spec in REGISTRY {
+        for part in spec.parts {
+            let many = format!("/v2.0/{}/{MISSING}/{}", spec.path, part.plural);
+            let one = format!("{many}/{MISSING}");
+            let object = format!("{}NotFound", spec.title);
+            let mut places = vec![(one.clone(), part.singular, object.clone())];
+            if let Some((name, paths)) = part.alias {
+                let alias = |path: &&str| {
+                    let missing = format!("{}NotFound", part.title);
+                    (format!("/v2.0/{path}/{MISSING}"), name, missing)
+                };
+                places.extend(paths.iter().map(alias));
+            }
+            for who in ["", "expired"] {
+                let (status, _) = cloud.ask(who, "POST", &many, json!({})).await;
+                assert_eq!(status, 401, "{many}");
+            }
+            cloud
+                .refused("admin", "GET", &many, Value::Null, 404, &object)
+                .await;
+            for (path, name, missing) in places {
+                for who in ["", "expired"] {
+                    let (status, _) = cloud.ask(who, "GET", &path, Value::Null).await;
+                    assert_eq!(status, 401, "{path}");
+                }
+                let bogus = json!({name: {"bogus": 1}});
+                cloud
+                    .refused("admin", "PUT", &path, bogus, 400, "HTTPBadRequest")
+                    .await;
+                let nothing = json!({name: {}});
+                cloud
+                    .refused("admin", "PUT", &path, nothing, 404, &missing)
+                    .await;
+                for method in ["GET", "DELETE"] {
+                    cloud
+                        .refused("admin", method, &path, Value::Null, 404, &missing)
+                        .await;
+                }
+                cloud
+                    .refused(
+                        "admin",
+                        "POST",
+                        &path,
+                        json!({}),
+                        405,
+                        "HTTPMethodNotAllowed",
+                    )
+                    .await;
+            }
+            for bad in ["", "[]", "{", "null", "{\"x\": 1}"] {
+                let request = Request::post(&many)
+                    .header("x-auth-token", "admin")
+                    .body(Body::from(bad))
+                    .unwrap();
+                assert_eq!(cloud.raw(request).await.0, 400, "{many} {bad}");
+            }
+            for field in part.fields {
+                for wrong in [
+                    json!({}),
+                    json!([[]]),
+                    json!("\u{0}\n"),
+                    json!(-1),
+                    json!(1e300),
+                ] {
+                    let fields = Map::from_iter([(field.name.to_owned(), wrong)]);
+                    let body = json!({part.singular: fields});
+                    for (method, path) in [("POST", &many), ("PUT", &one)] {
+                        let (status, answer) = cloud.ask("admin", method, path, body.clone()).await;
+                        assert_eq!(status, 400, "{path} {body}: {answer}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Any JSON, with the names that the tables know among its keys.
 fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
     use proptest::prelude::*;
     let names: Vec<&'static str> = REGISTRY
         .iter()
-        .flat_map(|spec| spec.fields().map(|field| field.name))
+        .flat_map(|spec| {
+            let parts = spec.parts.iter().flat_map(|part| part.fields);
+            spec.fields().chain(parts).map(|field| field.name)
+        })
         .chain([
             "start",
             "end",
@@ -258,7 +339,10 @@ proptest::proptest! {
                 let text = body.to_string().replace("NETWORK", &network);
                 let mut body: Value = serde_json::from_str(&text).unwrap();
                 if let Some(body) = body.as_object_mut() {
-                    body.retain(|name, _| spec.field(name).is_some());
+                    body.retain(|name, _| {
+                        let part = spec.parts.iter().any(|part| part.field(name).is_some());
+                        spec.field(name).is_some() || part
+                    });
                     if spec.field("network_id").is_some() {
                         body.entry("network_id").or_insert(json!(network));
                     }
@@ -276,6 +360,20 @@ proptest::proptest! {
                     if spec.plural == kind {
                         cloud.ask("admin", "PUT", &format!("{path}/{id}"), body.clone()).await;
                     }
+                }
+                for part in spec.parts {
+                    let policy = cloud.made("admin", &path, spec.singular, json!({})).await;
+                    let parts = format!("{path}/{}/{}", id(&policy), part.plural);
+                    let mut fields = body[spec.singular].clone();
+                    if let Some(fields) = fields.as_object_mut() {
+                        fields.retain(|name, _| part.field(name).is_some());
+                    }
+                    let body = json!({part.singular: fields});
+                    let (_, made) = cloud.ask("admin", "POST", &parts, body.clone()).await;
+                    if let Some(one) = made[part.singular]["id"].as_str() {
+                        cloud.ask("admin", "PUT", &format!("{parts}/{one}"), body).await;
+                    }
+                    cloud.get("admin", &parts).await;
                 }
                 cloud.get("admin", &path).await;
             }

@@ -14,6 +14,7 @@ use hostconfig::{
     group::{Direction, Family, L4Match, Remote},
     network::Route,
     port::{AddressPair, FixedIp},
+    qos::{Dscp, Limit, Rate},
 };
 use net::{Id, Mtu, PortRange, UnicastMac, Vni, ids::kind};
 use uuid::Uuid;
@@ -25,9 +26,10 @@ use super::intent::{
 use crate::{
     resource::{Resource, Spec},
     resources::{
-        self, AddressGroup, FlowClassifier, NetworkFunction, PortChain, PortPairGroup,
+        self, AddressGroup, FlowClassifier, NetworkFunction, PortChain, PortPairGroup, QosPolicy,
         SecurityGroup, function,
         protocol::{self, Ethertype},
+        qos_policy::{Direction as Way, QosRule, Says},
         router::router_of,
         security_group_rule as rule,
         subnet::HostRoute,
@@ -38,10 +40,16 @@ use crate::{
 /// Tracked connections that one port may have: a sixteenth of a worker's table (`docs/datapath.md`),
 /// so that one busy or hostile workload leaves room for the others.
 const PORT_CONNECTIONS: u32 = 16_384;
-/// How long a shaper's full queue takes to drain, in milliseconds: a TCP window over a continent.
-const SHAPER_QUEUE_MILLIS: u64 = 100;
-/// A shaper's queue holds a super-frame of a tap at least, and no more memory than this at most.
-const SHAPER_QUEUE_BYTES: std::ops::RangeInclusive<u64> = 64 * 1024..=64 * 1024 * 1024;
+/// How long a full queue takes to drain, in milliseconds: a TCP window over a continent.
+const QUEUE_MILLIS: u64 = 100;
+/// A queue holds a super-frame of a tap at least, and no more memory than this at most.
+const QUEUE_BYTES: std::ops::RangeInclusive<u64> = 64 * 1024..=64 * 1024 * 1024;
+/// What may go at once where a rule of a QoS policy leaves it open: what its rate carries in a hundredth of a second, and two full frames.
+/// Since what is above waits and is not dropped, no more is needed for a connection to reach the rate.
+const BURSTS_A_SECOND: u64 = 100;
+const LEAST_BURST: u64 = 2 * 1514;
+/// A full packet on an Ethernet link.
+const FULL_PACKET_BITS: u64 = 1514 * 8;
 
 /// What a change in the store means to the compiler; `None` for what it does not read.
 pub fn change(change: &KeyChange) -> Option<Change> {
@@ -74,6 +82,7 @@ const KINDS: &[(&Spec, OfKind)] = &[
         ObjectId::Rule(id.into())
     }),
     (AddressGroup::SPEC, |id| ObjectId::AddressGroup(id.into())),
+    (QosPolicy::SPEC, |id| ObjectId::Qos(id.into())),
     (FlowClassifier::SPEC, |id| ObjectId::Classifier(id.into())),
     (PortPairGroup::SPEC, |id| ObjectId::Function(id.into())),
     (PortChain::SPEC, |id| ObjectId::Chain(id.into())),
@@ -95,6 +104,7 @@ fn object(id: ObjectId, entry: &Entry) -> Option<Object> {
         ObjectId::Group(_) => Object::Group(Arc::new(group(entry.peek()?))),
         ObjectId::Rule(_) => Object::Rule(Arc::new(group_rule(entry.peek()?)?)),
         ObjectId::AddressGroup(_) => Object::AddressGroup(Arc::new(address_group(entry.peek()?))),
+        ObjectId::Qos(_) => Object::Qos(Arc::new(qos_policy(entry.peek()?))),
         ObjectId::Classifier(_) => Object::Classifier(Arc::new(classifier(entry.peek()?))),
         ObjectId::Function(_) => Object::Function(Arc::new(port_pair_group(entry.peek()?))),
         ObjectId::Chain(_) => Object::Chain(Arc::new(chain(entry.peek()?))),
@@ -119,16 +129,87 @@ fn host(host: &resources::Host) -> Host {
     }
 }
 
-fn network(network: &resources::Network) -> Option<hostconfig::Network> {
-    Some(hostconfig::Network {
-        id: network.meta.id.into(),
-        name: network.meta.name.clone(),
-        project: project(&network.meta.project_id),
-        vni: Vni::try_from(network.vni).ok()?,
-        mtu: Mtu::try_from(u32::from(network.mtu)).ok()?,
-        admin_up: network.admin_state_up,
-        subnets: Vec::new(),
+fn network(network: &resources::Network) -> Option<intent::Network> {
+    Some(intent::Network {
+        section: hostconfig::Network {
+            id: network.meta.id.into(),
+            name: network.meta.name.clone(),
+            project: project(&network.meta.project_id),
+            vni: Vni::try_from(network.vni).ok()?,
+            mtu: Mtu::try_from(u32::from(network.mtu)).ok()?,
+            admin_up: network.admin_state_up,
+            subnets: Vec::new(),
+        },
+        qos: network.qos_policy_id.map(Id::new),
     })
+}
+
+/// A QoS policy. A rule of nothing a second limits nothing, as in Neutron's own switch.
+fn qos_policy(policy: &QosPolicy) -> hostconfig::QosPolicy {
+    let mut told = hostconfig::QosPolicy {
+        id: policy.meta.id.into(),
+        name: policy.meta.name.clone(),
+        egress: Limit::default(),
+        ingress: Limit::default(),
+        dscp: None,
+    };
+    for QosRule { id, says } in &policy.rules {
+        let rule = (*id).into();
+        match says {
+            Says::BandwidthLimit {
+                max_kbps,
+                max_burst_kbps,
+                direction,
+            } => {
+                let per_second = u64::from(*max_kbps) * 1000;
+                let usual = (per_second / 8 / BURSTS_A_SECOND).max(LEAST_BURST);
+                let rate = Rate {
+                    rule,
+                    per_second,
+                    burst: burst(u64::from(*max_burst_kbps) * 125, usual),
+                };
+                limit(&mut told, *direction).bits = (per_second > 0).then_some(rate);
+            }
+            Says::PacketRateLimit {
+                max_kpps,
+                max_burst_kpps,
+                direction,
+            } => {
+                let per_second = u64::from(*max_kpps) * 1000;
+                let rate = Rate {
+                    rule,
+                    per_second,
+                    burst: burst(
+                        u64::from(*max_burst_kpps) * 1000,
+                        per_second / BURSTS_A_SECOND,
+                    ),
+                };
+                limit(&mut told, *direction).packets = (per_second > 0).then_some(rate);
+            }
+            Says::DscpMarking { dscp_mark } => {
+                let mark = *dscp_mark;
+                told.dscp = Some(Dscp { rule, mark });
+            }
+        }
+    }
+    for limit in [&mut told.egress, &mut told.ingress] {
+        let bits = limit.bits.map(|rate| rate.per_second);
+        // By packets alone: as if they were full ones.
+        let packets = limit.packets.map(|rate| rate.per_second * FULL_PACKET_BITS);
+        limit.queue_bytes = bits.or(packets).map_or(0, queue_bytes);
+    }
+    told
+}
+
+fn limit(policy: &mut hostconfig::QosPolicy, way: Way) -> &mut Limit {
+    match way {
+        Way::Ingress => &mut policy.ingress,
+        Way::Egress => &mut policy.egress,
+    }
+}
+
+const fn burst(asked: u64, usual: u64) -> u64 {
+    if asked == 0 { usual } else { asked }
 }
 
 fn routes(routes: &[HostRoute]) -> Vec<Route> {
@@ -195,12 +276,14 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
             allowed_address_pairs: pairs.collect(),
             security_groups: port.security_groups.iter().map(|id| Id::new(*id)).collect(),
             max_connections: PORT_CONNECTIONS,
+            qos: port.qos_policy_id.map(Id::new),
         },
         host: (!port.host.is_empty()).then(|| HostName::from(port.host.as_str())),
         // No host ever has an interface: a port that says both is its host's.
         router: router_of(port)
             .filter(|_| port.host.is_empty())
             .map(Id::new),
+        inherits_qos: !port.device_owner.starts_with("network:"),
     })
 }
 
@@ -377,12 +460,17 @@ fn balancer(vip_port: Uuid, balancer: &function::LoadBalancer) -> Balancer {
 fn shaper(shaper: function::Shaper) -> Shaper {
     let rate_bps = shaper.rate.bits_per_second();
     let burst_bytes = shaper.burst.bytes();
-    let queue = rate_bps / 8 / 1000 * SHAPER_QUEUE_MILLIS;
     Shaper {
         rate_bps,
         burst_bytes,
-        queue_bytes: queue.clamp(*SHAPER_QUEUE_BYTES.start(), *SHAPER_QUEUE_BYTES.end()),
+        queue_bytes: queue_bytes(rate_bps),
     }
+}
+
+/// How much may wait for so many bits a second.
+fn queue_bytes(rate_bps: u64) -> u64 {
+    let queue = rate_bps / 8 / 1000 * QUEUE_MILLIS;
+    queue.clamp(*QUEUE_BYTES.start(), *QUEUE_BYTES.end())
 }
 
 fn chain(chain: &PortChain) -> Chain {

@@ -52,6 +52,24 @@ fn records() -> Vec<(&'static str, u8, Value)> {
     all
 }
 
+fn qos_record() -> (&'static str, u8, Value) {
+    (
+        "qos_policy",
+        17,
+        json!({
+            "name": "gold", "shared": true, "rules": [
+                {"id": uuid(18), "type": "bandwidth_limit", "max_kbps": 8000,
+                 "max_burst_kbps": 80, "direction": "egress"},
+                {"id": uuid(19), "type": "bandwidth_limit", "max_kbps": 0,
+                 "max_burst_kbps": 0, "direction": "ingress"},
+                {"id": uuid(20), "type": "packet_rate_limit", "max_kpps": 2,
+                 "max_burst_kpps": 0, "direction": "ingress"},
+                {"id": uuid(21), "type": "dscp_marking", "dscp_mark": 46},
+            ],
+        }),
+    )
+}
+
 fn network_records() -> Vec<(&'static str, u8, Value)> {
     let rule = |n: u8, more: Value| {
         let mut fields = json!({
@@ -120,6 +138,7 @@ fn network_records() -> Vec<(&'static str, u8, Value)> {
             "h1",
             &json!({
                 "security_groups": [uuid(5)],
+                "qos_policy_id": uuid(17),
                 "allowed_address_pairs": [{"ip_address": "10.0.0.99"}],
             }),
         ),
@@ -134,6 +153,7 @@ fn network_records() -> Vec<(&'static str, u8, Value)> {
             16,
             json!({"protocol": "udp", "remote_address_group_id": uuid(15)}),
         ),
+        qos_record(),
         (
             "router",
             14,

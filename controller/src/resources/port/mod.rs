@@ -11,8 +11,8 @@ mod shapes;
 use crate::{
     api::Scene,
     refusal::Refusal,
-    resource::{ALL, Absent, Kind, Meta, Operations, Ops, Policy, Resource, Spec, field},
-    resources::{Host, router},
+    resource::{ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field},
+    resources::{Host, Network, router},
     rules::Rule,
     store::Read,
 };
@@ -129,6 +129,9 @@ pub struct Port {
     /// What another service notes.
     #[serde(rename = "binding:profile", default)]
     pub profile: Map<String, Value>,
+    /// Its QoS policy, instead of its network's.
+    #[serde(default)]
+    pub qos_policy_id: Option<Uuid>,
 }
 
 const fn zero() -> Mac {
@@ -157,6 +160,7 @@ impl Port {
             host: String::new(),
             vnic_type: normal(),
             profile: Map::new(),
+            qos_policy_id: None,
         }
     }
 }
@@ -208,6 +212,20 @@ impl Resource for Port {
             .writable(Absent::List)
             .unfiltered(),
             field(
+                "qos_policy_id",
+                Kind::Uuid,
+                "Its QoS policy, instead of its network's.",
+            )
+            .writable(Absent::Null)
+            .or_null(),
+            field(
+                "qos_network_policy_id",
+                Kind::Uuid,
+                "Its network's QoS policy.",
+            )
+            .or_null()
+            .computed(),
+            field(
                 "binding:vnic_type",
                 Kind::OneOf(VNIC_TYPES),
                 "How it is attached.",
@@ -249,6 +267,7 @@ impl Resource for Port {
             .unfiltered(),
         ],
         actions: &[],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[
@@ -256,6 +275,7 @@ impl Resource for Port {
         rules::link_address,
         allocation::allocate,
         rules::security,
+        rules::quality,
         allocation::hold,
         rules::users,
         rules::removal,
@@ -276,6 +296,9 @@ impl Resource for Port {
         }
         if !self.host.is_empty() {
             index.push(("binding:host_id", self.host.clone()));
+        }
+        if let Some(policy) = self.qos_policy_id {
+            index.push(("qos_policy_id", policy.to_string()));
         }
         for group in &self.security_groups {
             index.push(("security_groups", group.to_string()));
@@ -310,6 +333,10 @@ impl Resource for Port {
             } else {
                 "DOWN"
             }),
+            "qos_network_policy_id" => {
+                let network = scene.snapshot.object::<Network>(self.network_id);
+                json!(network.and_then(|network| network.qos_policy_id))
+            }
             "binding:vif_type" => json!(self.vif_type(scene)),
             "binding:vif_details" => match self.vif_type(scene) {
                 "tap" => json!({"port_filter": true, "connectivity": "l2"}),

@@ -6,7 +6,7 @@ use crate::{
     resource::{Objects, Verb},
     resources::{
         FlowClassifier, Network, PortPairGroup, SecurityGroup, Subnet, function::Target, network,
-        port::VIP_OWNER, router, security_group,
+        port::VIP_OWNER, qos_policy, router, security_group,
     },
     rules::{
         Caller, Change, Write,
@@ -176,6 +176,19 @@ pub(super) fn security(
     }
     writes.push(Write::amend(port));
     Ok(writes)
+}
+
+pub(super) fn quality(
+    view: &View,
+    change: &Change<'_, Port>,
+    caller: &Caller,
+) -> Result<Vec<Write>, Refusal> {
+    if let Some(after) = change.after.filter(|_| change.is_asked()) {
+        let before = change.before.and_then(|before| before.qos_policy_id);
+        let ids = (before, after.qos_policy_id);
+        qos_policy::exchange(view, ids, "update_port", caller)?;
+    }
+    Ok(Vec::new())
 }
 
 /// What names a port must not lose it, nor its address, unawares; and nobody makes a port that says it is

@@ -217,6 +217,7 @@ impl Resource for Router {
             extra_routes("add_extraroutes", "Add routes to a router's own."),
             extra_routes("remove_extraroutes", "Take routes from a router's own."),
         ],
+        parts: &[],
         ops: &OPS as &dyn Operations,
     };
     const RULES: &'static [Rule<Self>] = &[gateway, kind, routes::reachable, removal];

@@ -13,7 +13,7 @@ use nfv::rules::AddressSet;
 use overlay::{Fdb, FdbEntry, FloodList, Neighbour, Neighbours, Place};
 
 use super::{
-    Chain, Elsewhere, Epochs, Hop, HopId, Network, Port, SectionIndex, Source, Tables, Vtep,
+    Chain, Elsewhere, Epochs, Hop, HopId, Network, Port, Qos, SectionIndex, Source, Tables, Vtep,
     ZoneMap,
     dense::Dense,
     l3::{Interface, Router},
@@ -37,6 +37,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         groups: Dense::default(),
         address_sets: BTreeMap::new(),
         group_names: BTreeMap::new(),
+        qos: BTreeMap::new(),
         chains: Vec::new(),
         faults: Vec::new(),
         hops: Dense::default(),
@@ -86,6 +87,7 @@ struct Sorted<'a> {
     networks: Vec<(&'a hostconfig::Network, SectionIndex, bool)>,
     groups: BTreeMap<Id<kind::SecurityGroup>, (&'a hostconfig::SecurityGroup, u128)>,
     sets: BTreeMap<Id<kind::AddressSet>, (&'a hostconfig::AddressSet, u128, bool)>,
+    qos: Vec<(&'a hostconfig::QosPolicy, SectionIndex, bool)>,
     chains: Vec<(&'a hostconfig::Chain, SectionIndex, bool)>,
     ports: Vec<(&'a hostconfig::Port, SectionIndex, bool)>,
     endpoints: BTreeMap<Id<kind::Network>, Vec<(&'a hostconfig::Endpoint, SectionIndex)>>,
@@ -111,6 +113,7 @@ impl<'a> Sorted<'a> {
                 Section::Group(g) => {
                     sorted.groups.insert(g.id, (g, hash));
                 }
+                Section::Qos(q) => sorted.qos.push((q, at, changed)),
                 Section::Chain(c) => sorted.chains.push((c, at, changed)),
                 Section::Port(p) => sorted.ports.push((p, at, changed)),
                 Section::Endpoint(e) => {
@@ -135,6 +138,7 @@ impl Tables {
         next.faults.clear();
         next.put_vteps(&sorted);
         next.put_address_sets(&sorted);
+        next.put_qos(&mut sorted);
         let ports = next.put_ports(&mut sorted, zones);
         let routers = next.put_routers(&mut sorted);
         next.put_networks(&mut sorted, &ports, &routers);
@@ -277,6 +281,20 @@ impl Tables {
             .collect();
     }
 
+    fn put_qos(&mut self, sorted: &mut Sorted<'_>) {
+        let kept = std::mem::take(&mut self.qos);
+        for (policy, section, changed) in std::mem::take(&mut sorted.qos) {
+            let entry = match kept.get(&policy.id) {
+                Some(kept) if !changed => Arc::clone(kept),
+                Some(_) | None => Arc::new(Qos {
+                    policy: policy.clone(),
+                    section,
+                }),
+            };
+            self.qos.insert(policy.id, entry);
+        }
+    }
+
     /// Compiles the united rules of a set of groups, if one of them or an address set of theirs changed.
     fn put_group_set(&mut self, sorted: &mut Sorted<'_>, ids: &BTreeSet<Id<kind::SecurityGroup>>) {
         let source = Source::GroupSet(ids.clone());
@@ -330,20 +348,21 @@ impl Tables {
             });
             let network = NetworkId(self.networks.reserve(&port.network));
             let dense = PortId(self.ports.reserve(&port.id));
+            let qos = port.qos.and_then(|id| self.qos.get(&id)).cloned();
             let kept = self.ports.get(dense.0).filter(|p| {
                 !changed
                     && p.zone == zone
                     && p.group == group
                     && p.network == network
                     && p.mtu == mtu
+                    && p.qos == qos
             });
             let entry = kept.map_or_else(
                 || {
-                    Arc::new(local_port(
-                        port,
-                        (dense, network, zone, group, section),
-                        mtu,
-                    ))
+                    Arc::new(Port {
+                        qos,
+                        ..local_port(port, (dense, network, zone, group, section), mtu)
+                    })
                 },
                 Arc::clone,
             );
@@ -598,6 +617,7 @@ fn local_port(
         group,
         zone,
         max_connections: port.max_connections,
+        qos: None,
         mtu,
         section,
     }

@@ -30,7 +30,7 @@ use std::{
     sync::Arc,
 };
 
-use hostconfig::SectionKey;
+use hostconfig::{SectionKey, group::Direction, qos::Limit};
 use net::{
     GroupId, Id, Mac, Mtu, NetworkId, PortId, Prefix, RouterId, Vni, VtepId, Zone, ids::kind,
 };
@@ -108,6 +108,30 @@ pub struct Port {
     pub max_connections: u32,
     /// Its network's MTU.
     pub mtu: Mtu,
+    /// The QoS policy that holds for it.
+    pub qos: Option<Arc<Qos>>,
+    /// Its section.
+    pub section: SectionIndex,
+}
+
+impl Port {
+    /// How its traffic in this direction is limited, if it is.
+    #[inline]
+    pub fn limit(&self, direction: Direction) -> Option<&Limit> {
+        let policy = &self.qos.as_ref()?.policy;
+        let limit = match direction {
+            Direction::Ingress => &policy.ingress,
+            Direction::Egress => &policy.egress,
+        };
+        (!limit.is_none()).then_some(limit)
+    }
+}
+
+/// A QoS policy, with its place among the epochs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Qos {
+    /// What it says.
+    pub policy: hostconfig::QosPolicy,
     /// Its section.
     pub section: SectionIndex,
 }
@@ -214,6 +238,7 @@ pub struct Tables {
     groups: Dense<BTreeSet<Id<kind::SecurityGroup>>, Arc<GroupSet>>,
     address_sets: BTreeMap<Id<kind::AddressSet>, Arc<AddressSet>>,
     group_names: BTreeMap<Id<kind::SecurityGroup>, String>,
+    qos: BTreeMap<Id<kind::QosPolicy>, Arc<Qos>>,
     chains: Vec<Arc<Chain>>,
     faults: Vec<String>,
     hops: Dense<(Id<kind::PortChain>, Id<kind::Function>), Arc<Hop>>,

@@ -160,6 +160,7 @@ mod tests {
             group: None,
             zone: Zone(1),
             max_connections: 10,
+            qos: None,
             mtu: net::Mtu::try_from(1450).unwrap(),
             section: SectionIndex(0),
         }

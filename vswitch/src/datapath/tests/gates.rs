@@ -38,7 +38,7 @@ fn only_what_rewrites_and_sends_to_one_place_has_a_way_of_its_own() {
     let out = Action::Output(two);
     let mac = |n| Some(mac(n));
     let eth = |src, dst| Action::SetEth { src, dst };
-    let lane = Lane {
+    let lane = Lane::Function {
         hop: HopId(0),
         side: nfv::conntrack::Side::Original,
     };
@@ -71,6 +71,9 @@ fn only_what_rewrites_and_sends_to_one_place_has_a_way_of_its_own() {
     ]);
     assert_eq!((routed.forwards, routed.limit), (2, 1450));
     assert!(routed.rewrites && rewritten.rewrites && !plain.rewrites);
+    let marked = gate(&[Action::SetDscp(46), out]);
+    assert_eq!((marked.dscp, marked.exit), (Some(46), plain.exit));
+    assert!(marked.rewrites);
     assert!(size_of::<Gate>() <= 64, "a cache line");
     let network = NetworkId(0);
     let tunnel = gate(&[Action::Tunnel {

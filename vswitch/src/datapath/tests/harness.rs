@@ -126,6 +126,7 @@ impl Conf {
             allowed_address_pairs: vec![],
             security_groups: groups.iter().map(|g| id(*g)).collect(),
             max_connections: 1000,
+            qos: None,
         };
         change(&mut port);
         self.put(Section::Port(port));
@@ -330,6 +331,16 @@ impl Host {
         self.flush()
     }
 
+    /// One packet enters, its origin and offloads set.
+    pub(super) fn enter_packet(&mut self, packet: net::Packet) -> Vec<(At, Vec<u8>)> {
+        let mut batch = Batch::new();
+        batch.push(packet).unwrap();
+        let tables = Arc::clone(&self.tables);
+        self.dp
+            .run(&tables, &mut batch, self.now, &mut self.pool, &mut self.out);
+        self.flush()
+    }
+
     pub(super) fn tick(&mut self) -> (Vec<(At, Vec<u8>)>, Option<Now>) {
         let tables = Arc::clone(&self.tables);
         let wake = self
@@ -397,6 +408,7 @@ pub(super) fn zones(conf: &Conf) -> ZoneMap {
         | Section::Network(_)
         | Section::AddressSet(_)
         | Section::Group(_)
+        | Section::Qos(_)
         | Section::Chain(_)
         | Section::Endpoint(_)
         | Section::Router(_) => None,

@@ -8,6 +8,7 @@ mod forwarding;
 mod gates;
 mod harness;
 mod properties;
+mod qos;
 mod routing;
 mod services;
 mod tracking;

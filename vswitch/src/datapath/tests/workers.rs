@@ -3,8 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use hostconfig::{
-    FunctionKind, LoadBalancer, Location, Shaper,
+    FunctionKind, LoadBalancer, Location, QosPolicy, Section, Shaper,
     chain::{Algorithm, Member},
+    group::Direction,
+    qos::{Limit, Rate},
 };
 use net::{
     Batch, DropReason, FiveTuple, Now, Origin, PacketPool, PortId,
@@ -90,6 +92,31 @@ impl Switch {
             worker.tick(&self.tables, self.now, &mut self.pool, &mut out);
             worker.ledger().balanced().unwrap();
         }
+        // What has waited at another worker comes back.
+        while let Some((to, p)) = out.handed.pop() {
+            batch.push(p).unwrap();
+            let worker = &mut self.workers[usize::from(to.0)];
+            worker.take_over(&self.tables, &mut batch, self.now, &mut self.pool, &mut out);
+        }
+        while out.next_port(&mut batch).is_some() {
+            got.extend(batch.drain().map(|p| p.bytes().to_vec()));
+        }
+        got.extend(out.tunnelled.drain(..).map(|t| t.packet.bytes().to_vec()));
+        got
+    }
+
+    /// Time passes; what has waited comes out.
+    fn let_go(&mut self) -> Vec<Vec<u8>> {
+        let (mut out, mut batch) = (Out::new(), Batch::new());
+        for worker in &mut self.workers {
+            worker.tick(&self.tables, self.now, &mut self.pool, &mut out);
+        }
+        while let Some((to, p)) = out.handed.pop() {
+            batch.push(p).unwrap();
+            let worker = &mut self.workers[usize::from(to.0)];
+            worker.take_over(&self.tables, &mut batch, self.now, &mut self.pool, &mut out);
+        }
+        let mut got = vec![];
         while out.next_port(&mut batch).is_some() {
             got.extend(batch.drain().map(|p| p.bytes().to_vec()));
         }
@@ -279,6 +306,71 @@ fn a_shaper_has_one_owner() {
         .filter(|w| !w.conntrack().is_empty())
         .count();
     assert_eq!((owners, s.records()), (1, 20));
+}
+
+#[test]
+fn a_limit_has_one_rate_whichever_worker_has_the_connections() {
+    for direction in [Direction::Egress, Direction::Ingress] {
+        let mut conf = Conf::new();
+        let limit = |of| {
+            let rate = (of == direction).then(|| Rate {
+                rule: id(1),
+                per_second: 8_000_000,
+                burst: 1_000,
+            });
+            Limit {
+                bits: rate,
+                packets: None,
+                queue_bytes: 1 << 20,
+            }
+        };
+        conf.put(Section::Qos(QosPolicy {
+            id: id(6000),
+            name: "gold".into(),
+            egress: limit(Direction::Egress),
+            ingress: limit(Direction::Ingress),
+            dscp: None,
+        }));
+        conf.web(17, 53).port(1, &[GROUP]).far(9);
+        // Those that are there already stay where they are.
+        let mut s = Switch::new(&conf);
+        let frame = |port: u16| {
+            let (there, back) = ((1, 9), (9, 1));
+            let (from, to) = if direction == Direction::Egress {
+                there
+            } else {
+                back
+            };
+            between(FrameBuilder::udp(false, port, 53), false, from, to).payload(&[0; 958])
+        };
+        let origin = if direction == Direction::Egress {
+            s.origin(1)
+        } else {
+            s.tunnel()
+        };
+        for port in 1000..1020u16 {
+            let at = usize::from(port) % 3;
+            assert_eq!(s.enter(at, origin, &frame(port)).len(), 1);
+        }
+        conf.port_with(1, &[GROUP], |p| p.qos = Some(id(6000)));
+        s.tables = Tables::build(Some(&s.tables), &conf.0, &zones(&conf), 1);
+        let mut sent = 0;
+        for port in 1000..1040u16 {
+            let at = usize::from(port + 1) % 3;
+            sent += s.enter(at, origin, &frame(port)).len();
+        }
+        assert_eq!(sent, 1, "the burst");
+        for _ in 0..39 {
+            s.now = s.now + Duration::from_millis(1);
+            assert_eq!(s.let_go().len(), 1, "{direction:?}");
+        }
+        s.now = s.now + Duration::from_millis(9);
+        assert_eq!(s.let_go().len(), 0);
+        let held: u64 = s.workers.iter().map(|w| w.ledger().held).sum();
+        assert_eq!(held, 0);
+        let owners = s.workers.iter().filter(|w| !w.counters().limits.is_empty());
+        assert_eq!(owners.count(), 1);
+    }
 }
 
 #[test]

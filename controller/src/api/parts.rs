@@ -1,0 +1,195 @@
+//! What is an object made of?
+//!
+//! The handlers of the collections below an object that its table declares as parts ([`Part`]). A part has an id, by which an alias may
+//! find it without its object's, and no more: whose it is, who sees it and which revision it has is its object's, and to change
+//! one is to change that.
+
+use crate::{
+    api::{
+        Api, body,
+        error::{respond, respond_empty},
+        handlers::{Answer, Asked, visible},
+        query,
+        scene::permits,
+    },
+    refusal::Refusal,
+    resource::{Lookup, Object, PART_ID, Part, Spec, Verb, index_prefix},
+    rules::{Caller, Given, Order},
+    store::Snapshot,
+};
+use axum::http::StatusCode;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+/// Where a part was asked for: under which object, and what it is called there.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) spec: &'static Spec,
+    pub(super) part: &'static Part,
+    /// The object's id; `None` on the alias.
+    pub(super) object: Option<String>,
+}
+
+impl Place {
+    /// The key of a part in a body.
+    fn name(&self) -> &'static str {
+        match (&self.object, self.part.alias) {
+            (None, Some((name, _))) => name,
+            (Some(_), _) | (None, None) => self.part.singular,
+        }
+    }
+
+    /// The name of a verb's policy.
+    fn rule(&self, verb: Verb) -> String {
+        let (object, part) = (self.spec.singular, self.name());
+        match self.object {
+            Some(_) => format!("rule:{}_{object}_{part}", verb.word()),
+            None => format!("rule:{}_{part}", verb.word()),
+        }
+    }
+
+    fn missing(&self, id: &str) -> Refusal {
+        Refusal::missing(self.part.title, id)
+    }
+
+    fn may(&self, verb: Verb, caller: &Caller) -> Result<(), Refusal> {
+        let policy = match verb {
+            Verb::Read if caller.roles.is_empty() => false,
+            Verb::Read => true,
+            Verb::Create | Verb::Update | Verb::Delete => {
+                caller.member && permits(self.part.policy, caller)
+            }
+        };
+        if policy {
+            Ok(())
+        } else {
+            Err(Refusal::denied(self.rule(verb)))
+        }
+    }
+
+    /// The id of the object that has this part.
+    fn object(&self, snapshot: &Snapshot, id: &str) -> Result<String, Refusal> {
+        if let Some(object) = &self.object {
+            return Ok(object.clone());
+        }
+        let prefix = index_prefix(self.spec.storage, self.part.plural, id);
+        let found = snapshot.ids(&prefix).into_iter().next();
+        found
+            .map(|object| object.to_string())
+            .ok_or_else(|| self.missing(id))
+    }
+
+    /// The id of the object, and of it this part.
+    fn find(
+        &self,
+        snapshot: &Snapshot,
+        id: &str,
+        caller: &Caller,
+    ) -> Result<(Uuid, Map<String, Value>), Refusal> {
+        let object = self.object(snapshot, id)?;
+        let object = visible(snapshot, self.spec, &object, caller).map_err(|refusal| {
+            // Who asks by the part's id alone hears of the part alone.
+            match self.object {
+                Some(_) => refusal,
+                None => self.missing(id),
+            }
+        })?;
+        let part = part_of(object.as_ref(), self.part, id);
+        part.map(|part| (object.meta().id, part))
+            .ok_or_else(|| self.missing(id))
+    }
+}
+
+fn part_of(object: &dyn Object, kind: &Part, id: &str) -> Option<Map<String, Value>> {
+    let id = json!(id.parse::<Uuid>().ok()?);
+    let mut parts = object.parts(kind).into_iter();
+    parts.find(|part| part.get(PART_ID.name) == Some(&id))
+}
+
+impl Api {
+    /// GET on a collection of parts.
+    pub(super) fn list_parts(&self, place: &Place, asked: &Asked) -> Answer {
+        place.may(Verb::Read, &asked.caller)?;
+        let snapshot = self.core.store.snapshot();
+        let id = place.object.as_deref().unwrap_or_default();
+        let object = visible(&snapshot, place.spec, id, &asked.caller)?;
+        let known = |name: &str| name == PART_ID.name || place.part.field(name).is_some();
+        let rows = query::rows(&asked.pairs, known, object.parts(place.part))?;
+        Ok(respond(StatusCode::OK, &json!({place.part.plural: rows})))
+    }
+
+    /// GET on a part.
+    pub(super) fn show_part(&self, place: &Place, id: &str, asked: &Asked) -> Answer {
+        place.may(Verb::Read, &asked.caller)?;
+        let snapshot = self.core.store.snapshot();
+        let (_, part) = place.find(&snapshot, id, &asked.caller)?;
+        let known = |name: &str| name == PART_ID.name || place.part.field(name).is_some();
+        let only: Vec<_> = asked
+            .pairs
+            .iter()
+            .filter(|(name, _)| name == "fields")
+            .cloned()
+            .collect();
+        let shown = query::rows(&only, known, vec![part])?.pop();
+        Ok(respond(StatusCode::OK, &json!({place.name(): shown})))
+    }
+
+    /// POST on a collection of parts.
+    pub(super) async fn create_part(&self, place: &Place, asked: &Asked) -> Answer {
+        let (spec, kind) = (place.spec, place.part);
+        let fields = body::part(kind, Verb::Create, place.name(), &asked.body)?;
+        place.may(Verb::Create, &asked.caller)?;
+        let part = self.core.occasion().moment().dice.uuid();
+        let object = place.object.clone().unwrap_or_default();
+        let made = self.enact(spec, "update", &object, asked, move |before| {
+            let after = before.with_part(kind, part, Some(fields.clone()))?;
+            Ok(Order::Update(before, after, Given::new()))
+        });
+        let made = made.await?.object;
+        let id = part.to_string();
+        let shown = made.and_then(|object| part_of(object.as_ref(), kind, &id));
+        Ok(respond(StatusCode::CREATED, &json!({place.name(): shown})))
+    }
+
+    /// PUT on a part.
+    pub(super) async fn update_part(&self, place: &Place, id: &str, asked: &Asked) -> Answer {
+        let (spec, kind) = (place.spec, place.part);
+        let fields = body::part(kind, Verb::Update, place.name(), &asked.body)?;
+        let (object, part) = self.found(place, id, asked)?;
+        place.may(Verb::Update, &asked.caller)?;
+        let (at, missing) = (id.to_owned(), place.missing(id));
+        let made = self.enact(spec, "update", &object, asked, move |before| {
+            let had = part_of(before.as_ref(), kind, &at);
+            let mut all = had.ok_or_else(|| missing.clone())?;
+            all.extend(fields.clone());
+            let after = before.with_part(kind, part, Some(all))?;
+            Ok(Order::Update(before, after, Given::new()))
+        });
+        let made = made.await?.object;
+        let shown = made.and_then(|object| part_of(object.as_ref(), kind, id));
+        Ok(respond(StatusCode::OK, &json!({place.name(): shown})))
+    }
+
+    /// DELETE on a part.
+    pub(super) async fn delete_part(&self, place: &Place, id: &str, asked: &Asked) -> Answer {
+        let (spec, kind) = (place.spec, place.part);
+        let (object, part) = self.found(place, id, asked)?;
+        place.may(Verb::Delete, &asked.caller)?;
+        let (at, missing) = (id.to_owned(), place.missing(id));
+        let gone = self.enact(spec, "update", &object, asked, move |before| {
+            part_of(before.as_ref(), kind, &at).ok_or_else(|| missing.clone())?;
+            let after = before.with_part(kind, part, None)?;
+            Ok(Order::Update(before, after, Given::new()))
+        });
+        gone.await?;
+        Ok(respond_empty(StatusCode::NO_CONTENT))
+    }
+
+    /// The ids of a part that the caller sees, and of its object.
+    fn found(&self, place: &Place, id: &str, asked: &Asked) -> Result<(String, Uuid), Refusal> {
+        let snapshot = self.core.store.snapshot();
+        let (object, _) = place.find(&snapshot, id, &asked.caller)?;
+        let part = id.parse().ok().ok_or_else(|| place.missing(id))?;
+        Ok((object.to_string(), part))
+    }
+}

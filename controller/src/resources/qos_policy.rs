@@ -1,0 +1,427 @@
+//! What is a QoS policy?
+//!
+//! Rules for the traffic of each port that has it, by itself or by its network: how many bits and packets a second, and with which
+//! mark. An admin makes it, for one project or for all; whoever sees it may give it to networks and ports.
+
+use crate::{
+    api::Scene,
+    refusal::Refusal,
+    resource::{
+        ALL, Absent, Claim, Field, Kind, Lookup, Meta, Objects, Operations, Ops, Part, Policy,
+        Resource, Spec, field,
+    },
+    resources::{Network, Port},
+    rules::{Caller, Change, Judged, Rule, Write, usable},
+    store::{Read, View},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The largest number of a rule.
+const MOST: i64 = 2_147_483_647;
+/// The marks that name a class (RFC 2474, RFC 2597, RFC 3246), as Neutron has them.
+pub const MARKS: &[i64] = &[
+    0, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 46, 48, 56,
+];
+
+/// Which way traffic goes, as the workload sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// What it gets.
+    Ingress,
+    /// What it sends.
+    Egress,
+}
+
+/// What a rule says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Says {
+    /// At most so much a second.
+    BandwidthLimit {
+        /// Kilobits a second; 0 is no limit.
+        max_kbps: u32,
+        /// Kilobits at once after a pause; 0 is a default.
+        max_burst_kbps: u32,
+        /// Which way.
+        direction: Direction,
+    },
+    /// At most so many packets a second.
+    PacketRateLimit {
+        /// Thousands of packets a second; 0 is no limit.
+        max_kpps: u32,
+        /// Thousands at once after a pause; 0 is a default.
+        max_burst_kpps: u32,
+        /// Which way.
+        direction: Direction,
+    },
+    /// What is sent has this mark.
+    DscpMarking {
+        /// Six bits.
+        dscp_mark: u8,
+    },
+}
+
+impl Says {
+    /// Its type's word, and the direction that it is about.
+    fn about(&self) -> (&'static str, Option<Direction>) {
+        match self {
+            Self::BandwidthLimit { direction, .. } => ("bandwidth_limit", Some(*direction)),
+            Self::PacketRateLimit { direction, .. } => ("packet_rate_limit", Some(*direction)),
+            Self::DscpMarking { .. } => ("dscp_marking", None),
+        }
+    }
+}
+
+/// A rule of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QosRule {
+    /// Identity.
+    pub id: Uuid,
+    /// What it says.
+    #[serde(flatten)]
+    pub says: Says,
+}
+
+/// A QoS policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QosPolicy {
+    /// What every object has.
+    #[serde(flatten)]
+    pub meta: Meta,
+    /// May every project use it?
+    #[serde(default)]
+    pub shared: bool,
+    /// Do new networks of its project get it?
+    #[serde(default)]
+    pub is_default: bool,
+    /// Its rules, in the order in which they were made.
+    #[serde(default)]
+    pub rules: Vec<QosRule>,
+}
+
+static OPS: Ops<QosPolicy> = Ops::new();
+
+const DIRECTION: Field = field(
+    "direction",
+    Kind::OneOf(&["ingress", "egress"]),
+    "Which way, as the workload sees it.",
+)
+.writable(Absent::Text("egress"));
+
+const PARTS: &[Part] = &[
+    Part {
+        singular: "bandwidth_limit_rule",
+        plural: "bandwidth_limit_rules",
+        title: "QosRule",
+        doc: "At most so many kilobits a second.",
+        policy: Policy::Admin,
+        alias: Some((
+            "alias_bandwidth_limit_rule",
+            &[
+                "qos/alias_bandwidth_limit_rules",
+                "qos/alias-bandwidth-limit-rules",
+            ],
+        )),
+        fields: &[
+            field("max_kbps", Kind::Int(0, MOST), "Kilobits a second.").writable(Absent::Required),
+            field("max_burst_kbps", Kind::Int(0, MOST), "Kilobits at once.")
+                .writable(Absent::Int(0)),
+            DIRECTION,
+        ],
+    },
+    Part {
+        singular: "packet_rate_limit_rule",
+        plural: "packet_rate_limit_rules",
+        title: "QosRule",
+        doc: "At most so many thousand packets a second.",
+        policy: Policy::Admin,
+        alias: Some((
+            "alias_packet_rate_limit_rule",
+            &[
+                "qos/alias_packet_rate_limit_rules",
+                "qos/alias-packet-rate-limit-rules",
+            ],
+        )),
+        fields: &[
+            field(
+                "max_kpps",
+                Kind::Int(0, MOST),
+                "Thousands of packets a second.",
+            )
+            .writable(Absent::Required),
+            field("max_burst_kpps", Kind::Int(0, MOST), "Thousands at once.")
+                .writable(Absent::Int(0)),
+            DIRECTION,
+        ],
+    },
+    Part {
+        singular: "dscp_marking_rule",
+        plural: "dscp_marking_rules",
+        title: "QosRule",
+        doc: "What is sent has this mark.",
+        policy: Policy::Admin,
+        alias: Some((
+            "alias_dscp_marking_rule",
+            &[
+                "qos/alias_dscp_marking_rules",
+                "qos/alias-dscp-marking-rules",
+            ],
+        )),
+        fields: &[
+            field("dscp_mark", Kind::OneOfNumbers(MARKS), "Six bits.").writable(Absent::Required)
+        ],
+    },
+];
+
+impl Resource for QosPolicy {
+    const SPEC: &'static Spec = &Spec {
+        singular: "policy",
+        plural: "policies",
+        path: "qos/policies",
+        storage: "qos_policy",
+        title: "QosPolicy",
+        doc: "Rules for the traffic of ports.",
+        verbs: ALL,
+        policy: Policy::Admin,
+        quota: None,
+        tags: true,
+        bare: false,
+        fields: &[
+            field("shared", Kind::Bool, "May every project use it?").writable(Absent::Bool(false)),
+            field(
+                "is_default",
+                Kind::Bool,
+                "Do new networks of its project get it?",
+            )
+            .writable(Absent::Bool(false)),
+            field("rules", Kind::Words, "Its rules.")
+                .computed()
+                .unfiltered(),
+        ],
+        actions: &[],
+        parts: PARTS,
+        ops: &OPS as &dyn Operations,
+    };
+    const RULES: &'static [Rule<Self>] = &[default, conflicts, sharing, removal];
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
+    }
+
+    fn shared(&self, _: &dyn Lookup) -> bool {
+        self.shared
+    }
+
+    fn index(&self) -> Vec<(&'static str, String)> {
+        let rules = self.rules.iter();
+        rules
+            .map(|rule| (kind_of(rule).plural, rule.id.to_string()))
+            .collect()
+    }
+
+    fn derive(&self, field: &str, _: &Scene<'_>) -> Value {
+        match field {
+            "rules" => {
+                let rules = PARTS.iter().flat_map(|kind| self.of_kind(kind));
+                let shown = rules.map(|rule| {
+                    let mut shown = fields_of(rule);
+                    shown.insert("qos_policy_id".to_owned(), json!(self.meta.id));
+                    Value::Object(shown)
+                });
+                shown.collect()
+            }
+            _ => Value::Null,
+        }
+    }
+
+    fn parts(&self, kind: &Part) -> Vec<Map<String, Value>> {
+        let rules = self.of_kind(kind).map(|rule| {
+            let mut fields = fields_of(rule);
+            fields.shift_remove("type");
+            fields
+        });
+        rules.collect()
+    }
+
+    fn with_part(
+        &self,
+        kind: &Part,
+        id: Uuid,
+        fields: Option<Map<String, Value>>,
+    ) -> Result<Self, Refusal> {
+        let mut policy = self.clone();
+        let at = policy.rules.iter().position(|rule| rule.id == id);
+        let Some(mut fields) = fields else {
+            policy.rules.retain(|rule| rule.id != id);
+            return Ok(policy);
+        };
+        let word = kind.singular.strip_suffix("_rule");
+        fields.insert("type".to_owned(), json!(word));
+        fields.insert("id".to_owned(), json!(id));
+        let rule: QosRule = serde_json::from_value(Value::Object(fields))
+            .map_err(|error| Refusal::input(format_args!("{}: {error}", kind.singular)))?;
+        match at.and_then(|at| policy.rules.get_mut(at)) {
+            Some(there) => *there = rule,
+            None => policy.rules.push(rule),
+        }
+        Ok(policy)
+    }
+}
+
+/// A rule as its fields, its type among them.
+fn fields_of(rule: &QosRule) -> Map<String, Value> {
+    let Value::Object(fields) = json!(rule) else {
+        unreachable!("a rule is a struct with text keys")
+    };
+    fields
+}
+
+/// The table of a rule.
+fn kind_of(rule: &QosRule) -> &'static Part {
+    let (word, _) = rule.says.about();
+    let of = |kind: &&Part| kind.singular.strip_suffix("_rule") == Some(word);
+    match PARTS.iter().find(of) {
+        Some(kind) => kind,
+        None => unreachable!("each kind of rule has its table: {word}"),
+    }
+}
+
+impl QosPolicy {
+    fn of_kind(&self, kind: &Part) -> impl Iterator<Item = &QosRule> {
+        let plural = kind.plural;
+        let rules = self.rules.iter();
+        rules.filter(move |rule| kind_of(rule).plural == plural)
+    }
+}
+
+/// The key of a project's default policy.
+fn default_key(project: &str) -> String {
+    format!("unique/qos_default/{project}")
+}
+
+/// The policy that new networks of a project get.
+pub fn default_of(view: &View, project: &str) -> Option<Uuid> {
+    let claim = view.get::<Claim>(&default_key(project));
+    claim.map(|claim| claim.holder)
+}
+
+/// The policy of this id, if the caller may use it.
+///
+/// # Errors
+/// When there is none, or none that the caller sees.
+pub fn visible(view: &View, id: Uuid, caller: &Caller) -> Result<Arc<QosPolicy>, Refusal> {
+    view.object::<QosPolicy>(id)
+        .filter(|policy| usable(view, &**policy, caller))
+        .ok_or_else(|| Refusal::missing("QosPolicy", id))
+}
+
+/// May the caller give what had one policy another? What an admin gave that the project does not see, it can't take off.
+///
+/// # Errors
+/// When the new one is not the caller's to use, or the old one not the caller's to take off.
+pub fn exchange(
+    view: &View,
+    (before, after): (Option<Uuid>, Option<Uuid>),
+    rule: &str,
+    caller: &Caller,
+) -> Result<(), Refusal> {
+    if before == after {
+        return Ok(());
+    }
+    if let Some(before) = before
+        && view.object::<QosPolicy>(before).is_some()
+        && visible(view, before, caller).is_err()
+    {
+        return Err(Refusal::denied(format!("rule:{rule}:qos_policy_id")));
+    }
+    after.map_or(Ok(()), |id| visible(view, id, caller).map(|_| ()))
+}
+
+/// One for each project at most.
+fn default(view: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
+    let project = |policy: &QosPolicy| policy.meta.project_id.clone();
+    let held = change.before.filter(|before| before.is_default);
+    let wanted = change.after.filter(|after| after.is_default);
+    match (held, wanted) {
+        (None, Some(after)) => {
+            let project = project(after);
+            if default_of(view, &project).is_some() {
+                return Err(Refusal::conflict(
+                    "QoSPolicyDefaultAlreadyExists",
+                    format!("A default QoS policy exists for project {project}."),
+                ));
+            }
+            Ok(vec![Write::Claim(default_key(&project), after.meta.id)])
+        }
+        (Some(before), None) => Ok(vec![Write::Release(default_key(&project(before)))]),
+        (Some(_), Some(_)) | (None, None) => Ok(Vec::new()),
+    }
+}
+
+/// Of a kind and direction one rule.
+fn conflicts(_: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
+    let Some(after) = change.after else {
+        return Ok(Vec::new());
+    };
+    for (at, rule) in after.rules.iter().enumerate() {
+        let about = rule.says.about();
+        let mut others = after.rules.iter().take(at);
+        if let Some(other) = others.find(|other| other.says.about() == about) {
+            let (kind, policy) = (about.0, after.meta.id);
+            return Err(Refusal::conflict(
+                "QoSRulesConflict",
+                format!(
+                    "Rule {kind} conflicts with rule {} which already exists in QoS Policy {policy}.",
+                    other.id
+                ),
+            ));
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Who has a policy: what it is, and its id.
+fn user(view: &View, id: Uuid) -> Option<(&'static str, Uuid)> {
+    let ports = view.related::<Port>("qos_policy_id", id);
+    if let Some(port) = ports.first() {
+        return Some(("port", port.meta.id));
+    }
+    let networks = view.related::<Network>("qos_policy_id", id);
+    networks.first().map(|network| ("network", network.meta.id))
+}
+
+fn in_use(view: &View, id: Uuid) -> Result<(), Refusal> {
+    match user(view, id) {
+        Some((kind, user)) => Err(Refusal::conflict(
+            "QosPolicyInUse",
+            format!("QoS Policy {id} is used by {kind} {user}."),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What is used stays shared: its users would not see it any more.
+fn sharing(view: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
+    if let (Some(before), Some(after)) = (change.before, change.after)
+        && before.shared
+        && !after.shared
+    {
+        in_use(view, after.meta.id)?;
+    }
+    Ok(Vec::new())
+}
+
+fn removal(view: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
+    if let Some(before) = change.removed() {
+        in_use(view, before.meta.id)?;
+    }
+    Ok(Vec::new())
+}
