@@ -28,6 +28,8 @@ pub(crate) struct RawLab {
     #[serde(default)]
     pub(crate) security_groups: BTreeMap<String, Vec<RawRule>>,
     #[serde(default)]
+    pub(crate) qos: BTreeMap<String, RawQos>,
+    #[serde(default)]
     pub(crate) chains: Vec<RawChain>,
     #[serde(default)]
     pub(crate) serve: Vec<RawServe>,
@@ -70,6 +72,8 @@ pub(crate) struct RawNetwork {
     pub(crate) port_security: Option<bool>,
     /// The router that it is attached to; networks of a project with the same one are joined.
     pub(crate) router: Option<String>,
+    /// The QoS policy of its workloads that name none.
+    pub(crate) qos: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,6 +87,20 @@ pub(crate) struct RawWorkload {
     #[serde(default, deserialize_with = "some_text")]
     pub(crate) mac: Option<Mac>,
     pub(crate) security_groups: Option<Vec<String>>,
+    pub(crate) qos: Option<String>,
+}
+
+/// A QoS policy: what its workloads send (egress) and get (ingress).
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawQos {
+    pub(crate) egress: Option<Rate>,
+    pub(crate) ingress: Option<Rate>,
+    /// Thousands of packets a second.
+    pub(crate) egress_kpps: Option<u32>,
+    pub(crate) ingress_kpps: Option<u32>,
+    /// The mark of what they send.
+    pub(crate) dscp: Option<u8>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use net::{Mac, Prefix};
 use vswitch::UplinkChoice;
 
-use super::file::{Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, Reach};
+use super::file::{
+    Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, RawQos, Reach,
+};
 use crate::units::{Percent, Rate, RateRange, Size, Span};
 
 /// A lab that can be built.
@@ -21,6 +23,7 @@ pub(crate) struct Lab {
     pub(crate) networks: Vec<Network>,
     pub(crate) workloads: Vec<Workload>,
     pub(crate) groups: BTreeMap<String, Vec<Rule>>,
+    pub(crate) qos: BTreeMap<String, RawQos>,
     pub(crate) chains: Vec<Chain>,
     pub(crate) serve: Vec<Serve>,
     pub(crate) expect: Vec<Expect>,
@@ -79,6 +82,7 @@ pub(crate) struct Network {
     pub(crate) port_security: Option<bool>,
     /// The router of its project that it is attached to.
     pub(crate) router: Option<String>,
+    pub(crate) qos: Option<String>,
 }
 
 impl Network {
@@ -117,6 +121,7 @@ pub(crate) struct Workload {
     pub(crate) mac: Option<Mac>,
     /// `None` leaves the project's default group.
     pub(crate) groups: Option<Vec<String>>,
+    pub(crate) qos: Option<String>,
 }
 
 #[derive(Debug, Clone)]

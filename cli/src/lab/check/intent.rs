@@ -66,6 +66,7 @@ pub(super) fn networks(raw: Vec<RawNetwork>, underlay_mtu: u16) -> Result<Vec<Ne
             mtu: one.mtu,
             port_security: one.port_security,
             router: one.router,
+            qos: one.qos,
         };
         for before in networks
             .iter()
@@ -267,6 +268,7 @@ pub(super) fn workloads(
             ips,
             mac: one.mac,
             groups: one.security_groups,
+            qos: one.qos,
         });
     }
     Ok(workloads)

@@ -6,6 +6,7 @@
 mod chains;
 mod expectations;
 mod intent;
+mod qos;
 
 use std::collections::BTreeSet;
 
@@ -67,6 +68,7 @@ fn checked(name: &str, raw: RawLab) -> Result<Lab, Wrong> {
     let underlay = underlay(&raw)?;
     let networks = intent::networks(raw.networks, underlay.mtu)?;
     let groups = intent::groups(raw.security_groups)?;
+    qos::policies(&raw.qos)?;
     let workloads = intent::workloads(raw.workloads, &hosts, &networks, &groups)?;
     let mut lab = Lab {
         name: name.to_owned(),
@@ -75,10 +77,12 @@ fn checked(name: &str, raw: RawLab) -> Result<Lab, Wrong> {
         networks,
         workloads,
         groups,
+        qos: raw.qos,
         chains: Vec::new(),
         serve: Vec::new(),
         expect: Vec::new(),
     };
+    qos::users(&lab)?;
     lab.chains = raw
         .chains
         .into_iter()

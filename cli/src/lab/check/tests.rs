@@ -525,3 +525,34 @@ fn whatever_a_file_says_it_is_a_lab_or_a_line() {
         panic!("{}\n{input}\nsaved: {path}", failure.panic);
     }
 }
+
+#[test]
+fn policies_are_such_as_the_api_takes_and_are_named_by_those_that_are_there() {
+    let with = |policy: &str, user: &str| {
+        let network = format!("blue, qos: {user}, cidr: 10.0.0.0/24");
+        let text = GOOD.replacen("blue, cidr: 10.0.0.0/24", &network, 1);
+        lab("f", "f", &format!("{text}qos: {{slow: {policy}}}\n"))
+    };
+    let good = "{egress: 10mbit, ingress: 8kbit, egress_kpps: 5, dscp: 46}";
+    let made = with(good, "slow").unwrap();
+    assert_eq!(made.networks[0].qos.as_deref(), Some("slow"));
+    assert_eq!(made.qos["slow"].dscp, Some(46));
+    for (policy, user, message) in [
+        (good, "fast", "networks.blue.qos: unknown QoS policy `fast`"),
+        (
+            "{egress: 8500bit}",
+            "slow",
+            "qos.slow.egress: a rate is in whole kilobits",
+        ),
+        (
+            "{ingress_kpps: 0}",
+            "slow",
+            "qos.slow.ingress_kpps: use 1 to",
+        ),
+        ("{dscp: 45}", "slow", "qos.slow.dscp: 45 is no mark"),
+        ("{burst: 1}", "slow", "unknown field"),
+    ] {
+        let refused = with(policy, user).unwrap_err().to_string();
+        assert!(refused.contains(message), "{refused}");
+    }
+}

@@ -5,6 +5,7 @@
 
 mod chains;
 mod groups;
+mod qos;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::groups::Groups;
+use self::qos::Policies;
 use super::plan::{Function, Lab, Member, Network, Workload};
 use super::underlay::namespace;
 use crate::api::{Api, text};
@@ -70,13 +72,14 @@ impl Placed {
 /// What the API refuses, with the call.
 pub(crate) fn provision(lab: &Lab, api: &Api) -> anyhow::Result<Inventory> {
     let projects = projects(lab, api)?;
+    let policies = qos::make(lab, api)?;
     let mut inventory = Inventory {
-        networks: networks(lab, api, &projects)?,
+        networks: networks(lab, api, &projects, &policies)?,
         ..Inventory::default()
     };
     routers(lab, api, &projects, &inventory.networks)?;
     let groups = groups::make(lab, api, &projects)?;
-    inventory.workloads = ports(lab, api, &inventory.networks, &groups)?;
+    inventory.workloads = ports(lab, api, &inventory.networks, (&groups, &policies))?;
     for chain in &lab.chains {
         chains::make(api, &projects, &inventory, chain)
             .with_context(|| format!("chain {}", chain.name))?;
@@ -141,6 +144,7 @@ fn networks(
     lab: &Lab,
     api: &Api,
     projects: &Projects,
+    policies: &Policies,
 ) -> anyhow::Result<BTreeMap<String, MadeNetwork>> {
     let mut wanted = Vec::new();
     for network in &lab.networks {
@@ -150,6 +154,8 @@ fn networks(
         });
         set(&mut body, "mtu", network.mtu);
         set(&mut body, "port_security_enabled", network.port_security);
+        let policy = network.qos.as_ref().and_then(|name| policies.get(name));
+        set(&mut body, "qos_policy_id", policy);
         wanted.push(body);
     }
     let answers = bulk(api, "/v2.0/networks", "networks", wanted)?;
@@ -297,7 +303,7 @@ fn ports(
     lab: &Lab,
     api: &Api,
     networks: &BTreeMap<String, MadeNetwork>,
-    groups: &Groups,
+    (groups, policies): (&Groups, &Policies),
 ) -> anyhow::Result<BTreeMap<String, Placed>> {
     // Chosen addresses first, so that no automatic one takes them.
     let mut order: Vec<&Workload> = lab.workloads.iter().collect();
@@ -305,7 +311,7 @@ fn ports(
     let mut bodies = Vec::new();
     for workload in &order {
         bodies.push(
-            port_body(lab, workload, networks, groups)
+            port_body(lab, workload, networks, (groups, policies))
                 .with_context(|| format!("workload {}", workload.name))?,
         );
     }
@@ -349,7 +355,7 @@ fn port_body(
     lab: &Lab,
     workload: &Workload,
     networks: &BTreeMap<String, MadeNetwork>,
-    groups: &Groups,
+    (groups, policies): (&Groups, &Policies),
 ) -> anyhow::Result<Value> {
     let network = lab.network(&workload.network).context("find its network")?;
     let made = networks
@@ -377,6 +383,8 @@ fn port_body(
         "mac_address",
         workload.mac.map(|mac| mac.to_string()),
     );
+    let policy = workload.qos.as_ref().and_then(|name| policies.get(name));
+    set(&mut body, "qos_policy_id", policy);
     if let Some(names) = &workload.groups
         && !names.iter().any(|name| name == "default")
     {
