@@ -10,7 +10,10 @@ use crate::{
         ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
         field,
     },
-    resources::{FlowClassifier, Port, Subnet, qos_policy, rbac_policy},
+    resources::{
+        FlowClassifier, Port, Subnet, qos_policy,
+        rbac_policy::{self, Sharable},
+    },
     rules::{Caller, Change, Rule, Write, join, usable},
     store::{Read, View},
 };
@@ -365,7 +368,9 @@ fn sharing(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<
     let Some(after) = change.after else {
         return Ok(Vec::new());
     };
-    let mut writes = rbac_policy::with_everybody(view, after, &change.moment.dice);
+    let object = (&after.meta, Sharable::Network);
+    let dice = &change.moment.dice;
+    let mut writes = rbac_policy::with_everybody(view, object, after.shared, dice);
     let Some(before) = change.before else {
         return Ok(writes);
     };

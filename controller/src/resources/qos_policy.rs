@@ -10,7 +10,10 @@ use crate::{
         ALL, Absent, Claim, Field, Kind, Lookup, Meta, Objects, Operations, Ops, Part, Policy,
         Resource, Spec, field,
     },
-    resources::{Network, Port},
+    resources::{
+        Network, Port,
+        rbac_policy::{self, Sharable},
+    },
     rules::{Caller, Change, Judged, Rule, Write, usable},
     store::{Read, View},
 };
@@ -191,7 +194,13 @@ impl Resource for QosPolicy {
         tags: true,
         bare: false,
         fields: &[
-            field("shared", Kind::Bool, "May every project use it?").writable(Absent::Bool(false)),
+            field(
+                "shared",
+                Kind::Bool,
+                "May every project use it, or the caller's by a grant?",
+            )
+            .writable(Absent::Bool(false))
+            .computed(),
             field(
                 "is_default",
                 Kind::Bool,
@@ -220,6 +229,14 @@ impl Resource for QosPolicy {
         self.shared
     }
 
+    fn shared_with(&self, read: &dyn Lookup, project: &str) -> bool {
+        self.shared || rbac_policy::may_use(read, self.meta.id, project)
+    }
+
+    fn granted(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
+        rbac_policy::granted::<Self>(read, project)
+    }
+
     fn index(&self) -> Vec<(&'static str, String)> {
         let rules = self.rules.iter();
         rules
@@ -227,8 +244,9 @@ impl Resource for QosPolicy {
             .collect()
     }
 
-    fn derive(&self, field: &str, _: &Scene<'_>) -> Value {
+    fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
         match field {
+            "shared" => json!(self.shared_with(scene.snapshot, &scene.caller.project_id)),
             "rules" => {
                 let rules = PARTS.iter().flat_map(|kind| self.of_kind(kind));
                 let shown = rules.map(|rule| {
@@ -388,40 +406,68 @@ fn conflicts(_: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
     Ok(Vec::new())
 }
 
-/// Who has a policy: what it is, and its id.
-fn user(view: &View, id: Uuid) -> Option<(&'static str, Uuid)> {
-    let ports = view.related::<Port>("qos_policy_id", id);
-    if let Some(port) = ports.first() {
-        return Some(("port", port.meta.id));
-    }
-    let networks = view.related::<Network>("qos_policy_id", id);
-    networks.first().map(|network| ("network", network.meta.id))
+/// What has a policy.
+struct User {
+    project: String,
+    kind: &'static str,
+    id: Uuid,
 }
 
-fn in_use(view: &View, id: Uuid) -> Result<(), Refusal> {
-    match user(view, id) {
-        Some((kind, user)) => Err(Refusal::conflict(
+fn users(view: &View, id: Uuid) -> Vec<User> {
+    let user = |kind, meta: &Meta| User {
+        project: meta.project_id.clone(),
+        kind,
+        id: meta.id,
+    };
+    let ports = view.related::<Port>("qos_policy_id", id);
+    let networks = view.related::<Network>("qos_policy_id", id);
+    let ports = ports.iter().map(|port| user("port", &port.meta));
+    let networks = networks
+        .iter()
+        .map(|network| user("network", &network.meta));
+    ports.chain(networks).collect()
+}
+
+fn in_use(id: Uuid, users: impl IntoIterator<Item = User>) -> Result<(), Refusal> {
+    match users.into_iter().next() {
+        Some(user) => Err(Refusal::conflict(
             "QosPolicyInUse",
-            format!("QoS Policy {id} is used by {kind} {user}."),
+            format!("QoS Policy {id} is used by {} {}.", user.kind, user.id),
         )),
         None => Ok(()),
     }
 }
 
-/// What is used stays shared: its users would not see it any more.
+/// What is used stays shared but with those that have a grant of their own: its users would not see it any more. Its grant to all follows,
+/// and where that one went first it was judged.
 fn sharing(view: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
-    if let (Some(before), Some(after)) = (change.before, change.after)
-        && before.shared
-        && !after.shared
-    {
-        in_use(view, after.meta.id)?;
+    let Some(after) = change.after else {
+        return Ok(Vec::new());
+    };
+    let id = after.meta.id;
+    let lost = change.before.is_some_and(|before| before.shared) && !after.shared;
+    if lost && change.is_asked() {
+        let users = users(view, id).into_iter();
+        in_use(
+            id,
+            users.filter(|user| !rbac_policy::is_granted(view, id, &user.project)),
+        )?;
     }
-    Ok(Vec::new())
+    let object = (&after.meta, Sharable::QosPolicy);
+    let dice = &change.moment.dice;
+    Ok(rbac_policy::with_everybody(
+        view,
+        object,
+        after.shared,
+        dice,
+    ))
 }
 
 fn removal(view: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
-    if let Some(before) = change.removed() {
-        in_use(view, before.meta.id)?;
-    }
-    Ok(Vec::new())
+    let Some(before) = change.removed() else {
+        return Ok(Vec::new());
+    };
+    let id = before.meta.id;
+    in_use(id, users(view, id))?;
+    Ok(rbac_policy::remove_all(view, id).collect())
 }

@@ -1,7 +1,7 @@
 //! Who may use what is another's?
 //!
 //! A grant: an object of one project may be seen and used by another, or by all (`*`). Whoever may use a network puts ports on it; a group, names it on
-//! ports and in rules. A network's `shared` is the grant to all, and changes with it.
+//! ports and in rules; a QoS policy, gives it to networks and ports. The `shared` of networks and QoS policies is the grant to all, and changes with it.
 
 use crate::{
     refusal::Refusal,
@@ -9,7 +9,7 @@ use crate::{
         ALL, Absent, Kind, Lookup, Meta, Object, Objects, Operations, Ops, Policy, Resource, Spec,
         field, index_prefix,
     },
-    resources::{AddressGroup, Network, Port, SecurityGroup, SecurityGroupRule},
+    resources::{AddressGroup, Network, Port, QosPolicy, SecurityGroup, SecurityGroupRule},
     rules::{Caller, Change, Dice, Judged, Rule, Write, join, stored, usable},
     store::View,
 };
@@ -30,16 +30,20 @@ pub enum Sharable {
     SecurityGroup,
     /// An address group.
     AddressGroup,
+    /// A QoS policy.
+    QosPolicy,
 }
 
 impl Sharable {
-    const WORDS: &'static [&'static str] = &["network", "security_group", "address_group"];
+    const WORDS: &'static [&'static str] =
+        &["network", "security_group", "address_group", "qos_policy"];
 
     fn spec(self) -> &'static Spec {
         match self {
             Self::Network => Network::SPEC,
             Self::SecurityGroup => SecurityGroup::SPEC,
             Self::AddressGroup => AddressGroup::SPEC,
+            Self::QosPolicy => QosPolicy::SPEC,
         }
     }
 }
@@ -169,14 +173,19 @@ pub fn remove_all(view: &View, object: Uuid) -> impl Iterator<Item = Write> + us
         .map(|grant| Write::Remove(RbacPolicy::SPEC, grant.meta.id))
 }
 
-/// Makes the grant of a network to everybody what its `shared` says.
-pub fn with_everybody(view: &View, network: &Network, dice: &Dice) -> Vec<Write> {
-    let grants = view.related::<RbacPolicy>("object_id", network.meta.id);
+/// Makes the grant of an object to everybody what its `shared` says.
+pub fn with_everybody(
+    view: &View,
+    (object, kind): (&Meta, Sharable),
+    shared: bool,
+    dice: &Dice,
+) -> Vec<Write> {
+    let grants = view.related::<RbacPolicy>("object_id", object.id);
     let mut open = grants
         .iter()
         .filter(|grant| grant.target_tenant == EVERYBODY)
         .peekable();
-    if !network.shared {
+    if !shared {
         return open
             .map(|grant| Write::Remove(RbacPolicy::SPEC, grant.meta.id))
             .collect();
@@ -185,9 +194,9 @@ pub fn with_everybody(view: &View, network: &Network, dice: &Dice) -> Vec<Write>
         return Vec::new();
     }
     vec![Write::put(RbacPolicy {
-        meta: Meta::new(dice.uuid(), &network.meta.project_id, ""),
-        object_type: Sharable::Network,
-        object_id: network.meta.id,
+        meta: Meta::new(dice.uuid(), &object.project_id, ""),
+        object_type: kind,
+        object_id: object.id,
         action: Access::AccessAsShared,
         target_tenant: EVERYBODY.to_owned(),
     })]
@@ -270,9 +279,11 @@ fn loss(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
         return Ok(Vec::new());
     }
     let users = users(view, before);
+    // An admin may have given a project what it was never granted: that is no matter of another's grant.
+    let of_grant = |project: &String| [EVERYBODY, project].contains(&&*before.target_tenant);
     let losers: BTreeSet<&String> = users
         .iter()
-        .filter(|(project, _)| !project.is_empty() && !left.contains(project))
+        .filter(|(project, _)| !project.is_empty() && !left.contains(project) && of_grant(project))
         .map(|(_, what)| what)
         .collect();
     if losers.is_empty() {
@@ -319,6 +330,15 @@ fn users(view: &View, grant: &RbacPolicy) -> Vec<(String, String)> {
             all
         }
         Sharable::AddressGroup => rules("remote_address_group_id"),
+        Sharable::QosPolicy => {
+            let mut all = ports("qos_policy_id");
+            let networks = view.related::<Network>("qos_policy_id", id);
+            all.extend(networks.into_iter().map(|network| {
+                let (of, id) = (&network.meta.project_id, network.meta.id);
+                (of.clone(), format!("network {id}"))
+            }));
+            all
+        }
     }
 }
 
@@ -330,21 +350,29 @@ fn follow(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
     let Some(grant) = change.subject().filter(|_| was != is) else {
         return Ok(Vec::new());
     };
-    if grant.object_type != Sharable::Network {
-        return Ok(vec![Write::Touch(
-            grant.object_type.spec(),
-            grant.object_id,
-        )]);
-    }
-    let network = view.object::<Network>(grant.object_id);
-    let other = network.filter(|network| network.shared != is);
-    Ok(other
-        .map(|network| {
-            Write::put(Network {
-                shared: is,
-                ..Network::clone(&network)
+    let id = grant.object_id;
+    let told = match grant.object_type {
+        Sharable::Network => {
+            let network = view.object::<Network>(id).filter(|n| n.shared != is);
+            network.map(|network| {
+                Write::put(Network {
+                    shared: is,
+                    ..Network::clone(&network)
+                })
             })
-        })
-        .into_iter()
-        .collect())
+        }
+        Sharable::QosPolicy => {
+            let policy = view.object::<QosPolicy>(id).filter(|p| p.shared != is);
+            policy.map(|policy| {
+                Write::put(QosPolicy {
+                    shared: is,
+                    ..QosPolicy::clone(&policy)
+                })
+            })
+        }
+        Sharable::SecurityGroup | Sharable::AddressGroup => {
+            Some(Write::Touch(grant.object_type.spec(), id))
+        }
+    };
+    Ok(told.into_iter().collect())
 }

@@ -435,3 +435,66 @@ async fn rule_types_are_those_that_have_an_effect() {
         )
         .await;
 }
+
+#[tokio::test]
+async fn policies_are_granted_to_projects() {
+    let cloud = Cloud::new().await;
+    let policy = cloud.policy(json!({})).await;
+    let path = format!("{POLICIES}/{policy}");
+    let grants = "/v2.0/rbac-policies";
+    let grant = |target: &str| {
+        json!({
+            "object_type": "qos_policy", "object_id": policy, "action": "access_as_shared",
+            "target_tenant": target,
+        })
+    };
+    let of_a = cloud.made("admin", grants, "rbac_policy", grant(A)).await;
+    let (status, shown) = cloud.get("a", &path).await;
+    assert_eq!((status, &shown["policy"]["shared"]), (200, &json!(true)));
+    cloud
+        .refused("b", "GET", &path, Value::Null, 404, "QosPolicyNotFound")
+        .await;
+    let (_, list) = cloud.get("a", POLICIES).await;
+    assert_eq!(list["policies"].as_array().unwrap().len(), 1);
+    let body = json!({"qos_policy_id": policy});
+    cloud
+        .made("a", "/v2.0/networks", "network", body.clone())
+        .await;
+    let at = |grant: &Value| format!("{grants}/{}", id(grant));
+    let used = "RbacPolicyInUse";
+    cloud
+        .refused("admin", "DELETE", &at(&of_a), Value::Null, 409, used)
+        .await;
+    // Shared with all it may lose the one, and only the one that nobody needs.
+    let share = |shared: bool| json!({"policy": {"shared": shared}});
+    assert_eq!(cloud.ask("admin", "PUT", &path, share(true)).await.0, 200);
+    let (_, list) = cloud
+        .get(
+            "admin",
+            &format!("{grants}?object_id={policy}&target_tenant=*"),
+        )
+        .await;
+    let open = list["rbac_policies"][0].clone();
+    assert_eq!(open["object_type"], "qos_policy");
+    cloud.gone("admin", &at(&open)).await;
+    let (_, shown) = cloud.get("admin", &path).await;
+    assert_eq!(shown["policy"]["shared"], false, "they are one thing");
+    let open = cloud.made("admin", grants, "rbac_policy", grant("*")).await;
+    assert_eq!(cloud.get("b", &path).await.1["policy"]["shared"], true);
+    cloud.gone("admin", &at(&of_a)).await;
+    cloud
+        .refused("admin", "DELETE", &at(&open), Value::Null, 409, used)
+        .await;
+    cloud
+        .refused("admin", "PUT", &path, share(false), 409, "QosPolicyInUse")
+        .await;
+    // What an admin gave a project is no matter of another's grant.
+    let other = cloud.policy(json!({})).await;
+    let network = cloud.network("a").await;
+    let given = json!({"network": {"qos_policy_id": other}});
+    let network = format!("/v2.0/networks/{network}");
+    assert_eq!(cloud.ask("admin", "PUT", &network, given).await.0, 200);
+    let of_b = with(grant(B), json!({"object_id": other}));
+    let of_b = cloud.made("admin", grants, "rbac_policy", of_b).await;
+    cloud.gone("admin", &at(&of_b)).await;
+}

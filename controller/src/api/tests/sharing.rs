@@ -14,7 +14,7 @@ impl Cloud {
         id(&self.made(who, GRANTS, "rbac_policy", grant).await)
     }
 
-    async fn gone(&self, who: &str, path: &str) {
+    pub(super) async fn gone(&self, who: &str, path: &str) {
         assert_eq!(self.ask(who, "DELETE", path, Value::Null).await.0, 204);
     }
 }
