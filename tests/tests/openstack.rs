@@ -198,6 +198,7 @@ fn traffic_obeys_the_openstack_client_within_a_second() {
     scene.watch();
     scene.script.play("groups");
     scene.script.play("ports");
+    scene.script.play("qos");
     scene.made_as(20, "--no-security-group", "own- other-");
     scene.made_as(21, "--security-group www", "own+ other-");
     scene.made_as(
