@@ -158,6 +158,7 @@ pub(crate) fn network() -> Network {
         gateway: dhcp.is_some().then(|| address(254, false)),
         dhcp,
         ra: Some(RaMode::Slaac).filter(|_| !prefix(cidr).is_ipv4()),
+        dns6: Vec::new(),
     };
     Network {
         id: id(NETWORK),

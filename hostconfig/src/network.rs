@@ -1,6 +1,6 @@
 //! What is one overlay network?
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use net::{Id, Mac, Mtu, Prefix, Vni, ids::kind};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,9 @@ pub struct Subnet {
     /// How its hosts get their IPv6 addresses, as its router tells them; `None`: no router advertises it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ra: Option<RaMode>,
+    /// IPv6 name servers, as advertisements tell them (RFC 8106).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns6: Vec<Ipv6Addr>,
 }
 
 /// How hosts get their IPv6 addresses (RFC 4861 §4.2, §4.6.2).

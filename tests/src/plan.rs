@@ -164,6 +164,7 @@ impl Plan {
                 routes: vec![],
             }),
             ra: None,
+            dns6: vec![],
         };
         let v6 = Subnet {
             id: self.uuid().into(),
@@ -171,6 +172,7 @@ impl Plan {
             gateway: None,
             dhcp: None,
             ra: None,
+            dns6: vec![],
         };
         let network = Network {
             id,

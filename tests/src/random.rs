@@ -6,10 +6,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hostconfig::{
-    Firewall, FunctionKind, SecurityGroupRule, Shaper,
+    Firewall, FunctionKind, HostConfig, SecurityGroupRule, Shaper,
     chain::{Action, Classifier, Side},
     group::{Direction, Family, L4Match, Remote},
-    network::Route,
+    network::{RaMode, Route},
     port::AddressPair,
     qos::{Dscp, Limit},
 };
@@ -25,9 +25,9 @@ use vswitch::datapath::explain::{Ending, Step, explain_key};
 
 use crate::{
     fabric::{Build, Fabric, agree, assert_fate, check_frames},
-    oracle::Oracle,
+    oracle::{Oracle, What},
     plan::{GroupUuid, NetId, Plan, PortUuid, allow, allow_all, bits, firewall_rule, from_network},
-    traffic::{Between, answer, dhcp_discover, who_has},
+    traffic::{Between, answer, dhcp_discover, router_solicitation, who_has},
 };
 
 /// A fabric and what happens in it.
@@ -141,6 +141,7 @@ enum Kind {
     Fragments,
     WhoHas,
     WhoHasNobody,
+    Solicit,
     Dhcp,
     Multicast,
     UnknownMac,
@@ -149,7 +150,7 @@ enum Kind {
 
 fn kind() -> impl Strategy<Value = Kind> {
     use Kind::{
-        Ack, Dhcp, Echo, Fragments, Large, Multicast, Other, Tcp, Udp, UnknownMac, WhoHas,
+        Ack, Dhcp, Echo, Fragments, Large, Multicast, Other, Solicit, Tcp, Udp, UnknownMac, WhoHas,
         WhoHasNobody,
     };
     prop_oneof![
@@ -162,6 +163,7 @@ fn kind() -> impl Strategy<Value = Kind> {
         1 => Just(WhoHas),
         1 => Just(WhoHasNobody),
         1 => Just(Dhcp),
+        1 => Just(Solicit),
         1 => Just(Multicast),
         1 => Just(UnknownMac),
         1 => Just(Large),
@@ -424,6 +426,13 @@ impl Scenario {
                     let subnet = &mut plan.network_mut(network).subnets[usize::from(v6)];
                     subnet.gateway = gateway.then_some(addr);
                 }
+                // Routers say something else on each, and for one tenant they are the gateways.
+                let ra = [RaMode::Slaac, RaMode::Stateful, RaMode::Stateless];
+                let v6 = &mut plan.network_mut(network).subnets[1];
+                v6.ra = Some(ra[usize::from(number)]).filter(|_| gateway || number == 1);
+                if gateway {
+                    v6.dns6 = vec![Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x53)];
+                }
                 if number == 2 {
                     plan.network_mut(network).mtu = 1400u32.try_into().unwrap();
                 }
@@ -546,6 +555,8 @@ pub fn play(scenario: &Scenario, build: Build) {
         received: vec![],
         tcp_port: 20_000,
     };
+    let before = Oracle::new(vec![HostConfig::default(); scenario.hosts]);
+    player.listen("at first", &before);
     for (n, op) in scenario.ops.iter().enumerate() {
         player.step(&format!("step {n}, {op:?}"), op);
     }
@@ -617,6 +628,12 @@ impl Player {
                 let bytes = if n == 1 { 1500 } else { 1380 };
                 one(between.udp(sport, dport).payload(&vec![7; bytes]))
             }
+            Kind::Solicit => {
+                let own = between.plan.mac(between.from);
+                let nameless = n.is_multiple_of(2).then_some(Ipv6Addr::UNSPECIFIED);
+                let src = nameless.unwrap_or_else(|| own.link_local());
+                vec![router_solicitation(own, src)]
+            }
             Kind::Dhcp => vec![dhcp_discover(between.plan.mac(between.from))],
             Kind::Multicast => {
                 let (group, addr): (_, IpAddr) = if between.v6 {
@@ -664,7 +681,7 @@ impl Player {
             Op::Routers(specs) => {
                 let networks = self.built.networks.clone();
                 put_routers(&mut self.fabric.plan, &networks, specs);
-                self.reconfigure();
+                self.reconfigure(what);
             }
             Op::Virtual(from, kind, n) => {
                 if let Some((_, vip, network)) = self.built.chain {
@@ -711,7 +728,7 @@ impl Player {
                 self.fabric
                     .plan
                     .set_rules(groups[group % groups.len()], rules);
-                self.reconfigure();
+                self.reconfigure(what);
             }
             Op::Firewall(rules, deny) => {
                 if let Some((chain, ..)) = self.built.chain {
@@ -719,29 +736,57 @@ impl Player {
                     let mut functions: Vec<_> = there.iter().map(|f| f.kind.clone()).collect();
                     functions[0] = firewall_of(rules, *deny);
                     self.fabric.plan.set_functions(chain, functions);
-                    self.reconfigure();
+                    self.reconfigure(what);
                 }
             }
             Op::Qos(port, policy) => {
                 let port = self.port(*port);
                 let policy = self.built.policies.get(*policy).copied();
                 self.fabric.plan.get_mut(port).qos = policy;
-                self.reconfigure();
+                self.reconfigure(what);
             }
             Op::Policy(policy, mark, pace) => {
                 let policy = self.built.policies[policy % self.built.policies.len()];
                 set_policy(&mut self.fabric.plan, policy, (*mark, *pace));
-                self.reconfigure();
+                self.reconfigure(what);
             }
-            Op::Restart(host) => self.fabric.restart(host % self.fabric.plan.hosts()),
+            Op::Restart(host) => {
+                self.fabric.restart(host % self.fabric.plan.hosts());
+                let before = self.oracles[0].clone();
+                self.listen(what, &before);
+            }
         }
     }
 
-    fn reconfigure(&mut self) {
+    fn reconfigure(&mut self, what: &str) {
+        let before = self.oracles[0].clone();
         let configs = self.fabric.apply();
         for oracle in &mut self.oracles {
             oracle.configure(configs.clone());
         }
+        self.listen(what, &before);
+    }
+
+    /// Routers speak to hosts unasked once their config is no more what it was. When they do is their matter, but a last word is due at once.
+    fn listen(&mut self, what: &str, before: &Oracle) {
+        self.fabric.settle();
+        let received = self.fabric.receive();
+        let (must, mut may) = self.oracles[0].unasked(before);
+        let mut heard = vec![];
+        for r in &received {
+            let of = |(port, said): &&(PortUuid, What)| *port == r.port && said.is(&r.frame.bytes);
+            if let Some(due) = must.iter().find(of) {
+                heard.push(due.clone());
+                continue;
+            }
+            let at = may.iter().position(|said| of(&said));
+            let shown = || What::of(&r.frame.bytes);
+            let at = at.unwrap_or_else(|| panic!("{what}: {} hears {:?}", r.port, shown()));
+            may.remove(at);
+        }
+        heard.sort();
+        assert_eq!(heard, must, "{what}: last words");
+        check_frames(what, &received);
     }
 
     fn any_received(&self, n: usize) -> Option<(PortUuid, Vec<u8>)> {
@@ -902,6 +947,9 @@ pub fn explained(scenario: &Scenario) {
             received: vec![],
             tcp_port: 20_000,
         };
+        // What routers say unasked is nobody's answer.
+        player.fabric.settle();
+        player.fabric.receive();
         let (from, frames) = match op {
             Op::Send(from, to, kind, number, v6) => {
                 let from = player.port(*from);
@@ -967,6 +1015,8 @@ impl Player {
                 );
             }
             Ending::Answered { .. } => {
+                // By each router that speaks there.
+                here.dedup();
                 assert_eq!(here, [from.to_string()], "{what}: {told}");
             }
             Ending::Dropped { reason, .. } => {

@@ -89,6 +89,20 @@ pub fn who_has(plan: &Plan, from: PortUuid, addr: IpAddr) -> Vec<u8> {
     }
 }
 
+/// A host asks for routers (RFC 4861 §4.1).
+pub fn router_solicitation(mac: Mac, src: Ipv6Addr) -> Vec<u8> {
+    let all_routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+    let mut message = [133, 0, 0, 0, 0, 0, 0, 0];
+    let sum = net::checksum::transport(src.into(), all_routers.into(), proto::ICMP6, &message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    FrameBuilder::other(true, proto::ICMP6)
+        .macs(mac, Mac::new([0x33, 0x33, 0, 0, 0, 2]))
+        .addrs(src.into(), all_routers.into())
+        .ttl(255)
+        .payload(&message)
+        .build()
+}
+
 /// A DHCPv4 client's first message (RFC 2131 §2, option 53 in RFC 2132 §9.6).
 pub fn dhcp_discover(mac: Mac) -> Vec<u8> {
     let mut message = vec![1, 1, 6, 0, 0, 0, 0, 7];

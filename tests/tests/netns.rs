@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use tests::netns::{Lab, allowed, lab_file, left_of, overweave, printed, run, run_lab, until};
 
 /// Every lab of `configs`: each has a test of its own below.
@@ -312,6 +313,21 @@ fn lost_and_sent(child: std::process::Child) -> (u32, u32) {
 
 /// What the API says of a resource that a query finds, asked with the lab's own `clouds.yaml`.
 fn api(lab: &str, query: &str) -> serde_json::Value {
+    request(lab, query, &[])[0].clone()
+}
+
+/// The API's answer to a request with this body.
+fn put(lab: &str, method: &str, path: &str, body: &serde_json::Value) -> serde_json::Value {
+    let json = ["-H", "Content-Type: application/json"];
+    let body = body.to_string();
+    request(
+        lab,
+        path,
+        &[&["-X", method, "-d", &body], &json[..]].concat(),
+    )
+}
+
+fn request(lab: &str, query: &str, more: &[&str]) -> serde_json::Value {
     let clouds = format!("/run/overweave-lab/{lab}/clouds.yaml");
     let text = std::fs::read_to_string(&clouds).unwrap();
     let url = text
@@ -328,11 +344,11 @@ fn api(lab: &str, query: &str) -> serde_json::Value {
     let header = format!("X-Auth-Token: {}", token.trim());
     let url = format!("{base}/v2.0/{query}");
     let asked = Command::new("curl")
-        .args(["-sf", "-H", &header, &url])
+        .args([&["-sf", "-H", &header, &url], more].concat())
         .output();
     let answer = printed(&url, &asked.unwrap());
     let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
-    answer.as_object().unwrap().values().next().unwrap()[0].clone()
+    answer.as_object().unwrap().values().next().unwrap().clone()
 }
 
 /// Does what a distribution's script does, and tells what it was told.
@@ -384,6 +400,66 @@ fn a_dhcp_client_is_told_what_the_api_says() {
     lab.ok("a", &ping);
     let link = lab.ok("a", &["ip", "-o", "link", "show", "eth0"]);
     assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
+}
+
+/// The kernel makes the address that the API gave its port, and believes in its router until that takes its leave.
+#[test]
+fn a_kernel_gets_its_address_and_its_router_by_advertisements() {
+    if !allowed() {
+        return;
+    }
+    let name = "t-ra";
+    let lab = Lab::up("routed", name);
+    let ip = |args: &[&str]| lab.ok("red-web", &[&["ip", "-6"], args].concat());
+    let to_db = ["ping", "-c", "1", "-W", "1", "fd00:2::12"];
+    lab.ok("red-web", &to_db);
+    ip(&["addr", "flush", "dev", "eth0", "scope", "global"]);
+    ip(&["route", "flush", "default"]);
+    for conf in ["accept_ra", "autoconf"] {
+        let path = format!("echo 1 > /proc/sys/net/ipv6/conf/eth0/{conf}");
+        lab.ok("red-web", &["sh", "-c", &path]);
+    }
+    let port = |field: &str| api(name, "ports?name=red-web")[field].clone();
+    let network = port("network_id");
+    let of = port("project_id");
+    let router = api(
+        name,
+        &format!("routers?project_id={}", of.as_str().unwrap()),
+    );
+    let router = router["id"].as_str().unwrap();
+    let subnet = json!({"subnet": {
+        "network_id": network, "project_id": of, "ip_version": 6, "cidr": "fd00:a::/64",
+        "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac",
+    }});
+    let subnet = put(name, "POST", "subnets", &subnet)["id"].clone();
+    let fixed = port("fixed_ips");
+    let mut fixed = fixed.as_array().unwrap().iter();
+    let own = fixed.find(|fixed| fixed["subnet_id"] == subnet).unwrap();
+    let own = own["ip_address"].as_str().unwrap();
+    let learnt = || ip(&["route", "show", "default", "proto", "ra"]);
+    assert_eq!(learnt(), "", "no router speaks yet");
+    let interface = |verb| {
+        let path = format!("routers/{router}/{verb}_router_interface");
+        put(name, "PUT", &path, &json!({"subnet_id": subnet}));
+    };
+    interface("add");
+    until("the address is there", Duration::from_secs(10), || {
+        let addrs = ip(&["-o", "addr", "show", "dev", "eth0", "dynamic"]);
+        addrs.contains(&format!("{own}/64"))
+    });
+    let route = learnt();
+    assert!(route.contains("default via fe80::"), "{route}");
+    until(
+        "what is beyond the router answers",
+        Duration::from_secs(10),
+        || lab.exec("red-web", &to_db).status.success(),
+    );
+    interface("remove");
+    until("the router has gone", Duration::from_secs(5), || {
+        learnt().is_empty()
+    });
+    let addrs = ip(&["-o", "addr", "show", "dev", "eth0", "dynamic"]);
+    assert!(addrs.contains(own), "the address is its port's: {addrs}");
 }
 
 #[test]

@@ -75,6 +75,7 @@ fn config(here: u16, hosts: u16) -> HostConfig {
         gateway: None,
         dhcp: None,
         ra: None,
+        dns6: vec![],
     };
     put(Section::Network(Network {
         id: id(NET),

@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -17,7 +17,7 @@ use hostconfig::{
     Classifier, Firewall, SecurityGroupRule, Shaper,
     chain::{Algorithm, Side},
     group::Remote,
-    network::Route,
+    network::{RaMode, Route},
 };
 use net::{Id, Prefix, ids::kind};
 
@@ -78,8 +78,10 @@ pub struct Subnet {
     pub gateway: Option<IpAddr>,
     /// Does the switch answer DHCP on it?
     pub dhcp: bool,
-    /// Name servers told by DHCP.
-    pub dns: Vec<Ipv4Addr>,
+    /// How its router says that hosts get their addresses, if it says so.
+    pub ra: Option<RaMode>,
+    /// Name servers told by DHCP and routers, of its family.
+    pub dns: Vec<IpAddr>,
     /// Routes told by DHCP.
     pub routes: Vec<Route>,
 }

@@ -47,6 +47,16 @@ pub(super) fn network(intent: &Intent, id: Id<kind::Network>) -> Option<Network>
 }
 
 fn subnet(subnet: &intent::Subnet) -> Subnet {
+    let v4 = |addr: &IpAddr| match addr {
+        IpAddr::V4(addr) => Some(*addr),
+        IpAddr::V6(_) => None,
+    };
+    let v6 = |addr: &IpAddr| match addr {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(addr) => Some(*addr),
+    };
+    // Whether a router is there to say it is the switch's to see.
+    let ra = subnet.ra.filter(|_| subnet.cidr.addr().is_ipv6());
     let dhcp = (subnet.dhcp && subnet.cidr.addr().is_ipv4()).then(|| Dhcp {
         server: match subnet.gateway {
             Some(IpAddr::V4(gateway)) if subnet.cidr.contains(gateway.into()) => gateway,
@@ -54,7 +64,7 @@ fn subnet(subnet: &intent::Subnet) -> Subnet {
         },
         server_mac: server_mac(subnet.network),
         lease_seconds: LEASE_SECONDS,
-        dns: subnet.dns.clone(),
+        dns: subnet.dns.iter().filter_map(v4).collect(),
         domain: String::new(),
         routes: subnet.routes.clone(),
     });
@@ -63,7 +73,11 @@ fn subnet(subnet: &intent::Subnet) -> Subnet {
         cidr: subnet.cidr,
         gateway: subnet.gateway,
         dhcp,
-        ra: None,
+        ra,
+        dns6: match ra {
+            Some(_) => subnet.dns.iter().filter_map(v6).collect(),
+            None => Vec::new(),
+        },
     }
 }
 

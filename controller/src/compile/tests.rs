@@ -5,7 +5,7 @@ use hostconfig::{
     chain::Algorithm,
     check::check,
     group::{Direction, Family, L4Match, Remote},
-    network::Route,
+    network::{RaMode, Route},
     port::{AddressPair, FixedIp},
 };
 use net::{Mac, Mtu, UnicastMac, Vni};
@@ -82,9 +82,31 @@ pub(crate) fn subnet(n: u8, network: u8, gateway: bool) -> Object {
         cidr: format!("10.{n}.0.0/24").parse().unwrap(),
         gateway: gateway.then(|| Ipv4Addr::new(10, n, 0, 1).into()),
         dhcp: true,
-        dns: vec![Ipv4Addr::new(9, 9, 9, 9)],
+        ra: None,
+        dns: vec![Ipv4Addr::new(9, 9, 9, 9).into()],
         routes: Vec::new(),
     }))
+}
+
+/// One of IPv6, of which routers say this.
+fn subnet6(n: u8, network: u8, ra: Option<RaMode>, dns: &[&str]) -> Object {
+    Object::Subnet(Arc::new(Subnet {
+        id: id(n),
+        network: id(network),
+        cidr: format!("fd{n:02x}::/64").parse().unwrap(),
+        gateway: Some(format!("fd{n:02x}::").parse().unwrap()),
+        dhcp: true,
+        ra,
+        dns: dns.iter().map(|server| server.parse().unwrap()).collect(),
+        routes: Vec::new(),
+    }))
+}
+
+fn network_of(config: &HostConfig, n: u8) -> &hostconfig::Network {
+    let Section::Network(network) = config.sections[&SectionKey::Network(id(n))].body() else {
+        unreachable!("it is a network's key");
+    };
+    network
 }
 
 pub(crate) fn addr(n: u8) -> IpAddr {
@@ -247,6 +269,9 @@ fn object() -> impl Strategy<Value = Object> {
             .prop_map(|(n, name, q)| network_with(n, &name, q)),
         (0u8..3, 0u8..2).prop_map(|(n, mark)| qos(n, mark)),
         (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, g)| subnet(n, w, g)),
+        (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, says)| {
+            subnet6(n, w, says.then_some(RaMode::Slaac), &["fd09::9"])
+        }),
         port_strategy(),
         port_strategy(),
         (6u8..12, 0u8..5, 0u8..3).prop_map(|(n, w, r)| interface(n, w, r)),
@@ -715,6 +740,47 @@ fn dhcp_answers_from_the_gateway_or_from_a_link_local_address() {
     assert_eq!(servers[1].server, Ipv4Addr::new(169, 254, 169, 254));
     assert_eq!(servers[0].server_mac, servers[1].server_mac);
     assert!(UnicastMac::try_from(servers[0].server_mac).is_ok());
+}
+
+#[test]
+fn what_routers_say_of_a_subnet_is_told_to_all_who_need_its_network() {
+    let said = |mode, dns: &[&str]| {
+        let mut changes = two_components();
+        changes.extend(put([subnet6(9, 0, mode, dns)]));
+        changes
+    };
+    let mut compiler = compiled(&said(None, &["fd09::9"]));
+    let told = |compiler: &Compiler, n: u8| {
+        let network = network_of(compiler.config(&host_name(n)).unwrap(), 0);
+        let subnet = network.subnets.iter().find(|s| s.id == id(9)).unwrap();
+        (subnet.ra, subnet.dns6.clone())
+    };
+    assert_eq!(told(&compiler, 0), (None, vec![]));
+    let changed = put([subnet6(
+        9,
+        0,
+        Some(RaMode::Stateful),
+        &["fd09::9", "fd09::8"],
+    )]);
+    let touched = compiler.apply(&changed, Generation(2));
+    // The second host's workloads come to that network by its router.
+    let only: BTreeSet<SectionKey> = [SectionKey::Network(id(0))].into();
+    assert_eq!(
+        touched.hosts,
+        [(host_name(0), only.clone()), (host_name(1), only)].into()
+    );
+    let servers = vec!["fd09::9".parse().unwrap(), "fd09::8".parse().unwrap()];
+    for n in [0, 1] {
+        assert_eq!(
+            told(&compiler, n),
+            (Some(RaMode::Stateful), servers.clone())
+        );
+    }
+    let dhcp = network_of(compiler.config(&host_name(0)).unwrap(), 0);
+    let v4 = dhcp.subnets.iter().find(|s| s.id == id(0)).unwrap();
+    let dns = &v4.dhcp.as_ref().unwrap().dns;
+    assert_eq!(dns, &[Ipv4Addr::new(9, 9, 9, 9)]);
+    assert_eq!(v4.dns6, Vec::<std::net::Ipv6Addr>::new());
 }
 
 #[test]

@@ -54,11 +54,10 @@ pub fn slaac(subnet: &Subnet, mac: Mac) -> IpAddr {
 
 /// Does the subnet give every port its SLAAC address?
 pub fn is_automatic(subnet: &Subnet) -> bool {
-    // Stateless DHCPv6 gives no addresses either: hosts make their own.
-    matches!(
-        subnet.ipv6_address_mode,
-        Some(Ipv6Mode::Slaac | Ipv6Mode::DhcpStateless)
-    )
+    // Stateless DHCPv6 gives no addresses either: hosts make their own. They do so too where only the router tells them to.
+    let modes = [subnet.ipv6_address_mode, subnet.ipv6_ra_mode];
+    let makes = |mode| matches!(mode, Ipv6Mode::Slaac | Ipv6Mode::DhcpStateless);
+    modes.into_iter().flatten().any(makes)
 }
 
 /// Who holds an address of a subnet.

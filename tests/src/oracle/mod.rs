@@ -20,8 +20,10 @@ use net::{
 
 use crate::plan::{NetId, PortUuid, vtep};
 
+mod advertised;
 mod routers;
 mod words;
+pub use advertised::Advertised;
 use routers::{Trail, expires};
 use words::{
     Begins, always, begins, family_is, has_ports, macs_of, matches, port_security, query,
@@ -46,6 +48,8 @@ pub enum What {
     },
     /// The switch's answer to an ARP request or Neighbor Solicitation: who has the address.
     Neighbor(IpAddr, Mac),
+    /// What a router says to hosts, asked or not.
+    Advertisement(Advertised),
     /// The switch's DHCP answer: the client's address.
     Dhcp(IpAddr),
     /// The switch's answer to a ping to a virtual address, or to a router.
@@ -103,6 +107,7 @@ impl What {
                 };
                 kind && who == *addr && key.link_addr == mac.octets()
             }
+            Self::Advertisement(said) => Advertised::of(frame).as_ref() == Some(said),
             Self::Dhcp(addr) => {
                 let client = frame.get(payload + 16..payload + 20);
                 (key.l4_src, key.l4_dst) == (67, 68)
@@ -391,18 +396,18 @@ impl Host {
         let quote = self.quoted_beyond(origin, &arrival);
         let (receivers, refused) = match admitted {
             Err(reason) => (vec![Err(reason)], Some(reason)),
-            Ok(Some(_)) if self.too_small(&arrival, &trail).is_some() => (vec![], None),
-            Ok(Some(answer)) => {
-                fate.deliveries.push(answer);
+            Ok(answers) if !answers.is_empty() && self.too_small(&arrival, &trail).is_some() => {
+                (vec![], None)
+            }
+            Ok(answers) if !answers.is_empty() => {
+                fate.deliveries.extend(answers);
                 return vec![];
             }
-            Ok(None) if arrival.key.dst_mac().is_multicast() => {
-                match self.flood(origin, &arrival) {
-                    Ok(copies) => (copies, None),
-                    Err(reason) => (vec![Err(reason)], Some(reason)),
-                }
-            }
-            Ok(None) => {
+            Ok(_) if arrival.key.dst_mac().is_multicast() => match self.flood(origin, &arrival) {
+                Ok(copies) => (copies, None),
+                Err(reason) => (vec![Err(reason)], Some(reason)),
+            },
+            Ok(_) => {
                 let receiver = self.unicast(origin, &arrival, seen, &mut trail);
                 let refused = receiver.as_ref().err().copied();
                 (vec![receiver], refused)
@@ -565,7 +570,7 @@ impl Host {
         &mut self,
         origin: Option<PortUuid>,
         a: &mut Arrival,
-    ) -> Result<Option<Delivery>, DropReason> {
+    ) -> Result<Vec<Delivery>, DropReason> {
         if origin.is_some() && a.key.vlan != 0 {
             return Err(DropReason::VlanNotAllowed);
         }
@@ -580,11 +585,12 @@ impl Host {
             return if forged {
                 Err(DropReason::TunnelSpoof)
             } else {
-                Ok(None)
+                Ok(vec![])
             };
         };
         port_security(&port, &a.key)?;
-        Ok(self.answer(&port, a).map(|answer| (port.id, answer)))
+        let answers = self.answers(&port, a).into_iter();
+        Ok(answers.map(|answer| (port.id, answer)).collect())
     }
 
     /// A later fragment gets the ports of its first, or waits for it (`None`). With a first one come those that waited for it.
@@ -613,7 +619,17 @@ impl Host {
         Some(vec![])
     }
 
-    /// What the switch answers itself.
+    /// What the switch answers itself; nothing: it is the network's to answer.
+    fn answers(&self, port: &Port, a: &Arrival) -> Vec<What> {
+        let key = &a.key;
+        if (key.ethertype, key.ip_proto, key.l4_src) == (ethertype::IPV6, proto::ICMP6, 133) {
+            let said = self.advertised(port.network, advertised::asker(key));
+            return said.into_iter().map(What::Advertisement).collect();
+        }
+        self.answer(port, a).into_iter().collect()
+    }
+
+    /// The same, where there is one answer at most.
     fn answer(&self, port: &Port, a: &Arrival) -> Option<What> {
         let key = &a.key;
         let known = |addr: IpAddr| {

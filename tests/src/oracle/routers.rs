@@ -88,7 +88,7 @@ struct Hop {
 }
 
 impl Host {
-    fn routers(&self) -> impl Iterator<Item = &Router> {
+    pub(super) fn routers(&self) -> impl Iterator<Item = &Router> {
         self.bodies().filter_map(|s| match s {
             Section::Router(r) => Some(r),
             _ => None,

@@ -175,6 +175,7 @@ mod tests {
             gateway: Some("fd00::1".parse().unwrap()),
             dhcp: None,
             ra: None,
+            dns6: vec![],
         });
         port.fixed_ips.push(FixedIp {
             addr: "fd00::5".parse().unwrap(),

@@ -99,6 +99,7 @@ pub(crate) fn network(id: u128, vni: u32) -> Section {
             gateway: Some("10.0.0.1".parse().unwrap()),
             dhcp: None,
             ra: None,
+            dns6: vec![],
         }],
     })
 }

@@ -3,10 +3,12 @@
 //! The actions of its program, in order: rewrite, wait, answer, copy, hand out. And the books: whatever happens to a packet is
 //! counted here, in segments, under a name.
 
+use std::net::Ipv6Addr;
+
 use hostconfig::group::Direction;
 use net::{
-    Consumed, Copied, DropReason, Errand, FiveTuple, Mac, NetworkId, Now, Originated, Packet,
-    PacketPool, PortId, RouterId, headers::Quoted, rewrite,
+    Consumed, Copied, DropReason, Errand, FiveTuple, Mac, Now, Originated, Packet, PacketPool,
+    PortId, headers::Quoted, rewrite,
 };
 
 use super::{
@@ -17,7 +19,11 @@ use super::{
     gate::{Exit, Gate},
     ledger::Ledger,
     queues::{self, Entered, Queues},
-    tables::{Network, Tables, l3::Interface, ra, service},
+    tables::{
+        Tables,
+        ra::{self, Advertisement, Says},
+        service,
+    },
     too_big::{exceeds, size, too_small},
 };
 use crate::{io::Tunnelled, stats::Counters};
@@ -267,7 +273,7 @@ impl Hands {
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
                 | Action::AnswerNd { .. }
-                | Action::AnswerRs { .. }
+                | Action::AnswerRs(_)
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. } => return self.send(flow, at, packet, cx),
             }
@@ -353,7 +359,7 @@ impl Hands {
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
                 | Action::AnswerNd { .. }
-                | Action::AnswerRs { .. }
+                | Action::AnswerRs(_)
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. } => return self.send(flow, at, packet, cx),
             }
@@ -422,7 +428,7 @@ impl Hands {
             Action::Refuse(refusal) => self.drop(packet, refusal, cx.now, cx.pool),
             Action::AnswerArp(_)
             | Action::AnswerNd { .. }
-            | Action::AnswerRs { .. }
+            | Action::AnswerRs(_)
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => self.answer(action, packet, flow, cx),
             // These come before what sends; a program that has them behind it is none of the walk's.
@@ -495,15 +501,20 @@ impl Hands {
                 service::answer_neighbor(&mut packet, *mac, *router)
                     .map(|()| Some(Originated::NeighborAdvertisement))
             }
-            Action::AnswerRs {
-                network,
-                router,
-                interface,
-            } => match advertiser(cx.tables, *network, *router, *interface) {
-                Some((network, interface)) => ra::answer(&mut packet, network, interface)
-                    .map(|()| Some(Originated::RouterAdvertisement)),
-                None => Err(DropReason::PortGone),
-            },
+            Action::AnswerRs(network) => {
+                let network = cx.tables.network(*network);
+                match network.and_then(|n| n.advertisements.split_first()) {
+                    Some((first, others)) => {
+                        let to = ra::asker(&packet);
+                        for other in others {
+                            self.advertise(port, other, Says::Here, to, cx);
+                        }
+                        let written = first.write(&mut packet, Says::Here, to);
+                        written.map(|()| Some(Originated::RouterAdvertisement))
+                    }
+                    None => Err(DropReason::PortGone),
+                }
+            }
             Action::AnswerPing => {
                 service::answer_ping(&mut packet).map(|()| Some(Originated::Icmp))
             }
@@ -546,24 +557,23 @@ impl Hands {
         }
     }
 
-    /// A router speaks to a port's host unasked. Where no buffer is free it hears the next time.
+    /// A router speaks to a port's host. Where no buffer is free it hears the next time.
     pub(super) fn advertise(
         &mut self,
         port: PortId,
-        network: &Network,
-        (router, interface): (RouterId, u16),
+        advertisement: &Advertisement,
+        says: Says,
+        to: Option<(Mac, Ipv6Addr)>,
         cx: &mut Cx<'_>,
     ) {
-        let up = cx.tables.port(port).is_some_and(|p| p.admin_up);
-        let found = advertiser(cx.tables, network.dense, router, interface);
-        let Some((_, interface)) = found.filter(|_| up) else {
+        if !cx.tables.port(port).is_some_and(|p| p.admin_up) {
             return;
-        };
+        }
         let Some(mut packet) = cx.pool.take_small() else {
             return;
         };
         packet.set_origin(net::Origin::Switch);
-        let written = ra::write(&mut packet, network, interface, None);
+        let written = advertisement.write(&mut packet, says, to);
         if written.is_err() || packet.parse().is_err() {
             return cx.pool.give(packet);
         }
@@ -752,18 +762,6 @@ impl Hands {
             self.drop(packet, &refusal, now, pool);
         }
     }
-}
-
-/// A network, and the interface of a router that speaks to its hosts.
-fn advertiser(
-    tables: &Tables,
-    network: NetworkId,
-    router: RouterId,
-    interface: u16,
-) -> Option<(&Network, &Interface)> {
-    let interfaces = &tables.router(router)?.interfaces;
-    let interface = interfaces.get(usize::from(interface))?;
-    Some((tables.network(network)?, interface))
 }
 
 /// The rewrites of a gate; `false` when the packet can't have them.

@@ -26,7 +26,7 @@ use super::{
     flow::{Action, CompiledFlow, Lane, Refusal, RouterHop, Stage, Verdict},
     tables::{Network, Port, Tables},
     too_big,
-    walk::{Known, Lent, Outcome, Witness, walk},
+    walk::{Known, Lent, Outcome, Witness, advertisers, walk},
 };
 
 /// Where the described packet enters.
@@ -574,7 +574,7 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     | Action::Refuse(_)
                     | Action::AnswerArp(_)
                     | Action::AnswerNd { .. }
-                    | Action::AnswerRs { .. }
+                    | Action::AnswerRs(_)
                     | Action::AnswerPing
                     | Action::AnswerDhcp { .. } => None,
                 })
@@ -639,9 +639,10 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
             Action::Refuse(refusal) => format!("refuse({})", refusal.reason),
             Action::AnswerArp(mac) => format!("answer_arp({mac})"),
             Action::AnswerNd { mac, .. } => format!("answer_nd({mac})"),
-            Action::AnswerRs { router, .. } => {
-                let name = tables.router(*router).map_or("?", |r| r.name.as_str());
-                format!("answer_rs({name})")
+            Action::AnswerRs(network) => {
+                let network = tables.network(*network);
+                let names = network.map_or_else(String::new, |n| advertisers(tables, n));
+                format!("answer_rs({names})")
             }
             Action::AnswerPing => "answer_ping".to_owned(),
             Action::AnswerDhcp { addr, .. } => format!("answer_dhcp({addr})"),

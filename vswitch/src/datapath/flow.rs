@@ -257,15 +257,8 @@ pub enum Action {
         /// Is it a router's?
         router: bool,
     },
-    /// The switch answers the Router Solicitation in the name of this router.
-    AnswerRs {
-        /// The network.
-        network: NetworkId,
-        /// The router.
-        router: RouterId,
-        /// The place of the interface that is on the network.
-        interface: u16,
-    },
+    /// The switch answers the Router Solicitation in the name of each router that speaks on this network.
+    AnswerRs(NetworkId),
     /// The switch answers the ping.
     AnswerPing,
     /// The switch answers the DHCPv4 client at this address, from this subnet of its network.

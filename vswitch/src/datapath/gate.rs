@@ -98,7 +98,7 @@ impl Gate {
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
                 | Action::AnswerNd { .. }
-                | Action::AnswerRs { .. }
+                | Action::AnswerRs(_)
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. } => return gate,
             }
@@ -128,7 +128,7 @@ impl Gate {
             | Action::Refuse(_)
             | Action::AnswerArp(_)
             | Action::AnswerNd { .. }
-            | Action::AnswerRs { .. }
+            | Action::AnswerRs(_)
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => None,
         };

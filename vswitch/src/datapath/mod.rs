@@ -9,6 +9,7 @@
 //! - [`Ledger::balanced`] after every call.
 //! - No allocation and no lock for a packet whose flow is known.
 
+mod advertise;
 pub mod budgets;
 pub mod cache;
 mod chains;
@@ -53,11 +54,13 @@ pub use flow::{
 pub use ledger::{Ledger, Unbalanced};
 pub use tables::{HopId, Tables, ZoneMap};
 
+use advertise::Heralds;
 use budgets::{Budget, Budgets, Payer};
 use cache::Megaflows;
 use execute::Hands;
 use fragments::{Fragments, Met, Room};
 use homes::{claim, release};
+use tables::{Network, ra::Says};
 
 use crate::{effort::Part, io::Unsent, stats::Counters};
 
@@ -120,9 +123,6 @@ const SWEEP_PIECE: Duration = Duration::from_millis(1);
 /// What one piece may cost: well under a millisecond, also when every line of every connection that ends has to come from memory.
 const SWEEP_BUDGET: u32 = 2048;
 
-/// How often a router speaks to its hosts without being asked (RFC 4861 §6.2.1, `MaxRtrAdvInterval`).
-const ADVERTISE_EVERY: Duration = Duration::from_mins(10);
-
 /// One worker's datapath. `M` lends the connection table's entries.
 #[derive(Debug)]
 pub struct Datapath<M = Vec<Entry>> {
@@ -141,9 +141,7 @@ pub struct Datapath<M = Vec<Entry>> {
     budgets: Budgets,
     surcharge: u32,
     next_sweep: Now,
-    next_advertisement: Now,
-    /// Does any router speak to hosts?
-    advertises: bool,
+    heralds: Heralds,
     /// The tables' version that the counters are of.
     seen: u64,
 }
@@ -237,8 +235,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             budgets: Budgets::new(settings.rates, settings.workers),
             surcharge: 0,
             next_sweep: now,
-            next_advertisement: now + ADVERTISE_EVERY,
-            advertises: false,
+            heralds: Heralds::new(settings.seed),
             seen: 0,
             settings,
         }
@@ -470,7 +467,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if self.seen != tables.version() {
             self.seen = tables.version();
             self.hands.forget(tables);
-            self.advertises = tables::ra::any_speaks(tables);
+            let mut cx = execute::Cx {
+                tables,
+                now,
+                pool,
+                out,
+            };
+            self.take_leave(&mut cx);
         }
         if self.programs.is_spent() {
             self.renew_programs();
@@ -515,26 +518,36 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         self.programs.renew();
     }
 
-    /// Routers speak to their hosts from time to time, without being asked: each port hears it from one worker. When next; `None` where
-    /// none has to.
-    fn advertise(&mut self, cx: &mut execute::Cx<'_>) -> Option<Now> {
-        if !self.advertises || cx.now < self.next_advertisement {
-            return self.advertises.then_some(self.next_advertisement);
+    /// There is another config: hosts hear of routers that speak to them no more.
+    fn take_leave(&mut self, cx: &mut execute::Cx<'_>) {
+        let (tables, settings) = (cx.tables, self.settings);
+        let mine = |network: &Network| told_by(&settings, network).next().is_some();
+        for (network, said) in self.heralds.follow(tables, mine, cx.now) {
+            for port in tables
+                .network(network)
+                .iter()
+                .flat_map(|n| told_by(&settings, n))
+            {
+                self.hands.advertise(port, &said, Says::Leaves, None, cx);
+            }
         }
-        self.next_advertisement = cx.now + ADVERTISE_EVERY;
-        let (me, workers) = (u32::from(self.settings.worker.0), self.settings.workers);
-        let tables = cx.tables;
-        for network in tables.networks().filter(|n| n.admin_up) {
-            let Some(by) = tables::ra::speaker(tables, network) else {
+    }
+
+    /// Routers speak to their hosts from time to time, without being asked. When next; `None` where none has to.
+    fn advertise(&mut self, cx: &mut execute::Cx<'_>) -> Option<Now> {
+        let (tables, settings) = (cx.tables, self.settings);
+        for id in self.heralds.due(cx.now) {
+            let Some(network) = tables.network_by_id(id) else {
                 continue;
             };
-            for port in network.flood.ports() {
-                if port.0 % u32::from(workers.max(1)) == me {
-                    self.hands.advertise(*port, network, by, cx);
+            for advertisement in &network.advertisements {
+                for port in told_by(&settings, network) {
+                    self.hands
+                        .advertise(port, advertisement, Says::Here, None, cx);
                 }
             }
         }
-        Some(self.next_advertisement)
+        self.heralds.next()
     }
 
     /// Drops every packet that waits: the switch is shutting down.
@@ -586,6 +599,16 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     pub fn into_storage(self) -> M {
         self.conntrack.into_storage()
     }
+}
+
+/// The ports of a network that hear of its routers from this worker: each from one.
+fn told_by<'n>(
+    settings: &Settings,
+    network: &'n Network,
+) -> impl Iterator<Item = PortId> + use<'n> {
+    let (me, workers) = (u32::from(settings.worker.0), u32::from(settings.workers));
+    let ports = network.flood.ports().iter().copied();
+    ports.filter(move |port| port.0 % workers.max(1) == me)
 }
 
 /// The port that a packet came from.

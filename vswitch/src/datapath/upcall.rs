@@ -257,7 +257,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::Refuse(_)
             | Action::AnswerArp(_)
             | Action::AnswerNd { .. }
-            | Action::AnswerRs { .. }
+            | Action::AnswerRs(_)
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => None,
         })?;

@@ -13,7 +13,7 @@ use std::{fmt, net::IpAddr};
 
 use hostconfig::group::Direction;
 use net::{
-    Consumed, DropReason, Fragment, Mac, NetworkId, Now, Origin, PortId, Probe, RouterId, Zone,
+    Consumed, DropReason, Fragment, Mac, NetworkId, Now, Origin, PortId, Probe, Zone,
     flow_key::{FiveTuple, ethertype, proto},
 };
 use nfv::{
@@ -31,6 +31,13 @@ use super::{
         service, tunnel,
     },
 };
+
+/// The names of the routers that speak on a network, for people.
+pub(super) fn advertisers(tables: &Tables, network: &Network) -> String {
+    let name = |a: &ra::Advertisement| tables.router(a.router).map_or("?", |r| r.name.as_str());
+    let names: Vec<_> = network.advertisements.iter().map(name).collect();
+    names.join(", ")
+}
 
 /// How often a packet may be forwarded anew because its destination became another, or a router sends it on.
 pub(super) const MAX_FORWARDS: usize = 8;
@@ -183,7 +190,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             | Action::Refuse(_)
             | Action::AnswerArp(_)
             | Action::AnswerNd { .. }
-            | Action::AnswerRs { .. }
+            | Action::AnswerRs(_)
             | Action::AnswerPing
             | Action::AnswerDhcp { .. } => 2,
         });
@@ -304,18 +311,19 @@ impl<'a, W: Witness> Walk<'a, W> {
             });
             return true;
         }
-        if let Some((router, interface)) = self.advertiser(network) {
-            let action = Action::AnswerRs {
-                network: network.dense,
-                router,
-                interface,
-            };
-            self.answers(action, Consumed::NeighborDiscovery);
-            let name = self.tables.router(router).map_or("?", |r| r.name.as_str());
-            self.says(Stage::Service, || {
-                format!("router solicitation answered by router {name}")
-            });
-            return true;
+        if ra::asks(self.probe) {
+            // Who is on the network has what its routers say in it.
+            self.depend(network.members);
+            if !network.advertisements.is_empty() {
+                let action = Action::AnswerRs(network.dense);
+                self.answers(action, Consumed::NeighborDiscovery);
+                let tables = self.tables;
+                self.says(Stage::Service, || {
+                    let names = advertisers(tables, network);
+                    format!("router solicitation answered by router {names}")
+                });
+                return true;
+            }
         }
         if let Some((subnet, addr)) = service::dhcp(network, port, self.probe) {
             let network = network.dense;
@@ -329,21 +337,6 @@ impl<'a, W: Witness> Walk<'a, W> {
             return true;
         }
         false
-    }
-
-    /// The router that answers a Router Solicitation on a network. Who is on it, and what each router of it is like, is read.
-    fn advertiser(&mut self, network: &Network) -> Option<(RouterId, u16)> {
-        if !ra::asks(self.probe) {
-            return None;
-        }
-        self.depend(network.members);
-        let tables = self.tables;
-        for router in tables.routers() {
-            if router.interface_on(network.dense).is_some() {
-                self.depend(router.section);
-            }
-        }
-        ra::speaker(tables, network)
     }
 
     pub(super) fn answers(&mut self, action: Action, what: Consumed) {

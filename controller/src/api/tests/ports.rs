@@ -188,6 +188,74 @@ async fn ports_get_addresses_in_all_request_forms() {
 }
 
 #[tokio::test]
+async fn each_way_to_get_an_ipv6_address_has_its_addresses() {
+    let cloud = Cloud::new().await;
+    let network = cloud.network("a").await;
+    let mac = "fa:16:3e:00:aa:01";
+    let made = cloud
+        .port("a", json!({"network_id": network, "mac_address": mac}))
+        .await;
+    let port = format!("/v2.0/ports/{}", id(&made));
+    let mut given = vec![];
+    for (cidr, modes, own) in [
+        // The router alone says it, the external router's subnet too, and both.
+        (
+            "fd00:1::/64",
+            json!({"ipv6_ra_mode": "slaac"}),
+            Some("fd00:1::f816:3eff:fe00:aa01"),
+        ),
+        (
+            "fd00:2::/64",
+            json!({"ipv6_address_mode": "dhcpv6-stateless"}),
+            Some("fd00:2::f816:3eff:fe00:aa01"),
+        ),
+        (
+            "fd00:3::/64",
+            json!({"ipv6_ra_mode": "dhcpv6-stateless", "ipv6_address_mode": "dhcpv6-stateless"}),
+            Some("fd00:3::f816:3eff:fe00:aa01"),
+        ),
+        // Those of a pool are given to who asks for them.
+        (
+            "fd00:4::/64",
+            json!({"ipv6_ra_mode": "dhcpv6-stateful", "ipv6_address_mode": "dhcpv6-stateful"}),
+            None,
+        ),
+    ] {
+        let subnet = cloud.subnet_with(&network, cidr, modes).await;
+        let wanted: Option<Value> =
+            own.map(|addr| json!({"subnet_id": subnet["id"], "ip_address": addr}));
+        given.extend(wanted.clone());
+        let has = cloud.get("a", &port).await.1["port"]["fixed_ips"].clone();
+        assert_eq!(has, json!(given), "{cidr}");
+        if let Some(wanted) = wanted {
+            // Nobody chooses such an address, not even that which it would get.
+            let body = json!({"port": {"network_id": network, "mac_address": "fa:16:3e:00:aa:02", "fixed_ips": [{
+                "subnet_id": subnet["id"],
+                "ip_address": wanted["ip_address"].as_str().unwrap().replace("aa01", "aa02"),
+            }]}});
+            cloud
+                .refused(
+                    "a",
+                    "POST",
+                    "/v2.0/ports",
+                    body,
+                    400,
+                    "AllocationOnAutoAddressSubnet",
+                )
+                .await;
+        }
+    }
+    // What it has it may name.
+    let put = json!({"port": {"fixed_ips": given}});
+    let (status, body) = cloud.ask("a", "PUT", &port, put).await;
+    assert_eq!((status, &body["port"]["fixed_ips"]), (200, &json!(given)));
+    let pool = cloud.port("a", json!({"network_id": network})).await;
+    let all = pool["fixed_ips"].as_array().unwrap();
+    assert_eq!(all.len(), 4);
+    assert_eq!(all[0]["ip_address"], "fd00:4::1");
+}
+
+#[tokio::test]
 async fn bindings_are_an_admins_and_status_is_derived() {
     let cloud = Cloud::new().await;
     let network = cloud.network("a").await;

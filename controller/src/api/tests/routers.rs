@@ -34,7 +34,7 @@ impl Cloud {
         self.refused(who, "PUT", &path, body, status, kind).await;
     }
 
-    async fn subnet_with(&self, network: &str, cidr: &str, more: Value) -> Value {
+    pub(super) async fn subnet_with(&self, network: &str, cidr: &str, more: Value) -> Value {
         let version = if cidr.contains(':') { 6 } else { 4 };
         let body = json!({"network_id": network, "ip_version": version, "cidr": cidr});
         self.made("a", "/v2.0/subnets", "subnet", with(body, more))

@@ -241,3 +241,28 @@ async fn subnets_change_within_their_bounds() {
         .refused("a", "DELETE", &path, Value::Null, 409, "SubnetInUse")
         .await;
 }
+
+#[tokio::test]
+async fn how_ipv6_addresses_are_got_is_said_once() {
+    let cloud = Cloud::new().await;
+    let network = cloud.network("a").await;
+    let modes = json!({"ipv6_ra_mode": "dhcpv6-stateful", "ipv6_address_mode": "dhcpv6-stateful"});
+    let subnet = cloud.subnet_with(&network, "fd00:1::/64", modes).await;
+    let path = format!("/v2.0/subnets/{}", id(&subnet));
+    for (body, kind) in [
+        (json!({"ipv6_ra_mode": "slaac"}), "HTTPBadRequest"),
+        (json!({"ipv6_address_mode": null}), "HTTPBadRequest"),
+        (json!({"enable_dhcp": false}), "InvalidInput"),
+    ] {
+        let body = json!({"subnet": body});
+        cloud.refused("a", "PUT", &path, body, 400, kind).await;
+    }
+    // Where nothing was said it may be turned off, and on.
+    let plain = cloud.subnet("a", &network, "fd00:2::/64").await;
+    let path = format!("/v2.0/subnets/{}", id(&plain));
+    for on in [false, true] {
+        let body = json!({"subnet": {"enable_dhcp": on}});
+        let (status, body) = cloud.ask("a", "PUT", &path, body).await;
+        assert_eq!((status, &body["subnet"]["enable_dhcp"]), (200, &json!(on)));
+    }
+}

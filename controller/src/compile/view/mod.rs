@@ -3,16 +3,13 @@
 //! The one place where both are known. What the API's rules guarantee (a VNI in its range, a unicast
 //! MAC address) is still looked at: an object that breaks it is not there for the compiler.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use hostconfig::{
     Classifier, Firewall, SecurityGroupRule, Shaper,
     chain::{Action, Algorithm, FirewallRule, Side},
     group::{Direction, Family, L4Match, Remote},
-    network::Route,
+    network::{RaMode, Route},
     port::{AddressPair, FixedIp},
     qos::{Dscp, Limit, Rate},
 };
@@ -32,7 +29,7 @@ use crate::{
         qos_policy::{Direction as Way, QosRule, Says},
         router::router_of,
         security_group_rule as rule,
-        subnet::HostRoute,
+        subnet::{HostRoute, Ipv6Mode},
     },
     store::{Entry, KeyChange, Read, Snapshot},
 };
@@ -231,9 +228,10 @@ fn router(router: &resources::Router) -> Router {
 }
 
 fn subnet(subnet: &resources::Subnet) -> intent::Subnet {
-    let v4 = |addr: &IpAddr| match addr {
-        IpAddr::V4(addr) => Some(*addr),
-        IpAddr::V6(_) => None,
+    let mode = |mode| match mode {
+        Ipv6Mode::Slaac => RaMode::Slaac,
+        Ipv6Mode::DhcpStateless => RaMode::Stateless,
+        Ipv6Mode::DhcpStateful => RaMode::Stateful,
     };
     intent::Subnet {
         id: subnet.meta.id.into(),
@@ -241,11 +239,8 @@ fn subnet(subnet: &resources::Subnet) -> intent::Subnet {
         cidr: subnet.cidr,
         gateway: subnet.gateway_ip,
         dhcp: subnet.enable_dhcp,
-        dns: subnet
-            .dns_nameservers
-            .iter()
-            .filter_map(v4)
-            .collect::<Vec<Ipv4Addr>>(),
+        ra: subnet.ipv6_ra_mode.map(mode),
+        dns: subnet.dns_nameservers.clone(),
         routes: routes(&subnet.host_routes),
     }
 }

@@ -48,6 +48,7 @@ fn port(n: u8, host: &str, more: &Value) -> (&'static str, u8, Value) {
 /// The quickstart in small: two hosts, a group that follows itself, a chain of three functions.
 fn records() -> Vec<(&'static str, u8, Value)> {
     let mut all = network_records();
+    all.push(subnet6_record());
     all.extend(chain_records());
     all
 }
@@ -171,6 +172,16 @@ fn network_records() -> Vec<(&'static str, u8, Value)> {
             }),
         ),
     ]
+}
+
+fn subnet6_record() -> (&'static str, u8, Value) {
+    let fields = json!({
+        "network_id": uuid(1), "ip_version": 6, "cidr": "fd00::/64",
+        "gateway_ip": "fd00::", "enable_dhcp": true,
+        "dns_nameservers": ["2620:fe::9"], "host_routes": [],
+        "ipv6_ra_mode": "dhcpv6-stateless", "ipv6_address_mode": "dhcpv6-stateless",
+    });
+    ("subnet", 3, fields)
 }
 
 fn chain_records() -> Vec<(&'static str, u8, Value)> {

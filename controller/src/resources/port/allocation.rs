@@ -116,7 +116,7 @@ impl Allocation<'_> {
         let subnet = Arc::clone(subnet);
         let ip_address = match wanted.ip_address {
             Some(address) => self.named(&subnet, address)?,
-            None if self.is_automatic(&subnet) => slaac(&subnet, self.port.mac_address),
+            None if self.is_automatic(&subnet) => self.automatic(&subnet)?,
             None => match self.kept(&subnet) {
                 Some(address) => address,
                 None => self.lowest(&subnet)?,
@@ -151,7 +151,10 @@ impl Allocation<'_> {
                 format!("IP address {address} is not a valid IP for the specified subnet."),
             ));
         }
-        if self.is_automatic(subnet) && address != slaac(subnet, self.port.mac_address) {
+        // Who updates a port names what it has, too.
+        let had = |had: &FixedIp| had.subnet_id == subnet.meta.id && had.ip_address == address;
+        let own = || address == slaac(subnet, self.port.mac_address) && self.had.iter().any(had);
+        if self.is_automatic(subnet) && !own() {
             return Err(Refusal::invalid(
                 "AllocationOnAutoAddressSubnet",
                 format!(
@@ -160,6 +163,11 @@ impl Allocation<'_> {
                 ),
             ));
         }
+        self.free(subnet, address)
+    }
+
+    /// The address, if no other port has it.
+    fn free(&self, subnet: &Subnet, address: IpAddr) -> Result<IpAddr, Refusal> {
         let taken = holder(self.view, subnet.meta.id, address);
         if taken.is_some_and(|holder| holder != self.port.meta.id) {
             return Err(Refusal::conflict(
@@ -171,6 +179,11 @@ impl Allocation<'_> {
             ));
         }
         Ok(address)
+    }
+
+    /// The address that the port's host gives itself.
+    fn automatic(&self, subnet: &Subnet) -> Result<IpAddr, Refusal> {
+        self.free(subnet, slaac(subnet, self.port.mac_address))
     }
 
     fn lowest(&mut self, subnet: &Subnet) -> Result<IpAddr, Refusal> {
@@ -226,7 +239,7 @@ impl Allocation<'_> {
             .cloned()
             .collect();
         for subnet in automatic {
-            let address = self.named(&subnet, slaac(&subnet, self.port.mac_address))?;
+            let address = self.automatic(&subnet)?;
             self.choose(&subnet, address);
         }
         Ok(())

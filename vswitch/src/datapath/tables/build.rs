@@ -17,6 +17,7 @@ use super::{
     ZoneMap,
     dense::Dense,
     l3::{Interface, Router},
+    ra::{self, Advertisement},
     security_group::GroupSet,
 };
 
@@ -397,7 +398,9 @@ impl Tables {
                 .map_or(&[][..], Vec::as_slice);
             let dense = NetworkId(self.networks.reserve(&network.id));
             let routers = routers.get(&dense).map_or(&[][..], Vec::as_slice);
+            let advertisements = self.advertisements(network, routers);
             let content = digest((
+                &advertisements,
                 routers
                     .iter()
                     .map(|(router, at, i)| (router, at, i.port, i.mac, &i.addrs))
@@ -425,6 +428,7 @@ impl Tables {
                     mtu: network.mtu,
                     admin_up: network.admin_up,
                     subnets: network.subnets.clone(),
+                    advertisements,
                     fdb: Fdb::new(FDB_CAPACITY, self.seed),
                     neighbours: Neighbours::new(self.seed),
                     flood: FloodList::default(),
@@ -440,6 +444,25 @@ impl Tables {
             }
         }
         self.networks.retain(|id| alive.contains(id));
+    }
+
+    /// What the routers on a network say of themselves, if its subnets have them say it.
+    fn advertisements(
+        &self,
+        network: &hostconfig::Network,
+        routers: &[(RouterId, SectionIndex, Interface)],
+    ) -> Vec<Advertisement> {
+        let asked = network.subnets.iter().any(|s| s.ra.is_some());
+        if !asked {
+            return Vec::new();
+        }
+        let up = |router: RouterId| self.router(router).is_some_and(|r| r.admin_up);
+        let interfaces: Vec<_> = routers
+            .iter()
+            .filter(|(router, _, interface)| interface.admin_up && up(*router))
+            .map(|(router, _, interface)| (*router, interface))
+            .collect();
+        ra::advertisements(&network.subnets, network.mtu, &interfaces)
     }
 
     fn place(&self, at: Location) -> Place {

@@ -155,6 +155,8 @@ pub struct Network {
     pub admin_up: bool,
     /// Its subnets.
     pub subnets: Vec<hostconfig::Subnet>,
+    /// What its routers say of themselves.
+    pub advertisements: Vec<ra::Advertisement>,
     /// Where MAC addresses are.
     pub fdb: Fdb,
     /// Whose the addresses are.

@@ -73,6 +73,7 @@ impl Conf {
             gateway: dhcp.as_ref().map(|_| "10.0.0.254".parse().unwrap()),
             dhcp,
             ra: None,
+            dns6: vec![],
         };
         self.put(Section::Network(Network {
             id: id(n),

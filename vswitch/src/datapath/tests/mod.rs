@@ -1,5 +1,6 @@
 //! Packets through a whole datapath, on tables built from configs.
 
+mod advertising;
 mod attacks;
 mod chains;
 mod errors;

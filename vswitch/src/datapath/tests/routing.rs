@@ -17,7 +17,7 @@ use net::{
 use super::{super::Stage, harness::*};
 
 /// The n-th host's address on the k-th network.
-fn at(k: u16, n: u16, v6: bool) -> IpAddr {
+pub(super) fn at(k: u16, n: u16, v6: bool) -> IpAddr {
     if v6 {
         format!("fd{k:02x}::{n:x}").parse().unwrap()
     } else {
@@ -26,11 +26,11 @@ fn at(k: u16, n: u16, v6: bool) -> IpAddr {
 }
 
 /// The MAC address of a router's interface on the k-th network.
-fn gate(r: u16, k: u16) -> Mac {
+pub(super) fn gate(r: u16, k: u16) -> Mac {
     mac(0x9000 + r * 16 + k)
 }
 
-fn network(conf: &mut Conf, k: u16, mtu: u32, change: impl FnOnce(&mut Network)) {
+pub(super) fn network(conf: &mut Conf, k: u16, mtu: u32, change: impl FnOnce(&mut Network)) {
     let n = NET + u128::from(k);
     let subnet = |v6: bool| Subnet {
         id: id(n * 10 + u128::from(v6)),
@@ -44,6 +44,7 @@ fn network(conf: &mut Conf, k: u16, mtu: u32, change: impl FnOnce(&mut Network))
         gateway: Some(at(k, 254, v6)),
         dhcp: None,
         ra: None,
+        dns6: vec![],
     };
     let mut network = Network {
         id: id(n),
@@ -59,7 +60,7 @@ fn network(conf: &mut Conf, k: u16, mtu: u32, change: impl FnOnce(&mut Network))
 }
 
 /// The n-th workload, on the k-th network.
-fn workload(conf: &mut Conf, k: u16, n: u16, groups: &[u128]) {
+pub(super) fn workload(conf: &mut Conf, k: u16, n: u16, groups: &[u128]) {
     conf.port_with(n, groups, |p| {
         p.network = id(NET + u128::from(k));
         p.port_security = !groups.is_empty();
@@ -84,16 +85,16 @@ fn elsewhere(conf: &mut Conf, k: u16, n: u16, at_vtep: Location) {
     }));
 }
 
-fn far(conf: &mut Conf, k: u16, n: u16) {
+pub(super) fn far(conf: &mut Conf, k: u16, n: u16) {
     elsewhere(conf, k, n, Location::Vtep(REMOTE.parse().unwrap()));
 }
 
 /// Router `r` with an interface on each of these networks, by the addresses that end in `host`.
-fn router(conf: &mut Conf, r: u16, on: &[(u16, u16)], routes: &[(&str, IpAddr)]) {
+pub(super) fn router(conf: &mut Conf, r: u16, on: &[(u16, u16)], routes: &[(&str, IpAddr)]) {
     router_with(conf, r, on, routes, |_| {});
 }
 
-fn router_with(
+pub(super) fn router_with(
     conf: &mut Conf,
     r: u16,
     on: &[(u16, u16)],
@@ -137,7 +138,7 @@ fn router_with(
 }
 
 /// Two networks joined by router 1: workloads 1 and 2 here, 8 and 9 far, the odd ones on the first network.
-fn two(groups: &[u128]) -> Conf {
+pub(super) fn two(groups: &[u128]) -> Conf {
     let mut conf = Conf::new();
     conf.web(6, 80);
     for k in [0, 1] {
@@ -212,108 +213,6 @@ fn every_switch_answers_for_a_router_with_the_mac_of_its_interface() {
         let flags = answer[usize::from(headers.l4_at) + 4];
         assert_eq!(flags, 0xe0, "a router, asked, and it overrides");
     }
-}
-
-/// What an advertisement says: flags, lifetime, MTU, and of each prefix its flags.
-fn advertised(frame: &[u8]) -> (u8, u16, u32, Vec<(u8, IpAddr)>) {
-    let (headers, key) = Headers::parse(frame).unwrap();
-    assert_eq!((key.l4_src, key.ip_ttl), (134, 255));
-    assert_eq!(key.link_addr, gate(1, 0).octets());
-    let from: IpAddr = gate(1, 0).link_local().into();
-    assert_eq!((key.src_mac(), key.src_addr()), (gate(1, 0), from));
-    let icmp = &frame[usize::from(headers.l4_at)..];
-    let mtu = u32::from_be_bytes(*icmp[28..].first_chunk().unwrap());
-    let prefix = |option: &[u8]| {
-        assert_eq!((option[0], option[1], option[2]), (3, 4, 64));
-        let addr: [u8; 16] = *option[16..].first_chunk().unwrap();
-        (option[3], addr.into())
-    };
-    let prefixes = icmp[32..].chunks(32).map(prefix).collect();
-    (
-        icmp[5],
-        u16::from_be_bytes([icmp[6], icmp[7]]),
-        mtu,
-        prefixes,
-    )
-}
-
-#[test]
-fn routers_speak_to_hosts_when_they_are_asked_and_from_time_to_time() {
-    use hostconfig::network::RaMode;
-    let told = |conf: &mut Conf, mode| {
-        network(conf, 0, 1400, |n| n.subnets[1].ra = mode);
-    };
-    let solicit = |own: std::net::Ipv6Addr| {
-        let all_routers = "ff02::2".parse().unwrap();
-        let mut l4 = vec![133, 0, 0, 0, 0, 0, 0, 0];
-        let sum = net::checksum::transport(own.into(), all_routers, 58, &l4);
-        l4[2..4].copy_from_slice(&sum.to_be_bytes());
-        FrameBuilder::other(true, 58)
-            .macs(mac(1), Mac::new([0x33, 0x33, 0, 0, 0, 2]))
-            .addrs(own.into(), all_routers)
-            .ttl(255)
-            .payload(&l4)
-    };
-    let mut conf = two(&[GROUP]);
-    let mut h = Host::new(&conf);
-    let ask = solicit(mac(1).link_local());
-    assert_eq!(
-        h.places(1, &ask),
-        [At::Vtep(REMOTE.into())],
-        "it is for whoever knows"
-    );
-    h.pass(Duration::from_mins(11));
-    assert_eq!(h.tick().0, []);
-    for (mode, flags, of_prefix) in [
-        (RaMode::Slaac, 0, 0xc0),
-        (RaMode::Stateless, 0x40, 0xc0),
-        (RaMode::Stateful, 0x80, 0x80),
-    ] {
-        told(&mut conf, Some(mode));
-        h.apply(&conf);
-        let said = (
-            flags,
-            1800,
-            1400,
-            vec![(of_prefix, "fd00::".parse().unwrap())],
-        );
-        for (own, to) in [
-            (mac(1).link_local(), mac(1)),
-            (
-                std::net::Ipv6Addr::UNSPECIFIED,
-                Mac::new([0x33, 0x33, 0, 0, 0, 1]),
-            ),
-        ] {
-            let got = h.from(1, &solicit(own));
-            let [(At::Port(1), answer)] = got.as_slice() else {
-                panic!("one answer: {got:?}");
-            };
-            assert_eq!(advertised(answer), said);
-            let (_, key) = Headers::parse(answer).unwrap();
-            assert_eq!(key.dst_mac(), to);
-        }
-        // Unasked, to the one host on that network.
-        h.pass(Duration::from_mins(11));
-        let (got, wake) = h.tick();
-        let [(At::Port(1), unasked)] = got.as_slice() else {
-            panic!("one is told: {got:?}");
-        };
-        assert_eq!(advertised(unasked), said);
-        assert!(wake.is_some_and(|wake| wake > h.now));
-        assert_eq!(h.tick().0, []);
-    }
-    // A router that is down says nothing.
-    router_with(&mut conf, 1, &[(0, 254), (1, 254)], &[], |r| {
-        r.admin_up = false;
-    });
-    h.apply(&conf);
-    assert_eq!(h.places(1, &ask), [At::Vtep(REMOTE.into())]);
-    h.pass(Duration::from_mins(11));
-    assert_eq!(h.tick().0, []);
-    assert_eq!(
-        h.dp.ledger().originated[Originated::RouterAdvertisement.index()],
-        9
-    );
 }
 
 #[test]
