@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use hostconfig::network::{Dhcp, RaMode, Route};
+use hostconfig::network::{Dhcp, Dhcp6, RaMode, Route};
 use hostconfig::{
     Endpoint, HostConfig, Keyed, Location, Network, Port, Router, Section, Subnet, Vteps,
     port::FixedIp,
@@ -158,7 +158,19 @@ pub(crate) fn network() -> Network {
         gateway: dhcp.is_some().then(|| address(254, false)),
         dhcp,
         ra: Some(RaMode::Slaac).filter(|_| !prefix(cidr).is_ipv4()),
-        dns6: Vec::new(),
+        dhcp6: Some(Dhcp6 {
+            server_mac: mac(0xd000),
+            lease_seconds: Some(3600),
+            domain: "a-rather-long-name-of-a-domain.overweave.example".into(),
+        })
+        .filter(|_| !prefix(cidr).is_ipv4()),
+        dns6: if prefix(cidr).is_ipv4() {
+            Vec::new()
+        } else {
+            (1..=5)
+                .map(|n| [0xfd00, 0, 0, 0, 0, 0, 0, n].into())
+                .collect()
+        },
     };
     Network {
         id: id(NETWORK),

@@ -11,6 +11,7 @@ pub mod drive;
 mod api_body;
 mod connections;
 mod dhcp;
+mod dhcp6;
 mod fragments;
 mod frames;
 mod headers;
@@ -63,6 +64,7 @@ pub const TARGETS: &[Target] = &[
     slow(target("offload", offload::super_frame, offload::seeds), 10),
     target("uplink", uplink::receive, uplink::seeds),
     target("dhcp", dhcp::request, dhcp::seeds),
+    target("dhcp6", dhcp6::request, dhcp6::seeds),
     slow(target("fragments", fragments::arrive, fragments::seeds), 10),
     slow(target("api_body", api_body::requests, api_body::seeds), 100),
     target("run_dir", run_dir::request, run_dir::seeds),

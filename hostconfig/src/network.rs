@@ -37,10 +37,13 @@ pub struct Subnet {
     pub gateway: Option<IpAddr>,
     /// What the switch's DHCP server says; `None`: DHCP is off.
     pub dhcp: Option<Dhcp>,
+    /// What the switch's DHCPv6 server says; `None`: DHCPv6 is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp6: Option<Dhcp6>,
     /// How its hosts get their IPv6 addresses, as its router tells them; `None`: no router advertises it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ra: Option<RaMode>,
-    /// IPv6 name servers, as advertisements tell them (RFC 8106).
+    /// IPv6 name servers, as advertisements and DHCPv6 tell them (RFC 8106, RFC 3646).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns6: Vec<Ipv6Addr>,
 }
@@ -73,6 +76,18 @@ pub struct Dhcp {
     pub domain: String,
     /// Classless static routes (option 121, RFC 3442), without the default one.
     pub routes: Vec<Route>,
+}
+
+/// What the switch's DHCPv6 server says on a subnet, besides its name servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dhcp6 {
+    /// The MAC address that the server answers from, by which it is known (RFC 8415 §11.4): the same on all subnets of a network.
+    pub server_mac: Mac,
+    /// For how many seconds addresses are leased; `None`: hosts make their own, and are told the rest.
+    pub lease_seconds: Option<u32>,
+    /// The domain; empty: none.
+    pub domain: String,
 }
 
 /// A route told to workloads.

@@ -163,6 +163,7 @@ impl Plan {
                 domain: String::new(),
                 routes: vec![],
             }),
+            dhcp6: None,
             ra: None,
             dns6: vec![],
         };
@@ -171,6 +172,7 @@ impl Plan {
             cidr: format!("fd{number:02x}::/64").parse().unwrap(),
             gateway: None,
             dhcp: None,
+            dhcp6: None,
             ra: None,
             dns6: vec![],
         };

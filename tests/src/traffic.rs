@@ -103,6 +103,40 @@ pub fn router_solicitation(mac: Mac, src: Ipv6Addr) -> Vec<u8> {
         .build()
 }
 
+/// What a DHCPv6 client says (RFC 8415 §7.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToDhcp6 {
+    /// It wants an address.
+    Solicit,
+    /// It wants to know the rest.
+    Information,
+    /// It requests an address of no server.
+    Nonsense,
+}
+
+/// A DHCPv6 client's message to all servers.
+pub fn dhcp6_client(mac: Mac, says: ToDhcp6) -> Vec<u8> {
+    let kind = match says {
+        ToDhcp6::Solicit => 1,
+        ToDhcp6::Information => 11,
+        ToDhcp6::Nonsense => 3,
+    };
+    let mut message = vec![kind, 7, 7, 7];
+    // Client identifier, by the link-layer address; an association without wishes.
+    message.extend([0, 1, 0, 10, 0, 3, 0, 1]);
+    message.extend(mac.octets());
+    if says != ToDhcp6::Information {
+        message.extend([0, 3, 0, 12]);
+        message.extend([0; 12]);
+    }
+    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+    FrameBuilder::udp(true, 546, 547)
+        .macs(mac, Mac::new([0x33, 0x33, 0, 1, 0, 2]))
+        .addrs(mac.link_local().into(), all.into())
+        .payload(&message)
+        .build()
+}
+
 /// A DHCPv4 client's first message (RFC 2131 §2, option 53 in RFC 2132 §9.6).
 pub fn dhcp_discover(mac: Mac) -> Vec<u8> {
     let mut message = vec![1, 1, 6, 0, 0, 0, 0, 7];
@@ -131,7 +165,7 @@ pub fn answer(frame: &[u8], payload: &[u8]) -> Option<Vec<u8>> {
     };
     let built = match key.ip_proto {
         // A DHCP client asks again when it likes, not when it was answered.
-        proto::UDP if key.l4_src == 67 => return None,
+        proto::UDP if matches!(key.l4_src, 67 | 547) => return None,
         proto::UDP => FrameBuilder::udp(v6, key.l4_dst, key.l4_src).payload(payload),
         proto::TCP => tcp_answer(frame, &headers, &key, payload)?,
         proto::ICMP if key.l4_src == 8 => FrameBuilder::echo_reply(false, key.icmp_id),

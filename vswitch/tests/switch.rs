@@ -74,6 +74,7 @@ fn config(here: u16, hosts: u16) -> HostConfig {
         cidr: cidr.parse().unwrap(),
         gateway: None,
         dhcp: None,
+        dhcp6: None,
         ra: None,
         dns6: vec![],
     };

@@ -78,6 +78,8 @@ pub struct Subnet {
     pub gateway: Option<IpAddr>,
     /// Does the switch answer DHCP on it?
     pub dhcp: bool,
+    /// How its hosts get their IPv6 addresses, if that is said.
+    pub address_mode: Option<RaMode>,
     /// How its router says that hosts get their addresses, if it says so.
     pub ra: Option<RaMode>,
     /// Name servers told by DHCP and routers, of its family.

@@ -7,7 +7,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use hostconfig::{Endpoint, Location, Network, Port, Subnet, Vteps, network::Dhcp, vtep::Vtep};
+use hostconfig::{
+    Endpoint, Location, Network, Port, Subnet, Vteps,
+    network::{Dhcp, Dhcp6, RaMode},
+    vtep::Vtep,
+};
 use net::{Id, Mac, ids::kind};
 use sha2::{Digest as _, Sha256};
 
@@ -57,6 +61,20 @@ fn subnet(subnet: &intent::Subnet) -> Subnet {
     };
     // Whether a router is there to say it is the switch's to see.
     let ra = subnet.ra.filter(|_| subnet.cidr.addr().is_ipv6());
+    let mode = subnet.address_mode;
+    let mode = mode.filter(|_| subnet.dhcp && subnet.cidr.addr().is_ipv6());
+    let dhcp6 = mode.and_then(|mode| {
+        let lease_seconds = match mode {
+            RaMode::Stateful => Some(LEASE_SECONDS),
+            RaMode::Stateless => None,
+            RaMode::Slaac => return None,
+        };
+        Some(Dhcp6 {
+            server_mac: server_mac(subnet.network),
+            lease_seconds,
+            domain: String::new(),
+        })
+    });
     let dhcp = (subnet.dhcp && subnet.cidr.addr().is_ipv4()).then(|| Dhcp {
         server: match subnet.gateway {
             Some(IpAddr::V4(gateway)) if subnet.cidr.contains(gateway.into()) => gateway,
@@ -73,11 +91,13 @@ fn subnet(subnet: &intent::Subnet) -> Subnet {
         cidr: subnet.cidr,
         gateway: subnet.gateway,
         dhcp,
-        ra,
-        dns6: match ra {
-            Some(_) => subnet.dns.iter().filter_map(v6).collect(),
-            None => Vec::new(),
+        dns6: if ra.is_some() || dhcp6.is_some() {
+            subnet.dns.iter().filter_map(v6).collect()
+        } else {
+            Vec::new()
         },
+        dhcp6,
+        ra,
     }
 }
 

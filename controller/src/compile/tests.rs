@@ -82,6 +82,7 @@ pub(crate) fn subnet(n: u8, network: u8, gateway: bool) -> Object {
         cidr: format!("10.{n}.0.0/24").parse().unwrap(),
         gateway: gateway.then(|| Ipv4Addr::new(10, n, 0, 1).into()),
         dhcp: true,
+        address_mode: None,
         ra: None,
         dns: vec![Ipv4Addr::new(9, 9, 9, 9).into()],
         routes: Vec::new(),
@@ -96,6 +97,7 @@ fn subnet6(n: u8, network: u8, ra: Option<RaMode>, dns: &[&str]) -> Object {
         cidr: format!("fd{n:02x}::/64").parse().unwrap(),
         gateway: Some(format!("fd{n:02x}::").parse().unwrap()),
         dhcp: true,
+        address_mode: ra,
         ra,
         dns: dns.iter().map(|server| server.parse().unwrap()).collect(),
         routes: Vec::new(),
@@ -781,6 +783,33 @@ fn what_routers_say_of_a_subnet_is_told_to_all_who_need_its_network() {
     let dns = &v4.dhcp.as_ref().unwrap().dns;
     assert_eq!(dns, &[Ipv4Addr::new(9, 9, 9, 9)]);
     assert_eq!(v4.dns6, Vec::<std::net::Ipv6Addr>::new());
+}
+
+#[test]
+fn dhcpv6_is_answered_where_addresses_or_the_rest_are_got_by_it() {
+    let modes = [RaMode::Slaac, RaMode::Stateless, RaMode::Stateful];
+    let mut changes = put([
+        host(0, true, false),
+        network(0, "a"),
+        subnet(0, 0, true),
+        subnet6(9, 0, None, &["fd09::9"]),
+        port(0, 0, Some(0), &[], 200),
+    ]);
+    for (n, mode) in (10..).zip(modes) {
+        changes.extend(put([subnet6(n, 0, Some(mode), &["fd09::9"])]));
+    }
+    let compiler = compiled(&changes);
+    let network = network_of(compiler.config(&host_name(0)).unwrap(), 0);
+    let of = |n: u8| network.subnets.iter().find(|s| s.id == id(n)).unwrap();
+    let server_mac = of(0).dhcp.as_ref().unwrap().server_mac;
+    let leases = [9, 10, 11, 12].map(|n| {
+        let dhcp6 = of(n).dhcp6.as_ref();
+        assert!(dhcp6.is_none_or(|d| d.server_mac == server_mac));
+        dhcp6.map(|d| d.lease_seconds)
+    });
+    assert_eq!(leases, [None, None, Some(None), Some(Some(86_400))]);
+    assert_eq!(of(12).dns6, of(11).dns6);
+    assert_eq!((of(9).dns6.len(), of(12).dns6.len()), (0, 1));
 }
 
 #[test]

@@ -5,7 +5,10 @@
 //!
 //! It does not know TCP's windows or any timeout: who asks it sends well-formed conversations and does not wait long.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use hostconfig::{
     Chain, Classifier, Function, FunctionKind, HostConfig, Location, Network, Port, Section,
@@ -21,6 +24,7 @@ use net::{
 use crate::plan::{NetId, PortUuid, vtep};
 
 mod advertised;
+mod dhcp6;
 mod routers;
 mod words;
 pub use advertised::Advertised;
@@ -52,6 +56,8 @@ pub enum What {
     Advertisement(Advertised),
     /// The switch's DHCP answer: the client's address.
     Dhcp(IpAddr),
+    /// The switch's DHCPv6 answer: the addresses that it leases, and the name servers that it tells.
+    Dhcp6(Vec<Ipv6Addr>, Vec<Ipv6Addr>),
     /// The switch's answer to a ping to a virtual address, or to a router.
     Pong(IpAddr),
     /// The switch's error: in whose name, about what, and the quoted packet's addresses.
@@ -112,6 +118,11 @@ impl What {
                 let client = frame.get(payload + 16..payload + 20);
                 (key.l4_src, key.l4_dst) == (67, 68)
                     && client.is_some_and(|c| addr_bytes(*addr).ends_with(c))
+            }
+            Self::Dhcp6(leased, servers) => {
+                let message = frame.get(payload..).unwrap_or_default();
+                let ports = (key.l4_src, key.l4_dst) == (547, 546);
+                ports && dhcp6::told(message) == Some((leased.clone(), servers.clone()))
             }
             Self::Error(from, about, tuple) => {
                 let v6 = key.ethertype == ethertype::IPV6;
@@ -282,6 +293,8 @@ struct Arrival {
     network: NetId,
     fragment_id: u32,
     len: usize,
+    /// What it carries.
+    message: Vec<u8>,
 }
 
 /// The tuple of the packet that an ICMP error quotes.
@@ -356,6 +369,10 @@ impl Host {
             quote: quote(frame, &headers, &key),
             fragment_id: headers.fragment_id,
             len: frame.len() - usize::from(headers.l3_at),
+            message: frame
+                .get(usize::from(headers.payload_at)..)
+                .unwrap_or_default()
+                .to_vec(),
             key,
             network: self.port(port).expect("a port of this host").network,
         })
@@ -396,18 +413,18 @@ impl Host {
         let quote = self.quoted_beyond(origin, &arrival);
         let (receivers, refused) = match admitted {
             Err(reason) => (vec![Err(reason)], Some(reason)),
-            Ok(answers) if !answers.is_empty() && self.too_small(&arrival, &trail).is_some() => {
-                (vec![], None)
-            }
-            Ok(answers) if !answers.is_empty() => {
+            Ok(Some(_)) if self.too_small(&arrival, &trail).is_some() => (vec![], None),
+            Ok(Some(answers)) => {
                 fate.deliveries.extend(answers);
                 return vec![];
             }
-            Ok(_) if arrival.key.dst_mac().is_multicast() => match self.flood(origin, &arrival) {
-                Ok(copies) => (copies, None),
-                Err(reason) => (vec![Err(reason)], Some(reason)),
-            },
-            Ok(_) => {
+            Ok(None) if arrival.key.dst_mac().is_multicast() => {
+                match self.flood(origin, &arrival) {
+                    Ok(copies) => (copies, None),
+                    Err(reason) => (vec![Err(reason)], Some(reason)),
+                }
+            }
+            Ok(None) => {
                 let receiver = self.unicast(origin, &arrival, seen, &mut trail);
                 let refused = receiver.as_ref().err().copied();
                 (vec![receiver], refused)
@@ -570,7 +587,7 @@ impl Host {
         &mut self,
         origin: Option<PortUuid>,
         a: &mut Arrival,
-    ) -> Result<Vec<Delivery>, DropReason> {
+    ) -> Result<Option<Vec<Delivery>>, DropReason> {
         if origin.is_some() && a.key.vlan != 0 {
             return Err(DropReason::VlanNotAllowed);
         }
@@ -585,12 +602,12 @@ impl Host {
             return if forged {
                 Err(DropReason::TunnelSpoof)
             } else {
-                Ok(vec![])
+                Ok(None)
             };
         };
         port_security(&port, &a.key)?;
-        let answers = self.answers(&port, a).into_iter();
-        Ok(answers.map(|answer| (port.id, answer)).collect())
+        let answers = self.answers(&port, a)?;
+        Ok(answers.map(|all| all.into_iter().map(|answer| (port.id, answer)).collect()))
     }
 
     /// A later fragment gets the ports of its first, or waits for it (`None`). With a first one come those that waited for it.
@@ -619,14 +636,18 @@ impl Host {
         Some(vec![])
     }
 
-    /// What the switch answers itself; nothing: it is the network's to answer.
-    fn answers(&self, port: &Port, a: &Arrival) -> Vec<What> {
+    /// What the switch answers itself, which may be nothing; `None`: it is the network's to answer.
+    fn answers(&self, port: &Port, a: &Arrival) -> Result<Option<Vec<What>>, DropReason> {
         let key = &a.key;
+        if dhcp6::asks(key) {
+            return self.dhcp6(port, &a.message);
+        }
         if (key.ethertype, key.ip_proto, key.l4_src) == (ethertype::IPV6, proto::ICMP6, 133) {
             let said = self.advertised(port.network, advertised::asker(key));
-            return said.into_iter().map(What::Advertisement).collect();
+            let said: Vec<_> = said.into_iter().map(What::Advertisement).collect();
+            return Ok(Some(said).filter(|said| !said.is_empty()));
         }
-        self.answer(port, a).into_iter().collect()
+        Ok(self.answer(port, a).map(|answer| vec![answer]))
     }
 
     /// The same, where there is one answer at most.

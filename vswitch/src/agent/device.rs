@@ -174,6 +174,7 @@ mod tests {
             cidr: "fd00::/64".parse().unwrap(),
             gateway: Some("fd00::1".parse().unwrap()),
             dhcp: None,
+            dhcp6: None,
             ra: None,
             dns6: vec![],
         });

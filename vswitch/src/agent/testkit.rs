@@ -98,6 +98,7 @@ pub(crate) fn network(id: u128, vni: u32) -> Section {
             cidr: "10.0.0.0/24".parse().unwrap(),
             gateway: Some("10.0.0.1".parse().unwrap()),
             dhcp: None,
+            dhcp6: None,
             ra: None,
             dns6: vec![],
         }],

@@ -20,7 +20,7 @@ use super::{
     ledger::Ledger,
     queues::{self, Entered, Queues},
     tables::{
-        Tables,
+        Tables, dhcp6,
         ra::{self, Advertisement, Says},
         service,
     },
@@ -275,7 +275,8 @@ impl Hands {
                 | Action::AnswerNd { .. }
                 | Action::AnswerRs(_)
                 | Action::AnswerPing
-                | Action::AnswerDhcp { .. } => return self.send(flow, at, packet, cx),
+                | Action::AnswerDhcp { .. }
+                | Action::AnswerDhcp6(_) => return self.send(flow, at, packet, cx),
             }
         }
         self.lose(packet, DropReason::NoReceiver, cx);
@@ -361,7 +362,8 @@ impl Hands {
                 | Action::AnswerNd { .. }
                 | Action::AnswerRs(_)
                 | Action::AnswerPing
-                | Action::AnswerDhcp { .. } => return self.send(flow, at, packet, cx),
+                | Action::AnswerDhcp { .. }
+                | Action::AnswerDhcp6(_) => return self.send(flow, at, packet, cx),
             }
         }
         self.lose(packet, DropReason::NoReceiver, cx);
@@ -430,7 +432,8 @@ impl Hands {
             | Action::AnswerNd { .. }
             | Action::AnswerRs(_)
             | Action::AnswerPing
-            | Action::AnswerDhcp { .. } => self.answer(action, packet, flow, cx),
+            | Action::AnswerDhcp { .. }
+            | Action::AnswerDhcp6(_) => self.answer(action, packet, flow, cx),
             // These come before what sends; a program that has them behind it is none of the walk's.
             Action::Translate
             | Action::SetEth { .. }
@@ -527,6 +530,13 @@ impl Hands {
                     .map(|answers| answers.then_some(Originated::Dhcp)),
                 None => Err(DropReason::PortGone),
             },
+            Action::AnswerDhcp6(network) => {
+                match cx.tables.network(*network).zip(cx.tables.port(port)) {
+                    Some((network, client)) => dhcp6::answer(&mut packet, network, client)
+                        .map(|answers| answers.then_some(Originated::Dhcp6)),
+                    None => Err(DropReason::PortGone),
+                }
+            }
             Action::Translate
             | Action::SetEth { .. }
             | Action::SetDscp(_)

@@ -576,7 +576,8 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     | Action::AnswerNd { .. }
                     | Action::AnswerRs(_)
                     | Action::AnswerPing
-                    | Action::AnswerDhcp { .. } => None,
+                    | Action::AnswerDhcp { .. }
+                    | Action::AnswerDhcp6(_) => None,
                 })
                 .collect(),
         },
@@ -646,6 +647,7 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
             }
             Action::AnswerPing => "answer_ping".to_owned(),
             Action::AnswerDhcp { addr, .. } => format!("answer_dhcp({addr})"),
+            Action::AnswerDhcp6(_) => "answer_dhcp6".to_owned(),
         });
     }
     if let Verdict::Drop(refusal) = flow.verdict {

@@ -270,6 +270,8 @@ pub enum Action {
         /// The client's address.
         addr: Ipv4Addr,
     },
+    /// The switch answers the DHCPv6 client, of this network.
+    AnswerDhcp6(NetworkId),
 }
 
 /// The answer of one walk: an immutable program that many flows share.

@@ -100,7 +100,8 @@ impl Gate {
                 | Action::AnswerNd { .. }
                 | Action::AnswerRs(_)
                 | Action::AnswerPing
-                | Action::AnswerDhcp { .. } => return gate,
+                | Action::AnswerDhcp { .. }
+                | Action::AnswerDhcp6(_) => return gate,
             }
         }
         let exit = match last {
@@ -130,7 +131,8 @@ impl Gate {
             | Action::AnswerNd { .. }
             | Action::AnswerRs(_)
             | Action::AnswerPing
-            | Action::AnswerDhcp { .. } => None,
+            | Action::AnswerDhcp { .. }
+            | Action::AnswerDhcp6(_) => None,
         };
         if let (Some((exit, mtu)), Verdict::Deliver) = (exit, &flow.verdict) {
             let networks = flow.routers().filter_map(|hop| tables.network(hop.to?));

@@ -259,7 +259,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::AnswerNd { .. }
             | Action::AnswerRs(_)
             | Action::AnswerPing
-            | Action::AnswerDhcp { .. } => None,
+            | Action::AnswerDhcp { .. }
+            | Action::AnswerDhcp6(_) => None,
         })?;
         let owner = queues::owner(tables, lane, self.settings.workers)?;
         (owner != self.settings.worker).then_some(owner)

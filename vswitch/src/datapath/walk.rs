@@ -27,7 +27,7 @@ use super::{
     chains::next_hop,
     flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
     tables::{
-        Network, Port, SectionIndex, Tables, l2, port_security, ra, security_group::Allowed,
+        Network, Port, SectionIndex, Tables, dhcp6, l2, port_security, ra, security_group::Allowed,
         service, tunnel,
     },
 };
@@ -192,7 +192,8 @@ impl<'a, W: Witness> Walk<'a, W> {
             | Action::AnswerNd { .. }
             | Action::AnswerRs(_)
             | Action::AnswerPing
-            | Action::AnswerDhcp { .. } => 2,
+            | Action::AnswerDhcp { .. }
+            | Action::AnswerDhcp6(_) => 2,
         });
         let delivers = flow.verdict == Verdict::Deliver;
         flow.tracked &= delivers;
@@ -334,6 +335,19 @@ impl<'a, W: Witness> Walk<'a, W> {
             };
             self.answers(action, Consumed::Dhcp);
             self.says(Stage::Service, || format!("dhcp answered with {addr}"));
+            return true;
+        }
+        if dhcp6::serves(network, port, self.probe) {
+            self.answers(Action::AnswerDhcp6(network.dense), Consumed::Dhcp);
+            self.says(Stage::Service, || {
+                match dhcp6::leased(network, port).as_slice() {
+                    [] => "dhcpv6 answered, without addresses".to_owned(),
+                    own => {
+                        let own: Vec<_> = own.iter().map(ToString::to_string).collect();
+                        format!("dhcpv6 answered with {}", own.join(", "))
+                    }
+                }
+            });
             return true;
         }
         false

@@ -239,6 +239,7 @@ fn subnet(subnet: &resources::Subnet) -> intent::Subnet {
         cidr: subnet.cidr,
         gateway: subnet.gateway_ip,
         dhcp: subnet.enable_dhcp,
+        address_mode: subnet.ipv6_address_mode.map(mode),
         ra: subnet.ipv6_ra_mode.map(mode),
         dns: subnet.dns_nameservers.clone(),
         routes: routes(&subnet.host_routes),

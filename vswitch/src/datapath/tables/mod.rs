@@ -15,6 +15,7 @@
 
 mod build;
 pub mod dense;
+pub mod dhcp6;
 pub mod l2;
 pub mod l3;
 pub mod lpm;

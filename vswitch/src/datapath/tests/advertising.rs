@@ -292,6 +292,7 @@ fn each_router_speaks_for_the_subnets_whose_gateway_it_is() {
         cidr: "fd77::/64".parse().unwrap(),
         gateway: Some(v6("fd77::1")),
         dhcp: None,
+        dhcp6: None,
         ra: Some(RaMode::Stateful),
         dns6: vec!["fd77::53".parse().unwrap(), "fd77::54".parse().unwrap()],
     };
@@ -355,6 +356,7 @@ fn an_advertisement_of_many_subnets_and_servers_fits() {
                 cidr: format!("fd00:{k:x}::/64").parse().unwrap(),
                 gateway: Some(v6(&format!("fd00:{k:x}::"))),
                 dhcp: None,
+                dhcp6: None,
                 ra: Some(RaMode::Slaac),
                 dns6: (0..5)
                     .map(|s| format!("fd00:{k:x}::{s}").parse().unwrap())

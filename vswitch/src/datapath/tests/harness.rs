@@ -72,6 +72,7 @@ impl Conf {
             cidr: cidr.parse().unwrap(),
             gateway: dhcp.as_ref().map(|_| "10.0.0.254".parse().unwrap()),
             dhcp,
+            dhcp6: None,
             ra: None,
             dns6: vec![],
         };

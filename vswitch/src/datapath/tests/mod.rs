@@ -3,6 +3,7 @@
 mod advertising;
 mod attacks;
 mod chains;
+mod dhcp6;
 mod errors;
 mod fairness;
 mod forwarding;

@@ -43,6 +43,7 @@ pub(super) fn network(conf: &mut Conf, k: u16, mtu: u32, change: impl FnOnce(&mu
         .unwrap(),
         gateway: Some(at(k, 254, v6)),
         dhcp: None,
+        dhcp6: None,
         ra: None,
         dns6: vec![],
     };
