@@ -396,7 +396,7 @@ struct Slot {
 const LAST_GENERATION: u32 = (1 << (32 - PLACE_BITS)) - 1;
 
 /// How long the place of a stale program rests: a packet that waits at another worker goes on by it.
-const LEASE: Duration = Duration::from_secs(5);
+const LEASE: Duration = Duration::from_secs(15);
 
 /// How many places are looked at for stale programs when a new one comes: so those not yet found are at most a part of all.
 const LOOKS: usize = 4;
