@@ -132,6 +132,7 @@ pub(crate) fn port(n: u8) -> Port {
         security_groups: vec![],
         max_connections: 8,
         qos: None,
+        host_number: Some(0),
     }
 }
 

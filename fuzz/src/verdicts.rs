@@ -364,6 +364,7 @@ fn port(n: u8) -> Port {
         security_groups: vec![id(200)],
         max_connections: 1024,
         qos: None,
+        host_number: Some(0),
         ..host::port(n)
     }
 }
@@ -500,6 +501,8 @@ impl Switch {
         let lent = Lent {
             now: NOW,
             known: Known::New,
+            sources: None,
+            attempt: 0,
         };
         let outcome = walk(&self.tables, &mut Probe::new(&key), &mut (), lent);
         match outcome.flow.verdict {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use net::{Id, PortRange, Prefix, UnicastMac, ids::kind};
 use serde::{Deserialize, Serialize};
 
-use crate::group::Family;
+use crate::{Nat, group::Family};
 
 /// A port chain: functions in order, and the classifiers that lead into it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +85,8 @@ pub enum FunctionKind {
     LoadBalancer(LoadBalancer),
     /// An exact rate with a bounded queue.
     Shaper(Shaper),
+    /// Addresses of its own in place of others'.
+    Nat(Nat),
 }
 
 /// Allow or deny.

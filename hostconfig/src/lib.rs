@@ -9,7 +9,7 @@
 //!
 //! # Map
 //! - [`section`]: keys, bodies, hashes
-//! - what sections say: [`network`], [`port`], [`router`], [`group`], [`qos`], [`chain`], [`vtep`]
+//! - what sections say: [`network`], [`port`], [`router`], [`group`], [`qos`], [`chain`], [`nat`], [`vtep`]
 //! - [`config`]: the whole, its digest, [`check`]s and [`diff`]
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ pub mod config;
 pub mod diff;
 pub mod generation;
 pub mod group;
+pub mod nat;
 pub mod network;
 pub mod port;
 pub mod qos;
@@ -40,6 +41,7 @@ pub use chain::{Chain, Classifier, Firewall, Function, FunctionKind, LoadBalance
 pub use config::{Digest, HostConfig};
 pub use generation::Generation;
 pub use group::{AddressSet, SecurityGroup, SecurityGroupRule};
+pub use nat::Nat;
 pub use network::{Network, Subnet};
 pub use port::{Endpoint, Location, Port};
 pub use qos::QosPolicy;

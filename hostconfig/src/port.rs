@@ -34,6 +34,10 @@ pub struct Port {
     /// The QoS policy that holds for it. A section from before there was this field keeps its bytes and its hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qos: Option<Id<kind::QosPolicy>>,
+    /// The number of its host among all hosts: by it the ports of a NAT's addresses are shared out. `None`: the host has none yet,
+    /// and gets no part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_number: Option<u16>,
 }
 
 /// An address of a port.

@@ -180,6 +180,11 @@ impl FlowKey {
         addr_of(self.ip_dst)
     }
 
+    /// Is it an ICMP query or the reply to one? Only these have an identifier.
+    pub fn is_query(&self) -> bool {
+        !matches!(IcmpRole::of(self.ip_proto, self.l4_src), IcmpRole::Neither)
+    }
+
     /// What tells the connection apart; `None` for what is not IP.
     ///
     /// ICMP queries carry their identifier as both ports, and which of both they are, so that request and reply are each

@@ -35,6 +35,22 @@ impl Mac {
         self.0[0] & 1 == 1
     }
 
+    /// With the group bit: no source on any link has it, so one that is carried far from its link is taken for nobody else's there.
+    #[must_use]
+    pub const fn marked(self) -> Self {
+        let mut octets = self.0;
+        octets[0] |= 1;
+        Self(octets)
+    }
+
+    /// Without the group bit.
+    #[must_use]
+    pub const fn unmarked(self) -> Self {
+        let mut octets = self.0;
+        octets[0] &= !1;
+        Self(octets)
+    }
+
     /// All ones.
     pub fn is_broadcast(self) -> bool {
         self == Self::BROADCAST

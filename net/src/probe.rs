@@ -250,20 +250,36 @@ impl Probe {
         self.rewritten.0.eth_dst = [0xff; 6];
     }
 
-    /// Rewrites the source address and port for the tables to come.
+    /// Rewrites the source for the tables to come: its address, and its port or the identifier of an ICMP query.
     pub fn set_src(&mut self, addr: IpAddr, port: u16) {
         self.key.ip_src = addr_bytes(addr);
         self.rewritten.0.ip_src = [0xff; 16];
-        self.key.l4_src = port;
-        self.rewritten.0.l4_src = u16::MAX;
+        if !self.is_icmp() {
+            self.key.l4_src = port;
+            self.rewritten.0.l4_src = u16::MAX;
+        } else if self.key.is_query() {
+            self.key.icmp_id = port;
+            self.rewritten.0.icmp_id = u16::MAX;
+        }
     }
 
-    /// Rewrites the destination address and port for the tables to come.
+    /// Rewrites the destination for the tables to come: its address, and its port where the protocol has one.
     pub fn set_dst(&mut self, addr: IpAddr, port: u16) {
         self.key.ip_dst = addr_bytes(addr);
         self.rewritten.0.ip_dst = [0xff; 16];
-        self.key.l4_dst = port;
-        self.rewritten.0.l4_dst = u16::MAX;
+        if !self.is_icmp() {
+            self.key.l4_dst = port;
+            self.rewritten.0.l4_dst = u16::MAX;
+        }
+    }
+
+    /// Where ICMP has its type and code, others have ports: which is rewritten is read.
+    fn is_icmp(&mut self) -> bool {
+        let icmp = matches!(self.ip_proto(), proto::ICMP | proto::ICMP6);
+        if icmp {
+            self.l4_src();
+        }
+        icmp
     }
 }
 
@@ -322,5 +338,24 @@ mod tests {
         assert_eq!(probe.mask().fields().l4_dst, 0);
         assert_eq!(probe.ip_dst(), "10.9.9.9".parse::<IpAddr>().unwrap());
         assert_eq!(probe.mask().fields().ip_dst[12..], [0xff, 0, 0, 0]);
+    }
+
+    #[test]
+    fn the_source_of_an_icmp_query_is_its_identifier_and_its_type_stays() {
+        let to: IpAddr = "10.9.9.9".parse().unwrap();
+        for (kind, id) in [(8, 77), (3, 5)] {
+            let key = FlowKey {
+                ethertype: 0x0800,
+                ip_proto: proto::ICMP,
+                l4_src: kind,
+                icmp_id: 5,
+                ..FlowKey::default()
+            };
+            let mut probe = Probe::new(&key);
+            probe.set_src(to, 77);
+            probe.set_dst(to, 99);
+            let seen = (probe.l4_src(), probe.l4_dst(), probe.icmp_id());
+            assert_eq!(seen, (kind, 0, id), "an error has no identifier");
+        }
     }
 }

@@ -109,6 +109,12 @@ closed_list! {
         FirewallDenied => "firewall_denied",
         /// The load balancer has no member to send it to.
         NoHealthyMember => "no_healthy_member",
+        /// A NAT has no free port for it at any of its addresses.
+        NatExhausted => "nat_exhausted",
+        /// Its client has as many connections through a NAT as it may.
+        NatClientLimit => "nat_client_limit",
+        /// The address that a NAT gave its connection is no longer the NAT's.
+        NatAddressGone => "nat_address_gone",
         /// A virtual address, or a router's, receives what no listener asked for.
         NoListener => "no_listener",
         /// The shaper's queue is full.

@@ -10,7 +10,7 @@ use hostconfig::{
     Function, FunctionKind,
     chain::{Action, Algorithm, FirewallRule, Member},
 };
-use net::{FlowKey, Id, Now, PortRange, Prefix, Probe, flow_key::addr_bytes};
+use net::{FlowKey, Id, PortRange, Prefix, Probe, flow_key::addr_bytes};
 use nfv::{Chain, Context};
 
 fn id<K>(n: u128) -> Id<K> {
@@ -94,9 +94,8 @@ fn key() -> FlowKey {
 fn decide(c: &mut Criterion) {
     let mut group = c.benchmark_group("chain_decide");
     let cx = Context {
-        now: Now::ZERO,
-        binding: None,
         seed: 7,
+        ..Context::default()
     };
     let chains = [
         ("firewall_10", vec![firewall(10, 10)]),

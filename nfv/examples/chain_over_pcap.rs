@@ -10,7 +10,7 @@ use hostconfig::{
     Chain, Firewall, Function, FunctionKind, LoadBalancer,
     chain::{Action, Algorithm, FirewallRule, Member},
 };
-use net::{Headers, Id, Mac, Now, PortRange, Probe, UnicastMac};
+use net::{Headers, Id, Mac, PortRange, Probe, UnicastMac};
 use nfv::Context;
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
@@ -79,9 +79,8 @@ fn main() -> Fallible<()> {
     let (chain, mut bytes, mut out) = (edge()?, Vec::new(), io::stdout().lock());
     io::stdin().read_to_end(&mut bytes)?;
     let cx = Context {
-        now: Now::ZERO,
-        binding: None,
         seed: 1,
+        ..Context::default()
     };
     let mut seen = BTreeMap::new();
     // Little-endian pcap: a header of 24 bytes, then records of 16 bytes and a frame.

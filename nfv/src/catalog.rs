@@ -7,8 +7,8 @@ use hostconfig::FunctionKind;
 use crate::{
     function::NetworkFunction,
     functions::{
-        Firewall, LoadBalancer, Shaper, firewall::FirewallFault, load_balancer::LoadBalancerFault,
-        shaper::ShaperFault,
+        Firewall, LoadBalancer, Nat, Shaper, firewall::FirewallFault,
+        load_balancer::LoadBalancerFault, nat::NatFault, shaper::ShaperFault,
     },
 };
 
@@ -41,6 +41,11 @@ pub const CATALOG: &[Kind] = &[
         doc: "An exact rate with a bounded queue.",
         build: shaper,
     },
+    Kind {
+        name: "nat",
+        doc: "Addresses of its own in place of others'.",
+        build: nat,
+    },
 ];
 
 /// Why a function can't be.
@@ -55,6 +60,9 @@ pub enum FunctionFault {
     /// A shaper.
     #[error("shaper can't be built")]
     Shaper(#[source] ShaperFault),
+    /// A NAT.
+    #[error("nat can't be built")]
+    Nat(#[source] NatFault),
     /// A kind that no line of the catalogue builds.
     #[error("no such kind of function")]
     Unknown,
@@ -93,6 +101,13 @@ fn shaper(kind: &FunctionKind) -> Option<Built> {
     Some(boxed(Shaper::new(config), FunctionFault::Shaper))
 }
 
+fn nat(kind: &FunctionKind) -> Option<Built> {
+    let FunctionKind::Nat(config) = kind else {
+        return None;
+    };
+    Some(boxed(Nat::new(config), FunctionFault::Nat))
+}
+
 /// Builds a function and says which kind it is.
 ///
 /// # Errors
@@ -120,9 +135,19 @@ mod tests {
             rules: vec![],
             default: hostconfig::chain::Action::Deny,
         };
+        let nat = hostconfig::Nat {
+            addresses: vec![],
+            sources: vec![],
+            ports: net::PortRange::one(1024),
+            hosts: 1,
+            client_limit: 1,
+            forwards: vec![],
+            statics: vec![],
+        };
         for kind in [
             FunctionKind::Shaper(shaper),
             FunctionKind::Firewall(firewall),
+            FunctionKind::Nat(nat),
         ] {
             let (line, _) = build(&kind).unwrap();
             let text = serde_json::to_value(&kind).unwrap();

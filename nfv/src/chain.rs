@@ -125,8 +125,12 @@ pub struct ChainOutcome {
     pub drop: Option<ChainDrop>,
     /// Its addresses behind the chain, if they were translated: what the record's reply side is made from.
     pub binding: Option<Binding>,
-    /// The member that was chosen.
+    /// The member that was chosen: the destination became another.
     pub member: Option<Id<kind::Port>>,
+    /// Is that member the client itself? Then its packets come from the virtual address.
+    pub hairpin: bool,
+    /// The port of the API that holds the address of a NAT which the source became.
+    pub source: Option<Id<kind::Port>>,
     /// The indices of the hops at which its packets wait, in the forward direction. Replies wait at them too, last to first,
     /// if the chain is symmetric.
     pub queues: SmallVec<[u8; 4]>,
@@ -226,7 +230,7 @@ impl Chain {
     pub fn decide(
         &self,
         first: &mut Probe,
-        cx: &Context,
+        cx: &Context<'_>,
         note: &mut dyn FnMut(&Hop, fmt::Arguments<'_>),
     ) -> ChainOutcome {
         let mut outcome = ChainOutcome {
@@ -234,6 +238,8 @@ impl Chain {
             drop: None,
             binding: None,
             member: None,
+            hairpin: false,
+            source: None,
             queues: SmallVec::new(),
         };
         for (at, hop) in (0u8..).zip(&self.hops) {
@@ -252,8 +258,13 @@ impl Chain {
                     break;
                 }
                 Decision::Dnat { to, member, snat } => {
-                    outcome.binding = Some(translate(first, to, snat));
+                    outcome.binding = Some(redirect(first, to, snat));
                     outcome.member = Some(member);
+                    outcome.hairpin |= snat.is_some();
+                }
+                Decision::Snat { to, address } => {
+                    outcome.binding = Some(hide(first, to));
+                    outcome.source = Some(address);
                 }
                 Decision::Queue => outcome.queues.push(at),
             }
@@ -284,13 +295,27 @@ fn hop(config: &hostconfig::Function) -> Result<Hop, ChainFault> {
 
 /// Shows the functions behind what the packet will look like; a translated connection is known by its whole tuple, so what
 /// the binding says is read.
-fn translate(first: &mut Probe, to: (IpAddr, u16), snat: Option<IpAddr>) -> Binding {
-    let src = (snat.unwrap_or_else(|| first.ip_src()), first.l4_src());
+fn redirect(first: &mut Probe, to: (IpAddr, u16), snat: Option<IpAddr>) -> Binding {
+    let (_, port) = source(first);
+    let src = (snat.unwrap_or_else(|| first.ip_src()), port);
     if snat.is_some() {
         first.set_src(src.0, src.1);
     }
     first.set_dst(to.0, to.1);
     Binding { dst: to, src }
+}
+
+/// The same where the source becomes another.
+fn hide(first: &mut Probe, to: (IpAddr, u16)) -> Binding {
+    first.set_src(to.0, to.1);
+    let dst = first.five_tuple();
+    let dst = dst.map_or((first.ip_dst(), 0), |t| (t.dst_addr(), t.dst_port));
+    Binding { dst, src: to }
+}
+
+fn source(first: &mut Probe) -> (IpAddr, u16) {
+    let tuple = first.five_tuple();
+    tuple.map_or((first.ip_src(), 0), |t| (t.src_addr(), t.src_port))
 }
 
 /// What passed a hop, or ended at it.
@@ -331,7 +356,7 @@ mod tests {
         Function, FunctionKind,
         chain::{Action, Algorithm, FirewallRule, Member, Side},
     };
-    use net::{FlowKey, Now, PortRange, flow_key::addr_bytes};
+    use net::{FlowKey, PortRange, flow_key::addr_bytes};
 
     use super::*;
 
@@ -437,9 +462,8 @@ mod tests {
     fn decide(functions: Vec<Function>, src: [u8; 4]) -> (ChainOutcome, Vec<String>) {
         let chain = Chain::build(&config(functions)).unwrap();
         let cx = Context {
-            now: Now::ZERO,
-            binding: None,
             seed: 5,
+            ..Context::default()
         };
         let mut words = vec![];
         let outcome = chain.decide(&mut Probe::new(&key(src)), &cx, &mut |hop, text| {
@@ -514,9 +538,8 @@ mod tests {
         ]))
         .unwrap();
         let cx = Context {
-            now: Now::ZERO,
-            binding: None,
             seed: 5,
+            ..Context::default()
         };
         let mut probe = Probe::new(&key([10, 0, 0, 7]));
         chain.decide(&mut probe, &cx, &mut |_, _| {});
@@ -623,7 +646,7 @@ mod tests {
             let mut functions = vec![load_balancer(12), shaper(13)];
             functions.insert(if before { 0 } else { 2 }, firewall(11, deny));
             let chain = Chain::build(&config(functions)).unwrap();
-            let cx = Context { now: Now::ZERO, binding: None, seed: 5 };
+            let cx = Context { seed: 5, ..Context::default() };
             let decide = |k: &FlowKey| {
                 let mut probe = Probe::new(k);
                 let outcome = chain.decide(&mut probe, &cx, &mut |_, _| {});

@@ -6,21 +6,76 @@
 
 use std::net::IpAddr;
 
-use net::{DropReason, Id, Now, Probe, ids::kind};
+use net::{DropReason, FiveTuple, Id, Now, Probe, ids::kind};
 
 /// What a function is lent while it decides.
-#[derive(Debug)]
-pub struct Context {
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
     /// The time.
     pub now: Now,
-    /// Where the connection's first packet was sent on by this chain before, if it is being judged again: its translated destination and, for
-    /// a hairpin, its translated source. A load balancer keeps the member as long as it is one.
+    /// Is the connection judged again? Then it began under another chain, or another form of this one.
+    pub again: bool,
+    /// Where the connection's first packet was sent on by this chain before, if it is being judged again: its translated destination and
+    /// its translated source. A load balancer keeps the member as long as it is one, a NAT the address and port.
     pub binding: Option<Binding>,
     /// Mixed into every choice that an outsider must not foresee.
     pub seed: u64,
+    /// The number of this host among all: which part of a NAT's ports is its own. `None`: none is.
+    pub host: Option<u16>,
+    /// The network on which answers find the connection's home: a NAT's address is to be on it. `None`: any.
+    pub network: Option<Id<kind::Network>>,
+    /// How often the connection was to begin before, and found another in its place: a NAT chooses anew.
+    pub attempt: u8,
+    /// Which translated sources are taken.
+    pub sources: &'a dyn Sources,
 }
 
-/// What a connection's addresses were translated to.
+impl Default for Context<'_> {
+    /// Nothing is known and nothing taken.
+    fn default() -> Self {
+        Self {
+            now: Now::ZERO,
+            again: false,
+            binding: None,
+            seed: 0,
+            host: Some(0),
+            network: None,
+            attempt: 0,
+            sources: &AllFree,
+        }
+    }
+}
+
+/// Which translated sources do this host's connections have?
+pub trait Sources: std::fmt::Debug {
+    /// Would the connection whose replies show this tuple be the only one? `address`: the port of the API that holds the translated
+    /// source, since tenants repeat addresses.
+    fn is_free(&self, address: Id<kind::Port>, reply: &FiveTuple) -> bool;
+    /// Do these replies come to whoever decides, without being handed over?
+    fn is_here(&self, reply: &FiveTuple) -> bool;
+    /// How many translated sources the connection's client has already.
+    fn held(&self) -> u32;
+}
+
+/// No connection has a translated source.
+#[derive(Debug, Clone, Copy)]
+pub struct AllFree;
+
+impl Sources for AllFree {
+    fn is_free(&self, _: Id<kind::Port>, _: &FiveTuple) -> bool {
+        true
+    }
+
+    fn is_here(&self, _: &FiveTuple) -> bool {
+        true
+    }
+
+    fn held(&self) -> u32 {
+        0
+    }
+}
+
+/// What a connection's addresses were translated to. Of ICMP, a port is the identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Binding {
     /// Destination address and port behind the chain.
@@ -50,6 +105,13 @@ pub enum Decision {
         /// The source becomes this address (a hairpin: the member is the client itself).
         snat: Option<IpAddr>,
     },
+    /// Its source becomes another; replies are translated back.
+    Snat {
+        /// From where.
+        to: (IpAddr, u16),
+        /// The port of the API that holds the address.
+        address: Id<kind::Port>,
+    },
     /// Each of its packets waits in this function's queue.
     Queue,
 }
@@ -61,7 +123,7 @@ pub trait NetworkFunction: Send + Sync + std::fmt::Debug {
     fn decide(
         &self,
         first: &mut Probe,
-        cx: &Context,
+        cx: &Context<'_>,
         note: &mut dyn FnMut(std::fmt::Arguments<'_>),
     ) -> Decision;
 }

@@ -29,4 +29,4 @@ pub mod rules;
 pub use chain::{Chain, ChainOutcome};
 pub use classifier::Classifier;
 pub use conntrack::Conntrack;
-pub use function::{Binding, Context, Decision, NetworkFunction};
+pub use function::{Binding, Context, Decision, NetworkFunction, Sources};

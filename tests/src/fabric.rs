@@ -15,7 +15,7 @@ use net::{
     Batch, Consumed, Copied, DropReason, Now, Offload, Origin, Originated, Packet, PacketPool,
     PortId, Zone, testkit,
 };
-use nfv::conntrack::Entry;
+use nfv::conntrack::{Entry, Side};
 use vswitch::{
     datapath::{Claims, Datapath, Ledger, Out, Settings, Tables, WorkerId, ZoneMap},
     io::{
@@ -25,7 +25,7 @@ use vswitch::{
 };
 
 use crate::{
-    oracle::Fate,
+    oracle::{Fate, Shown},
     plan::{Plan, PortUuid, vtep},
 };
 
@@ -207,6 +207,20 @@ impl Switch {
         let seed = self.tables.seed();
         let tables = Tables::build(Some(&self.tables), config, &self.zones, seed);
         self.tables = Arc::new(tables);
+    }
+
+    fn shown(&self) -> Vec<Shown> {
+        let connections = self.workers.iter().map(|w| w.datapath.conntrack());
+        let all = connections.flat_map(|table| table.iter().map(|(_, entry)| entry));
+        all.filter_map(|entry| {
+            let original = entry.side(Side::Original);
+            let (inside, outside) = (*original.tuple(), entry.translated(Side::Original));
+            let moved = (inside.src, inside.src_port) != (outside.src, outside.src_port);
+            let mut zones = self.zones.iter();
+            let (port, _) = zones.find(|(_, zone)| **zone == original.zone())?;
+            moved.then_some((*port, inside, outside))
+        })
+        .collect()
     }
 
     /// Which worker reads next.
@@ -453,6 +467,11 @@ impl Fabric {
             std::iter::repeat_n(reason, usize::try_from(times).unwrap())
         });
         (received, drops.collect())
+    }
+
+    /// What the connections of each host show outside whose source became another.
+    pub fn shown(&self) -> Vec<Vec<Shown>> {
+        self.hosts.iter().map(Switch::shown).collect()
     }
 
     /// Moves everything until nothing moves, at this moment.

@@ -14,16 +14,17 @@ use std::{
 
 use hostconfig::{
     AddressSet, Chain, Classifier, Endpoint, Firewall, Function, FunctionKind, Generation,
-    HostConfig, Keyed, LoadBalancer, Location, Network, Port, QosPolicy, Router, Section,
+    HostConfig, Keyed, LoadBalancer, Location, Nat, Network, Port, QosPolicy, Router, Section,
     SecurityGroup, SecurityGroupRule, Subnet, Vteps,
     chain::{Action, Algorithm, FirewallRule, Member, Side},
     group::{Direction, Family, L4Match, Remote},
+    nat::NatAddress,
     network::{Dhcp, Route},
     port::FixedIp,
     qos::{Limit, Rate},
     router::{Interface, InterfaceAddr},
 };
-use net::{Id, Mac, Prefix, UnicastMac, ids::kind, testkit};
+use net::{Id, Mac, PortRange, Prefix, UnicastMac, ids::kind, testkit};
 use uuid::Uuid;
 
 /// The id of a network.
@@ -344,6 +345,7 @@ impl Plan {
             security_groups: groups.to_vec(),
             max_connections: 1000,
             qos: None,
+            host_number: None,
         };
         self.ports.insert(id, (host, port));
         id
@@ -453,6 +455,29 @@ impl Plan {
             members,
         };
         (vip_port, balancer)
+    }
+
+    /// A NAT in a network: its virtual port, and the function that hides all sources behind its addresses. As many hosts as the plan has
+    /// share these.
+    pub fn nat(&mut self, network: NetId) -> (PortUuid, Nat) {
+        let port = self.endpoint(network, vtep(0));
+        self.elsewhere.get_mut(&port).unwrap().at = Location::Virtual;
+        let address = |v6| NatAddress {
+            addr: self.addr(port, v6),
+            port,
+            network,
+            hides: true,
+        };
+        let nat = Nat {
+            addresses: vec![address(false), address(true)],
+            sources: vec![],
+            ports: PortRange::new(1024, u16::MAX).unwrap(),
+            hosts: u16::try_from(self.hosts).unwrap(),
+            client_limit: 1000,
+            forwards: vec![],
+            statics: vec![],
+        };
+        (port, nat)
     }
 
     /// A symmetric chain.
@@ -567,7 +592,10 @@ impl Plan {
         }
         for (at, port) in self.ports.values() {
             if *at == host {
-                put(Section::Port(port.clone()));
+                put(Section::Port(Port {
+                    host_number: Some(u16::try_from(host).unwrap()),
+                    ..port.clone()
+                }));
             } else if networks.contains(&port.network) {
                 put(Section::Endpoint(Endpoint {
                     id: port.id,

@@ -25,7 +25,7 @@ use vswitch::datapath::explain::{Ending, Step, explain_key};
 
 use crate::{
     fabric::{Build, Fabric, agree, assert_fate, check_frames},
-    oracle::{Oracle, What},
+    oracle::{Oracle, Shown, What},
     plan::{GroupUuid, NetId, Plan, PortUuid, allow, allow_all, bits, firewall_rule, from_network},
     traffic::{
         Between, ToDhcp6, answer, dhcp_discover, dhcp6_client, router_solicitation, who_has,
@@ -87,6 +87,15 @@ struct ChainSpec {
     udp: bool,
     shaper: bool,
     destination: bool,
+    nat: Nat,
+}
+
+/// Where a chain has a NAT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nat {
+    None,
+    First,
+    Last,
 }
 
 /// Something that happens.
@@ -103,7 +112,7 @@ enum Op {
     /// The ICMP error about a received frame.
     Error(usize),
     /// To the virtual address.
-    Virtual(usize, Kind, u16),
+    Virtual(usize, Kind, u16, bool),
     /// What it is not: (port, other, how).
     Spoof(usize, usize, usize, bool),
     /// Any frame, perhaps with the port's own source MAC.
@@ -221,7 +230,8 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(a, to, k, n, v6, ttl)| Op::Route(a, to, k, n, v6, ttl)),
         1 => routers().prop_map(Op::Routers),
         1 => any::<usize>().prop_map(Op::Error),
-        3 => (any::<usize>(), kind(), 0u16..4).prop_map(|(a, k, n)| Op::Virtual(a, k, n)),
+        3 => (any::<usize>(), kind(), 0u16..4, any::<bool>())
+            .prop_map(|(a, k, n, v6)| Op::Virtual(a, k, n, v6)),
         1 => (any::<usize>(), any::<usize>(), 0usize..8, any::<bool>())
             .prop_map(|(a, b, how, v6)| Op::Spoof(a, b, how, v6)),
         1 => (any::<usize>(), any_frame(), any::<bool>()).prop_map(|(a, f, own)| Op::Any(a, f, own)),
@@ -260,9 +270,10 @@ pub fn scenario(steps: usize) -> impl Strategy<Value = Scenario> {
         any::<bool>(),
         any::<bool>(),
         prop::bool::weighted(0.3),
+        prop_oneof![Just(Nat::None), Just(Nat::First), Just(Nat::Last)],
     );
     let chain = chain.prop_map(
-        |(firewall, default_deny, members, v6, udp, shaper, destination)| ChainSpec {
+        |(firewall, default_deny, members, v6, udp, shaper, destination, nat)| ChainSpec {
             firewall,
             default_deny,
             members,
@@ -270,6 +281,7 @@ pub fn scenario(steps: usize) -> impl Strategy<Value = Scenario> {
             udp,
             shaper,
             destination,
+            nat,
         },
     );
     (
@@ -290,12 +302,82 @@ pub fn scenario(steps: usize) -> impl Strategy<Value = Scenario> {
         })
 }
 
+/// The same where a NAT hides who sends by routers, and most of it is answered.
+pub fn hidden(steps: usize) -> impl Strategy<Value = Scenario> {
+    (scenario(steps), any::<[bool; 2]>()).prop_map(|(mut scenario, [last, firewalled])| {
+        scenario.hosts = scenario.hosts.max(2);
+        scenario.routers.truncate(3);
+        let joins_all = RouterSpec {
+            tenant: 0,
+            on: [true; NETWORKS],
+            routes: vec![],
+            down: usize::MAX,
+        };
+        scenario.routers.insert(0, joins_all);
+        for v6 in [false, true] {
+            let open = Rule {
+                egress: false,
+                v6,
+                what: 0,
+                remote: 0,
+            };
+            scenario.rules[0].extend([
+                open.clone(),
+                Rule {
+                    egress: true,
+                    ..open
+                },
+            ]);
+        }
+        for (n, port) in scenario.ports.iter_mut().enumerate() {
+            if n % 3 < 2 {
+                port.network = [0, 2][n % 3] + port.network / NETWORKS * 2 * (n % 3);
+                port.groups.insert(0, 0);
+            }
+            port.groups.sort_unstable();
+            port.host += n;
+        }
+        let chain = scenario.chain.get_or_insert(ChainSpec {
+            firewall: vec![],
+            default_deny: false,
+            members: 1,
+            v6: false,
+            udp: true,
+            shaper: false,
+            destination: false,
+            nat: Nat::None,
+        });
+        if chain.nat == Nat::None {
+            chain.nat = if last { Nat::Last } else { Nat::First };
+        }
+        chain.default_deny = false;
+        if !(last && firewalled) {
+            // Not only for receivers of the client's own project.
+            chain.members &= !1;
+        }
+        if !firewalled {
+            chain.firewall.clear();
+        }
+        let ops = std::mem::take(&mut scenario.ops).into_iter();
+        let answered = ops.flat_map(|op| match op {
+            Op::Send(a, b, kind, n, v6) => {
+                let op = Op::Route(a, Far::Port(b), kind, n, v6, 64);
+                vec![op.clone(), Op::Answer(5), op]
+            }
+            Op::Route(..) | Op::Virtual(..) => vec![op.clone(), Op::Answer(5), op],
+            _ => vec![op],
+        });
+        scenario.ops = answered.collect();
+        scenario
+    })
+}
+
 struct Built {
     plan: Plan,
     networks: Vec<NetId>,
     ports: Vec<PortUuid>,
     groups: Vec<GroupUuid>,
-    chain: Option<(Id<kind::PortChain>, PortUuid, NetId)>,
+    chain: Option<(Id<kind::PortChain>, Vec<PortUuid>, NetId)>,
     policies: Vec<Id<kind::QosPolicy>>,
 }
 
@@ -418,6 +500,25 @@ fn put_routers(plan: &mut Plan, networks: &[NetId], specs: &[RouterSpec]) {
     }
 }
 
+impl ChainSpec {
+    /// The chain's NAT, if it has one: its virtual port.
+    fn put_nat(
+        &self,
+        (plan, net): (&mut Plan, NetId),
+        members: &[PortUuid],
+        functions: &mut Vec<FunctionKind>,
+    ) -> Option<PortUuid> {
+        let at = match self.nat {
+            Nat::None => return None,
+            Nat::First => 1,
+            Nat::Last => functions.len(),
+        };
+        let (port, nat) = plan.nat(net);
+        functions.insert(at, FunctionKind::Nat(with_forward(plan, nat, members)));
+        Some(port)
+    }
+}
+
 impl Scenario {
     fn build(&self) -> Built {
         let mut plan = Plan::new(self.hosts);
@@ -497,6 +598,7 @@ impl Scenario {
                     ..from_network(net)
                 }
             };
+            let nat = spec.put_nat((&mut plan, net), &members, &mut functions);
             if spec.shaper {
                 functions.push(FunctionKind::Shaper(Shaper {
                     rate_bps: 1_000_000_000_000,
@@ -504,7 +606,8 @@ impl Scenario {
                     queue_bytes: 1 << 20,
                 }));
             }
-            (plan.chain(vec![classifier], functions), vip, net)
+            let virtuals = std::iter::once(vip).chain(nat).collect();
+            (plan.chain(vec![classifier], functions), virtuals, net)
         });
         Built {
             plan,
@@ -697,12 +800,13 @@ impl Player {
                 put_routers(&mut self.fabric.plan, &networks, specs);
                 self.reconfigure(what);
             }
-            Op::Virtual(from, kind, n) => {
-                if let Some((_, vip, network)) = self.built.chain {
+            Op::Virtual(from, kind, n, v6) => {
+                if let Some((_, virtuals, network)) = self.built.chain.clone() {
+                    let vip = virtuals[usize::from(*n) % virtuals.len()];
                     let ports = self.fabric.plan.ports().filter(|p| p.network == network);
                     let ports: Vec<_> = ports.map(|p| p.id).collect();
                     if let Some(&from) = ports.get(from % ports.len().max(1)) {
-                        self.between(what, from, vip, *kind, *n, n % 2 == 1);
+                        self.between(what, from, vip, *kind, *n, *v6);
                     }
                 }
             }
@@ -745,7 +849,7 @@ impl Player {
                 self.reconfigure(what);
             }
             Op::Firewall(rules, deny) => {
-                if let Some((chain, ..)) = self.built.chain {
+                if let Some((chain, ..)) = self.built.chain.clone() {
                     let there = &self.fabric.plan.chain_mut(chain).functions;
                     let mut functions: Vec<_> = there.iter().map(|f| f.kind.clone()).collect();
                     functions[0] = firewall_of(rules, *deny);
@@ -838,7 +942,8 @@ impl Player {
             to: from,
             v6,
         };
-        let vip = self.built.chain.as_ref().map(|(_, vip, _)| *vip);
+        let virtuals = self.built.chain.as_ref().map(|(_, virtuals, _)| virtuals);
+        let vip = virtuals.map(|all| all[usize::from(n / 2) % all.len()]);
         let dst = match to {
             Far::Port(port) => plan.addr(self.port(port), v6),
             Far::Host(k, host) => plan.host(self.built.networks[2 * k], host, v6),
@@ -877,6 +982,11 @@ impl Player {
         if unseen && self.built.chain.is_some() {
             choices.extend(self.built.ports.iter().map(|p| vec![*p]));
         }
+        let shown = self.fabric.shown();
+        assert_sources(what, &shown);
+        for oracle in &mut self.oracles {
+            oracle.show(&shown);
+        }
         let mut possible: Vec<Oracle> = vec![];
         let mut first = None;
         for oracle in &self.oracles {
@@ -898,6 +1008,32 @@ impl Player {
         check_frames(what, &received);
         let frames = received.into_iter().map(|r| (r.port, r.frame.bytes));
         self.received.extend(frames);
+    }
+}
+
+/// The first member serves what comes to a port of the NAT's.
+fn with_forward(plan: &Plan, mut nat: hostconfig::Nat, members: &[PortUuid]) -> hostconfig::Nat {
+    for address in &nat.addresses {
+        if let Some(member) = members.first() {
+            nat.forwards.push(hostconfig::nat::Forward {
+                addr: address.addr,
+                protocol: proto::UDP,
+                ports: PortRange::new(80, 82).unwrap(),
+                to: plan.addr(*member, address.addr.is_ipv6()),
+                to_port: 8080,
+                member: *member,
+            });
+        }
+    }
+    nat
+}
+
+/// No two connections of the fabric show the same source to the same end.
+fn assert_sources(what: &str, shown: &[Vec<Shown>]) {
+    let mut seen = std::collections::HashMap::new();
+    for (client, inside, outside) in shown.iter().flatten() {
+        let there = seen.insert(*outside, (*client, *inside));
+        assert_eq!(there, None, "{what}: {inside} shows {outside} too");
     }
 }
 

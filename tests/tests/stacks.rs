@@ -542,3 +542,44 @@ fn a_member_that_calls_its_own_address_is_answered_by_itself() {
         }
     }
 }
+
+#[test]
+fn a_nat_stands_anywhere_in_a_chain_that_is_replaced_and_restarted_under_traffic() {
+    for v6 in [false, true] {
+        for workers in [1, 3] {
+            let mut at = chained(v6, 3, 4, build(fair(), workers, 12));
+            let net = at.site.fabric.plan.get(at.client).network;
+            let (_, mut nat) = at.site.fabric.plan.nat(net);
+            let (_, another) = at.site.fabric.plan.nat(net);
+            // All clients are on the first host: their ports are kept, by which the servers know them.
+            nat.hosts = 1;
+            let mut more = nat.clone();
+            more.addresses.extend(another.addresses);
+            let (nat, more) = (FunctionKind::Nat(nat), FunctionKind::Nat(more));
+            let (balancer, wall) = (at.balancer(), firewall(vec![]));
+            let variants = [
+                vec![wall.clone(), balancer.clone(), nat.clone()],
+                vec![nat.clone(), balancer.clone(), wall.clone()],
+                vec![balancer.clone(), more.clone(), wall.clone()],
+                vec![more, wall, balancer.clone()],
+                vec![balancer, nat],
+            ];
+            at.set(variants[0].clone());
+            let mut open: Vec<_> = (0..4).map(|_| at.transfer((200_000, 50_000))).collect();
+            for (n, functions) in variants.iter().cycle().take(10).enumerate() {
+                at.site
+                    .run(Duration::from_millis(2), |site| step_all(&mut open, site));
+                at.set(functions.clone());
+                assert_eq!(drops(&at.site), [], "change {n}");
+                at.site.fabric.restart(n % 3);
+            }
+            let whole = at.site.run(MINUTE, |site| step_all(&mut open, site));
+            let received: Vec<_> = open.iter().map(|t| t.told(&mut at.site)).collect();
+            assert!(whole, "v6 {v6}, workers {workers}: {received:?}");
+            assert_eq!(drops(&at.site), []);
+            // Each showed its servers one address of the NAT's from beginning to end.
+            let shown = at.site.fabric.shown();
+            assert_eq!(shown[0].len(), open.len());
+        }
+    }
+}

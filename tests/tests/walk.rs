@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use tests::{
     fabric::Build,
-    random::{play, scenario},
+    random::{hidden, play, scenario},
 };
 
 proptest! {
@@ -16,6 +16,11 @@ proptest! {
 
     #[test]
     fn several_workers_are_one_switch(scenario in scenario(40), workers in 2u16..4, seed in 1u64..1000) {
+        play(&scenario, Build { workers, seed, ..Build::default() });
+    }
+
+    #[test]
+    fn who_is_hidden_is_answered_through_routers(scenario in hidden(20), workers in 1u16..3, seed in 1u64..1000) {
         play(&scenario, Build { workers, seed, ..Build::default() });
     }
 }

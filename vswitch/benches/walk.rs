@@ -77,6 +77,7 @@ fn port(n: u16, security: bool) -> Section {
         security_groups: vec![id(2000)],
         max_connections: 1_000_000,
         qos: None,
+        host_number: Some(0),
     })
 }
 

@@ -47,6 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             security_groups: vec![],
             max_connections: 1000,
             qos: None,
+            host_number: Some(0),
         }))?;
         zones.insert(uuid(n).parse()?, Zone(n));
     }

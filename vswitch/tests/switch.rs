@@ -140,6 +140,7 @@ fn config(here: u16, hosts: u16) -> HostConfig {
             security_groups: vec![id(GROUP)],
             max_connections: 1000,
             qos: None,
+            host_number: Some(0),
         }));
     }
     config

@@ -4,13 +4,19 @@
 //! chain and complained about; the others still run. Nothing gets by it: without its virtual address
 //! a load balancer has no traffic.
 
-use hostconfig::{Chain, Function, FunctionKind, LoadBalancer, chain::Member};
+use std::net::IpAddr;
+
+use hostconfig::{
+    Chain, Function, FunctionKind, LoadBalancer, Nat,
+    chain::Member,
+    nat::{Forward, NatAddress, Static},
+};
 use net::{Id, ids::kind};
 use uuid::Uuid;
 
 use super::{
     Complaint,
-    intent::{Balancer, Intent, Port, Target, Work},
+    intent::{self, Balancer, Intent, Target, Work},
 };
 
 /// A chain, and what of it can't be had.
@@ -37,6 +43,9 @@ pub(super) fn chain(intent: &Intent, id: Id<kind::PortChain>) -> Option<(Chain, 
             Some(Work::LoadBalancer(balancer)) => {
                 load_balancer(intent, balancer, &mut complaints).map(FunctionKind::LoadBalancer)
             }
+            Some(Work::Nat(nat)) => {
+                Some(FunctionKind::Nat(self::nat(intent, nat, &mut complaints)))
+            }
         };
         if let (Some(function), Some(kind)) = (function, kind) {
             let name = function.name.clone();
@@ -54,6 +63,92 @@ pub(super) fn chain(intent: &Intent, id: Id<kind::PortChain>) -> Option<(Chain, 
     Some((chain, complaints))
 }
 
+/// An address whose port is gone is none of the NAT's, and nothing comes through it.
+fn nat(intent: &Intent, nat: &intent::Nat, complaints: &mut Vec<Complaint>) -> Nat {
+    let mut addresses = Vec::with_capacity(nat.addresses.len());
+    for &(addr, port, hides) in &nat.addresses {
+        let holder = intent.ports.get(&port);
+        let holder = holder.filter(|p| p.section.fixed_ips.iter().any(|ip| ip.addr == addr));
+        match holder.map(|holder| holder.section.network) {
+            Some(network) => addresses.push(NatAddress {
+                addr,
+                port,
+                network,
+                hides,
+            }),
+            None => complaints.push(Complaint::VipMissing { vip: addr }),
+        }
+    }
+    addresses.sort_by_key(|address| address.port);
+    let mut forwards = Vec::with_capacity(nat.forwards.len());
+    let mut statics = Vec::with_capacity(nat.statics.len());
+    let holder = |addr: IpAddr| addresses.iter().find(|a| a.addr == addr).map(|a| a.port);
+    for forward in &nat.forwards {
+        let Some(holder) = holder(forward.addr) else {
+            continue;
+        };
+        if let Some((member, to)) = target(intent, forward.to, forward.addr, holder, complaints) {
+            forwards.push(Forward {
+                addr: forward.addr,
+                protocol: forward.protocol,
+                ports: forward.ports,
+                to,
+                to_port: forward.to_port,
+                member,
+            });
+        }
+    }
+    for &(outside, to) in &nat.statics {
+        let Some(holder) = holder(outside) else {
+            continue;
+        };
+        if let Some((member, inside)) = target(intent, to, outside, holder, complaints) {
+            // Two ports that share an address are one workload's: the first has the static address.
+            if statics.iter().all(|s: &Static| s.inside != inside) {
+                statics.push(Static {
+                    outside,
+                    inside,
+                    member,
+                });
+            }
+        }
+    }
+    Nat {
+        addresses,
+        sources: nat.sources.clone(),
+        ports: nat.ports,
+        hosts: nat.hosts,
+        client_limit: nat.client_limit,
+        forwards,
+        statics,
+    }
+}
+
+/// Who is meant, and at which address of the family of `like`. One named by its address alone has a name of its own under `holder`.
+fn target(
+    intent: &Intent,
+    target: Target,
+    like: IpAddr,
+    holder: Id<kind::Port>,
+    complaints: &mut Vec<Complaint>,
+) -> Option<(Id<kind::Port>, IpAddr)> {
+    match target {
+        Target::Port(id) => {
+            let port = intent.ports.get(&id);
+            let mut addrs = port.into_iter().flat_map(|p| &p.section.fixed_ips);
+            let addr = addrs.find(|ip| ip.addr.is_ipv4() == like.is_ipv4());
+            if addr.is_none() {
+                complaints.push(Complaint::MemberMissing { port: id });
+            }
+            Some((id, addr?.addr))
+        }
+        Target::Address(addr) => {
+            let name = addr.to_string();
+            Some((Uuid::new_v5(&holder.uuid(), name.as_bytes()).into(), addr))
+        }
+    }
+}
+
 fn load_balancer(
     intent: &Intent,
     balancer: &Balancer,
@@ -66,28 +161,12 @@ fn load_balancer(
         complaints.push(Complaint::VipMissing { vip });
         return None;
     };
-    let address = |port: &Port| {
-        let mut addrs = port.section.fixed_ips.iter().map(|fixed| fixed.addr);
-        addrs.find(|addr| addr.is_ipv4() == vip.is_ipv4())
-    };
     let mut members = Vec::with_capacity(balancer.members.len());
     for member in &balancer.members {
-        let (id, addr) = match member.target {
-            Target::Port(id) => {
-                let Some(addr) = intent.ports.get(&id).and_then(|port| address(port)) else {
-                    complaints.push(Complaint::MemberMissing { port: id });
-                    continue;
-                };
-                (id, addr)
-            }
-            // Named by the address alone, so that it is hashed alike wherever it stands in the list.
-            Target::Address(addr) => {
-                let name = addr.to_string();
-                (
-                    Uuid::new_v5(&balancer.vip_port.uuid(), name.as_bytes()).into(),
-                    addr,
-                )
-            }
+        // One named by its address alone is hashed alike wherever it stands in the list.
+        let found = target(intent, member.target, vip, balancer.vip_port, complaints);
+        let Some((id, addr)) = found else {
+            continue;
         };
         members.push(Member {
             id,

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     Complaint, chain,
     intent::{
-        Change, Function, HostName, Index, Intent, Object, Port, remote_set, sides, vip_port,
+        Change, Function, HostName, Index, Intent, Object, Port, remote_set, sides, virtual_ports,
     },
     l2, needs, section,
 };
@@ -198,8 +198,8 @@ impl Compiler {
                 dirty.hosts.insert(host.name.clone());
                 dirty.records.insert(host.name.clone());
                 for port in intent.ports_at.of(&host.name) {
-                    self.mark_endpoint(*port, dirty);
-                    dirty.ports.insert(*port);
+                    // A port tells its host's number.
+                    self.mark_port(*port, dirty);
                 }
             }
             Object::Network(network) => {
@@ -270,7 +270,7 @@ impl Compiler {
                 for chain in intent.chains_of_function.of(&function.id) {
                     dirty.sections.insert(SectionKey::Chain(*chain));
                 }
-                self.mark_virtual_address(function, dirty);
+                self.mark_virtual_addresses(function, dirty);
             }
             Object::Chain(chain) => {
                 dirty.sections.insert(SectionKey::Chain(chain.id));
@@ -282,7 +282,7 @@ impl Compiler {
                 }
                 let functions = chain.functions.iter();
                 for function in functions.filter_map(|id| intent.functions.get(id)) {
-                    self.mark_virtual_address(function, dirty);
+                    self.mark_virtual_addresses(function, dirty);
                 }
             }
         }
@@ -311,9 +311,9 @@ impl Compiler {
         }
     }
 
-    /// The port of a function's virtual address.
-    fn mark_virtual_address(&self, function: &Function, dirty: &mut Dirty) {
-        if let Some(port) = vip_port(function) {
+    /// The ports of a function's virtual addresses.
+    fn mark_virtual_addresses(&self, function: &Function, dirty: &mut Dirty) {
+        for port in virtual_ports(function) {
             self.mark_endpoint(port, dirty);
             self.mark_vip(port, dirty);
             dirty.ports.insert(port);

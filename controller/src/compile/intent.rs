@@ -19,7 +19,7 @@ use hostconfig::{
     group::Remote,
     network::{RaMode, Route},
 };
-use net::{Id, Prefix, ids::kind};
+use net::{Id, PortRange, Prefix, ids::kind};
 
 /// The name of a host, as in a port's `binding:host_id`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +61,8 @@ pub struct Host {
     pub vtep: Option<IpAddr>,
     /// Has it no agent of ours?
     pub foreign: bool,
+    /// Its small number.
+    pub number: Option<u16>,
     /// The fingerprint of the certificate that it must show.
     pub certificate: Option<String>,
 }
@@ -174,6 +176,8 @@ pub enum Work {
     LoadBalancer(Balancer),
     /// An exact rate.
     Shaper(Shaper),
+    /// Addresses of its own in place of others'.
+    Nat(Nat),
 }
 
 /// A load balancer by ports.
@@ -211,6 +215,40 @@ pub enum Target {
     Port(Id<kind::Port>),
     /// An address that no port need hold.
     Address(IpAddr),
+}
+
+/// A NAT by ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nat {
+    /// Its addresses: each with the port that holds it, and whether it hides sources.
+    pub addresses: Vec<(IpAddr, Id<kind::Port>, bool)>,
+    /// Which sources are hidden.
+    pub sources: Vec<Prefix>,
+    /// The ports that they are given.
+    pub ports: PortRange,
+    /// How many hosts share an address.
+    pub hosts: u16,
+    /// The most connections of one port.
+    pub client_limit: u32,
+    /// What is forwarded, by port.
+    pub forwards: Vec<NatForward>,
+    /// Who has an address for itself.
+    pub statics: Vec<(IpAddr, Target)>,
+}
+
+/// What a NAT forwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatForward {
+    /// From which address.
+    pub addr: IpAddr,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// From which ports.
+    pub ports: PortRange,
+    /// To whom.
+    pub to: Target,
+    /// To which first port.
+    pub to_port: u16,
 }
 
 /// A port chain.
@@ -504,9 +542,10 @@ impl Intent {
                 for port in function_ports(&o) {
                     self.functions_of.insert(port, o.id);
                 }
-                let holder = vip_port(&o).and_then(|id| self.ports.get(&id));
-                if let Some(port) = holder.map(|port| &port.section) {
-                    self.vips_on.insert(port.network, port.id);
+                for id in virtual_ports(&o) {
+                    if let Some(port) = self.ports.get(&id).map(|port| &port.section) {
+                        self.vips_on.insert(port.network, port.id);
+                    }
                 }
                 self.functions.insert(o.id, o);
             }
@@ -593,9 +632,12 @@ impl Intent {
                 for port in function_ports(&o) {
                     self.functions_of.remove(&port, &id);
                 }
-                let holder = vip_port(&o).filter(|port| !self.holds_vip(*port));
-                if let Some(port) = holder.and_then(|id| self.ports.get(&id)) {
-                    self.vips_on.remove(&port.section.network, &port.section.id);
+                let held = virtual_ports(&o).into_iter();
+                let gone: Vec<_> = held.filter(|port| !self.holds_vip(*port)).collect();
+                for id in gone {
+                    if let Some(port) = self.ports.get(&id) {
+                        self.vips_on.remove(&port.section.network, &port.section.id);
+                    }
                 }
             }
             ObjectId::Chain(id) => {
@@ -685,20 +727,24 @@ impl Intent {
             .is_some_and(|port| port.router.is_some())
     }
 
-    /// Does this port hold the virtual address of a load balancer?
+    /// Does this port hold a virtual address of a function?
     fn holds_vip(&self, port: Id<kind::Port>) -> bool {
-        self.functions_of
-            .of(&port)
-            .any(|id| self.functions.get(id).and_then(|f| vip_port(f)) == Some(port))
+        let holds = |id| self.functions.get(id).is_some_and(|f| holds(f, port));
+        self.functions_of.of(&port).any(holds)
     }
 
-    /// Does this port hold the virtual address of a load balancer that a chain uses?
+    /// Does this port hold a virtual address of a function that a chain uses?
     pub fn is_vip(&self, port: Id<kind::Port>) -> bool {
         self.functions_of.of(&port).any(|id| {
             self.chains_of_function.has(id)
-                && self.functions.get(id).and_then(|f| vip_port(f)) == Some(port)
+                && self.functions.get(id).is_some_and(|f| holds(f, port))
         })
     }
+}
+
+/// Does this port hold one of a function's virtual addresses?
+fn holds(function: &Function, port: Id<kind::Port>) -> bool {
+    virtual_ports(function).contains(&port)
 }
 
 /// The sides that a classifier names.
@@ -706,29 +752,32 @@ pub(crate) fn sides(classifier: &Classifier) -> impl Iterator<Item = Side> {
     classifier.source.into_iter().chain(classifier.destination)
 }
 
-/// The port that holds a function's virtual address.
-pub(crate) fn vip_port(function: &Function) -> Option<Id<kind::Port>> {
+/// The ports that hold a function's virtual addresses.
+pub(crate) fn virtual_ports(function: &Function) -> Vec<Id<kind::Port>> {
     match &function.work {
-        Some(Work::LoadBalancer(balancer)) => Some(balancer.vip_port),
-        Some(Work::Firewall(_) | Work::Shaper(_)) | None => None,
+        Some(Work::LoadBalancer(balancer)) => vec![balancer.vip_port],
+        Some(Work::Nat(nat)) => nat.addresses.iter().map(|(_, port, _)| *port).collect(),
+        Some(Work::Firewall(_) | Work::Shaper(_)) | None => Vec::new(),
     }
 }
 
 /// The ports that a function's section is made from.
 fn function_ports(function: &Function) -> BTreeSet<Id<kind::Port>> {
-    let mut ports: BTreeSet<_> = vip_port(function).into_iter().collect();
-    if let Some(Work::LoadBalancer(balancer)) = &function.work {
-        ports.extend(
-            balancer
-                .members
-                .iter()
-                .filter_map(|member| match member.target {
-                    Target::Port(id) => Some(id),
-                    Target::Address(_) => None,
-                }),
-        );
-    }
-    ports
+    let targets: Vec<Target> = match &function.work {
+        Some(Work::LoadBalancer(balancer)) => balancer.members.iter().map(|m| m.target).collect(),
+        Some(Work::Nat(nat)) => {
+            let forwards = nat.forwards.iter().map(|f| f.to);
+            forwards
+                .chain(nat.statics.iter().map(|(_, to)| *to))
+                .collect()
+        }
+        Some(Work::Firewall(_) | Work::Shaper(_)) | None => Vec::new(),
+    };
+    let ports = targets.into_iter().filter_map(|target| match target {
+        Target::Port(id) => Some(id),
+        Target::Address(_) => None,
+    });
+    ports.chain(virtual_ports(function)).collect()
 }
 
 /// The set that a rule refers to.

@@ -31,6 +31,7 @@ pub(crate) fn host(n: u8, vtep: bool, foreign: bool) -> Object {
         name: host_name(n),
         vtep: vtep.then(|| Ipv4Addr::new(192, 0, 2, n).into()),
         foreign,
+        number: (!foreign).then_some(u16::from(n)),
         certificate: Some(format!("certificate of h{n}")),
     }))
 }
@@ -137,6 +138,7 @@ pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project:
             security_groups: groups.iter().map(|g| id(*g)).collect(),
             max_connections: 1000,
             qos: None,
+            host_number: None,
         },
         host: host.map(host_name),
         router: None,
@@ -233,6 +235,32 @@ pub(crate) fn balancer(n: u8, vip: u8, members: &[u8]) -> Object {
     }))
 }
 
+/// Hides behind one address, and forwards a port of it and all of the next one.
+pub(crate) fn nat(n: u8, holder: u8, to: u8) -> Object {
+    let ports = net::PortRange::new(1024, 2047).unwrap();
+    let target = intent::Target::Port(id(to));
+    let addresses = [(holder, true), (holder + 1, false)];
+    Object::Function(Arc::new(Function {
+        id: id(n),
+        name: format!("nat{n}"),
+        work: Some(Work::Nat(intent::Nat {
+            addresses: addresses.map(|(a, hides)| (addr(a), id(a), hides)).to_vec(),
+            sources: vec![],
+            ports,
+            hosts: 4,
+            client_limit: 100,
+            forwards: vec![intent::NatForward {
+                addr: addr(holder),
+                protocol: 6,
+                ports: net::PortRange::one(80),
+                to: target,
+                to_port: 8080,
+            }],
+            statics: vec![(addr(holder + 1), target)],
+        })),
+    }))
+}
+
 pub(crate) fn shaper(n: u8, rate_bps: u64) -> Object {
     let work = Some(Work::Shaper(Shaper {
         rate_bps,
@@ -311,6 +339,7 @@ fn object() -> impl Strategy<Value = Object> {
             .prop_map(|(n, s, d)| classifier(n, s, d)),
         (0u8..3, 0u8..8, prop::collection::vec(0u8..8, 0..3))
             .prop_map(|(n, vip, members)| balancer(n, vip, &members)),
+        (0u8..3, 0u8..7, 0u8..8).prop_map(|(n, holder, to)| nat(n, holder, to)),
         (0u8..3, 1u64..3).prop_map(|(n, rate)| shaper(n, rate * 1_000_000)),
         (
             0u8..2,
@@ -694,6 +723,54 @@ fn a_virtual_address_is_in_every_switch_of_its_network_while_a_chain_uses_it() {
             .sections
             .contains_key(&key)
     );
+}
+
+#[test]
+fn a_nat_has_its_addresses_everywhere_and_each_host_its_number() {
+    let mut compiler = compiled(&put([
+        host(1, true, false),
+        host(2, true, false),
+        network(0, "a"),
+        port(0, 0, Some(1), &[], 200),
+        port(1, 0, Some(2), &[], 200),
+        port(5, 0, None, &[], 200),
+        port(6, 0, None, &[], 200),
+        classifier(0, Some(Side::Network(id(0))), None),
+        nat(0, 5, 1),
+        chain(0, &[0], &[0]),
+    ]));
+    for n in [1, 2] {
+        let config = compiler.config(&host_name(n)).unwrap();
+        for address in [5, 6] {
+            let Section::Endpoint(held) =
+                config.sections[&SectionKey::Endpoint(id(address))].body()
+            else {
+                unreachable!()
+            };
+            assert_eq!(held.at, Location::Virtual);
+        }
+        let Section::Port(own) = config.sections[&SectionKey::Port(id(n - 1))].body() else {
+            unreachable!()
+        };
+        assert_eq!(own.host_number, Some(u16::from(n)));
+        let chain = chain_of(config, 0).unwrap();
+        let hostconfig::FunctionKind::Nat(nat) = &chain.functions[0].kind else {
+            unreachable!()
+        };
+        assert_eq!(nat.addresses.len(), 2);
+        assert_eq!(
+            (nat.forwards[0].to, nat.statics[0].inside),
+            (addr(1), addr(1))
+        );
+    }
+    // An address whose port is gone is none of the NAT's, nor what came by it.
+    compiler.apply(&[Change::Gone(ObjectId::Port(id(6)))], Generation(2));
+    let chain = chain_of(compiler.config(&host_name(1)).unwrap(), 0).unwrap();
+    let hostconfig::FunctionKind::Nat(nat) = &chain.functions[0].kind else {
+        unreachable!()
+    };
+    assert_eq!((nat.addresses.len(), nat.statics.len()), (1, 0));
+    assert_eq!(compiler.chain_complaints(id(0)).len(), 1);
 }
 
 #[test]

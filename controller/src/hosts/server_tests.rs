@@ -65,6 +65,7 @@ impl Fabric {
         let key = join_token_key(&SECRET);
         let record = Host {
             meta: Meta::new(host, "", "h1"),
+            number: None,
             vtep: None,
             foreign: false,
             admin_state_up: true,

@@ -1,7 +1,7 @@
 //! Which native function does a group name, and how is it set?
 //!
 //! The value of a port pair group's own attribute `network_function`: an object with one key, the
-//! kind. The schema is the lab file's (`firewall`, `load_balancer`, `shaper`).
+//! kind. The schema is the lab file's (`firewall`, `load_balancer`, `shaper`, `nat`).
 
 use net::{PortRange, Prefix};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::{fmt, net::IpAddr, str::FromStr};
 use uuid::Uuid;
 
-use crate::resources::{protocol::protocol_number, subnet::loose_prefix};
+use crate::resources::{nat::Nat, protocol::protocol_number, subnet::loose_prefix};
 
 /// Rules of a firewall: a first packet walks them one by one.
 const RULES: usize = 1000;
@@ -26,6 +26,8 @@ pub enum NetworkFunction {
     LoadBalancer(LoadBalancer),
     /// An exact rate with a bounded queue.
     Shaper(Shaper),
+    /// Addresses of its own in place of others'.
+    Nat(Nat),
 }
 
 /// Allow or deny.
@@ -109,7 +111,7 @@ impl<'de> Deserialize<'de> for Protocol {
     }
 }
 
-fn text_or_number<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
+pub(super) fn text_or_number<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
     match Value::deserialize(input)? {
         Value::String(text) => Ok(text),
         Value::Number(number) => Ok(number.to_string()),
@@ -232,7 +234,7 @@ pub enum Target {
 }
 
 impl Target {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let address = text.parse().map(Self::Address);
         address.ok().or_else(|| text.parse().map(Self::Port).ok())
     }
@@ -457,7 +459,7 @@ impl<'de> Deserialize<'de> for Size {
 /// # Errors
 /// What is wrong, with the remedy where the schema has grown beyond this version.
 pub fn shape(value: &Value) -> Result<Value, String> {
-    let kinds = "firewall, load_balancer or shaper";
+    let kinds = "firewall, load_balancer, shaper or nat";
     let Some(object) = value.as_object() else {
         return Err(format!("'{value}' is not an object with one key: {kinds}"));
     };
@@ -465,7 +467,7 @@ pub fn shape(value: &Value) -> Result<Value, String> {
     let (Some((kind, body)), None) = (keys.next(), keys.next()) else {
         return Err(format!("exactly one key is wanted: {kinds}"));
     };
-    if !["firewall", "load_balancer", "shaper"].contains(&kind.as_str()) {
+    if !["firewall", "load_balancer", "shaper", "nat"].contains(&kind.as_str()) {
         return Err(format!(
             "unknown network function '{kind}', known are {kinds}"
         ));
@@ -507,6 +509,7 @@ pub fn shape(value: &Value) -> Result<Value, String> {
             }
         }
         NetworkFunction::Shaper(_) => {}
+        NetworkFunction::Nat(nat) => nat.check().map_err(|reason| format!("nat: {reason}"))?,
     }
     serde_json::to_value(function).map_err(|error| error.to_string())
 }

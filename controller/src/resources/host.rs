@@ -12,7 +12,7 @@ use crate::{
         ALL, Absent, Claim, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec,
         Verb, field,
     },
-    resources::Port,
+    resources::{Port, port_pair_group::lowest_number},
     rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
     time::Seconds,
@@ -47,6 +47,9 @@ pub struct Host {
     /// What every object has; the name is the host's.
     #[serde(flatten)]
     pub meta: Meta,
+    /// A small number for it, that no other host has: by it hosts share what is given out in parts. Foreign ones have none.
+    #[serde(default)]
+    pub number: Option<u16>,
     /// The tunnel endpoint: of a foreign host given, of another reported when it joined.
     #[serde(default)]
     pub vtep: Option<IpAddr>,
@@ -143,7 +146,7 @@ impl Resource for Host {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[naming, kind, token, removal];
+    const RULES: &'static [Rule<Self>] = &[naming, kind, numbering, token, removal];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -297,6 +300,35 @@ fn kind(view: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
         foreign: true,
         ..host.clone()
     })])
+}
+
+/// The lowest number that is free; kept while the host is there, whatever others come and go.
+#[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
+fn numbering(view: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
+    const PREFIX: &str = "unique/host/";
+    // Counted from 1 in the store, as other numbers are, and from 0 where parts are.
+    let key = |number: u16| format!("{PREFIX}{:04x}", u32::from(number) + 1);
+    let Some(host) = change.after else {
+        let gone = change.before.and_then(|host| host.number);
+        let release = gone.map(|n| Write::Release(key(n)));
+        return Ok(release.into_iter().collect());
+    };
+    if host.number.is_some() || host.foreign || host.vtep.is_some() && change.made().is_some() {
+        return Ok(Vec::new());
+    }
+    let free =
+        lowest_number(view, PREFIX, u32::from(u16::MAX)).and_then(|n| u16::try_from(n - 1).ok());
+    // Numbers are for what is shared out; a host without one is a host all the same.
+    let Some(number) = free else {
+        return Ok(Vec::new());
+    };
+    Ok(vec![
+        Write::Claim(key(number), host.meta.id),
+        Write::amend(Host {
+            number: Some(number),
+            ..host.clone()
+        }),
+    ])
 }
 
 fn secret(change: &Change<'_, Host>, id: Uuid) -> [u8; 32] {

@@ -6,6 +6,7 @@ pub mod address_group;
 pub mod flow_classifier;
 pub mod function;
 pub mod host;
+pub mod nat;
 pub mod network;
 pub mod port;
 pub mod port_chain;

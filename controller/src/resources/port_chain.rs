@@ -6,7 +6,10 @@ use crate::{
         ALL, Absent, Claim, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
         boolean, field,
     },
-    resources::{FlowClassifier, PortPairGroup, port_pair_group::lowest_number},
+    resources::{
+        FlowClassifier, PortPairGroup,
+        port_pair_group::{lowest_number, never_hidden},
+    },
     rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
 };
@@ -77,7 +80,7 @@ impl Resource for PortChain {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[numbering, hops, entrances];
+    const RULES: &'static [Rule<Self>] = &[numbering, hops, entrances, hidden];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -271,4 +274,21 @@ fn entrances(view: &View, change: &Change<'_, PortChain>, caller: &Caller) -> Ju
         writes.push(Write::Claim(key(id), after.meta.id));
     }
     Ok(writes)
+}
+
+/// A NAT in it can hide who comes by each of its classifiers.
+fn hidden(view: &View, change: &Change<'_, PortChain>, _: &Caller) -> Judged {
+    let Some(after) = change.after.filter(|_| change.is_asked()) else {
+        return Ok(Vec::new());
+    };
+    for id in &after.port_pair_groups {
+        let group = view.object::<PortPairGroup>(*id);
+        let nat = group.as_ref().and_then(|group| group.nat());
+        let never = nat.and_then(|nat| never_hidden(view, nat, nat.network_id?, after));
+        if let Some(why) = never {
+            let why = format_args!("nat {id}: {why}");
+            return Err(Refusal::attribute("flow_classifiers", why));
+        }
+    }
+    Ok(Vec::new())
 }

@@ -3,6 +3,9 @@
 //! A port pair group of networking-sfc. Its own attribute `network_function` names a native function;
 //! port pairs, which are appliances, come later and are refused until then.
 //!
+//! Each address of a NAT is a port too (`device_owner` `overweave:nat`); an address that stays keeps its port, and so its MAC address,
+//! whatever else of the NAT changes. `nat_port_ids` names them.
+//!
 //! A load balancer's virtual address is a port of its own on the address's network, made, changed and
 //! deleted with the group (`device_owner` `overweave:load_balancer`, `device_id` the group's id), so
 //! that nobody else gets the address. `vip_port_id` names it.
@@ -15,17 +18,21 @@ use crate::{
         field,
     },
     resources::{
-        Port, PortChain, Subnet,
+        FlowClassifier, Port, PortChain, Subnet,
         function::{self, LoadBalancer, NetworkFunction, Target},
+        nat::Nat,
         network,
-        port::{VIP_OWNER, WantedIp},
+        port::{NAT_OWNER, VIP_OWNER, WantedIp},
     },
     rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 use uuid::Uuid;
 
 /// A port pair group.
@@ -40,6 +47,9 @@ pub struct PortPairGroup {
     /// The port that holds a load balancer's virtual address.
     #[serde(default)]
     pub vip_port_id: Option<Uuid>,
+    /// The ports that hold a NAT's addresses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nat_ports: BTreeMap<IpAddr, Uuid>,
     /// A small number for it.
     #[serde(default)]
     pub group_id: u32,
@@ -58,6 +68,24 @@ impl PortPairGroup {
     pub const fn load_balancer_mut(&mut self) -> Option<&mut LoadBalancer> {
         match &mut self.network_function {
             Some(NetworkFunction::LoadBalancer(balancer)) => Some(balancer),
+            _ => None,
+        }
+    }
+}
+
+impl PortPairGroup {
+    /// Its NAT, if it is one.
+    pub const fn nat(&self) -> Option<&Nat> {
+        match &self.network_function {
+            Some(NetworkFunction::Nat(nat)) => Some(nat),
+            _ => None,
+        }
+    }
+
+    /// The same, to change.
+    pub const fn nat_mut(&mut self) -> Option<&mut Nat> {
+        match &mut self.network_function {
+            Some(NetworkFunction::Nat(nat)) => Some(nat),
             _ => None,
         }
     }
@@ -100,6 +128,12 @@ impl Resource for PortPairGroup {
                 "The port of a load balancer's virtual address.",
             ),
             field(
+                "nat_port_ids",
+                Kind::Uuids,
+                "The ports of a NAT's addresses.",
+            )
+            .computed(),
+            field(
                 "tap_enabled",
                 Kind::Shape(false_shape),
                 "Not yet: always false.",
@@ -121,7 +155,14 @@ impl Resource for PortPairGroup {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[numbering, members, virtual_address, chains];
+    const RULES: &'static [Rule<Self>] = &[
+        numbering,
+        members,
+        targets,
+        virtual_address,
+        nat_addresses,
+        chains,
+    ];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -136,8 +177,10 @@ impl Resource for PortPairGroup {
             .load_balancer()
             .map(|balancer| balancer.members.as_slice());
         let mut ports = BTreeSet::new();
-        for member in members.unwrap_or_default() {
-            if let Target::Port(id) = member.target {
+        let members = members.unwrap_or_default().iter().map(|m| m.target);
+        let forwarded = self.nat().into_iter().flat_map(Nat::targets);
+        for target in members.chain(forwarded.map(|(_, _, to)| to)) {
+            if let Target::Port(id) = target {
                 ports.insert(id);
             }
         }
@@ -150,6 +193,7 @@ impl Resource for PortPairGroup {
     fn derive(&self, field: &str, _: &Scene<'_>) -> Value {
         match field {
             "port_pairs" => json!([]),
+            "nat_port_ids" => json!(self.nat_ports.values().collect::<Vec<_>>()),
             "tap_enabled" => json!(false),
             "port_pair_group_parameters" => json!({
                 "lb_fields": [],
@@ -300,6 +344,172 @@ fn members(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> 
     Ok(vec![Write::amend(placed)])
 }
 
+/// Whom a NAT forwards to are ports or addresses of its network, of the family of the address that they are reached by.
+fn targets(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Judged {
+    let after = change.after.filter(|_| change.is_asked());
+    let Some((after, nat)) = after.and_then(|group| Some((group, group.nat()?))) else {
+        return Ok(Vec::new());
+    };
+    let wrong = |field: &str, why: std::fmt::Arguments<'_>| {
+        Refusal::attribute("network_function", format_args!("nat: {field}: {why}"))
+    };
+    let (own, mut networks) = (nat.own(), BTreeSet::new());
+    for (field, address, to) in nat.targets() {
+        match to {
+            Target::Port(id) => {
+                let port = view.object::<Port>(id);
+                let port = port.filter(|port| caller.owns(&port.meta.project_id));
+                let port = port.ok_or_else(|| Refusal::missing("Port", id))?;
+                let mut of_family = port.fixed_ips.iter().map(|ip| ip.ip_address);
+                if !of_family.any(|a| a.is_ipv4() == address.is_ipv4()) {
+                    return Err(wrong(
+                        &field,
+                        format_args!("{id} has no address of the family of {address}"),
+                    ));
+                }
+                networks.insert(port.network_id);
+            }
+            Target::Address(a) if a.is_ipv4() != address.is_ipv4() => {
+                return Err(wrong(
+                    &field,
+                    format_args!("{a} is not of the family of {address}"),
+                ));
+            }
+            Target::Address(a) if own.contains(&a) => {
+                return Err(wrong(&field, format_args!("{a} is the nat's own")));
+            }
+            Target::Address(_) => {}
+        }
+    }
+    let network_id = match (nat.network_id, networks.first()) {
+        (Some(id), _) => network::visible(view, id, caller)?.meta.id,
+        (None, Some(id)) => *id,
+        (None, None) => {
+            return Err(wrong(
+                "network_id",
+                format_args!(
+                    "nothing is forwarded to a port, so it must say where the addresses are"
+                ),
+            ));
+        }
+    };
+    if let Some(other) = networks.iter().find(|id| **id != network_id) {
+        return Err(wrong(
+            "network_id",
+            format_args!("targets are on network {other}, the addresses on {network_id}"),
+        ));
+    }
+    for chain in view.related::<PortChain>("port_pair_groups", after.meta.id) {
+        if let Some(why) = never_hidden(view, nat, network_id, &chain) {
+            return Err(wrong("addresses", format_args!("{why}")));
+        }
+    }
+    let mut placed = after.clone();
+    if let Some(nat) = placed.nat_mut() {
+        nat.network_id = Some(network_id);
+    }
+    Ok(vec![Write::amend(placed)])
+}
+
+/// Why a NAT could hide nobody of a classifier of this chain: answers to its addresses find only who is on their network. `None`: it can.
+pub(super) fn never_hidden(
+    view: &View,
+    nat: &Nat,
+    network_id: Uuid,
+    chain: &PortChain,
+) -> Option<String> {
+    let mut classifiers = chain
+        .flow_classifiers
+        .iter()
+        .filter(|_| !nat.addresses.is_empty());
+    classifiers.find_map(|id| {
+        let classifier = view.object::<FlowClassifier>(*id)?;
+        let side = |port: Option<Uuid>, network: Option<Uuid>| {
+            network.or_else(|| Some(view.object::<Port>(port?)?.network_id))
+        };
+        let source = side(
+            classifier.logical_source_port,
+            classifier.logical_source_network,
+        );
+        let enters = source.or_else(|| {
+            side(
+                classifier.logical_destination_port,
+                classifier.logical_destination_network,
+            )
+        })?;
+        (enters != network_id).then(|| {
+            format!(
+                "classifier {id} is of network {enters}, the addresses are on {network_id}: none of its sources could be hidden"
+            )
+        })
+    })
+}
+
+/// The subnet of a network that an address is from.
+fn subnet_of(view: &View, network_id: Uuid, address: IpAddr) -> Result<Uuid, Refusal> {
+    let subnets = view.related::<Subnet>("network_id", network_id);
+    let subnet = subnets.iter().find(|subnet| subnet.cidr.contains(address));
+    subnet.map(|subnet| subnet.meta.id).ok_or_else(|| {
+        Refusal::invalid(
+            "InvalidIpForNetwork",
+            format!(
+                "IP address {address} is not a valid IP for any of the subnets on the specified network."
+            ),
+        )
+    })
+}
+
+/// The ports that hold a NAT's addresses come and go with these.
+fn nat_addresses(view: &View, change: &Change<'_, PortPairGroup>, _: &Caller) -> Judged {
+    let network = |group: Option<&PortPairGroup>| group?.nat()?.network_id;
+    let moved = network(change.before) != network(change.after);
+    let held = change.before.map(|group| group.nat_ports.clone());
+    let (held, mut writes) = (held.unwrap_or_default(), Vec::new());
+    let wanted = change.after.and_then(PortPairGroup::nat).map(Nat::own);
+    let wanted = wanted.unwrap_or_default();
+    let mut ports = BTreeMap::new();
+    for (address, id) in held {
+        if !moved && wanted.contains(&address) {
+            ports.insert(address, id);
+        } else {
+            writes.push(Write::Remove(Port::SPEC, id));
+        }
+    }
+    let Some(after) = change.after else {
+        return Ok(writes);
+    };
+    if let Some(network_id) = network(Some(after)) {
+        for address in wanted {
+            if ports.contains_key(&address) {
+                continue;
+            }
+            let subnet_id = subnet_of(view, network_id, address)?;
+            let id = change.moment.dice.uuid();
+            let meta = Meta::new(
+                id,
+                &after.meta.project_id,
+                format!("nat address of {}", after.meta.name),
+            );
+            let ip = WantedIp {
+                subnet_id: Some(subnet_id),
+                ip_address: Some(address),
+            };
+            let mut port = Port::new(meta, network_id, vec![ip]);
+            NAT_OWNER.clone_into(&mut port.device_owner);
+            port.device_id = after.meta.id.to_string();
+            writes.push(Write::put(port));
+            ports.insert(address, id);
+        }
+    }
+    if ports != after.nat_ports {
+        writes.push(Write::amend(PortPairGroup {
+            nat_ports: ports,
+            ..after.clone()
+        }));
+    }
+    Ok(writes)
+}
+
 /// The port that holds the virtual address comes, changes and goes with the group.
 fn virtual_address(view: &View, change: &Change<'_, PortPairGroup>, _: &Caller) -> Judged {
     let place = |group: Option<&PortPairGroup>| -> Option<(Uuid, std::net::IpAddr)> {
@@ -320,16 +530,7 @@ fn virtual_address(view: &View, change: &Change<'_, PortPairGroup>, _: &Caller) 
     let mut group = after.clone();
     group.vip_port_id = None;
     if let Some((network_id, vip)) = new {
-        let subnets = view.related::<Subnet>("network_id", network_id);
-        let subnet = subnets.iter().find(|subnet| subnet.cidr.contains(vip));
-        let subnet = subnet.ok_or_else(|| {
-            Refusal::invalid(
-                "InvalidIpForNetwork",
-                format!(
-                    "IP address {vip} is not a valid IP for any of the subnets on the specified network."
-                ),
-            )
-        })?;
+        let subnet_id = subnet_of(view, network_id, vip)?;
         let id = change.moment.dice.uuid();
         let meta = Meta::new(
             id,
@@ -337,7 +538,7 @@ fn virtual_address(view: &View, change: &Change<'_, PortPairGroup>, _: &Caller) 
             format!("vip of {}", group.meta.name),
         );
         let wanted = WantedIp {
-            subnet_id: Some(subnet.meta.id),
+            subnet_id: Some(subnet_id),
             ip_address: Some(vip),
         };
         let mut port = Port::new(meta, network_id, vec![wanted]);

@@ -125,7 +125,7 @@ impl NetworkFunction for Firewall {
     fn decide(
         &self,
         first: &mut Probe,
-        _cx: &Context,
+        _cx: &Context<'_>,
         note: &mut dyn FnMut(std::fmt::Arguments<'_>),
     ) -> Decision {
         let rule = self.first_match(first);
@@ -189,11 +189,7 @@ mod tests {
 
     fn decide(config: &hostconfig::Firewall, key: &FlowKey) -> (Decision, Probe) {
         let mut probe = Probe::new(key);
-        let cx = Context {
-            now: net::Now::ZERO,
-            binding: None,
-            seed: 1,
-        };
+        let cx = Context::default();
         let decision = Firewall::new(config)
             .unwrap()
             .decide(&mut probe, &cx, &mut |_| {});

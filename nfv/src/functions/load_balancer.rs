@@ -141,7 +141,7 @@ impl NetworkFunction for LoadBalancer {
     fn decide(
         &self,
         first: &mut Probe,
-        cx: &Context,
+        cx: &Context<'_>,
         note: &mut dyn FnMut(std::fmt::Arguments<'_>),
     ) -> Decision {
         if !self.is_for(first) {
@@ -182,7 +182,7 @@ impl NetworkFunction for LoadBalancer {
 mod tests {
     use std::collections::HashMap;
 
-    use net::{FlowKey, Now, flow_key::addr_bytes};
+    use net::{FlowKey, flow_key::addr_bytes};
 
     use super::*;
     use crate::function::Binding;
@@ -230,9 +230,9 @@ mod tests {
             src: (key.src_addr(), key.l4_src),
         });
         let cx = Context {
-            now: Now::ZERO,
             binding,
             seed: 99,
+            ..Context::default()
         };
         let mut probe = Probe::new(key);
         (lb.decide(&mut probe, &cx, &mut |_| {}), probe)

@@ -5,8 +5,10 @@
 pub mod firewall;
 pub mod load_balancer;
 mod maglev;
+pub mod nat;
 pub mod shaper;
 
 pub use firewall::Firewall;
 pub use load_balancer::LoadBalancer;
+pub use nat::Nat;
 pub use shaper::{Shaper, ShaperQueue};

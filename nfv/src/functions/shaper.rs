@@ -66,7 +66,7 @@ impl NetworkFunction for Shaper {
     fn decide(
         &self,
         _first: &mut Probe,
-        _cx: &Context,
+        _cx: &Context<'_>,
         note: &mut dyn FnMut(std::fmt::Arguments<'_>),
     ) -> Decision {
         note(format_args!(

@@ -25,6 +25,7 @@ use crate::plan::{NetId, PortUuid, vtep};
 
 mod advertised;
 mod dhcp6;
+mod nat;
 mod routers;
 mod words;
 pub use advertised::Advertised;
@@ -207,7 +208,12 @@ struct Host {
     fragments: BTreeMap<FragmentKey, (u16, u16)>,
     /// Later fragments that wait for theirs.
     early: Vec<(FragmentKey, Arrival)>,
+    /// What sources NATs gave: a choice of the switch's.
+    shown: Vec<Shown>,
 }
+
+/// A connection at its home: whose zone it began in, what its first packet showed, and what it shows outside.
+pub type Shown = (PortUuid, FiveTuple, FiveTuple);
 
 /// Who gets the frame, what it looks like then, and on which network; or why nobody does.
 type Receiver = Result<(FlowKey, NetId, Place), DropReason>;
@@ -229,6 +235,21 @@ type FragmentKey = (Option<PortUuid>, NetId, [u8; 16], [u8; 16], u8, u32);
 #[derive(Debug, Clone)]
 pub struct Oracle {
     hosts: Vec<Host>,
+}
+
+/// What the functions of a chain are told besides the packet.
+#[derive(Clone, Copy)]
+struct Lent<'a> {
+    /// In whose zone the connection begins.
+    client: Option<PortUuid>,
+    /// Its first packet, as it came.
+    first: &'a FlowKey,
+    /// On which network answers find the connection's home.
+    at: Option<NetId>,
+    /// What it shows behind the chain, if it is judged again.
+    bound: Option<FiveTuple>,
+    /// Who received something of what was sent.
+    seen: &'a [PortUuid],
 }
 
 /// Where a walk led.
@@ -261,6 +282,13 @@ impl Oracle {
     pub fn configure(&mut self, configs: Vec<HostConfig>) {
         for (host, config) in self.hosts.iter_mut().zip(configs) {
             host.config = config;
+        }
+    }
+
+    /// What the hosts' connections show outside, as the switches chose it: the oracle says whether they may.
+    pub fn show(&mut self, shown: &[Vec<Shown>]) {
+        for (host, shown) in self.hosts.iter_mut().zip(shown) {
+            host.shown.clone_from(shown);
         }
     }
 
@@ -813,25 +841,35 @@ impl Host {
                 }
             }
             let mut to = key;
-            if conn.seen != conn.wire {
-                if way == Way::Original {
-                    (to.eth_src, to.eth_dst) = (walk.key.eth_src, walk.key.eth_dst);
-                } else if conn.from.is_some() {
-                    (to.eth_src, to.eth_dst) = (conn.first.eth_dst, conn.first.eth_src);
-                }
-            }
             translate(&mut to, &conn, way, a.quote.is_some());
-            self.stateless(origin, &to, Direction::Egress)?;
+            self.stateless(origin, &key, Direction::Egress)?;
             let (network, place) = if original {
                 (to.eth_src, to.eth_dst) = (walk.key.eth_src, walk.key.eth_dst);
                 (walk.network, walk.place)
             } else {
-                self.route(origin, a.network, &mut to, trail)?
+                // The Ethernet addresses that the other end showed.
+                let back = match way {
+                    Way::Original => (walk.key.dst_mac(), walk.key.src_mac()),
+                    Way::Reply => (conn.first.src_mac(), conn.first.dst_mac()),
+                };
+                if conn.seen != conn.wire {
+                    let server = conn.to.and_then(|p| Some(self.port(p)?.network));
+                    let of = match way {
+                        Way::Original => server.unwrap_or(conn.network),
+                        Way::Reply => conn.network,
+                    };
+                    self.turn_back((a.network, of), &mut to, back);
+                }
+                self.go_home((origin, a.network), &mut to, back.0.unmarked(), trail)?
             };
             if let Place::Here(receiver) = place {
                 // A route leads back to its sender.
                 if !original && origin == Some(receiver) && conn.seen == conn.wire {
                     return Err(DropReason::SplitHorizon);
+                }
+                // Whoever is a virtual address shows that address's own Ethernet address, however it was called.
+                if !original && let Some(mac) = self.source_mac(origin, network, &to) {
+                    to.eth_src = mac.octets();
                 }
                 let ends = [conn.from, conn.to];
                 match self.port(receiver) {
@@ -897,7 +935,7 @@ impl Host {
                     c.to == Some(port) && c.wire.reversed() == tuple,
                 ),
                 None => (
-                    c.from.is_none() && c.to == local && c.wire == tuple,
+                    c.from.is_none() && c.to == local && c.seen == tuple,
                     c.to.is_none() && c.from == local && c.wire.reversed() == tuple,
                 ),
             };
@@ -922,6 +960,13 @@ impl Host {
     ) -> Result<Walk, DropReason> {
         let mut key = *first;
         let mut tracked = false;
+        let lent = Lent {
+            client: origin,
+            first,
+            at: origin.map(|_| network),
+            bound,
+            seen,
+        };
         let sender = origin.and_then(|p| self.port(p));
         if origin.is_some() && sender.is_none() {
             return Err(DropReason::PortGone);
@@ -942,14 +987,17 @@ impl Host {
                     .any(|c| matches(c, &key))
                 {
                     tracked = true;
-                    self.functions(chain, &mut key, bound, seen)?;
+                    self.functions(network, chain, &mut key, lent)?;
                 }
             }
         }
-        let (network, place) = self.route(origin, network, &mut key, trail)?;
-        let hairpin = key.ip_src != first.ip_src;
+        let hidden = key.ip_src != first.ip_src;
+        let shown = key.eth_src;
+        let (network, place) = self.arrive((origin, network), &mut key, lent, trail)?;
+        let same = key.five_tuple() == first.five_tuple();
+        tracked |= !same;
         match place {
-            Place::Here(port) if origin == Some(port) && !hairpin => Err(DropReason::SplitHorizon),
+            Place::Here(port) if origin == Some(port) && same => Err(DropReason::SplitHorizon),
             Place::Here(id) => {
                 let port = self.port(id).unwrap();
                 if !port.admin_up {
@@ -957,7 +1005,16 @@ impl Host {
                 }
                 tracked |= self.tracks(port, &key, Direction::Ingress);
                 let of = |s| side(s, port);
-                tracked |= self.destination_chains(of, &mut key, bound, seen)?;
+                let lent = Lent {
+                    client: origin.or(Some(id)),
+                    at: Some(network),
+                    ..lent
+                };
+                tracked |= self.destination_chains(network, of, &mut key, lent)?;
+                if let Some(mac) = self.source_mac(origin, network, &key) {
+                    tracked = true;
+                    key.eth_src = mac.octets();
+                }
                 self.group(port, &key, Direction::Ingress)?;
                 Ok(Walk {
                     key,
@@ -966,51 +1023,70 @@ impl Host {
                     tracked,
                 })
             }
-            // Its receiver is in every switch: so are the chains before it.
-            Place::Virtual => {
-                let mac = key.eth_dst;
-                let endpoint = self
-                    .endpoints(network)
-                    .find(|e| e.mac.get().octets() == mac);
-                let of = |s| match s {
-                    Side::Port(id) => endpoint.is_some_and(|e| e.id == id),
-                    Side::Network(id) => network == id,
-                    Side::Project(id) => endpoint.is_some_and(|e| e.project == Some(id)),
-                };
-                self.destination_chains(of, &mut key, bound, seen)?;
-                if self.is_ping_to(network, &key) && origin.is_some() {
-                    return Ok(Walk {
-                        key,
-                        network,
-                        place,
-                        tracked: false,
-                    });
-                }
-                Err(DropReason::NoListener)
-            }
             Place::Host(_) | Place::Foreign if origin.is_none() => Err(DropReason::SplitHorizon),
-            Place::Router => Ok(Walk {
+            Place::Virtual | Place::Router => Ok(Walk {
                 key,
                 network,
                 place,
                 tracked: false,
             }),
-            Place::Host(_) | Place::Foreign => Ok(Walk {
-                key,
-                network,
-                place,
-                tracked,
-            }),
+            Place::Host(_) | Place::Foreign => {
+                // By that the receiver's switch finds the home of what answers, also behind routers.
+                if hidden && trail.iter().any(|r| r.onwards.is_some()) {
+                    key.eth_src = shown;
+                    key.eth_src[0] |= 1;
+                }
+                Ok(Walk {
+                    key,
+                    network,
+                    place,
+                    tracked,
+                })
+            }
         }
+    }
+
+    /// Through routers, and the chains of virtual addresses, which are in every switch as these are, to where it stays.
+    fn arrive(
+        &self,
+        (origin, mut network): (Option<PortUuid>, NetId),
+        key: &mut FlowKey,
+        lent: Lent<'_>,
+        trail: &mut Trail,
+    ) -> Result<(NetId, Place), DropReason> {
+        for _ in 0..routers::FORWARDS {
+            let place;
+            (network, place) = self.route(origin, network, key, trail)?;
+            if place != Place::Virtual {
+                return Ok((network, place));
+            }
+            let mac = key.dst_mac();
+            let mut all = self.endpoints(network);
+            let endpoint = all.find(|e| e.mac.get() == mac);
+            let of = |s| match s {
+                Side::Port(id) => endpoint.is_some_and(|e| e.id == id),
+                Side::Network(id) => network == id,
+                Side::Project(id) => endpoint.is_some_and(|e| e.project == Some(id)),
+            };
+            self.destination_chains(network, of, key, lent)?;
+            if key.dst_mac() != mac {
+                continue;
+            }
+            if self.is_ping_to(network, key) && origin.is_some() {
+                return Ok((network, place));
+            }
+            return Err(DropReason::NoListener);
+        }
+        Err(DropReason::HopLimit)
     }
 
     /// The first chain that names only a destination, and this one. Was there one?
     fn destination_chains(
         &self,
+        network: NetId,
         of: impl Fn(Side) -> bool,
         key: &mut FlowKey,
-        bound: Option<FiveTuple>,
-        seen: &[PortUuid],
+        lent: Lent<'_>,
     ) -> Result<bool, DropReason> {
         let named = |c: &Classifier| {
             c.source.is_none() && c.destination.is_some_and(&of) && matches(c, key)
@@ -1019,7 +1095,7 @@ impl Host {
             .chains()
             .find(|chain| chain.classifiers.iter().any(named));
         if let Some(chain) = chain {
-            self.functions(chain, key, bound, seen)?;
+            self.functions(network, chain, key, lent)?;
         }
         Ok(chain.is_some())
     }
@@ -1039,14 +1115,15 @@ impl Host {
 
     fn functions(
         &self,
+        network: NetId,
         chain: &Chain,
         key: &mut FlowKey,
-        bound: Option<FiveTuple>,
-        seen: &[PortUuid],
+        lent: Lent<'_>,
     ) -> Result<(), DropReason> {
         for Function { kind, .. } in &chain.functions {
             match kind {
                 FunctionKind::Shaper(_) => {}
+                FunctionKind::Nat(nat) => self.nat(network, nat, key, lent)?,
                 FunctionKind::Firewall(f) => {
                     let hit = f.rules.iter().find(|r| {
                         family_is(r.family, key)
@@ -1067,7 +1144,7 @@ impl Host {
                     if asked != (lb.vip, lb.port, lb.protocol) {
                         continue;
                     }
-                    let kept = bound.and_then(|b| {
+                    let kept = lent.bound.and_then(|b| {
                         let is = |m: &&hostconfig::chain::Member| {
                             (m.addr, m.port) == (b.dst_addr(), b.dst_port)
                         };
@@ -1075,7 +1152,7 @@ impl Host {
                     });
                     let chosen = kept.or_else(|| {
                         let mut open = lb.members.iter().filter(|m| m.weight > 0);
-                        let taken = |m: &&hostconfig::chain::Member| seen.contains(&m.id);
+                        let taken = |m: &&hostconfig::chain::Member| lent.seen.contains(&m.id);
                         open.clone().find(taken).or_else(|| open.next())
                     });
                     let member = chosen.ok_or(DropReason::NoHealthyMember)?;
@@ -1178,20 +1255,19 @@ fn translate(key: &mut FlowKey, conn: &Conn, way: Way, error: bool) {
         return;
     }
     // An error comes from whoever met the packet: only the connection's own addresses are turned back.
-    let back = conn.seen.reversed();
-    match way {
-        Way::Original => {
-            (key.ip_src, key.ip_dst) = (conn.wire.src, conn.wire.dst);
-            if !error {
-                (key.l4_src, key.l4_dst) = (conn.wire.src_port, conn.wire.dst_port);
-            }
-        }
-        Way::Reply => {
-            (key.ip_src, key.ip_dst) = (back.src, back.dst);
-            if !error {
-                (key.l4_src, key.l4_dst) = (back.src_port, back.dst_port);
-            }
-        }
+    let shown = match way {
+        Way::Original => conn.wire,
+        Way::Reply => conn.seen.reversed(),
+    };
+    (key.ip_src, key.ip_dst) = (shown.src, shown.dst);
+    if error {
+        return;
+    }
+    if has_ports(key) {
+        (key.l4_src, key.l4_dst) = (shown.src_port, shown.dst_port);
+    } else if key.is_query() {
+        // An echo's identifier is both ports of its tuple; type and code stay.
+        key.icmp_id = shown.src_port;
     }
 }
 

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use hostconfig::{
-    Router, Section,
+    Location, Router, Section,
     router::{Interface, InterfaceAddr},
 };
 use net::{
@@ -16,7 +16,7 @@ use net::{
 use super::{End, Host, NetId, Place, PortUuid};
 
 /// How often a packet is sent on at most.
-const FORWARDS: usize = 8;
+pub(super) const FORWARDS: usize = 8;
 
 /// A router that a packet came to.
 #[derive(Debug, Clone)]
@@ -229,17 +229,19 @@ impl Host {
     }
 
     /// Whom a packet is for at last, through whatever routers.
-    pub(super) fn far_end(&self, mut network: NetId, key: &FlowKey) -> Option<End> {
-        let mut mac = key.dst_mac();
+    pub(super) fn far_end(&self, network: NetId, key: &FlowKey) -> Option<End> {
+        let dst = key.is_ip().then(|| key.dst_addr());
+        self.far_end_of((network, key.dst_mac()), dst)
+    }
+
+    /// Who is behind an Ethernet address for what goes to an address, if it is IP.
+    fn far_end_of(&self, (mut network, mut mac): (NetId, Mac), dst: Option<IpAddr>) -> Option<End> {
         for _ in 0..FORWARDS {
             let Some((router, interface)) = self.router_of(network, mac) else {
                 return self.end(network, mac);
             };
             let own = Some((interface.port, network, Some(router.project)));
-            let dst = key.dst_addr();
-            if !key.is_ip() {
-                return None;
-            }
+            let dst = dst?;
             if self.is_own(router, dst) || martian(dst) {
                 return own;
             }
@@ -248,5 +250,105 @@ impl Host {
             network = hop.out.network;
         }
         None
+    }
+
+    /// The routers of a network that lead to an address, by their Ethernet addresses on it: a subnet's gateway first, then by id.
+    fn routers_to(&self, network: NetId, addr: IpAddr) -> Vec<Mac> {
+        let mut found = vec![];
+        for router in self.routers() {
+            let on = |i: &&Interface| {
+                let mut addrs = i.addrs.iter().map(|a| a.addr);
+                i.network == network && i.admin_up && addrs.any(|a| a.is_ipv4() == addr.is_ipv4())
+            };
+            let leads = !self.is_own(router, addr) && !martian(addr);
+            let leads = leads && self.longest(router, addr).is_some();
+            if let Some(interface) = self.interfaces(router).find(on)
+                && router.admin_up
+                && leads
+            {
+                let subnets = &self.network(network).unwrap().subnets;
+                let gateway = |a: &InterfaceAddr| subnets.iter().any(|s| s.gateway == Some(a.addr));
+                let is_gateway = interface.addrs.iter().any(gateway);
+                found.push((!is_gateway, router.id, interface.mac.get()));
+            }
+        }
+        found.sort_unstable();
+        found.into_iter().map(|(_, _, mac)| mac).collect()
+    }
+
+    /// The Ethernet address of the router behind which a source is virtual.
+    pub(super) fn routed_source(&self, network: NetId, src: IpAddr) -> Option<Mac> {
+        let is_virtual = |mac: &Mac| {
+            let end = self.far_end_of((network, *mac), Some(src));
+            end.is_some_and(|(port, on, _)| {
+                let mut there = self.endpoints(on);
+                there.any(|e| e.id == port && e.at == Location::Virtual)
+            })
+        };
+        self.routers_to(network, src).into_iter().find(is_virtual)
+    }
+
+    fn is_on_link(&self, network: NetId, addr: IpAddr) -> bool {
+        let network = self.network(network);
+        network.is_some_and(|n| n.subnets.iter().any(|s| s.cidr.contains(addr)))
+    }
+
+    /// The Ethernet address that a virtual source shows here: its own, or that of the router behind which it is.
+    pub(super) fn source_mac(
+        &self,
+        origin: Option<PortUuid>,
+        network: NetId,
+        key: &FlowKey,
+    ) -> Option<Mac> {
+        if !key.is_ip() {
+            return None;
+        }
+        let far = origin.is_none() && key.src_mac().is_multicast();
+        if far && !self.is_on_link(network, key.src_addr()) {
+            return self.routed_source(network, key.src_addr());
+        }
+        self.virtual_mac(network, key)
+    }
+
+    /// What is translated back gets the Ethernet addresses of the other end, which it has on the network `of`, unless a router is to give
+    /// it its own.
+    pub(super) fn turn_back(
+        &self,
+        (network, of): (NetId, NetId),
+        to: &mut FlowKey,
+        (dst, src): (Mac, Mac),
+    ) {
+        if self.router_of(network, to.dst_mac()).is_some() {
+            return;
+        }
+        let near = network == of && !dst.is_multicast();
+        let router = || self.routers_to(network, to.dst_addr()).first().copied();
+        let dst = if near { dst } else { router().unwrap_or(dst) };
+        (to.eth_src, to.eth_dst) = (src.octets(), dst.octets());
+    }
+
+    /// What answers goes on; at a virtual address, to the home of that one's connection.
+    pub(super) fn go_home(
+        &self,
+        (origin, mut network): (Option<PortUuid>, NetId),
+        to: &mut FlowKey,
+        home: Mac,
+        trail: &mut Trail,
+    ) -> Result<(NetId, Place), DropReason> {
+        for _ in 0..FORWARDS {
+            let place;
+            (network, place) = self.route(origin, network, to, trail)?;
+            match place {
+                Place::Virtual if to.dst_mac() == home => return Err(DropReason::NoListener),
+                Place::Virtual => to.eth_dst = home.octets(),
+                Place::Host(_) | Place::Foreign if origin.is_none() => {
+                    return Err(DropReason::SplitHorizon);
+                }
+                Place::Here(_) | Place::Host(_) | Place::Foreign | Place::Router => {
+                    return Ok((network, place));
+                }
+            }
+        }
+        Err(DropReason::HopLimit)
     }
 }

@@ -87,6 +87,60 @@ fn a_virtual_address_leads_to_a_member_and_back() {
 }
 
 #[test]
+fn a_hidden_source_is_told_by_its_whole_connection() {
+    let mut plan = Plan::new(1);
+    let net = plan.network("net");
+    let open = plan.open_group();
+    let (a, b) = (plan.port(0, net, &[open]), plan.port(0, net, &[open]));
+    let (hidden, nat) = plan.nat(net);
+    plan.chain(vec![from_network(net)], vec![FunctionKind::Nat(nat)]);
+    // One calls the other, which calls itself: both from one port, to one end.
+    let sent = [a, b].map(|from| udp(&plan, from, b, (4000, 80), false));
+    let (from, to) = (plan.addr(hidden, false), plan.addr(b, false));
+    let shows = |port| FiveTuple::new(proto::UDP, (from, port), (to, 80));
+    let shown = [(a, 4000), (b, 5000)].map(|(from, port)| {
+        let ends = [(from, 4000), (b, 80)].map(|(of, port)| (plan.addr(of, false), port));
+        let inside = FiveTuple::new(proto::UDP, ends[0], ends[1]);
+        (from, inside, shows(port))
+    });
+    let mut oracle = Oracle::new(plan.configs());
+    oracle.show(&[shown.to_vec()]);
+    for ((from, frame), port) in [a, b].into_iter().zip(sent).zip([4000, 5000]) {
+        let fate = oracle.send(from, &frame, &[]);
+        let frame = What::Frame {
+            macs: (plan.mac(hidden), plan.mac(b)),
+            ethertype: ethertype::IPV4,
+            tuple: Some(shows(port).to_string()),
+            ttl: 64,
+            tos: 0,
+        };
+        assert_eq!(fate.deliveries, [(b, frame)]);
+    }
+}
+
+#[test]
+fn an_end_that_shows_another_ethernet_address_is_answered_there() {
+    let mut plan = Plan::new(1);
+    let net = plan.network("net");
+    let open = plan.open_group();
+    let (a, b) = (plan.port(0, net, &[]), plan.port(0, net, &[open]));
+    plan.get_mut(a).port_security = false;
+    let (hidden, nat) = plan.nat(net);
+    plan.chain(vec![from_network(net)], vec![FunctionKind::Nat(nat)]);
+    let mut oracle = Oracle::new(plan.configs());
+    let question = udp(&plan, a, b, (4000, 80), false);
+    assert_eq!(delivered(&oracle.send(a, &question, &[])), [b]);
+    let answer = udp(&plan, b, hidden, (80, 4000), false);
+    assert_eq!(delivered(&oracle.send(b, &answer, &[])), [a]);
+    let mut moved = question.clone();
+    moved[6..12].copy_from_slice(&Mac::new([2, 0, 0, 0, 0x66, 0x66]).octets());
+    assert_eq!(delivered(&oracle.send(a, &moved, &[])), [b]);
+    // Nobody is known to have that address.
+    let lost = oracle.send(b, &answer, &[]);
+    assert_eq!(lost.drops, [DropReason::UnknownUnicast]);
+}
+
+#[test]
 fn a_broadcast_reaches_every_port_of_its_network_once_and_no_other() {
     let mut plan = Plan::new(3);
     let (red, blue) = (plan.network("red"), plan.network("blue"));

@@ -127,6 +127,7 @@ pub(crate) fn port(id: u128, network: u128) -> Section {
         security_groups: Vec::new(),
         max_connections: 1000,
         qos: None,
+        host_number: Some(0),
     })
 }
 

@@ -26,7 +26,8 @@ pub enum Work {
     Decapsulate,
     /// Port security and a stateful security group, connections known.
     SecurityGroup,
-    /// Port security, a stateful security group, and a chain of that many deciding functions, to another host; connections known.
+    /// Port security, a stateful security group, and a chain of firewall, load balancer and NAT with that many deciding functions after the
+    /// first two, to another host; connections known.
     Chain(u8),
     /// Each packet begins a connection, judged by a group of that many rules.
     SetUp(u32),

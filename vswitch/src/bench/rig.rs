@@ -48,7 +48,7 @@ fn datapath(flows: u32, now: Now) -> Datapath {
         seed: 0x5eed,
         ..Settings::default()
     };
-    let claims = Arc::new(Claims::new(1, 1));
+    let claims = Arc::new(Claims::new(flows as usize + 1, 1));
     Datapath::new(settings, vec![Entry::default(); places], 0, claims, now)
 }
 

@@ -10,9 +10,10 @@ use std::{
 
 use hostconfig::{
     Chain, Classifier, Endpoint, Firewall, Function, FunctionKind, HostConfig, Keyed, LoadBalancer,
-    Location, Network, Port, Section, SecurityGroup, SecurityGroupRule, Vteps,
+    Location, Nat, Network, Port, Section, SecurityGroup, SecurityGroupRule, Vteps,
     chain::{Action, Algorithm, FirewallRule, Member, Side},
     group::{Direction, Family, L4Match, Remote},
+    nat::NatAddress,
     port::{AddressPair, FixedIp},
     vtep::Vtep,
 };
@@ -29,6 +30,9 @@ pub(super) const SENDER_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(super) const RECEIVER_IP: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
 pub(super) const REMOTE_IP: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
 pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 3);
+const HIDDEN: [u8; 6] = [2, 0x77, 0, 0, 0, 5];
+const NAT: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 0);
+const NAT_ADDRESSES: u32 = 128;
 pub(super) const HERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(super) const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub(super) const VNI: u32 = 100;
@@ -44,6 +48,7 @@ pub(super) const SENDER_PORT: u128 = 11;
 const RECEIVER_PORT: u128 = 12;
 const REMOTE_PORT: u128 = 13;
 const VIP_PORT: u128 = 14;
+const NAT_PORT: u128 = 15;
 
 /// The id of that number.
 pub(super) fn id<K>(number: u128) -> Result<Id<K>, BenchError> {
@@ -83,6 +88,9 @@ pub(super) fn tables(work: Work) -> Result<Tables, BenchError> {
             (BALANCER, VIP),
             Location::Virtual,
         )?));
+        let mut hidden = endpoint(NAT_PORT, (HIDDEN, NAT), Location::Virtual)?;
+        hidden.addrs = nat_addresses();
+        sections.push(Section::Endpoint(hidden));
     }
     let mut config = HostConfig::default();
     for section in sections {
@@ -145,6 +153,7 @@ fn port(number: u128, (mac, addr): ([u8; 6], Ipv4Addr), secured: bool) -> Result
         security_groups: vec![id(GROUP)?],
         max_connections: CONNECTIONS,
         qos: None,
+        host_number: Some(0),
     })
 }
 
@@ -227,10 +236,15 @@ fn other(n: u32) -> Result<(L4Match, Remote), BenchError> {
     })
 }
 
-/// A load balancer, then firewalls.
+/// A firewall, a load balancer and a NAT; then firewalls, up to that many functions and two.
 fn chain(functions: u8) -> Result<Chain, BenchError> {
-    let mut list = vec![Function {
-        id: id(500)?,
+    let first = Function {
+        id: id(498)?,
+        name: "firewall-0".to_owned(),
+        kind: FunctionKind::Firewall(firewall(0)?),
+    };
+    let balancer = Function {
+        id: id(499)?,
         name: "balancer".to_owned(),
         kind: FunctionKind::LoadBalancer(LoadBalancer {
             vip: VIP.into(),
@@ -247,7 +261,13 @@ fn chain(functions: u8) -> Result<Chain, BenchError> {
                 weight: 1,
             }],
         }),
-    }];
+    };
+    let hidden = Function {
+        id: id(500)?,
+        name: "nat".to_owned(),
+        kind: FunctionKind::Nat(nat()?),
+    };
+    let mut list = vec![first, balancer, hidden];
     for n in 1..u128::from(functions) {
         list.push(Function {
             id: id(500 + n)?,
@@ -273,6 +293,32 @@ fn chain(functions: u8) -> Result<Chain, BenchError> {
             destination_prefix: None,
         }],
         functions: list,
+    })
+}
+
+/// All addresses of a NAT: enough for as many flows as there may be.
+fn nat_addresses() -> Vec<IpAddr> {
+    let first = u32::from(NAT);
+    let all = (0..NAT_ADDRESSES).map(|n| Ipv4Addr::from(first + n).into());
+    all.collect()
+}
+
+fn nat() -> Result<Nat, BenchError> {
+    let (port, network) = (id(NAT_PORT)?, id(NETWORK)?);
+    let address = |addr| NatAddress {
+        addr,
+        port,
+        network,
+        hides: true,
+    };
+    Ok(Nat {
+        addresses: nat_addresses().into_iter().map(address).collect(),
+        sources: vec![],
+        ports: PortRange::new(1024, u16::MAX).map_err(|e| BenchError::Config(e.to_string()))?,
+        hosts: 1,
+        client_limit: CONNECTIONS,
+        forwards: vec![],
+        statics: vec![],
     })
 }
 

@@ -11,12 +11,13 @@ use nfv::{
     chain::{ChainOutcome, Hop},
     classifier::{Party, Place},
     conntrack::Side,
-    function::Context,
+    function::{AllFree, Binding, Context},
 };
 use overlay::{FdbEntry, Neighbour};
 
 use super::{
     flow::{Action, Lane, Refusal, Stage},
+    sources::Seen,
     tables::{Chain, Network, Port, l2},
     walk::{Known, Walk, Witness},
 };
@@ -97,13 +98,33 @@ impl<'a, W: Witness> Walk<'a, W> {
     fn pass_chain(&mut self, network: &Network, entry: &Chain) -> Result<(), Refusal> {
         // What a chain decided for the first packet holds for the connection: so it is tracked.
         self.flow.tracked = true;
+        let (again, binding) = match self.lent.known {
+            Known::Again(binding) => (true, binding),
+            Known::New | Known::Reply { .. } | Known::Related { .. } => (false, None),
+        };
+        let [client, _] = self.zones;
+        let seen = self.lent.sources.map(|lender| Seen {
+            lender,
+            client: client.unwrap_or_default(),
+        });
+        let home = self.owner.and_then(|port| self.tables.port(port));
+        // Where answers find the home: on its client's network; at the receiver's host, which is the home then, on that one's.
+        let at = match self.zones {
+            [_, Some(_)] => Some(network),
+            [_, None] => home.and_then(|port| self.tables.network(port.network)),
+        };
         let context = Context {
             now: self.lent.now,
-            binding: match self.lent.known {
-                Known::Again(binding) => binding,
-                Known::New | Known::Reply { .. } | Known::Related { .. } => None,
-            },
+            again,
+            binding,
             seed: self.tables.seed(),
+            host: home.and_then(|port| port.host_number),
+            network: at.map(|network| network.id),
+            attempt: self.lent.attempt,
+            sources: match &seen {
+                Some(seen) => seen,
+                None => &AllFree,
+            },
         };
         let witness = &mut *self.witness;
         let outcome = entry.chain.decide(self.probe, &context, &mut |hop, words| {
@@ -116,7 +137,12 @@ impl<'a, W: Witness> Walk<'a, W> {
         });
         let reached = usize::from(outcome.reached);
         let hops = entry.hops.get(..reached).unwrap_or(&entry.hops);
-        self.flow.hops.extend(hops.iter().copied());
+        // One chain may be met twice in a switch: at a virtual address, and at the member. It counts once, and there is one wait.
+        for hop in hops {
+            if !self.flow.hops.contains(hop) {
+                self.flow.hops.push(*hop);
+            }
+        }
         if let Some(drop) = outcome.drop {
             return Err(Refusal {
                 reason: drop.reason,
@@ -128,11 +154,13 @@ impl<'a, W: Witness> Walk<'a, W> {
         }
         self.redirect(network, &outcome)?;
         for at in &outcome.queues {
-            if let Some(hop) = entry.hops.get(usize::from(*at)) {
-                self.flow.actions.push(Action::Queue(Lane::Function {
-                    hop: *hop,
-                    side: Side::Original,
-                }));
+            let Some(hop) = entry.hops.get(usize::from(*at)).copied() else {
+                continue;
+            };
+            let side = Side::Original;
+            let queue = Action::Queue(Lane::Function { hop, side });
+            if !self.flow.actions.contains(&queue) {
+                self.flow.actions.push(queue);
             }
         }
         Ok(())
@@ -143,26 +171,40 @@ impl<'a, W: Witness> Walk<'a, W> {
         let Some(binding) = outcome.binding else {
             return Ok(());
         };
-        // The member must be known; that it is not may change with the network's members.
-        self.depend(network.members);
-        let asked = self.probe.eth_dst();
-        let Some(member) = next_hop(network, asked, binding.dst.0) else {
-            return Err(self.about_sender(DropReason::UnknownUnicast, Stage::Chain));
-        };
-        // The client is the member itself: what comes back to it comes from the virtual address.
-        let hairpin = (binding.src.0 != self.sent_from).then(|| {
-            let vip = network.neighbours.get(binding.src.0);
-            vip.map_or(asked, |vip| vip.mac)
-        });
-        self.set_eth(hairpin, Some(member.mac));
+        self.source = outcome.source.or(self.source);
+        if outcome.member.is_some() {
+            self.redirect_to_member(network, &binding, outcome.hairpin)?;
+        }
         if !self.translated {
             self.flow.actions.push(Action::Translate);
             self.translated = true;
         }
-        let itself = network.neighbours.get(binding.dst.0) == Some(member);
+        Ok(())
+    }
+
+    /// To the workload that was chosen, by its Ethernet address or a router's.
+    fn redirect_to_member(
+        &mut self,
+        network: &Network,
+        binding: &Binding,
+        hairpin: bool,
+    ) -> Result<(), Refusal> {
+        // The member must be known; that it is not may change with the network's members.
+        self.depend(network.members);
+        let asked = self.probe.eth_dst();
+        let addr = binding.dst.0;
+        let Some(member) = next_hop(network, asked, addr) else {
+            return Err(self.about_sender(DropReason::UnknownUnicast, Stage::Chain));
+        };
+        // The client is the member itself: what comes back to it comes from the virtual address.
+        let hairpin = hairpin.then(|| {
+            let vip = network.neighbours.get(binding.src.0);
+            vip.map_or(asked, |vip| vip.mac)
+        });
+        self.set_eth(hairpin, Some(member.mac));
+        let itself = network.neighbours.get(addr) == Some(member);
         self.says(Stage::Chain, || {
             let Neighbour { mac, port } = member;
-            let addr = binding.dst.0;
             if itself {
                 format!("to member {port} at {addr} ({mac})")
             } else {

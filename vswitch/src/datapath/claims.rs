@@ -15,6 +15,8 @@ use std::{
 use hashbrown::{HashTable, hash_table::Entry};
 use net::{FiveTuple, Zone};
 
+use super::sources::Sources;
+
 /// A worker of this switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct WorkerId(pub u16);
@@ -48,6 +50,7 @@ fn place(hash: u64) -> u64 {
 pub struct Claims {
     table: Mutex<HashTable<Claim>>,
     keyed: foldhash::quality::FixedState,
+    sources: Sources,
     capacity: usize,
 }
 
@@ -62,12 +65,18 @@ impl Claims {
         Self {
             table: Mutex::new(HashTable::new()),
             keyed: foldhash::quality::FixedState::with_seed(seed),
+            sources: Sources::new(capacity, seed),
             capacity,
         }
     }
 
     fn hash(&self, zone: Zone, tuple: &FiveTuple) -> u64 {
         self.keyed.hash_one((zone, tuple)) >> 16
+    }
+
+    /// The sources that NATs gave to connections: the workers' other common table.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
     }
 
     /// Claims a tuple.

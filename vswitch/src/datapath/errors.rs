@@ -31,7 +31,7 @@ use overlay::Place;
 use super::{
     execute::{Cx, Hands},
     flow::{Refusal, RouterHop, Stage},
-    tables::{Network, Tables, service},
+    tables::{Network, Tables, l3::Router, service},
     too_big::exceeds,
 };
 use crate::io::{
@@ -137,16 +137,27 @@ pub(super) fn teller(
 }
 
 /// How a packet was on its sender's network that a router has since sent into another: its Ethernet addresses, and the router. `None`
-/// for what met none.
+/// for what met none. A hidden source shows its own Ethernet address everywhere.
 pub(super) fn before_routing(tables: &Tables, frame: &Tunnelled) -> Option<AsSent> {
     let key = frame.packet.key();
     let Origin::Port(port) = frame.packet.origin() else {
         return None;
     };
     let port = tables.port(port)?;
-    let shown = tables.network_of(frame.vni)?.fdb.get(key.src_mac())?;
-    let Place::Router(last) = shown.place else {
-        return None;
+    let network = tables.network_of(frame.vni)?;
+    let shown = network.fdb.get(key.src_mac()).map(|e| e.place);
+    let joins = |r: &&Router| {
+        let on = |network| r.interface_on(network).is_some();
+        on(port.network) && on(network.dense)
+    };
+    let marked = key.src_mac().is_multicast();
+    let (last, hidden) = match shown {
+        Some(Place::Router(last)) => (Some(last), None),
+        None if marked => {
+            let last = tables.routers().find(joins).map(|r| r.dense);
+            (last, Some(key.src_mac().unmarked()))
+        }
+        _ => return None,
     };
     // Behind several routers the last one need not be on the sender's network: its gateway is.
     let own = tables.network(port.network)?;
@@ -161,16 +172,20 @@ pub(super) fn before_routing(tables: &Tables, frame: &Tunnelled) -> Option<AsSen
             Place::Local(_) | Place::Vtep(_) | Place::Virtual => None,
         }
     };
-    let on_own = tables.router(last)?.interface_on(port.network);
-    let (router, interface) = on_own.map(|i| (last, i.port)).or_else(gateway)?;
+    let on_own = last.and_then(|last| {
+        let own = tables.router(last)?.interface_on(port.network)?;
+        Some((last, own.port))
+    });
+    let (router, interface) = on_own.or_else(gateway)?;
     let (at, interface) = tables.router(router)?.interface(interface)?;
     let pair = port
         .allowed
         .iter()
         .find(|(_, p)| p.contains(key.src_addr()));
+    let sent_from = hidden.unwrap_or(pair.map_or(port.mac, |(mac, _)| *mac));
     Some(AsSent {
         tuple: None,
-        eth: Some((pair.map_or(port.mac, |(mac, _)| *mac), interface.mac)),
+        eth: Some((sent_from, interface.mac)),
         by: Some(RouterHop {
             router,
             interface: at,

@@ -396,6 +396,8 @@ pub fn explain_key(
     let lent = Lent {
         now,
         known: Known::New,
+        sources: None,
+        attempt: 0,
     };
     let Outcome { mut flow, tracking } = walk(tables, &mut Probe::new(key), &mut teller, lent);
     let translates = flow.actions.contains(&Action::Translate);

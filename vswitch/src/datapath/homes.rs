@@ -2,7 +2,7 @@
 //!
 //! The worker that its tuple hashes to is home to a connection; tuples of it that hash elsewhere are claimed.
 
-use net::FiveTuple;
+use net::{FiveTuple, Zone};
 use nfv::conntrack::{self, Entry};
 
 use super::{
@@ -20,14 +20,28 @@ pub(super) fn claim(claims: &Claims, settings: &Settings, entry: &Entry) -> bool
         })
 }
 
-/// Lets go of the tuples that an ended connection claimed.
+/// Lets go of the tuples that an ended connection claimed, and of the source that a NAT gave it.
 pub(super) fn release(claims: &Claims, settings: &Settings, entry: &Entry) {
-    if settings.workers > 1 {
-        for side in conntrack::Side::BOTH {
-            let side = entry.side(side);
-            if home(settings, side.tuple()) != settings.worker {
-                claims.release(side.zone(), side.tuple(), settings.worker);
-            }
+    if entry.binding().is_some() {
+        claims.sources().give_back(entry);
+    }
+    release_tuples(claims, settings, entry, &[]);
+}
+
+/// Lets go of the tuples that an ended connection claimed, but for those that the one in its place has too.
+pub(super) fn release_tuples(
+    claims: &Claims,
+    settings: &Settings,
+    entry: &Entry,
+    kept: &[(Zone, FiveTuple)],
+) {
+    if settings.workers <= 1 {
+        return;
+    }
+    for side in conntrack::Side::BOTH.map(|side| entry.side(side)) {
+        let key = (side.zone(), *side.tuple());
+        if home(settings, &key.1) != settings.worker && !kept.contains(&key) {
+            claims.release(key.0, &key.1, settings.worker);
         }
     }
 }

@@ -84,7 +84,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 Way::Run(program, to)
             }
             Track::Invalid => self.invalid(packet, hit),
-            Track::Renew => Way::Renew,
+            Track::Renew => Way::Renew(hit),
         }
     }
 

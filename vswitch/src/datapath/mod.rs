@@ -28,6 +28,7 @@ mod known;
 pub mod ledger;
 mod queues;
 mod routing;
+pub mod sources;
 pub mod tables;
 mod too_big;
 pub mod upcall;
@@ -40,6 +41,7 @@ use std::{sync::Arc, time::Duration};
 
 use net::{
     Batch, DropReason, Errand, FiveTuple, Now, Origin, Packet, PacketPool, PortId, batch::BATCH,
+    rewrite,
 };
 use nfv::conntrack::{self, Conntrack, Entry, Hit};
 
@@ -184,7 +186,7 @@ enum Way {
     /// It is of this connection, which must be judged again first.
     Judge(Hit),
     /// It begins another connection in place of the one that it was found by, if the tables let it.
-    Renew,
+    Renew(Hit),
     /// This program, and what its addresses become.
     Run(ProgramId, Option<FiveTuple>),
     /// The answer in `once`, and the connection's tuple on either side of it.
@@ -213,7 +215,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 conntrack.set_program(conn, side, ProgramId::NONE.number());
             }
             // Claims are this process's too: whoever does not hash here is told where the connection is.
-            if !claim(&claims, &settings, &entry) {
+            if claim(&claims, &settings, &entry) {
+                claims.sources().keep(&entry);
+            } else {
                 conntrack.close(conn);
             }
         }
@@ -313,7 +317,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         &mut self,
         tables: &Tables,
         Unsent {
-            frame,
+            mut frame,
             reason,
             room,
         }: Unsent,
@@ -328,6 +332,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 tuple: self.sent_as(tables, &frame.packet),
                 ..errors::before_routing(tables, &frame).unwrap_or_default()
             };
+            // Its sender knows no mark of its Ethernet address.
+            if let Some((src, _)) = sent.eth {
+                rewrite::set_eth_src(&mut frame.packet, src);
+            }
             let mut cx = execute::Cx {
                 tables,
                 now,
@@ -423,7 +431,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         match way {
             Way::Open => self.upcall(tables, job, now),
             Way::Judge(hit) => self.judge_again(tables, job, hit, now),
-            Way::Renew => self.first(tables, job, now),
+            Way::Renew(hit) => self.renew(tables, job, hit, now),
             Way::Run(..) | Way::Once(_) | Way::Drop(_) | Way::Hand(_) => way,
         }
     }
@@ -450,7 +458,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 cx.out.handed.push((worker, packet));
             }
             // Deciding left nothing open; if it ever did, the packet has a name all the same.
-            Way::Open | Way::Judge(_) | Way::Renew => {
+            Way::Open | Way::Judge(_) | Way::Renew(_) => {
                 hands.lose(packet, DropReason::FunctionFault, cx);
             }
         }

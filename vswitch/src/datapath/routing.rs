@@ -6,8 +6,11 @@
 //! # References
 //! RFC 1812 §5.2, §5.3; RFC 4291 §2.5.6; RFC 8200 §3.
 
-use net::{Consumed, DropReason, Id, Origin, RouterId, flow_key::ethertype, ids::kind};
+use std::net::IpAddr;
+
+use net::{Consumed, DropReason, Id, Mac, Origin, Probe, RouterId, flow_key::ethertype, ids::kind};
 use overlay::{FdbEntry, Place};
+use smallvec::SmallVec;
 
 use super::{
     flow::{Action, Refusal, RouterHop, Stage},
@@ -140,7 +143,18 @@ impl<'a, W: Witness> Walk<'a, W> {
 
     /// Who is to get a packet, through whatever routers. Whoever may change without its forwarding is read.
     pub(super) fn far_end(&mut self, network: &'a Network) -> Option<(&'a Network, FdbEntry)> {
-        let (mut network, mut mac) = (network, self.probe.eth_dst());
+        let mac = self.probe.eth_dst();
+        let route = |probe: &mut Probe, router: &Router| router.route(probe);
+        self.follow((network, mac), route, Probe::ip_dst)
+    }
+
+    /// Who is behind an Ethernet address, through whatever routers, as `route` says of each of them for the address `to`.
+    fn follow(
+        &mut self,
+        (mut network, mut mac): (&'a Network, Mac),
+        route: impl Fn(&mut Probe, &Router) -> Option<Route>,
+        to: impl Fn(&mut Probe) -> IpAddr,
+    ) -> Option<(&'a Network, FdbEntry)> {
         for _ in 0..MAX_FORWARDS {
             let entry = network.fdb.get(mac);
             let section = entry.map_or(network.members, |e| l2::section(self.tables, network, &e));
@@ -150,9 +164,9 @@ impl<'a, W: Witness> Walk<'a, W> {
                 return Some((network, entry));
             };
             let router = self.tables.router(router)?;
-            let route = router.route(self.probe)?;
+            let route = route(self.probe, router)?;
             let nexthop = match route.target {
-                Target::Link(_) => self.probe.ip_dst(),
+                Target::Link(_) => to(self.probe),
                 Target::Via(_, addr) => addr,
                 Target::Own | Target::Martian => return Some((network, entry)),
             };
@@ -163,6 +177,60 @@ impl<'a, W: Witness> Walk<'a, W> {
                 return None;
             };
             (network, mac) = (next, neighbour.mac);
+        }
+        None
+    }
+
+    /// The routers of a network that lead to an address, by their Ethernet addresses on it: a subnet's gateway first, then in the order of
+    /// their ids. What each router of the network is like is read.
+    pub(super) fn routers_to(&mut self, network: &Network, addr: IpAddr) -> SmallVec<[Mac; 4]> {
+        self.depend(network.members);
+        let tables = self.tables;
+        let is_gateway = |a: IpAddr| network.subnets.iter().any(|s| s.gateway == Some(a));
+        let mut found: SmallVec<[_; 4]> = SmallVec::new();
+        for router in tables.routers() {
+            let mut own = router
+                .interfaces
+                .iter()
+                .filter(|i| i.network == network.dense);
+            if own.clone().next().is_none() {
+                continue;
+            }
+            self.depend(router.section);
+            let target = router.route_to(addr).map(|r| r.target);
+            let leads = matches!(target, Some(Target::Link(_) | Target::Via(..)));
+            let of_family = |i: &&Interface| {
+                let mut addrs = i.addrs.iter();
+                i.admin_up && addrs.any(|(a, _)| a.is_ipv4() == addr.is_ipv4())
+            };
+            if let Some(interface) = own.find(of_family)
+                && router.admin_up
+                && leads
+            {
+                let gateway = interface.addrs.iter().any(|(a, _)| is_gateway(*a));
+                found.push((!gateway, router.id, interface.mac));
+            }
+        }
+        found.sort_unstable();
+        found.into_iter().map(|(_, _, mac)| mac).collect()
+    }
+
+    /// Is what came out of a tunnel from a hidden source behind a router? That shows its client's Ethernet address, marked.
+    pub(super) fn is_routed_source(&mut self, network: &Network) -> bool {
+        matches!(self.flow.origin, Origin::Tunnel(_))
+            && self.probe.eth_src().is_multicast()
+            && !network.subnets.iter().any(|s| self.probe.ip_src_in(s.cidr))
+    }
+
+    /// The Ethernet address on this network of the router behind which the packet's source is a virtual address.
+    pub(super) fn routed_source(&mut self, network: &'a Network) -> Option<Mac> {
+        let src = self.probe.ip_src();
+        let route = |_: &mut Probe, router: &Router| router.route_to(src);
+        for mac in self.routers_to(network, src) {
+            let end = self.follow((network, mac), route, |_| src);
+            if end.is_some_and(|(_, entry)| entry.place == Place::Virtual) {
+                return Some(mac);
+            }
         }
         None
     }

@@ -5,11 +5,13 @@
 //! means dropped with that rule's reason, and the record closed.
 
 use net::{
-    DropReason, FiveTuple, FlowKey, L4, Now, Origin, Packet, Probe, Zone,
+    DropReason, FiveTuple, FlowKey, Id, L4, Now, Origin, Packet, Probe, Zone,
     flow_key::{ethertype, proto},
+    ids::kind,
 };
 use nfv::conntrack::{
-    Begin, Entrance, Entry, Hit, NewConn, Owner, Refused, Side, SideEntry, Track, TrackInput,
+    Begin, ConnId, Entrance, Entry, Hit, NewConn, Owner, Refused, Side, SideEntry, Track,
+    TrackInput,
 };
 use overlay::Place;
 
@@ -18,21 +20,35 @@ use super::{
     WorkerId,
     errors::Told,
     flow::Found,
-    homes::{home, release},
+    homes::{home, release, release_tuples},
     invalid,
     known::zone_and_tuple,
-    queues,
+    port_of, queues,
+    sources::Lender,
     tables::Tables,
     walk::{Known, Lent, Outcome, Tracking, walk},
 };
 
 /// How often a packet is handed over for a shaper's sake: workers that see different tables must not pass it round for ever.
 const MAX_HANDS: u8 = 3;
+/// How often a connection is to begin before its NAT is said to be exhausted.
+const MAX_ATTEMPTS: u8 = 4;
 
 /// What a miss costs beyond what a known packet does, in such packets.
 const MISS: u32 = 9;
 /// How many rules are compared one by one in the time of a known packet.
 const STEPS: u32 = 16;
+
+/// A connection that is to begin.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    /// Whose budget it is taken from.
+    payer: Payer,
+    /// Which attempt it is, from 0.
+    number: u8,
+    /// The replies' tuple of the one in whose place it begins, if a NAT gave that a source.
+    forerunner: Option<FiveTuple>,
+}
 
 impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     /// What the runs since this was last asked cost beyond their packets, in packets' worth.
@@ -96,15 +112,54 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
 
     /// The first packet of a flow.
     pub(super) fn first(&mut self, tables: &Tables, job: &Job, now: Now) -> Way {
-        let packet = &job.packet;
-        let payer = payer(tables, packet);
+        self.unknown(tables, job, None, now)
+    }
+
+    /// The first packet of a connection in place of one that is over, whose source it may have.
+    pub(super) fn renew(&mut self, tables: &Tables, job: &Job, over: Hit, now: Now) -> Way {
+        let over = self.conntrack.entry(over.conn);
+        let hidden = over.filter(|entry| self.claims.sources().has(entry));
+        let forerunner = hidden.map(|entry| *entry.side(Side::Reply).tuple());
+        self.unknown(tables, job, forerunner, now)
+    }
+
+    /// Where a NAT chose a source that another worker's connection got meanwhile, it chooses anew.
+    fn unknown(
+        &mut self,
+        tables: &Tables,
+        job: &Job,
+        forerunner: Option<FiveTuple>,
+        now: Now,
+    ) -> Way {
+        let payer = payer(tables, &job.packet);
         if let Err(refusal) = self.pay(payer, Budget::Misses, now) {
             return Way::Drop(refusal);
         }
         self.hands.counters.lookups.upcall += 1;
+        let way = (0..MAX_ATTEMPTS).find_map(|number| {
+            let attempt = Attempt {
+                payer,
+                number,
+                forerunner,
+            };
+            self.attempt(tables, job, attempt, now)
+        });
+        way.unwrap_or_else(|| {
+            let refusal = Refusal::new(DropReason::NatExhausted, Stage::Conntrack);
+            Way::Drop(Refusal {
+                port: port_of(&job.packet),
+                ..refusal
+            })
+        })
+    }
+
+    fn attempt(&mut self, tables: &Tables, job: &Job, attempt: Attempt, now: Now) -> Option<Way> {
+        let packet = &job.packet;
         let mut probe = Probe::new(packet.key());
         let lent = Lent {
             now,
+            sources: Some(self.lender(attempt.forerunner)),
+            attempt: attempt.number,
             known: Known::New,
         };
         let Outcome { flow, tracking } = walk(tables, &mut probe, &mut (), lent);
@@ -113,31 +168,41 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             .saturating_add(MISS)
             .saturating_add(probe.steps() / STEPS);
         let Some(tracking) = tracking else {
-            let mask = flow.mask;
+            let (mask, lasts) = (flow.mask, lasts(&flow));
             let program = self.intern(flow, tables, now);
-            self.megaflows.insert(packet.key(), mask, program);
-            return Way::Run(program, None);
+            if lasts {
+                self.megaflows.insert(packet.key(), mask, program);
+            }
+            return Some(Way::Run(program, None));
         };
         // It ends at a router on its way, and so begins nothing.
         if flow.expires_at(packet.key().ip_ttl).is_some() {
-            return Way::Run(self.intern(flow, tables, now), None);
+            return Some(Way::Run(self.intern(flow, tables, now), None));
         }
         if let Some(worker) = self.shaped_elsewhere(tables, &flow)
             && packet.hops() < MAX_HANDS
         {
-            return Way::Hand(worker);
+            return Some(Way::Hand(worker));
         }
         match TrackInput::of(packet).begins() {
-            Begin::Tracked => match self.pay(payer, Budget::Connections, now) {
-                Ok(()) => self.begin(tables, packet, flow, &tracking, now),
-                Err(refusal) => Way::Drop(refusal),
+            Begin::Tracked => match self.pay_once(attempt, now) {
+                Ok(()) => self.begin_with_source(tables, packet, flow, &tracking, now),
+                Err(refusal) => Some(Way::Drop(refusal)),
             },
             // It stands alone: nothing to remember, and so nothing that could be translated back.
             Begin::Untracked if !flow.translates() => {
-                Way::Run(self.intern(flow, tables, now), None)
+                Some(Way::Run(self.intern(flow, tables, now), None))
             }
-            Begin::Untracked | Begin::Invalid => Way::Drop(invalid(packet)),
+            Begin::Untracked | Begin::Invalid => Some(Way::Drop(invalid(packet))),
         }
+    }
+
+    /// A connection is one, however often it has to choose its source.
+    fn pay_once(&mut self, attempt: Attempt, now: Now) -> Result<(), Refusal> {
+        if attempt.number > 0 {
+            return Ok(());
+        }
+        self.pay(attempt.payer, Budget::Connections, now)
     }
 
     /// Takes one from a budget, or says why not.
@@ -149,6 +214,40 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             port: payer.port(),
             ..Refusal::new(what.reason(), Stage::Ingress)
         })
+    }
+
+    /// Begins a connection that has the source which a NAT gave it to itself; `None`: another has it.
+    fn begin_with_source(
+        &mut self,
+        tables: &Tables,
+        packet: &Packet,
+        flow: CompiledFlow,
+        tracking: &Tracking,
+        now: Now,
+    ) -> Option<Way> {
+        let Some(holder) = tracking.source else {
+            return Some(self.begin(tables, packet, flow, tracking, now));
+        };
+        let ([client, server], reply) = (tracking.zones, tracking.reply);
+        let there = |this: &Self| {
+            let hit = this.conntrack.lookup(server, &reply)?;
+            this.conntrack.entry(hit.conn).copied()
+        };
+        // In place of its own forerunner, which hands the source on when it goes.
+        let inherits = there(self)
+            .is_some_and(|e| Some(*e.side(Side::Original).tuple()) == packet.key().five_tuple());
+        // Or its client shows the NAT's address by itself, where nobody keeps it from doing so.
+        let query = matches!(packet.headers().l4, L4::Icmp | L4::Icmp6);
+        let shown = there(self).is_some_and(|e| !query && !e.stage().is_over());
+        if !inherits && (shown || !self.claims.sources().take(holder, client, &reply)) {
+            return None;
+        }
+        let way = self.begin(tables, packet, flow, tracking, now);
+        let stays = inherits && there(self).is_some();
+        if matches!(way, Way::Drop(_)) && !stays {
+            self.claims.sources().give_back_key(client, &reply);
+        }
+        Some(way)
     }
 
     fn begin(
@@ -194,6 +293,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let translated = to != tuple;
         let keys = [(zone, tuple), (reply_zone, tracking.reply)];
         if !self.claim(&keys) {
+            self.let_go(&keys);
             return refused(DropReason::ConntrackFull);
         }
         let mut made = self.insert(&new, now);
@@ -206,13 +306,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 .entry(conn)
                 .is_none_or(|e| query || e.stage().is_over() || has_moved(e, &new.sides));
             if over {
-                self.close(Hit {
-                    conn,
-                    side: Side::Original,
-                });
-                // The old one let go of its claims, which are the newcomer's where it has the same tuples.
-                if !self.claim(&keys) {
-                    return refused(DropReason::ConntrackFull);
+                if !self.make_way(conn, &keys, tracking.source) {
+                    self.let_go(&keys);
+                    return refused(DropReason::NatExhausted);
                 }
                 made = self.insert(&new, now);
             }
@@ -220,13 +316,38 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         match made {
             Ok(_) => Way::Run(program, translated.then_some(to)),
             Err(refusal) => {
-                // A key that another connection has stays its.
-                if !matches!(refusal, Refused::Taken(_)) {
-                    for (zone, tuple) in &keys {
-                        self.claims.release(*zone, tuple, self.settings.worker);
-                    }
-                }
+                self.let_go(&keys);
                 refused(refusal.into())
+            }
+        }
+    }
+
+    /// Ends a connection for the one that begins in its place, which keeps what both have: claims, and the source that a NAT gave.
+    /// `false`: the source went to another.
+    fn make_way(
+        &mut self,
+        conn: ConnId,
+        keys: &[(Zone, FiveTuple); 2],
+        holder: Option<Id<kind::Port>>,
+    ) -> bool {
+        let Some(entry) = self.conntrack.close(conn) else {
+            return true;
+        };
+        release_tuples(&self.claims, &self.settings, &entry, keys);
+        let [(client, _), (_, reply)] = keys;
+        let sources = self.claims.sources();
+        if let Some(holder) = holder {
+            return sources.hand_on(&entry, holder, *client, reply);
+        }
+        sources.give_back(&entry);
+        true
+    }
+
+    /// Lets go of what was claimed for a connection that did not come about; a tuple that another one has stays its.
+    fn let_go(&self, keys: &[(Zone, FiveTuple); 2]) {
+        for (zone, tuple) in keys {
+            if self.conntrack.lookup(*zone, tuple).is_none() {
+                self.claims.release(*zone, tuple, self.settings.worker);
             }
         }
     }
@@ -276,7 +397,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         self.programs.intern(flow, tables, now)
     }
 
-    fn insert(&mut self, new: &NewConn, now: Now) -> Result<nfv::conntrack::ConnId, Refused> {
+    fn insert(&mut self, new: &NewConn, now: Now) -> Result<ConnId, Refused> {
         let (claims, settings) = (&self.claims, &self.settings);
         self.conntrack
             .insert(new, now, |evicted| release(claims, settings, evicted))
@@ -301,7 +422,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     self.close(hit);
                 }
                 // A router that has no way for it any more says so, as it does of a first packet.
-                let own_way = hit.side == Side::Original && entry.binding().is_none();
+                let sent = entry.side(Side::Original).tuple();
+                let sent_to = (sent.dst_addr(), sent.dst_port);
+                let redirected = entry.binding().is_some_and(|to| to.dst != sent_to);
+                let own_way = hit.side == Side::Original && !redirected;
                 let told = refusal.is_some_and(|r| own_way && Told::of(r.reason).is_some());
                 return match refusal {
                     None if !stranger => self.first(tables, job, now),
@@ -324,7 +448,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     tables,
                     &mut Probe::new(packet.key()),
                     &mut (),
-                    Lent { now, known },
+                    self.lent(now, known),
                 );
                 zones = outcome.tracking.map(|t| t.zones);
                 let program = self.intern(outcome.flow, tables, now);
@@ -348,7 +472,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 Way::Run(program, to)
             }
             Track::Invalid => self.invalid(packet, hit),
-            Track::Renew => self.first(tables, job, now),
+            Track::Renew => self.renew(tables, job, hit, now),
         }
     }
 
@@ -380,6 +504,24 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
     }
 
+    /// What a walk is lent for a connection that is known.
+    fn lent<'a>(&'a self, now: Now, known: Known<'a>) -> Lent<'a> {
+        Lent {
+            now,
+            known,
+            sources: Some(self.lender(None)),
+            attempt: 0,
+        }
+    }
+
+    fn lender(&self, forerunner: Option<FiveTuple>) -> Lender<'_> {
+        Lender {
+            claims: &self.claims,
+            settings: &self.settings,
+            forerunner,
+        }
+    }
+
     /// A current program for the connection's original side, and the zones between which its packet was judged, where it was.
     /// `Err(Some)`: it is refused now. `Err(None)`: it is no longer tracked, or goes elsewhere than its record says.
     fn forward_program(
@@ -404,10 +546,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 original_key(entry, origin.ok_or(None)?)
             }
         };
-        let lent = Lent {
-            now,
-            known: Known::Again(entry.binding()),
-        };
+        let lent = self.lent(now, Known::Again(entry.binding()));
         let outcome = walk(tables, &mut Probe::new(&key), &mut (), lent);
         if let Verdict::Drop(refusal) = outcome.flow.verdict {
             return Err(Some(refusal));
@@ -417,6 +556,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let zones = Side::BOTH.map(|side| entry.side(side).zone());
         let own = hit.side == Side::Reply || self.is_own(hit, packet);
         let moved = own && tracking.zones != zones;
+        let hidden = || self.claims.sources().has(entry);
+        if own && tracking.reply != *entry.side(Side::Reply).tuple() && hidden() {
+            let refusal = Refusal::new(DropReason::NatAddressGone, Stage::Chain);
+            return Err(Some(refusal.at(tracking.owner)));
+        }
         if moved || tracking.reply != *entry.side(Side::Reply).tuple() {
             return Err(None);
         }
@@ -472,7 +616,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             entry: &entry,
             side: hit.side,
         };
-        let lent = Lent { now, known };
+        let lent = self.lent(now, known);
         let outcome = walk(tables, &mut Probe::new(packet.key()), &mut (), lent);
         if let Verdict::Drop(refusal) = outcome.flow.verdict {
             return Some(Way::Drop(refusal));
@@ -510,6 +654,17 @@ fn tracks(tables: &Tables, packet: &Packet) -> bool {
         Origin::Tunnel(network) => tables.tracks(network),
         Origin::Switch => true,
     }
+}
+
+/// Does the answer hold until its sections change? What a NAT has no port for may get one when another connection ends.
+fn lasts(flow: &CompiledFlow) -> bool {
+    !matches!(
+        flow.verdict,
+        Verdict::Drop(Refusal {
+            reason: DropReason::NatExhausted | DropReason::NatClientLimit,
+            ..
+        })
+    )
 }
 
 /// Does a record say of an end that it is here, or elsewhere, when it is no longer? Its Ethernet address says that it is the same end.

@@ -9,12 +9,13 @@
 //! - Every key that is equal under the mask gets the same answer from the same tables.
 //! - The walk changes nothing: tables are read, records are lent.
 
-use std::{fmt, net::IpAddr};
+use std::fmt;
 
 use hostconfig::group::Direction;
 use net::{
-    Consumed, DropReason, Fragment, Mac, NetworkId, Now, Origin, PortId, Probe, Zone,
+    Consumed, DropReason, Fragment, Id, Mac, NetworkId, Now, Origin, PortId, Probe, Zone,
     flow_key::{FiveTuple, ethertype, proto},
+    ids::kind,
 };
 use nfv::{
     conntrack::{Entry, Side},
@@ -24,8 +25,8 @@ use overlay::{Place, Receiver};
 use smallvec::SmallVec;
 
 use super::{
-    chains::next_hop,
     flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
+    sources::Lender,
     tables::{
         Network, Port, SectionIndex, Tables, dhcp6, l2, port_security, ra, security_group::Allowed,
         service, tunnel,
@@ -85,6 +86,10 @@ pub struct Lent<'a> {
     pub now: Now,
     /// The connection.
     pub known: Known<'a>,
+    /// The sources that connections have, as a worker sees them; `None`: none is taken.
+    pub sources: Option<Lender<'a>>,
+    /// How often the connection was to begin before, and another had its source.
+    pub attempt: u8,
 }
 
 /// What the record of a connection is made of.
@@ -98,6 +103,8 @@ pub struct Tracking {
     pub reply_eth: (Mac, Mac),
     /// The local port that the connection counts for.
     pub owner: PortId,
+    /// The port of the API that holds the address which a NAT gave it as its source.
+    pub source: Option<Id<kind::Port>>,
 }
 
 /// The answer of a walk.
@@ -116,7 +123,6 @@ pub fn walk<W: Witness>(
     witness: &mut W,
     lent: Lent<'_>,
 ) -> Outcome {
-    let sent_from = probe.rewritten_key().src_addr();
     let mut walk = Walk {
         tables,
         probe,
@@ -135,7 +141,7 @@ pub fn walk<W: Witness>(
         owner: None,
         translated: false,
         routed: None,
-        sent_from,
+        source: None,
     };
     if let Err(refusal) = walk.enter() {
         walk.witness
@@ -166,8 +172,8 @@ pub(super) struct Walk<'a, W> {
     pub(super) translated: bool,
     /// Ethernet source and destination with which it came to its first router.
     pub(super) routed: Option<(Mac, Mac)>,
-    /// The source address as the workload sent it.
-    pub(super) sent_from: IpAddr,
+    /// Whose address a NAT gave it as its source.
+    pub(super) source: Option<Id<kind::Port>>,
 }
 
 impl<'a, W: Witness> Walk<'a, W> {
@@ -178,6 +184,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             zones,
             owner,
             routed,
+            source,
             ..
         } = self;
         flow.mask = probe.mask();
@@ -210,6 +217,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                 reply: tuple.reversed(),
                 reply_eth: (eth_dst, eth_src),
                 owner,
+                source,
             });
         flow.tracked = tracking.is_some();
         Outcome { flow, tracking }
@@ -354,10 +362,10 @@ impl<'a, W: Witness> Walk<'a, W> {
     }
 
     pub(super) fn answers(&mut self, action: Action, what: Consumed) {
-        // The answer goes straight back to who asked, whatever routers the question passed.
+        // The answer goes straight back to who asked, as it asked, whatever routers the question passed and a chain made of it.
         self.flow
             .actions
-            .retain(|action| !matches!(action, Action::SetEth { .. }));
+            .retain(|action| !matches!(action, Action::SetEth { .. } | Action::Translate));
         self.flow.actions.push(action);
         self.flow.verdict = Verdict::Consume(what);
     }
@@ -469,18 +477,18 @@ impl<'a, W: Witness> Walk<'a, W> {
             (to.src_port, to.dst_port) = (key.l4_src, key.l4_dst);
         }
         // Where a router brings it, that one gives it its Ethernet addresses.
-        let asked = self.probe.eth_dst();
-        let via = network.fdb.get(asked);
+        let via = network.fdb.get(self.probe.eth_dst());
         let routed = via.is_some_and(|e| matches!(e.place, Place::Router(_)));
+        // The other end's Ethernet address says nothing on another network than its own, nor does a mark.
+        let of = self.tables.ports().find(|p| p.zone == other.zone());
+        let near = of.is_none_or(|p| p.network == network.dense) && !dst.is_multicast();
         let eth = if routed {
             None
-        } else if network.fdb.get(dst).is_some() {
+        } else if near {
             Some((src, dst))
         } else {
-            // The other end is on another network.
-            self.depend(network.members);
-            let router = next_hop(network, asked, to.dst_addr());
-            Some((src, router.map_or(dst, |r| r.mac)))
+            let router = self.routers_to(network, to.dst_addr()).first().copied();
+            Some((src, router.unwrap_or(dst)))
         };
         self.translate(&to, eth);
         self.says(Stage::Conntrack, || format!("translated to {to}"));
@@ -554,6 +562,11 @@ impl<'a, W: Witness> Walk<'a, W> {
                     }
                     self.leave();
                     let tables = self.tables;
+                    // What answers a hidden source finds its home by the client's Ethernet address, also behind routers. Another port may
+                    // have the same on this network: so it is marked.
+                    if let (Some(_), Some((client, _))) = (self.source, self.routed) {
+                        self.set_eth(Some(client.marked()), None);
+                    }
                     self.says(Stage::Tunnel, || {
                         let addr = tables.vtep(vtep).map(|v| v.addr.to_string());
                         let addr = addr.unwrap_or_else(|| "gone".to_owned());
@@ -566,6 +579,11 @@ impl<'a, W: Witness> Walk<'a, W> {
                     return Ok(());
                 }
                 Place::Virtual => {
+                    if let Some(mac) = self.home_of_reply() {
+                        self.says(Stage::Conntrack, || format!("back to its home, {mac}"));
+                        self.set_eth(None, Some(mac));
+                        continue;
+                    }
                     if !self.virtual_address(network, to.1)? {
                         return Ok(());
                     }
@@ -631,6 +649,18 @@ impl<'a, W: Witness> Walk<'a, W> {
         });
     }
 
+    /// What answers a translated source goes to whom that came from: behind its Ethernet address is the host whose record translates
+    /// it back.
+    fn home_of_reply(&self) -> Option<Mac> {
+        let (entry, side) = match self.lent.known {
+            Known::Reply { entry, .. } => (entry, Side::Reply),
+            Known::Related { entry, side } => (entry, side),
+            Known::New | Known::Again(_) => return None,
+        };
+        let from = entry.side(side.other()).eth_src().unmarked();
+        (from != self.probe.rewritten_key().dst_mac()).then_some(from)
+    }
+
     pub(super) fn about_sender(&self, reason: DropReason, stage: Stage) -> Refusal {
         Refusal {
             port: self.owner,
@@ -652,11 +682,13 @@ impl<'a, W: Witness> Walk<'a, W> {
     fn virtual_address(
         &mut self,
         network: &'a Network,
-        vip: net::Id<net::ids::kind::Port>,
+        vip: Id<kind::Port>,
     ) -> Result<bool, Refusal> {
         let known = network.endpoints.get(&vip);
         let project = known.and_then(|e| e.project);
-        if self.destination_chains(network, vip, project)? && self.translated {
+        let asked = self.probe.rewritten_key().dst_mac();
+        let chained = self.destination_chains(network, vip, project)?;
+        if chained && self.probe.rewritten_key().dst_mac() != asked {
             return Ok(true);
         }
         self.depend(network.members);
@@ -691,6 +723,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         if fresh && let Some(network) = self.tables.network(port.network) {
             self.destination_chains(network, port.id, Some(port.project))?;
         }
+        self.virtual_source(port, fresh);
         self.security_group(port, Direction::Ingress)?;
         self.flow.actions.push(Action::Output(id));
         self.says_limit(port, Direction::Ingress);
@@ -698,6 +731,39 @@ impl<'a, W: Witness> Walk<'a, W> {
             format!("port {} ({})", port.name, port.id)
         });
         Ok(())
+    }
+
+    /// What comes from a virtual address (a NAT's, or that of a load balancer whose member is the client) shows the Ethernet address by
+    /// which it is answered: its own, or that of the router behind which it is. It is tracked even where nobody's group asks for it: by
+    /// the record its replies find their way back.
+    fn virtual_source(&mut self, port: &Port, fresh: bool) {
+        let Some(network) = self.tables.network(port.network) else {
+            return;
+        };
+        // That an address is not virtual is read too.
+        self.depend(network.virtuals);
+        if !self.probe.rewritten_key().is_ip() || self.probe.eth_dst().is_multicast() {
+            return;
+        }
+        let shown = if self.is_routed_source(network) {
+            self.routed_source(network)
+        } else if network.has_virtuals {
+            self.probe.ethertype();
+            let known = network.neighbours.get(self.probe.ip_src());
+            known.map(|n| n.mac).filter(|mac| {
+                let place = network.fdb.get(*mac).map(|e| e.place);
+                place == Some(Place::Virtual)
+            })
+        } else {
+            None
+        };
+        let Some(mac) = shown else {
+            return;
+        };
+        self.flow.tracked |= fresh;
+        if self.probe.eth_src() != mac {
+            self.set_eth(Some(mac), None);
+        }
     }
 
     fn flood(&mut self, network: &'a Network) -> Result<(), Refusal> {

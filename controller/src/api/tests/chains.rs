@@ -1,5 +1,7 @@
 //! Classifiers, functions and chains, as a client sees them.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 #[tokio::test]
@@ -292,4 +294,166 @@ async fn appliances_are_refused_until_they_are_there() {
         assert!(answer.to_string().contains("not supported yet"));
         assert_eq!(cloud.get("", &path).await.0, 401);
     }
+}
+
+#[tokio::test]
+async fn a_nat_has_a_port_for_each_address() {
+    let cloud = Cloud::new().await;
+    let network = cloud.network("a").await;
+    cloud.subnet("a", &network, "10.0.0.0/24").await;
+    let web = id(&cloud.port("a", json!({"network_id": network})).await);
+    let groups = "/v2.0/sfc/port_pair_groups";
+    let nat = json!({"nat": {
+        "addresses": ["10.0.0.200", "10.0.0.201"], "hosts": 4,
+        "forwards": [{"address": "10.0.0.200", "port": 8080, "to": web, "to_port": 80}],
+        "static": [{"address": "10.0.0.202", "to": "10.0.0.77"}],
+    }});
+    let body = json!({"name": "edge", "network_function": nat});
+    let made = cloud.made("a", groups, "port_pair_group", body).await;
+    let path = format!("{groups}/{}", id(&made));
+    let ports: Vec<String> = serde_json::from_value(made["nat_port_ids"].clone()).unwrap();
+    assert_eq!(ports.len(), 3);
+    assert_eq!(
+        made["network_function"]["nat"]["network_id"],
+        json!(network)
+    );
+    let mut held = BTreeMap::new();
+    for port in &ports {
+        let (_, shown) = cloud.get("a", &format!("/v2.0/ports/{port}")).await;
+        let port_shown = &shown["port"];
+        assert_eq!(port_shown["device_owner"], "overweave:nat");
+        assert_eq!(port_shown["device_id"], made["id"]);
+        let addr = port_shown["fixed_ips"][0]["ip_address"].as_str().unwrap();
+        held.insert(addr.to_owned(), port.clone());
+        let own = format!("/v2.0/ports/{port}");
+        cloud
+            .refused("a", "DELETE", &own, Value::Null, 409, "ServicePortInUse")
+            .await;
+    }
+    assert_eq!(
+        held.keys().collect::<Vec<_>>(),
+        ["10.0.0.200", "10.0.0.201", "10.0.0.202"]
+    );
+    for (nat, status, kind) in [
+        (
+            json!({"addresses": ["10.0.0.200"], "network_id": network}),
+            409,
+            "IpAddressAlreadyAllocated",
+        ),
+        (
+            json!({"addresses": ["10.9.0.1"], "network_id": network}),
+            400,
+            "InvalidIpForNetwork",
+        ),
+        (json!({"addresses": ["10.0.0.210"]}), 400, "HTTPBadRequest"),
+        (
+            json!({"addresses": ["10.0.0.210"], "network_id": MISSING}),
+            404,
+            "NetworkNotFound",
+        ),
+        (
+            json!({"addresses": ["10.0.0.210"], "forwards": [{"address": "10.0.0.210", "port": 80, "to": MISSING}]}),
+            404,
+            "PortNotFound",
+        ),
+        (
+            json!({"addresses": ["10.0.0.210"], "network_id": network,
+                "forwards": [{"address": "10.0.0.210", "port": 80, "to": "10.0.0.210"}]}),
+            400,
+            "HTTPBadRequest",
+        ),
+        (
+            json!({"addresses": ["10.0.0.210"], "network_id": network,
+                "static": [{"address": "10.0.0.211", "to": "fd00::7"}]}),
+            400,
+            "HTTPBadRequest",
+        ),
+    ] {
+        let body = json!({"port_pair_group": {"network_function": {"nat": nat}}});
+        cloud.refused("a", "POST", groups, body, status, kind).await;
+    }
+    // Another tenant can't forward to it.
+    let foreign = json!({"port_pair_group": {"network_function": {"nat": {
+        "addresses": ["10.0.0.210"], "forwards": [{"address": "10.0.0.210", "port": 80, "to": web}]}}}});
+    cloud
+        .refused("b", "POST", groups, foreign, 404, "PortNotFound")
+        .await;
+    // An address that stays keeps its port; the others' go.
+    let changed = json!({"port_pair_group": {"network_function": {"nat": {
+        "addresses": ["10.0.0.201", "10.0.0.203"], "network_id": network}}}});
+    let (status, body) = cloud.ask("a", "PUT", &path, changed).await;
+    assert_eq!(status, 200, "{body}");
+    let now: Vec<String> =
+        serde_json::from_value(body["port_pair_group"]["nat_port_ids"].clone()).unwrap();
+    assert_eq!(now.len(), 2);
+    assert!(now.contains(&held["10.0.0.201"]) && !now.contains(&held["10.0.0.200"]));
+    let gone = format!("/v2.0/ports/{}", held["10.0.0.200"]);
+    cloud
+        .refused("a", "GET", &gone, Value::Null, 404, "PortNotFound")
+        .await;
+    assert_eq!(cloud.ask("a", "DELETE", &path, Value::Null).await.0, 204);
+    let (_, list) = cloud.get("a", "/v2.0/ports").await;
+    assert_eq!(list["ports"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn a_nat_is_refused_where_it_could_hide_nobody() {
+    let cloud = Cloud::new().await;
+    let mut made = vec![];
+    for n in 0..2 {
+        let network = cloud.network("a").await;
+        let cidr = format!("10.0.{n}.0/24");
+        cloud.subnet("a", &network, &cidr).await;
+        let port = id(&cloud.port("a", json!({"network_id": network})).await);
+        let classifier = json!({"logical_source_port": port, "protocol": "tcp"});
+        let path = "/v2.0/sfc/flow_classifiers";
+        let classifier = cloud.made("a", path, "flow_classifier", classifier).await;
+        made.push((network, id(&classifier)));
+    }
+    let groups = "/v2.0/sfc/port_pair_groups";
+    let hiding = json!({"nat": {"addresses": ["10.0.0.200"], "network_id": made[0].0}});
+    let group = json!({"network_function": hiding});
+    let group = id(&cloud.made("a", groups, "port_pair_group", group).await);
+    let path = format!("{groups}/{group}");
+    let chains = "/v2.0/sfc/port_chains";
+    let by = |n: usize| json!({"port_pair_groups": [group], "flow_classifiers": [made[n].1]});
+    let refused = |verb, path, body| cloud.refused("a", verb, path, body, 400, "HTTPBadRequest");
+    refused("POST", chains, json!({"port_chain": by(1)})).await;
+    let chain = id(&cloud.made("a", chains, "port_chain", by(0)).await);
+    let other = json!({"port_chain": {"flow_classifiers": [made[1].1]}});
+    let own = format!("{chains}/{chain}");
+    refused("PUT", &own, other.clone()).await;
+    // What only forwards is for whoever comes.
+    let body = |nat: Value| json!({"port_pair_group": {"network_function": {"nat": nat}}});
+    let forwards = json!([{"address": "10.0.0.200", "port": 80, "to": "10.0.0.7"}]);
+    let forwarding = body(json!({"forwards": forwards, "network_id": made[0].0}));
+    assert_eq!(cloud.ask("a", "PUT", &path, forwarding).await.0, 200);
+    assert_eq!(cloud.ask("a", "PUT", &own, other).await.0, 200);
+    let hiding = json!({"port_pair_group": {"network_function": hiding}});
+    refused("PUT", &path, hiding).await;
+}
+
+#[tokio::test]
+async fn nothing_is_forwarded_to_a_port_that_is_gone() {
+    let cloud = Cloud::new().await;
+    let network = cloud.network("a").await;
+    cloud.subnet("a", &network, "10.0.0.0/24").await;
+    let web = id(&cloud.port("a", json!({"network_id": network})).await);
+    let groups = "/v2.0/sfc/port_pair_groups";
+    let nat = json!({"nat": {"addresses": ["10.0.0.200"],
+        "forwards": [{"address": "10.0.0.201", "port": 80, "to": web}]}});
+    let made = cloud
+        .made(
+            "a",
+            groups,
+            "port_pair_group",
+            json!({"network_function": nat}),
+        )
+        .await;
+    let port = format!("/v2.0/ports/{web}");
+    assert_eq!(cloud.ask("a", "DELETE", &port, Value::Null).await.0, 204);
+    let (_, shown) = cloud.get("a", &format!("{groups}/{}", id(&made))).await;
+    let group = &shown["port_pair_group"];
+    assert_eq!(group["network_function"]["nat"]["forwards"], json!([]));
+    assert_eq!(group["nat_port_ids"].as_array().map(Vec::len), Some(1));
 }

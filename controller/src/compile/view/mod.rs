@@ -17,8 +17,8 @@ use net::{Id, Mtu, PortRange, UnicastMac, Vni, ids::kind};
 use uuid::Uuid;
 
 use super::intent::{
-    self, Balancer, BalancerMember, Chain, Change, Function, Group, Host, HostName, Object,
-    ObjectId, Router, Rule, Target, Work,
+    self, Balancer, BalancerMember, Chain, Change, Function, Group, Host, HostName, Nat,
+    NatForward, Object, ObjectId, Router, Rule, Target, Work,
 };
 use crate::{
     resource::{Resource, Spec},
@@ -122,6 +122,7 @@ fn host(host: &resources::Host) -> Host {
         name: HostName::from(host.meta.name.as_str()),
         vtep: host.vtep,
         foreign: host.foreign,
+        number: host.number,
         certificate: host.certificate.clone(),
     }
 }
@@ -273,6 +274,7 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
             security_groups: port.security_groups.iter().map(|id| Id::new(*id)).collect(),
             max_connections: PORT_CONNECTIONS,
             qos: port.qos_policy_id.map(Id::new),
+            host_number: None,
         },
         host: (!port.host.is_empty()).then(|| HostName::from(port.host.as_str())),
         // No host ever has an interface: a port that says both is its host's.
@@ -391,6 +393,7 @@ fn port_pair_group(group: &PortPairGroup) -> Function {
             NetworkFunction::Firewall(f) => Work::Firewall(firewall(group.meta.id, f)),
             NetworkFunction::LoadBalancer(f) => Work::LoadBalancer(balancer(group.vip_port_id?, f)),
             NetworkFunction::Shaper(f) => Work::Shaper(shaper(*f)),
+            NetworkFunction::Nat(f) => Work::Nat(nat(group, f)),
         })
     });
     Function {
@@ -433,10 +436,7 @@ fn firewall(group: Uuid, firewall: &function::Firewall) -> Firewall {
 
 fn balancer(vip_port: Uuid, balancer: &function::LoadBalancer) -> Balancer {
     let members = balancer.members.iter().map(|member| BalancerMember {
-        target: match member.target {
-            function::Target::Port(id) => Target::Port(id.into()),
-            function::Target::Address(addr) => Target::Address(addr),
-        },
+        target: target(member.target),
         port: member.port.unwrap_or(balancer.port),
         weight: member.weight,
     });
@@ -450,6 +450,38 @@ fn balancer(vip_port: Uuid, balancer: &function::LoadBalancer) -> Balancer {
             function::Algorithm::SourceIp => Algorithm::SourceIp,
         },
         members: members.collect(),
+    }
+}
+
+const fn target(target: function::Target) -> Target {
+    match target {
+        function::Target::Port(id) => Target::Port(Id::new(id)),
+        function::Target::Address(addr) => Target::Address(addr),
+    }
+}
+
+fn nat(group: &PortPairGroup, nat: &resources::nat::Nat) -> Nat {
+    let held = group.nat_ports.iter();
+    let addresses = held.map(|(addr, port)| (*addr, Id::new(*port), nat.addresses.contains(addr)));
+    let forwards = nat.forwards.iter().map(|f| NatForward {
+        addr: f.address,
+        protocol: f.protocol.number(),
+        ports: f.port,
+        to: target(f.to),
+        to_port: f.to_port.unwrap_or(f.port.min()),
+    });
+    Nat {
+        addresses: addresses.collect(),
+        sources: nat.sources.clone(),
+        ports: nat.ports,
+        hosts: nat.hosts,
+        client_limit: nat.connections_per_client,
+        forwards: forwards.collect(),
+        statics: nat
+            .statics
+            .iter()
+            .map(|s| (s.address, target(s.to)))
+            .collect(),
     }
 }
 

@@ -25,8 +25,15 @@ use uuid::Uuid;
 
 /// The owner of the port that holds a load balancer's virtual address.
 pub const VIP_OWNER: &str = "overweave:load_balancer";
+/// The owner of a port that holds an address of a NAT.
+pub const NAT_OWNER: &str = "overweave:nat";
 /// Owners whose ports go with what they belong to, never by themselves.
-const SERVICE_OWNERS: &[&str] = &[VIP_OWNER, router::OWNER, router::DISTRIBUTED_OWNER];
+const SERVICE_OWNERS: &[&str] = &[
+    VIP_OWNER,
+    NAT_OWNER,
+    router::OWNER,
+    router::DISTRIBUTED_OWNER,
+];
 
 /// An address that a port has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

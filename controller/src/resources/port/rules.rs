@@ -5,8 +5,11 @@ use crate::{
     refusal::Refusal,
     resource::{Objects, Verb},
     resources::{
-        FlowClassifier, Network, PortPairGroup, SecurityGroup, Subnet, function::Target, network,
-        port::VIP_OWNER, qos_policy, router, security_group,
+        FlowClassifier, Network, PortPairGroup, SecurityGroup, Subnet,
+        function::Target,
+        network,
+        port::{NAT_OWNER, VIP_OWNER},
+        qos_policy, router, security_group,
     },
     rules::{
         Caller, Change, Write,
@@ -217,7 +220,7 @@ pub(super) fn users(
         return Ok(Vec::new());
     };
     let interface = router::is_interface(view, before);
-    if !interface && before.device_owner != VIP_OWNER {
+    if !interface && ![VIP_OWNER, NAT_OWNER].contains(&before.device_owner.as_str()) {
         return Ok(Vec::new());
     }
     let moved = change
@@ -275,7 +278,7 @@ pub(super) fn removal(
             ));
         }
     }
-    // A member that is gone leaves its load balancers; they spread over the others.
+    // A member that is gone leaves its load balancers, which spread over the others; nothing is forwarded to it any more.
     let groups = view.related::<PortPairGroup>("member", id);
     let without = |group: &Arc<PortPairGroup>| {
         let mut group = PortPairGroup::clone(group);
@@ -283,6 +286,9 @@ pub(super) fn removal(
             balancer
                 .members
                 .retain(|member| member.target != Target::Port(id));
+        }
+        if let Some(nat) = group.nat_mut() {
+            nat.forget(id);
         }
         Write::put(group)
     };

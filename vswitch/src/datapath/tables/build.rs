@@ -158,6 +158,12 @@ impl Tables {
                 *tracks |= stateful;
             }
         }
+        // What comes from a virtual address is tracked whatever its receiver's groups are.
+        for (network, tracks) in self.networks.iter().map(|(at, _, n)| (at, n.has_virtuals)) {
+            if let Some(known) = tracking.get_mut(network as usize) {
+                *known |= tracks;
+            }
+        }
         // What one network of a router sends may be for any other of them, and through the next router for its. A router that goes may come
         // again, and its connections with it.
         self.joined.resize(tracking.len(), false);
@@ -417,6 +423,15 @@ impl Tables {
             let source = Source::Members(network.id);
             let (members, moved) = self.epochs.note(&source, content, self.version);
             sorted.alive.insert(source);
+            let virtuals: Vec<_> = remote
+                .iter()
+                .filter(|(e, _)| e.at == Location::Virtual)
+                .map(|(e, _)| (e.mac, &e.addrs))
+                .collect();
+            let has_virtuals = !virtuals.is_empty();
+            let source = Source::Virtuals(network.id);
+            let (virtuals, _) = self.epochs.note(&source, digest(virtuals), self.version);
+            sorted.alive.insert(source);
             self.by_vni.insert(network.vni, dense);
             if changed || moved || self.networks.get(dense.0).is_none() {
                 let mut entry = Network {
@@ -437,6 +452,8 @@ impl Tables {
                     )),
                     section,
                     members,
+                    virtuals,
+                    has_virtuals,
                 };
                 attach(&mut entry, routers);
                 self.populate(&mut entry, local, remote);
@@ -641,6 +658,7 @@ fn local_port(
         zone,
         max_connections: port.max_connections,
         qos: None,
+        host_number: port.host_number,
         mtu,
         section,
     }

@@ -15,7 +15,11 @@ use std::{
     sync::Arc,
 };
 
-use net::{Id, Mac, NetworkId, Prefix, Probe, RouterId, ids::kind};
+use net::{
+    FlowKey, Id, Mac, NetworkId, Prefix, Probe, RouterId,
+    flow_key::{addr_bytes, ethertype},
+    ids::kind,
+};
 
 use super::{SectionIndex, lpm::Lpm};
 
@@ -245,6 +249,16 @@ impl Router {
         self.routes.get(at as usize).copied()
     }
 
+    /// What it does with an address.
+    pub fn route_to(&self, addr: IpAddr) -> Option<Route> {
+        let v4 = addr.is_ipv4();
+        self.route(&mut Probe::new(&FlowKey {
+            ethertype: if v4 { ethertype::IPV4 } else { ethertype::IPV6 },
+            ip_dst: addr_bytes(addr),
+            ..FlowKey::default()
+        }))
+    }
+
     /// Does nobody forward what this source sends?
     pub fn is_martian(&self, probe: &mut Probe) -> bool {
         self.martians.longest.source(probe).is_some()
@@ -269,11 +283,7 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
-    use net::{
-        FlowKey,
-        flow_key::{addr_bytes, ethertype},
-        testkit::mac,
-    };
+    use net::testkit::mac;
 
     use super::*;
 
@@ -293,13 +303,7 @@ mod tests {
 
     fn routed(router: &Router, dst: &str) -> Option<Target> {
         let dst: IpAddr = dst.parse().unwrap();
-        let v4 = dst.is_ipv4();
-        let mut probe = Probe::new(&FlowKey {
-            ethertype: if v4 { ethertype::IPV4 } else { ethertype::IPV6 },
-            ip_dst: addr_bytes(dst),
-            ..FlowKey::default()
-        });
-        router.route(&mut probe).map(|r| r.target)
+        router.route_to(dst).map(|r| r.target)
     }
 
     #[test]

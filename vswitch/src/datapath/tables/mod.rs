@@ -68,6 +68,8 @@ pub(crate) enum Source {
     Members(Id<kind::Network>),
     /// A router, and which of its networks are here.
     Router(Id<kind::Router>),
+    /// Which addresses of a network are virtual.
+    Virtuals(Id<kind::Network>),
     /// The united rules of a set of groups, with the address sets that they name.
     GroupSet(BTreeSet<Id<kind::SecurityGroup>>),
     /// Which chains there are at all.
@@ -107,6 +109,8 @@ pub struct Port {
     pub zone: Zone,
     /// The most connections that it may have tracked.
     pub max_connections: u32,
+    /// The number of this host among all.
+    pub host_number: Option<u16>,
     /// Its network's MTU.
     pub mtu: Mtu,
     /// The QoS policy that holds for it.
@@ -170,6 +174,10 @@ pub struct Network {
     pub section: SectionIndex,
     /// Who is on it: read by what was not found, and by floods.
     pub members: SectionIndex,
+    /// Which of its addresses are virtual: read by what asks whether a source is.
+    pub virtuals: SectionIndex,
+    /// Is there any?
+    pub has_virtuals: bool,
 }
 
 /// What is known of a port elsewhere, besides its place and addresses.
@@ -325,8 +333,8 @@ impl Tables {
         self.networks.get(id.0).map(|n| &**n)
     }
 
-    /// May a connection of this network's packets be tracked, on any worker? By a stateful group of one of its ports, or of a network that
-    /// routers join with it, or by a chain: that may be for any network.
+    /// May a connection of this network's packets be tracked, on any worker? By a stateful group of one of its ports, by a virtual address, by
+    /// either on a network that routers join with it, or by a chain: that may be for any network.
     #[inline]
     pub fn tracks(&self, network: NetworkId) -> bool {
         let at = network.0 as usize;

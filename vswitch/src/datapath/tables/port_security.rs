@@ -161,6 +161,7 @@ mod tests {
             zone: Zone(1),
             max_connections: 10,
             qos: None,
+            host_number: None,
             mtu: net::Mtu::try_from(1450).unwrap(),
             section: SectionIndex(0),
         }

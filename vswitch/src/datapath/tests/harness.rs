@@ -129,6 +129,7 @@ impl Conf {
             security_groups: groups.iter().map(|g| id(*g)).collect(),
             max_connections: 1000,
             qos: None,
+            host_number: Some(0),
         };
         change(&mut port);
         self.put(Section::Port(port));

@@ -212,6 +212,8 @@ fn walked(tables: &Tables, key: &FlowKey, h: &Host) -> super::super::walk::Outco
     let lent = Lent {
         now: h.now,
         known: Known::New,
+        sources: None,
+        attempt: 0,
     };
     walk(tables, &mut Probe::new(key), &mut (), lent)
 }

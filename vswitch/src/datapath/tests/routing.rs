@@ -75,7 +75,7 @@ pub(super) fn workload(conf: &mut Conf, k: u16, n: u16, groups: &[u128]) {
 }
 
 /// The same, on another host, or in every switch.
-fn elsewhere(conf: &mut Conf, k: u16, n: u16, at_vtep: Location) {
+pub(super) fn elsewhere(conf: &mut Conf, k: u16, n: u16, at_vtep: Location) {
     conf.put(Section::Endpoint(Endpoint {
         id: id(u128::from(n)),
         network: id(NET + u128::from(k)),
@@ -154,7 +154,12 @@ pub(super) fn two(groups: &[u128]) -> Conf {
 }
 
 /// A frame from a workload on one network to one on another, by router 1.
-fn by_router(frame: FrameBuilder, v6: bool, from: (u16, u16), to: (u16, u16)) -> FrameBuilder {
+pub(super) fn by_router(
+    frame: FrameBuilder,
+    v6: bool,
+    from: (u16, u16),
+    to: (u16, u16),
+) -> FrameBuilder {
     frame
         .macs(mac(from.1), gate(1, from.0))
         .addrs(at(from.0, from.1, v6), at(to.0, to.1, v6))
@@ -167,13 +172,13 @@ fn routed(frame: FrameBuilder, v6: bool, from: (u16, u16), to: (u16, u16)) -> Fr
         .ttl(63)
 }
 
-fn tunnel(h: &Host, k: u16) -> Origin {
+pub(super) fn tunnel(h: &Host, k: u16) -> Origin {
     let network = h.tables.network_by_id(id(NET + u128::from(k)));
     Origin::Tunnel(network.unwrap().dense)
 }
 
 /// Type and code of an error, who sends it, and the packet that it quotes.
-fn told(frame: &[u8]) -> (u8, u8, String, String) {
+pub(super) fn told(frame: &[u8]) -> (u8, u8, String, String) {
     let (headers, key) = Headers::parse(frame).unwrap();
     let icmp = &frame[usize::from(headers.l4_at)..];
     let quoted = headers.quoted(frame).unwrap();

@@ -9,7 +9,7 @@ use hostconfig::{
     qos::{Limit, Rate},
 };
 use net::{
-    Batch, DropReason, FiveTuple, Now, Origin, PacketPool, PortId,
+    Batch, DropReason, FiveTuple, Now, Origin, PacketPool, PortId, PortRange,
     testkit::{FrameBuilder, mac, tcp},
 };
 use nfv::conntrack::Entry;
@@ -17,6 +17,7 @@ use nfv::conntrack::Entry;
 use super::{
     super::{Claims, Datapath, Ledger, Out, Settings, Tables, WorkerId},
     harness::*,
+    nat,
 };
 
 const WORKERS: u16 = 3;
@@ -252,6 +253,68 @@ fn a_connection_over_another_way_is_not_judged_by_the_record_of_one_before_it() 
             assert_eq!((key.src_addr(), key.l4_src), (ip(50, false), 80));
         }
     }
+}
+
+#[test]
+fn a_hidden_connection_in_place_of_one_that_is_over_keeps_its_source_and_the_claims_of_its_replies()
+{
+    for v6 in [false, true] {
+        // There is no source but those of the forerunners, for the client as for the NAT.
+        let mut few = nat::nat(1);
+        few.ports = PortRange::new(5000, 5029).unwrap();
+        few.client_limit = 30;
+        let mut s = Switch::new(&nat::conf(few));
+        let (there, back) = (s.origin(1), s.tunnel());
+        let mut rounds = vec![];
+        for round in 0..3 {
+            let mut shown = vec![];
+            for port in 1000..1030u16 {
+                let at = usize::from(port) + round;
+                let (client, server) = ((1, port), (9, 80));
+                let out = s.enter(at, there, &syn(v6, client, server));
+                let [out] = <[_; 1]>::try_from(out).expect("a source is free");
+                let (source, ..) = nat::ends(&out);
+                assert_eq!(source.0, ip(nat::A, v6));
+                let reply = syn_ack(v6, server, (nat::A, source.1)).macs(mac(9), mac(1));
+                let got = s.enter(at + 1, back, &reply);
+                let [got] = <[_; 1]>::try_from(got).expect("the reply finds its connection");
+                assert_eq!(nat::ends(&got).1, (ip(1, v6), port));
+                let last = ack(v6, client, server).flags(tcp::RST | tcp::ACK);
+                assert_eq!(s.enter(at + 2, there, &last).len(), 1);
+                shown.push(source.1);
+            }
+            assert_eq!((s.records(), s.claims.sources().len()), (30, 30));
+            rounds.push((shown, s.claims.len()));
+        }
+        assert!(rounds[0].1 > 5);
+        assert_eq!(rounds[0], rounds[1]);
+        assert_eq!(rounds[0], rounds[2]);
+        // Another client finds none of them, until they end.
+        let other = |s: &mut Switch| s.enter(0, s.origin(2), &syn(v6, (2, 1000), (9, 80))).len();
+        assert_eq!(other(&mut s), 0);
+        s.now = s.now + Duration::from_hours(48);
+        let frame = between(FrameBuilder::udp(v6, 1, 2), v6, 3, 77);
+        s.enter(0, s.origin(3), &frame);
+        assert_eq!((s.records(), s.claims.len()), (0, 0));
+        assert!(s.claims.sources().is_empty());
+        assert_eq!(other(&mut s), 1);
+    }
+}
+
+#[test]
+fn a_hidden_connection_that_does_not_come_about_leaves_nothing() {
+    // Its client may have no more connections, and none of them is half open.
+    let mut c = nat::conf(nat::nat(1));
+    c.port_with(1, &[GROUP], |p| p.max_connections = 0);
+    let mut s = Switch::new(&c);
+    for port in 1000..1010u16 {
+        assert_eq!(
+            s.enter(0, s.origin(1), &syn(false, (1, port), (9, 80))),
+            Vec::<Vec<u8>>::new()
+        );
+    }
+    assert_eq!((s.records(), s.claims.len()), (0, 0));
+    assert!(s.claims.sources().is_empty());
 }
 
 #[test]
