@@ -17,6 +17,7 @@ use tests::netns::{Lab, allowed, lab_file, left_of, overweave, printed, run, run
 
 /// Every lab of `configs`: each has a test of its own below.
 const LABS: &[&str] = &[
+    "chains/nat",
     "chains/web-edge",
     "kernel-vtep",
     "mixed-v4-v6",
@@ -112,6 +113,11 @@ fn both_families_work_over_an_uplink_tap() {
 #[test]
 fn the_chain_with_every_key_holds() {
     holds("chains/web-edge");
+}
+
+#[test]
+fn a_nat_with_every_key_holds() {
+    holds("chains/nat");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use vswitch::UplinkChoice;
 
+use super::nat::Nat;
 use crate::units::{Percent, Rate, RateRange, Size, Span, some_text};
 
 /// A whole file.
@@ -218,16 +219,17 @@ pub(crate) struct RawClassifier {
     pub(crate) ethertype: Option<Family>,
 }
 
-/// `firewall: {…}`, `load_balancer: {…}` or `shaper: {…}`.
+/// `firewall: {…}`, `load_balancer: {…}`, `shaper: {…}` or `nat: {…}`.
 #[derive(Debug)]
 pub(crate) enum RawFunction {
     Firewall(RawFirewall),
     LoadBalancer(RawLoadBalancer),
     Shaper(RawShaper),
+    Nat(Nat),
 }
 
 /// The functions that a chain may name.
-const FUNCTIONS: &str = "firewall, load_balancer, shaper";
+const FUNCTIONS: &str = "firewall, load_balancer, shaper, nat";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -533,6 +535,7 @@ impl<'de> Deserialize<'de> for RawFunction {
                     "firewall" => RawFunction::Firewall(map.next_value()?),
                     "load_balancer" => RawFunction::LoadBalancer(map.next_value()?),
                     "shaper" => RawFunction::Shaper(map.next_value()?),
+                    "nat" => RawFunction::Nat(map.next_value()?),
                     other => {
                         return Err(A::Error::custom(format!(
                             "no function is called `{other}`; name one of: {FUNCTIONS}"

@@ -11,6 +11,7 @@ pub(crate) mod fabric;
 pub(crate) mod file;
 pub(crate) mod keeper;
 pub(crate) mod ledger;
+pub(crate) mod nat;
 pub(crate) mod neighbours;
 pub(crate) mod netlink;
 pub(crate) mod netns;

@@ -12,6 +12,7 @@ use vswitch::UplinkChoice;
 use super::file::{
     Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, RawQos, Reach,
 };
+use super::nat::Nat;
 use crate::units::{Percent, Rate, RateRange, Size, Span};
 
 /// A lab that can be built.
@@ -181,6 +182,7 @@ pub(crate) enum Function {
         rate: Rate,
         burst: Option<Size>,
     },
+    Nat(Nat),
 }
 
 impl Function {
@@ -190,6 +192,7 @@ impl Function {
             Self::Firewall { .. } => "firewall",
             Self::LoadBalancer { .. } => "load_balancer",
             Self::Shaper { .. } => "shaper",
+            Self::Nat(_) => "nat",
         }
     }
 }

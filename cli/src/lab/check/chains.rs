@@ -182,6 +182,13 @@ fn function(
         RawFunction::LoadBalancer(lb) => {
             load_balancer(lab, network, &format!("{place}.load_balancer"), lb)
         }
+        RawFunction::Nat(mut nat) => {
+            if let Some((key, what)) = nat.wrong(lab, network) {
+                return wrong(format!("{place}.nat.{key}"), what);
+            }
+            nat.network.clone_from(&network.name);
+            Ok(Function::Nat(nat))
+        }
         RawFunction::Shaper(shaper) => {
             if shaper.queue.is_some() {
                 return wrong(

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{Inventory, Projects, id, project_id, set};
 use crate::api::Api;
-use crate::lab::file::{Ports, Protocol};
+use crate::lab::file::{OneOrMany, Ports, Protocol};
+use crate::lab::nat::Nat;
 use crate::lab::plan::{Chain, Classifier, FirewallRule, Function, Member};
 
 /// Makes a chain with its classifiers and functions.
@@ -141,6 +142,7 @@ fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<V
                 "members": members,
             }})
         }
+        Function::Nat(nat) => json!({"nat": nat_body(inventory, nat)?}),
         Function::Shaper { rate, burst } => {
             let mut body = json!({"rate": rate.to_string()});
             set(&mut body, "burst", burst.map(|b| b.to_string()));
@@ -181,6 +183,48 @@ fn firewall_rule(rule: &FirewallRule, protocol: Protocol) -> Value {
         rule.destination_port.map(|Ports(range)| range.to_string()),
     );
     body
+}
+
+fn nat_body(inventory: &Inventory, nat: &Nat) -> anyhow::Result<Value> {
+    let port = |name: &String| {
+        let placed = inventory.workloads.get(name);
+        placed
+            .map(|placed| placed.port.clone())
+            .context("find a target's port")
+    };
+    let OneOrMany(addresses) = &nat.addresses;
+    let mut body = json!({"addresses": addresses});
+    let sources: Vec<String> = nat.sources.iter().map(|s| s.0.to_string()).collect();
+    set(
+        &mut body,
+        "sources",
+        (!sources.is_empty()).then_some(sources),
+    );
+    let ports = nat.ports.map(|Ports(range)| range.to_string());
+    set(&mut body, "ports", ports);
+    set(&mut body, "hosts", nat.hosts);
+    set(
+        &mut body,
+        "connections_per_client",
+        nat.connections_per_client,
+    );
+    let mut forwards = Vec::new();
+    for forward in &nat.forwards {
+        let Ports(range) = forward.port;
+        let mut one = json!({"address": forward.address, "protocol": forward.protocol.name(),
+            "port": range.to_string(), "to": port(&forward.to)?});
+        set(&mut one, "to_port", forward.to_port);
+        forwards.push(one);
+    }
+    let mut statics = Vec::new();
+    for one in &nat.statics {
+        statics.push(json!({"address": one.address, "to": port(&one.to)?}));
+    }
+    set(&mut body, "forwards", Some(forwards));
+    set(&mut body, "static", Some(statics));
+    let network = inventory.networks.get(&nat.network);
+    set(&mut body, "network_id", network.map(|n| n.id.clone()));
+    Ok(body)
 }
 
 fn member(inventory: &Inventory, member: &Member) -> anyhow::Result<Value> {

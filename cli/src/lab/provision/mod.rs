@@ -232,7 +232,7 @@ fn routers(
     Ok(())
 }
 
-/// The addresses that automatic ones are taken from, where chains have virtual addresses in the subnet: all but those and a
+/// The addresses that automatic ones are taken from, where chains have virtual addresses or a NAT's in the subnet: all but those and a
 /// router's. A virtual address gets its port with its chain, when every workload has one already.
 fn pools(lab: &Lab, network: &Network, cidr: net::Prefix) -> Option<Vec<Value>> {
     let here = |vip: &IpAddr, members: &[Member]| {
@@ -242,11 +242,16 @@ fn pools(lab: &Lab, network: &Network, cidr: net::Prefix) -> Option<Vec<Value>> 
     let functions = lab.chains.iter().flat_map(|chain| &chain.functions);
     let vips: BTreeSet<u128> = functions
         .filter_map(|function| match function {
-            Function::LoadBalancer { vip, members, .. } if here(vip, members) => Some(bits(*vip)),
+            Function::LoadBalancer { vip, members, .. } if here(vip, members) => {
+                Some([*vip].into())
+            }
+            Function::Nat(nat) => Some(nat.inside(network, cidr)),
             Function::LoadBalancer { .. } | Function::Firewall { .. } | Function::Shaper { .. } => {
                 None
             }
         })
+        .flat_map(|addresses: BTreeSet<IpAddr>| addresses)
+        .map(bits)
         .collect();
     if vips.is_empty() {
         return None;
