@@ -893,6 +893,11 @@ impl Host {
         };
         if walk.tracked && begins(&key) == Begins::Connection {
             let wire = walk.key.five_tuple().unwrap();
+            // From a port to its own address, by a router that sends it elsewhere: nothing tells an answer from a question.
+            let one_zone = to.is_none() || origin.is_none() || origin == to;
+            if one_zone && wire.reversed() == tuple {
+                return Err(DropReason::ConntrackInvalid);
+            }
             // The other end asks under the same identifier: a conversation of its own in place of the old one.
             self.conns
                 .retain(|c| !(c.from == to && c.to == origin && c.wire.reversed() == wire));

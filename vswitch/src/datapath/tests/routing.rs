@@ -647,6 +647,36 @@ fn who_is_on_a_connection_is_told_when_its_router_loses_the_way() {
 }
 
 #[test]
+fn what_goes_to_its_own_address_elsewhere_begins_nothing() {
+    for v6 in [false, true] {
+        let mut conf = two(&[GROUP]);
+        // The router knows a way to the sender's own address, by a workload on another host.
+        let own = at(0, 1, v6);
+        let host = format!("{own}/{}", if v6 { 128 } else { 32 });
+        router(
+            &mut conf,
+            1,
+            &[(0, 254), (1, 254)],
+            &[(&host, at(1, 8, v6))],
+        );
+        let mut h = Host::new(&conf);
+        let to_itself = |from, to| {
+            FrameBuilder::udp(v6, from, to)
+                .macs(mac(1), gate(1, 0))
+                .addrs(own, own)
+        };
+        // Nothing would tell an answer from a question.
+        assert_eq!(h.places(1, &to_itself(7, 7)), []);
+        assert_eq!(h.dropped(DropReason::ConntrackInvalid), 1);
+        assert_eq!(
+            h.places(1, &to_itself(7, 8)),
+            [At::Vtep(REMOTE.to_owned())],
+            "ports tell"
+        );
+    }
+}
+
+#[test]
 fn what_is_too_large_for_the_next_network_is_told_about_by_the_router() {
     for v6 in [false, true] {
         let mut conf = two(&[]);
