@@ -893,11 +893,7 @@ impl Host {
         };
         if walk.tracked && begins(&key) == Begins::Connection {
             let wire = walk.key.five_tuple().unwrap();
-            // From a port to its own address, by a router that sends it elsewhere: nothing tells an answer from a question.
-            let one_zone = to.is_none() || origin.is_none() || origin == to;
-            if one_zone && wire.reversed() == tuple {
-                return Err(DropReason::ConntrackInvalid);
-            }
+            distinct((origin, tuple), (to, wire))?;
             // The other end asks under the same identifier: a conversation of its own in place of the old one.
             self.conns
                 .retain(|c| !(c.from == to && c.to == origin && c.wire.reversed() == wire));
@@ -1274,6 +1270,18 @@ fn translate(key: &mut FlowKey, conn: &Conn, way: Way, error: bool) {
         // An echo's identifier is both ports of its tuple; type and code stay.
         key.icmp_id = shown.src_port;
     }
+}
+
+/// From a port to its own address, by a router that sends it elsewhere: nothing would tell an answer from a question.
+fn distinct(
+    (from, seen): (Option<PortUuid>, FiveTuple),
+    (to, wire): (Option<PortUuid>, FiveTuple),
+) -> Result<(), DropReason> {
+    let one_zone = to.is_none() || from.is_none() || from == to;
+    if one_zone && wire.reversed() == seen {
+        return Err(DropReason::ConntrackInvalid);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
