@@ -97,6 +97,7 @@ fn router() -> Router {
                 nexthop: address(2, true),
             },
         ],
+        gateway: None,
     }
 }
 
@@ -184,5 +185,6 @@ pub(crate) fn network() -> Network {
             subnet(11, "10.0.0.0/24", Some(dhcp)),
             subnet(12, "fd00::/64", None),
         ],
+        wire: None,
     }
 }

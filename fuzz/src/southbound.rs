@@ -88,6 +88,7 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
             vtep: "192.0.2.1".into(),
             version: "0.1.0".into(),
             underlay_mtu: 1600,
+            physical_networks: vec!["physnet1".to_owned()],
         }),
         from_host::Message::Ack(Ack {
             generation: 301,

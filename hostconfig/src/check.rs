@@ -67,6 +67,9 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
                     faults.push(Fault::SameMac(key, first));
                 }
             }
+            Section::FloatingIp(f) => {
+                needs.insert(SectionKey::Router(f.router));
+            }
             Section::Router(r) => {
                 for interface in &r.interfaces {
                     needs.insert(SectionKey::Network(interface.network));

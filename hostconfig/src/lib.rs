@@ -9,7 +9,8 @@
 //!
 //! # Map
 //! - [`section`]: keys, bodies, hashes
-//! - what sections say: [`network`], [`port`], [`router`], [`group`], [`qos`], [`chain`], [`nat`], [`vtep`]
+//! - what sections say: [`network`], [`port`], [`router`], [`group`], [`floating_ip`], [`qos`], [`chain`], [`nat`],
+//!   [`vtep`]
 //! - [`config`]: the whole, its digest, [`check`]s and [`diff`]
 
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ pub mod chain;
 pub mod check;
 pub mod config;
 pub mod diff;
+pub mod floating_ip;
 pub mod generation;
 pub mod group;
 pub mod nat;
@@ -39,6 +41,7 @@ pub mod wire {
 
 pub use chain::{Chain, Classifier, Firewall, Function, FunctionKind, LoadBalancer, Shaper};
 pub use config::{Digest, HostConfig};
+pub use floating_ip::FloatingIp;
 pub use generation::Generation;
 pub use group::{AddressSet, SecurityGroup, SecurityGroupRule};
 pub use nat::Nat;

@@ -23,6 +23,20 @@ pub struct Network {
     pub admin_up: bool,
     /// Its subnets, by id.
     pub subnets: Vec<Subnet>,
+    /// The wire that it is on; `None`: it is an overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wire: Option<Wire>,
+}
+
+/// A part of a physical network, which hosts have an interface on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wire {
+    /// The physical network, by the name that hosts' configurations give it.
+    pub physical: String,
+    /// The VLAN, 1 to 4094 (IEEE 802.1Q); `None`: untagged (flat).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
 }
 
 /// A subnet of it.

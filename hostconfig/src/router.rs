@@ -25,6 +25,32 @@ pub struct Router {
     pub interfaces: Vec<Interface>,
     /// Routes besides those to its interfaces' subnets; the longest prefix wins, an interface's before a route of the same length.
     pub routes: Vec<Route>,
+    /// Its way out of the fabric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
+}
+
+/// Where a router leaves the fabric: a port of the API on an external network, for which one host at a time answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// The port's id in the API.
+    pub port: Id<kind::Port>,
+    /// The external network; only hosts that have the gateway or a floating IP on it are told more of it.
+    pub network: Id<kind::Network>,
+    /// Its MAC address.
+    pub mac: UnicastMac,
+    /// Its addresses, with the subnet of each.
+    pub addrs: Vec<InterfaceAddr>,
+    /// The default routers outside, at most one of a family.
+    pub nexthops: Vec<IpAddr>,
+    /// Are IPv4 sources hidden behind its first IPv4 address? Else they go out as they are.
+    pub snat: bool,
+    /// The VTEP of the host that has it; `None`: none has it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<IpAddr>,
+    /// Could another host have it? Then its host stops answering for it while it does not hear from the controller.
+    pub movable: bool,
 }
 
 /// Where a router is attached: a port of the API that no host has, and every switch answers for.

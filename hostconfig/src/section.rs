@@ -9,7 +9,9 @@ use net::{Id, ids::kind};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{AddressSet, Chain, Endpoint, Network, Port, QosPolicy, Router, SecurityGroup, Vteps};
+use crate::{
+    AddressSet, Chain, Endpoint, FloatingIp, Network, Port, QosPolicy, Router, SecurityGroup, Vteps,
+};
 
 /// The name of a section: `port/6f1c…`; the fabric's VTEPs are `vteps`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +34,8 @@ pub enum SectionKey {
     Endpoint(Id<kind::Port>),
     /// A router.
     Router(Id<kind::Router>),
+    /// A floating IP.
+    FloatingIp(Id<kind::FloatingIp>),
 }
 
 impl fmt::Display for SectionKey {
@@ -46,6 +50,7 @@ impl fmt::Display for SectionKey {
             Self::Port(id) => write!(f, "port/{id}"),
             Self::Endpoint(id) => write!(f, "endpoint/{id}"),
             Self::Router(id) => write!(f, "router/{id}"),
+            Self::FloatingIp(id) => write!(f, "floating_ip/{id}"),
         }
     }
 }
@@ -71,6 +76,7 @@ impl FromStr for SectionKey {
             Some(("port", u)) => Ok(Self::Port(id(s, u)?)),
             Some(("endpoint", u)) => Ok(Self::Endpoint(id(s, u)?)),
             Some(("router", u)) => Ok(Self::Router(id(s, u)?)),
+            Some(("floating_ip", u)) => Ok(Self::FloatingIp(id(s, u)?)),
             _ => Err(InvalidSectionKey(s.to_owned())),
         }
     }
@@ -97,6 +103,8 @@ pub enum Section {
     Endpoint(Endpoint),
     /// A router.
     Router(Router),
+    /// A floating IP.
+    FloatingIp(FloatingIp),
 }
 
 /// 128 bits of the SHA-256 of key and canonical body.
@@ -158,6 +166,7 @@ impl Keyed {
             Section::Port(b) => serde_json::to_vec(b),
             Section::Endpoint(b) => serde_json::to_vec(b),
             Section::Router(b) => serde_json::to_vec(b),
+            Section::FloatingIp(b) => serde_json::to_vec(b),
         }
         .map_err(|source| InvalidSection::Body { key, source })?;
         let hash = hash(key, &bytes);
@@ -198,6 +207,7 @@ impl Keyed {
             SectionKey::Port(_) => Section::Port(read(key, &bytes)?),
             SectionKey::Endpoint(_) => Section::Endpoint(read(key, &bytes)?),
             SectionKey::Router(_) => Section::Router(read(key, &bytes)?),
+            SectionKey::FloatingIp(_) => Section::FloatingIp(read(key, &bytes)?),
         };
         if body.key() != key {
             return Err(InvalidSection::Mismatch(key));
@@ -244,6 +254,7 @@ impl Section {
             Self::Port(b) => SectionKey::Port(b.id),
             Self::Endpoint(b) => SectionKey::Endpoint(b.id),
             Self::Router(b) => SectionKey::Router(b.id),
+            Self::FloatingIp(b) => SectionKey::FloatingIp(b.id),
         }
     }
 }
@@ -271,6 +282,7 @@ mod tests {
             SectionKey::AddressSet(u.into()),
             SectionKey::Router(u.into()),
             SectionKey::Qos(u.into()),
+            SectionKey::FloatingIp(u.into()),
         ] {
             assert_eq!(key.to_string().parse::<SectionKey>().unwrap(), key);
         }

@@ -47,6 +47,8 @@ pub mod kind {
         Project,
         /// A router.
         Router,
+        /// A floating IP.
+        FloatingIp,
         /// A QoS policy.
         QosPolicy,
     }

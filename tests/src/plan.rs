@@ -185,6 +185,7 @@ impl Plan {
             mtu: 1450u32.try_into().unwrap(),
             admin_up: true,
             subnets: vec![v4, v6],
+            wire: None,
         };
         self.networks.insert(id, network);
         id
@@ -288,6 +289,7 @@ impl Plan {
             admin_up: true,
             interfaces,
             routes,
+            gateway: None,
         };
         self.routers.insert(id, router);
         id

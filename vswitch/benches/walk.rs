@@ -149,6 +149,7 @@ impl Rig {
             mtu: Mtu::try_from(1450).unwrap(),
             admin_up: true,
             subnets: vec![],
+            wire: None,
         });
         let far = Section::Endpoint(Endpoint {
             id: id(9),

@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         mtu: 1450.try_into()?,
         admin_up: true,
         subnets: vec![],
+        wire: None,
     }))?;
     let mut zones = ZoneMap::new();
     for (n, security) in [(1, false), (2, true)] {

@@ -86,6 +86,7 @@ fn config(here: u16, hosts: u16) -> HostConfig {
         mtu: Mtu::try_from(1450).unwrap(),
         admin_up: true,
         subnets: vec![subnet(1, "10.0.0.0/24"), subnet(2, "fd00::/64")],
+        wire: None,
     }));
     let mut rules = vec![];
     for family in [Family::V4, Family::V6] {

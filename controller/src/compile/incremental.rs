@@ -140,7 +140,8 @@ impl Compiler {
             | SectionKey::Chain(_)
             | SectionKey::Port(_)
             | SectionKey::Endpoint(_)
-            | SectionKey::Router(_) => None,
+            | SectionKey::Router(_)
+            | SectionKey::FloatingIp(_) => None,
         })
     }
 
@@ -491,7 +492,8 @@ impl Compiler {
                 | SectionKey::Qos(_)
                 | SectionKey::Chain(_)
                 | SectionKey::Endpoint(_)
-                | SectionKey::Router(_) => {}
+                | SectionKey::Router(_)
+                | SectionKey::FloatingIp(_) => {}
             }
         }
     }
@@ -510,7 +512,8 @@ impl Compiler {
             | SectionKey::Qos(_)
             | SectionKey::Chain(_)
             | SectionKey::Port(_)
-            | SectionKey::Router(_) => Some(key),
+            | SectionKey::Router(_)
+            | SectionKey::FloatingIp(_) => Some(key),
         }
     }
 
@@ -562,7 +565,8 @@ impl Compiler {
             | SectionKey::Qos(_)
             | SectionKey::Chain(_)
             | SectionKey::Port(_)
-            | SectionKey::Router(_) => true,
+            | SectionKey::Router(_)
+            | SectionKey::FloatingIp(_) => true,
         };
         let root = self.root(key);
         let Some(state) = self.hosts.get_mut(host) else {

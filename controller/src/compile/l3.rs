@@ -26,6 +26,7 @@ pub(super) fn router(intent: &Intent, id: Id<kind::Router>) -> Option<Router> {
         admin_up: router.admin_up,
         interfaces: interfaces.map(|port| interface(intent, port)).collect(),
         routes: router.routes.clone(),
+        gateway: None,
     })
 }
 

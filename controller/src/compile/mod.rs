@@ -191,6 +191,8 @@ fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
         SectionKey::Port(id) => Section::Port(l2::port(intent, id)?),
         SectionKey::Endpoint(id) => Section::Endpoint(l2::endpoint(intent, id)?),
         SectionKey::Router(id) => Section::Router(l3::router(intent, id)?),
+        // No resource makes one yet.
+        SectionKey::FloatingIp(_) => return None,
     };
     match Keyed::new(body) {
         Ok(keyed) => Some(keyed),

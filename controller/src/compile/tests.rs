@@ -51,6 +51,7 @@ pub(crate) fn network_with(n: u8, name: &str, qos: Option<u8>) -> Object {
             mtu: Mtu::try_from(1450).unwrap(),
             admin_up: true,
             subnets: Vec::new(),
+            wire: None,
         },
         qos: qos.map(id),
     }))

@@ -582,7 +582,8 @@ fn twin(key: SectionKey) -> Option<SectionKey> {
         | SectionKey::Group(_)
         | SectionKey::Qos(_)
         | SectionKey::Chain(_)
-        | SectionKey::Router(_) => None,
+        | SectionKey::Router(_)
+        | SectionKey::FloatingIp(_) => None,
     }
 }
 

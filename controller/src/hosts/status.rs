@@ -254,7 +254,8 @@ impl Status {
                 | SectionKey::Group(_)
                 | SectionKey::Qos(_)
                 | SectionKey::Chain(_)
-                | SectionKey::Endpoint(_) => {}
+                | SectionKey::Endpoint(_)
+                | SectionKey::FloatingIp(_) => {}
             }
         }
         for network in networks {

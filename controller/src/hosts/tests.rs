@@ -85,6 +85,7 @@ impl SimHost {
             vtep: self.vtep.clone(),
             version: "sim".to_owned(),
             underlay_mtu: 1600,
+            physical_networks: Vec::new(),
         };
         self.up
             .push_back(from_host(from_host::Message::Hello(hello)));

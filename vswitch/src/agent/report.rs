@@ -49,7 +49,8 @@ pub(crate) fn states(
         | Section::Qos(_)
         | Section::Chain(_)
         | Section::Endpoint(_)
-        | Section::Router(_) => None,
+        | Section::Router(_)
+        | Section::FloatingIp(_) => None,
     });
     ports
         .map(|port| {

@@ -102,6 +102,7 @@ pub(crate) fn network(id: u128, vni: u32) -> Section {
             ra: None,
             dns6: vec![],
         }],
+        wire: None,
     })
 }
 

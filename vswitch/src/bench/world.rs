@@ -128,6 +128,7 @@ fn network() -> Result<Network, BenchError> {
         mtu: Mtu::try_from(1450).map_err(|e| BenchError::Config(e.to_string()))?,
         admin_up: true,
         subnets: vec![],
+        wire: None,
     })
 }
 

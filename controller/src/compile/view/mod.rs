@@ -137,6 +137,7 @@ fn network(network: &resources::Network) -> Option<intent::Network> {
             mtu: Mtu::try_from(u32::from(network.mtu)).ok()?,
             admin_up: network.admin_state_up,
             subnets: Vec::new(),
+            wire: None,
         },
         qos: network.qos_policy_id.map(Id::new),
     })

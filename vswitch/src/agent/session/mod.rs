@@ -286,6 +286,7 @@ impl Session {
             vtep: self.introduction.vtep.clone(),
             version: self.introduction.version.clone(),
             underlay_mtu: self.introduction.underlay_mtu,
+            physical_networks: Vec::new(),
         };
         info!(generation = hello.generation, "connected to the controller");
         vec![

@@ -121,6 +121,7 @@ impl<'a> Sorted<'a> {
                     sorted.endpoints.entry(e.network).or_default().push((e, at));
                 }
                 Section::Router(r) => sorted.routers.push((r, hash)),
+                Section::FloatingIp(_) => {}
             }
         }
         sorted

@@ -332,6 +332,7 @@ mod tests {
                 to("2001:db8::/32", "fd01::9"),
                 to("10.0.1.1/32", "10.0.2.9"),
             ],
+            gateway: None,
         };
         let here = |id: Id<kind::Network>| {
             let n = u32::try_from(id.uuid().as_u128()).unwrap();

@@ -87,6 +87,7 @@ impl Conf {
                 subnet(1, "10.0.0.0/24", Some(dhcp)),
                 subnet(2, "fd00::/64", None),
             ],
+            wire: None,
         }));
     }
 
@@ -414,7 +415,8 @@ pub(super) fn zones(conf: &Conf) -> ZoneMap {
         | Section::Qos(_)
         | Section::Chain(_)
         | Section::Endpoint(_)
-        | Section::Router(_) => None,
+        | Section::Router(_)
+        | Section::FloatingIp(_) => None,
     });
     ports.collect()
 }

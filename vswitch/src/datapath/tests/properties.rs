@@ -148,6 +148,7 @@ fn router() -> hostconfig::Router {
             route("fd00::8/125", ip(4, true)),
             route("fd00::/16", ip(7, true)),
         ],
+        gateway: None,
     }
 }
 

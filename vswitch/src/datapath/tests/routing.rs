@@ -55,6 +55,7 @@ pub(super) fn network(conf: &mut Conf, k: u16, mtu: u32, change: impl FnOnce(&mu
         mtu: mtu.try_into().unwrap(),
         admin_up: true,
         subnets: vec![subnet(false), subnet(true)],
+        wire: None,
     };
     change(&mut network);
     conf.put(Section::Network(network));
@@ -133,6 +134,7 @@ pub(super) fn router_with(
                 nexthop: *by,
             })
             .collect(),
+        gateway: None,
     };
     change(&mut router);
     conf.put(Section::Router(router));
