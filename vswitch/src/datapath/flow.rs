@@ -377,7 +377,7 @@ impl ProgramId {
 struct Slot {
     id: ProgramId,
     hash: u64,
-    /// The tables' version at which it was last found current.
+    /// The tables' moment at which it was last found current.
     checked: u64,
     /// Its short form at that version.
     gate: Gate,
@@ -412,12 +412,18 @@ impl Slot {
         self.generation() == LAST_GENERATION && !self.renewed
     }
 
-    /// It is found current.
-    fn check(&mut self, tables: &Tables) {
-        if self.checked != tables.version() {
+    /// Is it current? Compared once a moment: what moves meanwhile makes another one.
+    #[inline]
+    fn check(&mut self, tables: &Tables) -> bool {
+        let moment = tables.moment();
+        if self.checked != moment {
+            if !self.flow.is_current(tables) {
+                return false;
+            }
             self.gate = Gate::of(&self.flow, tables);
-            self.checked = tables.version();
+            self.checked = moment;
         }
+        true
     }
 }
 
@@ -489,17 +495,14 @@ impl Programs {
             .map(|s| &s.flow)
     }
 
-    /// The program, if nothing changed that it read. Dependencies are compared once a program and version of the tables.
+    /// The program, if nothing changed that it read. Dependencies are compared once a program and moment of the tables.
     #[inline]
     pub fn find(&mut self, id: ProgramId, tables: &Tables) -> Found<'_> {
         let Some(slot) = self.slots.get_mut(id.place()).filter(|s| s.id == id) else {
             return Found::Gone;
         };
-        if slot.checked != tables.version() {
-            if !slot.flow.is_current(tables) {
-                return Found::Stale;
-            }
-            slot.check(tables);
+        if !slot.check(tables) {
+            return Found::Stale;
         }
         slot.used = true;
         Found::Current(&slot.flow)
@@ -509,11 +512,8 @@ impl Programs {
     #[inline]
     pub(super) fn gate(&mut self, id: ProgramId, tables: &Tables) -> Option<&Gate> {
         let slot = self.slots.get_mut(id.place()).filter(|s| s.id == id)?;
-        if slot.checked != tables.version() {
-            if !slot.flow.is_current(tables) {
-                return None;
-            }
-            slot.check(tables);
+        if !slot.check(tables) {
+            return None;
         }
         slot.used = true;
         Some(&slot.gate)
@@ -530,6 +530,7 @@ impl Programs {
         if let Some(&at) = same
             && let Some(slot) = self.slots.get_mut(at as usize)
         {
+            // What moved since the walk read it is found at the next look.
             slot.check(tables);
             slot.used = true;
             return slot.id;
@@ -541,10 +542,16 @@ impl Programs {
         let generation = previous % LAST_GENERATION + 1;
         self.spent |= generation == LAST_GENERATION;
         let id = ProgramId(generation << PLACE_BITS | number);
+        let moment = tables.moment();
         let slot = Slot {
             id,
             hash,
-            checked: tables.version(),
+            // What moved since the walk read it is found at the next look.
+            checked: if flow.is_current(tables) {
+                moment
+            } else {
+                u64::MAX
+            },
             gate: Gate::of(&flow, tables),
             used: true,
             held: 0,

@@ -26,6 +26,7 @@ mod homes;
 pub mod ingress;
 mod known;
 pub mod ledger;
+pub mod neighbours;
 mod queues;
 mod routing;
 pub mod sources;

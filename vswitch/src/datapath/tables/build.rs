@@ -12,6 +12,8 @@ use net::{Id, NetworkId, PortId, Prefix, RouterId, VtepId, ids::kind};
 use nfv::rules::AddressSet;
 use overlay::{Fdb, FdbEntry, FloodList, Neighbour, Neighbours, Place};
 
+use crate::datapath::neighbours::{Limits, Outside};
+
 use super::{
     Chain, Elsewhere, Epochs, Hop, HopId, Network, Port, Qos, SectionIndex, Source, Tables, Vtep,
     ZoneMap,
@@ -47,6 +49,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         by_addr: HashMap::default(),
         tracking: Vec::new(),
         joined: Vec::new(),
+        outside: Arc::new(Outside::new(Limits::default(), seed)),
     };
     tables.chains_section = tables.epochs.note(&Source::Chains, 0, 0).0;
     tables
@@ -146,6 +149,7 @@ impl Tables {
         next.put_networks(&mut sorted, &ports, &routers);
         next.put_chains(&mut sorted);
         next.note_tracking();
+        next.outside.keep(|id| next.networks.by_key(&id).is_some());
         next.epochs.retain(next.version, &sorted.alive);
         next
     }

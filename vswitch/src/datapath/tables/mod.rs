@@ -43,6 +43,7 @@ use self::{
     l3::{Martians, Router},
     security_group::GroupSet,
 };
+use super::neighbours::Outside;
 
 /// Which zone each port of this host has; the agent keeps it in the state dir.
 pub type ZoneMap = HashMap<Id<kind::Port>, Zone>;
@@ -261,6 +262,8 @@ pub struct Tables {
     joined: Vec<bool>,
     /// Those among the VTEPs from which VXLAN may come, and the others.
     by_addr: HashMap<IpAddr, (VtepId, bool), foldhash::fast::FixedState>,
+    /// The one thing here that changes without a swap: it is shared by all versions.
+    outside: Arc<Outside>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -278,6 +281,18 @@ impl Tables {
     /// Grows by one with each snapshot.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Grows by one with each snapshot, and with each neighbour outside that is found, moves or is lost: while it stands still, so does whatever
+    /// a flow read.
+    #[inline]
+    pub fn moment(&self) -> u64 {
+        self.version + self.outside.version()
+    }
+
+    /// Who has which address on physical networks, as far as it was asked for.
+    pub fn outside(&self) -> &Outside {
+        &self.outside
     }
 
     /// The generation of the config that it was built from.
@@ -304,6 +319,9 @@ impl Tables {
     }
 
     fn epoch(&self, section: SectionIndex) -> u64 {
+        if Outside::has(section) {
+            return self.outside.epoch(section);
+        }
         let at = section.0 as usize;
         self.epochs.epochs.get(at).copied().unwrap_or_default()
     }
