@@ -215,6 +215,7 @@ fn traffic_obeys_the_openstack_client_within_a_second() {
     scene.script.play("networks");
     scene.ask_dhcp();
     scene.script.play("subnets");
+    scene.script.play("pools");
     scene.route();
     scene.script.play("chains");
     another_project_sees_nothing(&mut scene);

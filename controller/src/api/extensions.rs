@@ -18,6 +18,36 @@ use serde_json::{Map, Value, json};
 /// Alias, name, what it promises.
 pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
     (
+        "address-scope",
+        "Address scope",
+        "Pools of subnets that do not overlap, and what they scope.",
+    ),
+    (
+        "default-subnetpools",
+        "Default Subnetpools",
+        "Subnets may ask for the default pool of their family.",
+    ),
+    (
+        "subnet_allocation",
+        "Subnet Allocation",
+        "Subnets get their blocks from pools.",
+    ),
+    (
+        "subnetpool-prefix-ops",
+        "Subnet Pool Prefix Operations",
+        "Prefixes are added to a pool's own and taken from them.",
+    ),
+    (
+        "rbac-address-scope",
+        "Add address_scope type to RBAC",
+        "Address scopes are shared by grants.",
+    ),
+    (
+        "rbac-subnetpool",
+        "Add subnetpool type to RBAC",
+        "Pools of subnets are shared by grants.",
+    ),
+    (
         "address-group",
         "Address group",
         "Addresses by a name, for rules.",

@@ -3,6 +3,7 @@
 //! [`REGISTRY`] is the table of contents of the API: a file and a line each.
 
 pub mod address_group;
+pub mod address_scope;
 pub mod flow_classifier;
 pub mod function;
 pub mod host;
@@ -18,8 +19,10 @@ pub mod router;
 pub mod security_group;
 pub mod security_group_rule;
 pub mod subnet;
+pub mod subnet_pool;
 
 pub use address_group::AddressGroup;
+pub use address_scope::AddressScope;
 pub use flow_classifier::FlowClassifier;
 pub use function::NetworkFunction;
 pub use host::Host;
@@ -33,6 +36,7 @@ pub use router::Router;
 pub use security_group::SecurityGroup;
 pub use security_group_rule::SecurityGroupRule;
 pub use subnet::Subnet;
+pub use subnet_pool::SubnetPool;
 
 use crate::{
     identity,
@@ -52,6 +56,8 @@ pub const REGISTRY: &[&Spec] = &[
     SecurityGroup::SPEC,
     SecurityGroupRule::SPEC,
     AddressGroup::SPEC,
+    AddressScope::SPEC,
+    SubnetPool::SPEC,
     QosPolicy::SPEC,
     RbacPolicy::SPEC,
     FlowClassifier::SPEC,
@@ -78,9 +84,9 @@ pub fn decode(key: &str, bytes: &[u8]) -> Result<Arc<dyn Record>, serde_json::Er
         return spec.ops.decode(bytes);
     }
     match kind {
-        "by" => json::<()>(bytes),
+        "by" | "space" => json::<()>(bytes),
         "free" => json::<u128>(bytes),
-        "quota" => json::<u64>(bytes),
+        "guard" | "quota" => json::<u64>(bytes),
         "limits" => json::<Limits>(bytes),
         "jointoken" => json::<host::JoinToken>(bytes),
         "ip" | "mac" | "vni" | "name" | "unique" | "iface" => json::<Claim>(bytes),

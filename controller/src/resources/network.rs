@@ -11,7 +11,7 @@ use crate::{
         field,
     },
     resources::{
-        FlowClassifier, Port, Subnet, qos_policy,
+        FlowClassifier, Port, Subnet, address_scope, qos_policy,
         rbac_policy::{self, Sharable},
     },
     rules::{Caller, Change, Rule, Write, join, usable},
@@ -114,6 +114,18 @@ impl Resource for Network {
             .set_by(Policy::Admin)
             .computed(),
             field(
+                "ipv4_address_scope",
+                Kind::Uuid,
+                "The address scope of its IPv4 subnets.",
+            )
+            .computed(),
+            field(
+                "ipv6_address_scope",
+                Kind::Uuid,
+                "The address scope of its IPv6 subnets.",
+            )
+            .computed(),
+            field(
                 "l2_adjacency",
                 Kind::Bool,
                 "One broadcast domain: always true.",
@@ -201,9 +213,22 @@ impl Resource for Network {
                 subnets.iter().map(|subnet| json!(subnet.meta.id)).collect()
             }
             "router:external" => json!(false),
+            "ipv4_address_scope" => json!(self.address_scope(4, scene)),
+            "ipv6_address_scope" => json!(self.address_scope(6, scene)),
             "l2_adjacency" => json!(true),
             _ => Value::Null,
         }
+    }
+}
+
+impl Network {
+    /// The scope of its subnets of a family: they are all of one.
+    fn address_scope(&self, ip_version: u8, scene: &Scene<'_>) -> Option<Uuid> {
+        let subnets = scene.snapshot.related::<Subnet>("network_id", self.meta.id);
+        let subnet = subnets
+            .iter()
+            .find(|subnet| subnet.ip_version == ip_version)?;
+        address_scope::of_subnet(scene.snapshot, subnet)
     }
 }
 

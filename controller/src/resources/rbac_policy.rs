@@ -1,7 +1,8 @@
 //! Who may use what is another's?
 //!
 //! A grant: an object of one project may be seen and used by another, or by all (`*`). Whoever may use a network puts ports on it; a group, names it on
-//! ports and in rules; a QoS policy, gives it to networks and ports. The `shared` of networks and QoS policies is the grant to all, and changes with it.
+//! ports and in rules; a QoS policy, gives it to networks and ports; a pool of
+//! subnets, takes blocks of it; an address scope, puts pools in it. The `shared` of all but groups is the grant to all, and changes with it.
 
 use crate::{
     refusal::Refusal,
@@ -9,7 +10,10 @@ use crate::{
         ALL, Absent, Kind, Lookup, Meta, Object, Objects, Operations, Ops, Policy, Resource, Spec,
         field, index_prefix,
     },
-    resources::{AddressGroup, Network, Port, QosPolicy, SecurityGroup, SecurityGroupRule},
+    resources::{
+        AddressGroup, AddressScope, Network, Port, QosPolicy, SecurityGroup, SecurityGroupRule,
+        Subnet, SubnetPool,
+    },
     rules::{Caller, Change, Dice, Judged, Rule, Write, join, stored, usable},
     store::View,
 };
@@ -32,11 +36,21 @@ pub enum Sharable {
     AddressGroup,
     /// A QoS policy.
     QosPolicy,
+    /// A pool of subnets.
+    Subnetpool,
+    /// An address scope.
+    AddressScope,
 }
 
 impl Sharable {
-    const WORDS: &'static [&'static str] =
-        &["network", "security_group", "address_group", "qos_policy"];
+    const WORDS: &'static [&'static str] = &[
+        "network",
+        "security_group",
+        "address_group",
+        "qos_policy",
+        "subnetpool",
+        "address_scope",
+    ];
 
     fn spec(self) -> &'static Spec {
         match self {
@@ -44,6 +58,8 @@ impl Sharable {
             Self::SecurityGroup => SecurityGroup::SPEC,
             Self::AddressGroup => AddressGroup::SPEC,
             Self::QosPolicy => QosPolicy::SPEC,
+            Self::Subnetpool => SubnetPool::SPEC,
+            Self::AddressScope => AddressScope::SPEC,
         }
     }
 }
@@ -121,7 +137,7 @@ impl Resource for RbacPolicy {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[target, object, once, loss, follow];
+    const RULES: &'static [Rule<Self>] = &[target, object, scope, once, loss, follow];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -240,6 +256,26 @@ fn object(view: &View, change: &Change<'_, RbacPolicy>, caller: &Caller) -> Judg
     Ok(Vec::new())
 }
 
+/// Who may use a pool may use the scope that it is in.
+fn scope(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
+    let granted = change
+        .after
+        .filter(|after| change.is_asked() && after.object_type == Sharable::Subnetpool);
+    let pool = granted.and_then(|grant| view.object::<SubnetPool>(grant.object_id));
+    let scope = pool.and_then(|pool| view.object::<AddressScope>(pool.address_scope_id?));
+    let Some((grant, scope)) = granted.zip(scope) else {
+        return Ok(Vec::new());
+    };
+    let target = &grant.target_tenant;
+    if scope.meta.project_id == *target || Resource::shared_with(&*scope, view, target) {
+        return Ok(Vec::new());
+    }
+    Err(Refusal::input(format_args!(
+        "subnet pool {} is in address scope {}, which project {target} may not use",
+        grant.object_id, scope.meta.id
+    )))
+}
+
 fn once(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
     let Some(after) = change.after else {
         return Ok(Vec::new());
@@ -299,29 +335,21 @@ fn loss(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
     ))
 }
 
+/// Objects whose indexed field has this value: each one's project, and what it is.
+fn told<T: Resource>(view: &View, field: &str, value: Uuid) -> Vec<(String, String)> {
+    let related = view.related::<T>(field, value).into_iter();
+    let told = related.map(|object| {
+        let (meta, kind) = (object.meta(), T::SPEC.singular.replace('_', " "));
+        (meta.project_id.clone(), format!("{kind} {}", meta.id))
+    });
+    told.collect()
+}
+
 /// Who uses the object: each user's project, and what it is.
 fn users(view: &View, grant: &RbacPolicy) -> Vec<(String, String)> {
     let id = grant.object_id;
-    let ports = |field| {
-        let ports = view.related::<Port>(field, id);
-        let told = ports.into_iter().map(|port| {
-            (
-                port.meta.project_id.clone(),
-                format!("port {}", port.meta.id),
-            )
-        });
-        told.collect::<Vec<_>>()
-    };
-    let rules = |field| {
-        let rules = view.related::<SecurityGroupRule>(field, id);
-        let told = rules.into_iter().map(|rule| {
-            (
-                rule.meta.project_id.clone(),
-                format!("security group rule {}", rule.meta.id),
-            )
-        });
-        told.collect::<Vec<_>>()
-    };
+    let ports = |field| told::<Port>(view, field, id);
+    let rules = |field| told::<SecurityGroupRule>(view, field, id);
     match grant.object_type {
         Sharable::Network => ports("network_id"),
         Sharable::SecurityGroup => {
@@ -332,13 +360,11 @@ fn users(view: &View, grant: &RbacPolicy) -> Vec<(String, String)> {
         Sharable::AddressGroup => rules("remote_address_group_id"),
         Sharable::QosPolicy => {
             let mut all = ports("qos_policy_id");
-            let networks = view.related::<Network>("qos_policy_id", id);
-            all.extend(networks.into_iter().map(|network| {
-                let (of, id) = (&network.meta.project_id, network.meta.id);
-                (of.clone(), format!("network {id}"))
-            }));
+            all.extend(told::<Network>(view, "qos_policy_id", id));
             all
         }
+        Sharable::Subnetpool => told::<Subnet>(view, "subnetpool_id", id),
+        Sharable::AddressScope => told::<SubnetPool>(view, "address_scope_id", id),
     }
 }
 
@@ -367,6 +393,24 @@ fn follow(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
                 Write::put(QosPolicy {
                     shared: is,
                     ..QosPolicy::clone(&policy)
+                })
+            })
+        }
+        Sharable::Subnetpool => {
+            let pool = view.object::<SubnetPool>(id).filter(|p| p.shared != is);
+            pool.map(|pool| {
+                Write::put(SubnetPool {
+                    shared: is,
+                    ..SubnetPool::clone(&pool)
+                })
+            })
+        }
+        Sharable::AddressScope => {
+            let scope = view.object::<AddressScope>(id).filter(|s| s.shared != is);
+            scope.map(|scope| {
+                Write::put(AddressScope {
+                    shared: is,
+                    ..AddressScope::clone(&scope)
                 })
             })
         }

@@ -10,6 +10,7 @@
 //! - `quota/PROJECT/KIND` counts exactly the objects of that kind.
 
 pub mod addresses;
+pub mod blocks;
 pub mod quotas;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -13,6 +13,7 @@ mod hosts;
 mod keystone;
 mod listener;
 mod networks;
+mod pools;
 mod ports;
 mod qos;
 mod quotas;

@@ -9,7 +9,7 @@ fn body(kind: &str, object: &str, target: &str) -> Value {
 }
 
 impl Cloud {
-    async fn grant(&self, who: &str, kind: &str, object: &str, target: &str) -> String {
+    pub(super) async fn grant(&self, who: &str, kind: &str, object: &str, target: &str) -> String {
         let grant = body(kind, object, target);
         id(&self.made(who, GRANTS, "rbac_policy", grant).await)
     }

@@ -9,7 +9,7 @@ use crate::{
     refusal::Refusal,
     resource::{Claim, Meta, Objects, Resource},
     resources::{
-        Port, Subnet,
+        Port, Subnet, address_scope,
         port::{FixedIp, WantedIp},
     },
     rules::{Acted, Caller, Deed, Write, usable},
@@ -55,14 +55,28 @@ pub(super) fn ports(view: &View, router: Uuid) -> Vec<Arc<Port>> {
 
 /// The subnets that a router is attached to, and its own addresses there.
 pub(super) fn reach(view: &View, router: Uuid) -> (Vec<Arc<Subnet>>, HashSet<IpAddr>) {
-    let subnets = attached(view, router)
-        .into_iter()
-        .filter_map(|(subnet, _)| view.object(subnet));
     let ports = ports(view, router);
     let own = ports
         .iter()
         .flat_map(|port| port.fixed_ips.iter().map(|fixed| fixed.ip_address));
-    (subnets.collect(), own.collect())
+    (subnets(view, router), own.collect())
+}
+
+/// The subnets that a router is attached to.
+pub fn subnets(view: &View, router: Uuid) -> Vec<Arc<Subnet>> {
+    let attached = attached(view, router).into_iter();
+    attached
+        .filter_map(|(subnet, _)| view.object(subnet))
+        .collect()
+}
+
+/// The routers with an interface on one of these networks.
+pub fn on_networks(view: &View, networks: impl IntoIterator<Item = Uuid>) -> BTreeSet<Uuid> {
+    let ports = networks
+        .into_iter()
+        .flat_map(|network| view.related::<Port>("network_id", network));
+    let interfaces = ports.filter(|port| is_interface(view, port));
+    interfaces.filter_map(|port| router_of(&port)).collect()
 }
 
 /// The router that a port says that it belongs to.
@@ -282,6 +296,17 @@ fn admit(view: &View, router: Uuid, new: &[Arc<Subnet>]) -> Result<(), Refusal> 
             return Err(bad(format_args!(
                 "Cidr {} of subnet {} overlaps with cidr {} of subnet {id}",
                 subnet.cidr, subnet.meta.id, other.cidr
+            )));
+        }
+        // Nothing is routed between scopes (but by NAT), and so nothing is joined that could not talk.
+        let scope = address_scope::of_subnet(view, &other);
+        let apart = new.iter().find(|subnet| {
+            subnet.ip_version == other.ip_version && address_scope::of_subnet(view, subnet) != scope
+        });
+        if let Some(subnet) = apart {
+            return Err(bad(format_args!(
+                "Subnet {} and subnet {id}, which the router is attached to, are not of the same address scope",
+                subnet.meta.id
             )));
         }
     }

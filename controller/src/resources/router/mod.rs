@@ -33,7 +33,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-pub use interfaces::{is_interface, router_of};
+pub use interfaces::{is_interface, on_networks, router_of, subnets};
 
 /// The owner of an interface's port.
 pub const OWNER: &str = "network:router_interface";

@@ -2,6 +2,8 @@
 //!
 //! A block of addresses on a network, with the pools from which ports get theirs.
 
+mod pool;
+
 use crate::{
     refusal::Refusal,
     resource::{
@@ -17,7 +19,7 @@ use crate::{
 };
 use net::Prefix;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 use uuid::Uuid;
 
@@ -104,6 +106,19 @@ pub struct Subnet {
     pub ipv6_ra_mode: Option<Ipv6Mode>,
     /// How hosts get addresses.
     pub ipv6_address_mode: Option<Ipv6Mode>,
+    /// The pool that its block is from.
+    #[serde(default)]
+    pub subnetpool_id: Option<Uuid>,
+    /// What a create asks of a pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<pool::Wanted>,
+}
+
+impl Subnet {
+    /// By what the subnets of a pool that are one project's are found.
+    fn share(pool: Uuid, project: &str) -> String {
+        format!("{pool}:{project}")
+    }
 }
 
 static OPS: Ops<Subnet> = Ops::new();
@@ -164,8 +179,25 @@ impl Resource for Subnet {
             field(
                 "subnetpool_id",
                 Kind::Uuid,
-                "Always null: there are no pools of subnets yet.",
+                "The pool that its block is from.",
             )
+            .create_only(Absent::Null)
+            .or_null(),
+            field(
+                "prefixlen",
+                Kind::Int(0, 128),
+                "The length of the block that a pool is to give.",
+            )
+            .create_only(Absent::Computed)
+            .read_by(Policy::Nobody)
+            .computed(),
+            field(
+                "use_default_subnetpool",
+                Kind::Bool,
+                "Is its block to be from the family's default pool?",
+            )
+            .create_only(Absent::Computed)
+            .read_by(Policy::Nobody)
             .computed(),
         ],
         actions: &[],
@@ -174,6 +206,7 @@ impl Resource for Subnet {
     };
     const RULES: &'static [Rule<Self>] = &[
         place,
+        pool::block,
         block,
         modes,
         gateway_and_pools,
@@ -210,15 +243,18 @@ impl Resource for Subnet {
     }
 
     fn index(&self) -> Vec<(&'static str, String)> {
-        vec![("network_id", self.network_id.to_string())]
+        let mut index = vec![("network_id", self.network_id.to_string())];
+        if let Some(pool) = self.subnetpool_id {
+            index.push(("subnetpool_id", pool.to_string()));
+            index.push(("share", Self::share(pool, &self.meta.project_id)));
+        }
+        index
     }
 
-    fn intake(fields: &mut serde_json::Map<String, Value>) -> Result<(), Refusal> {
+    fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {
+        pool::intake(fields)?;
         let Some(Value::String(text)) = fields.get("cidr") else {
-            return Err(Refusal::invalid(
-                "BadRequest",
-                "Bad subnets request: a subnetpool must be specified in the absence of a cidr.",
-            ));
+            unreachable!("a subnet without a block is refused before");
         };
         let cidr = loose_prefix(text)
             .ok_or_else(|| Refusal::input(format_args!("{text} is not in a CIDR format")))?;
