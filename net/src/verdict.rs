@@ -133,6 +133,10 @@ closed_list! {
         TtlExceeded => "ttl_exceeded",
         /// A router has no route to its destination.
         NoRoute => "no_route",
+        /// No host has the router's gateway, by which it would leave the fabric.
+        NoGateway => "no_gateway",
+        /// It begins from outside, with an address that its router's gateway hides.
+        HiddenAddress => "hidden_address",
         /// Nobody on the network has the address of a router's next hop.
         UnknownNeighbor => "unknown_neighbor",
         /// A source or destination that no router forwards: link-local, multicast, loopback, unspecified (RFC 1812 §5.3.7, RFC 4291 §2.5).

@@ -108,7 +108,7 @@ pub(crate) struct ConnRow {
     original: String,
     /// As the replies show it.
     reply: String,
-    /// The ports in whose zones it was seen, by id.
+    /// The ports in whose zones it was seen, by name; of a gateway its router's.
     ports: Vec<String>,
     packets: [u64; 2],
     bytes: [u64; 2],
@@ -308,10 +308,16 @@ pub(crate) fn fdb(tables: &Tables, rows: &Rows) -> Vec<FdbRow> {
     rows.take(all.into_iter())
 }
 
-/// The port of a zone: its name, or the number of one that is gone.
+/// The port of a zone: its name, or its router's where it is a gateway; the number of one that is gone.
 fn zone(tables: &Tables, zone: Zone) -> String {
-    let port = tables.ports().find(|p| p.zone == zone);
-    port.map_or_else(|| format!("zone {zone}"), |p| p.name.clone())
+    if let Some(port) = tables.ports().find(|p| p.zone == zone) {
+        return port.name.clone();
+    }
+    let router = tables.router_of_zone(zone);
+    router.map_or_else(
+        || format!("zone {zone}"),
+        |r| format!("gateway of router {}", r.name),
+    )
 }
 
 impl Rows {

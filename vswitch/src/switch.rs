@@ -118,7 +118,7 @@ impl LocalSwitch {
     ) -> Result<Self, StartError> {
         let count = u16::try_from(config.workers.get()).unwrap_or(u16::MAX);
         let queues = NonZeroU16::new(count).unwrap_or(NonZeroU16::MIN);
-        let tables = Arc::new(ArcSwap::from_pointee(Tables::empty(seed)));
+        let tables = Arc::new(ArcSwap::from_pointee(Tables::empty(seed).at(vtep)));
         // Two a connection at most, so that the tables of connections are full first, whose limits keep tenants apart.
         let most = config.conntrack_entries * usize::from(count) * 2;
         let claims = Arc::new(Claims::new(most, seed));

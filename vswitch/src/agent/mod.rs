@@ -27,12 +27,12 @@ pub(crate) mod tests;
 pub(crate) mod underlay;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use hostconfig::{HostConfig, SectionKey, wire};
+use hostconfig::{HostConfig, Section, SectionKey, wire};
 use net::{Id, Now, ids::kind};
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
@@ -402,12 +402,10 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             warn!(section = complaint.key, "{}", complaint.text);
         }
         let before = self.ports.clone();
-        let here = |id: &Id<kind::Port>| told.sections.contains_key(&SectionKey::Port(*id));
-        self.ports.zones.retain(|id, _| here(id));
-        for key in config.sections.keys() {
-            if let SectionKey::Port(id) = key {
-                self.ports.zone(*id);
-            }
+        let kept: BTreeSet<_> = tracked(&told).collect();
+        self.ports.zones.retain(|id, _| kept.contains(id));
+        for id in tracked(&config) {
+            self.ports.zone(id);
         }
         self.forget_lost_attachments(&told);
         if self.ports != before {
@@ -593,4 +591,16 @@ impl Wire for Grpc {
             self.stream = None;
         }
     }
+}
+
+/// The ports whose connections are told apart: those of this host, and routers' gateways, which may come to be here.
+fn tracked(config: &HostConfig) -> impl Iterator<Item = Id<kind::Port>> + '_ {
+    config
+        .sections
+        .iter()
+        .filter_map(|(key, section)| match (key, section.body()) {
+            (SectionKey::Port(id), _) => Some(*id),
+            (_, Section::Router(router)) => router.gateway.as_ref().map(|g| g.port),
+            _ => None,
+        })
 }

@@ -48,7 +48,9 @@ impl Switch for FakeSwitch {
             .keys()
             .filter(|k| matches!(k, SectionKey::Port(_)));
         machine.ports = ports.count();
-        assert_eq!(zones.zones.len(), machine.ports);
+        let gateways = config.sections.keys();
+        let gateways = gateways.filter(|k| matches!(k, SectionKey::Router(_)));
+        assert_eq!(zones.zones.len(), machine.ports + gateways.count());
         Vec::new()
     }
     fn create(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError> {
@@ -588,4 +590,43 @@ fn status_and_metrics_say_where_it_stands() {
     ] {
         assert!(metrics.contains(line), "{metrics}");
     }
+}
+
+#[test]
+fn a_gateway_has_a_zone_of_its_own_that_outlives_the_process() {
+    let mut host = Host::new("agent-gateway-zone");
+    let stream = host.connect();
+    let router = |generation| {
+        let gateway = hostconfig::router::Gateway {
+            port: id(70),
+            network: Uuid::from_u128(5).into(),
+            mac: net::testkit::mac(70).try_into().unwrap(),
+            addrs: vec![],
+            nexthops: vec![],
+            snat: true,
+            at: None,
+            movable: true,
+        };
+        let mut told = config([hostconfig::Section::Router(hostconfig::Router {
+            id: Uuid::from_u128(9).into(),
+            name: "r".into(),
+            project: Uuid::from_u128(7).into(),
+            admin_up: true,
+            interfaces: vec![],
+            routes: vec![],
+            gateway: Some(gateway),
+        })]);
+        told.generation.0 = generation;
+        told
+    };
+    host.tell(stream, &router(3));
+    let zone = host.agent().ports.zones[&id(70)];
+    host.kill();
+    host.start();
+    assert_eq!(host.agent().ports.zones[&id(70)], zone);
+    let stream = host.connect();
+    let mut without = config([]);
+    without.generation.0 = 4;
+    host.tell(stream, &without);
+    assert!(host.agent().ports.zones.is_empty());
 }

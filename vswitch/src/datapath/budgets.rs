@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use net::{DropReason, Now, PortId};
+use net::{DropReason, Now, PortId, RouterId};
 
 /// For how long a port may have saved what it did not use.
 const SAVED: Duration = Duration::from_millis(100);
@@ -75,6 +75,8 @@ pub(super) enum Payer {
     From(PortId),
     /// What comes from the tunnel for the port.
     To(PortId),
+    /// What comes from the tunnel for this router, whose gateway is here.
+    Gateway(RouterId),
     /// What comes from the tunnel for nobody here.
     Nobody,
 }
@@ -83,15 +85,16 @@ impl Payer {
     fn index(self) -> usize {
         match self {
             Self::Nobody => 0,
-            Self::From(port) => 1 + port.index() * 2,
-            Self::To(port) => 2 + port.index() * 2,
+            Self::From(port) => 1 + port.index() * 3,
+            Self::To(port) => 2 + port.index() * 3,
+            Self::Gateway(router) => 3 + router.index() * 3,
         }
     }
 
     pub(super) fn port(self) -> Option<PortId> {
         match self {
             Self::From(port) | Self::To(port) => Some(port),
-            Self::Nobody => None,
+            Self::Gateway(_) | Self::Nobody => None,
         }
     }
 }

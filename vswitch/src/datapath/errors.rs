@@ -6,7 +6,7 @@
 //! The error comes from the router that the packet had come to: from its address on the network on which it got it. What met no router
 //! is spoken of by the gateway of the sender's subnet, and where there is none by the packet's own destination, which the
 //! sender believes in any case. It goes to the port that sent the packet, past all tables: what the switch makes is not judged.
-//! What came out of a tunnel was told about by its own switch.
+//! What came out of a tunnel was told about by its own switch, but for what a gateway's host routes: that one tells it, through the tunnel.
 //!
 //! # Invariants
 //! No error about an ICMP error, a later fragment, what went to many, or a source that names no one host.
@@ -22,7 +22,7 @@ use std::net::IpAddr;
 
 use net::{
     DropReason, FiveTuple, Fragment, Gso, L3, Mac, Mtu, Now, Offload, Origin, Originated, Packet,
-    PortId, checksum,
+    checksum,
     flow_key::{FlowKey, proto},
     rewrite,
 };
@@ -62,7 +62,7 @@ pub(super) enum Told {
 impl Told {
     /// What is told of packets that are dropped for this reason, by the router that does it.
     pub(super) fn of(reason: DropReason) -> Option<Self> {
-        if reason == DropReason::NoRoute {
+        if reason == DropReason::NoRoute || reason == DropReason::NoGateway {
             Some(Self::NoRoute)
         } else if reason == DropReason::UnknownNeighbor {
             Some(Self::HostUnreachable)
@@ -329,7 +329,7 @@ impl Hands {
         }
     }
 
-    /// Drops a packet, and tells its sender if that is a local port.
+    /// Drops a packet, and tells its sender: a local port, or whoever sent it by a tunnel to a router that is here for it.
     fn turn_away(
         &mut self,
         mut packet: Packet,
@@ -340,21 +340,25 @@ impl Hands {
     ) {
         if let Origin::Port(port) = packet.origin() {
             refusal = refusal.at(port);
-            self.tell(port, &mut packet, told, sent, cx);
         }
+        self.tell(&mut packet, told, sent, cx);
         self.drop(packet, &refusal, cx.now, cx.pool);
     }
 
     fn tell(
         &mut self,
-        id: PortId,
         packet: &mut Packet,
         told: Told,
         sent: &AsSent,
         cx: &mut Cx<'_>,
     ) -> Option<()> {
         let key = *packet.key();
-        let network = cx.tables.network(cx.tables.port(id)?.network)?;
+        let network = match packet.origin() {
+            Origin::Port(id) => cx.tables.port(id)?.network,
+            Origin::Tunnel(network) => sent.by.map(|_| network)?,
+            Origin::Switch => return None,
+        };
+        let network = cx.tables.network(network)?;
         let fits = matches!(told, Told::TooBig(mtu) if !exceeds(packet, mtu));
         if !may_be_told(&key) || fits {
             return None;
@@ -369,7 +373,7 @@ impl Hands {
             eth: (dst, src),
         };
         // The limit is asked last: what is not told about costs nothing of it.
-        if !self.may_tell(id, cx.now) {
+        if !self.may_tell(packet.origin(), cx.now) {
             return None;
         }
         let mut error = cx.pool.take_small()?;
@@ -382,13 +386,13 @@ impl Hands {
             return None;
         }
         self.ledger.originate(Originated::Icmp, 1);
-        self.deliver(id, error, cx);
+        self.give_answer(packet.origin(), error, cx);
         Some(())
     }
 
-    fn may_tell(&mut self, port: PortId, now: Now) -> bool {
+    fn may_tell(&mut self, to: Origin, now: Now) -> bool {
         let limit = self.errors_per_second;
-        self.answers_of(port, now).is_some_and(|answers| {
+        self.answers_of(to, now).is_some_and(|answers| {
             answers.errors = answers.errors.saturating_add(1);
             answers.errors <= limit
         })

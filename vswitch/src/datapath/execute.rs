@@ -7,9 +7,10 @@ use std::net::Ipv6Addr;
 
 use hostconfig::group::Direction;
 use net::{
-    Consumed, Copied, DropReason, Errand, FiveTuple, Mac, Now, Originated, Packet, PacketPool,
-    PortId, headers::Quoted, rewrite,
+    Consumed, Copied, DropReason, Errand, FiveTuple, Mac, NetworkId, Now, Origin, Originated,
+    Packet, PacketPool, PortId, VtepId, headers::Quoted, rewrite,
 };
+use overlay::Place;
 
 use super::{
     Out, Settings, WorkerId,
@@ -80,7 +81,7 @@ enum Queued {
     Free(Packet),
 }
 
-/// How many answers and errors a port got in this second.
+/// How many answers and errors a port got in this second, or a network's tunnel.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Answers {
     second: u32,
@@ -409,24 +410,7 @@ impl Hands {
     fn send_one(&mut self, action: &Action, packet: Packet, flow: &CompiledFlow, cx: &mut Cx<'_>) {
         match action {
             Action::Output(port) => self.output(*port, packet, cx),
-            Action::Tunnel { network, vtep } => {
-                let (Some(network), Some(to)) =
-                    (cx.tables.network(*network), cx.tables.vtep(*vtep))
-                else {
-                    return self.lose(packet, DropReason::PortGone, cx);
-                };
-                if exceeds(&packet, network.mtu) {
-                    return self.lose(packet, DropReason::MtuExceeded, cx);
-                }
-                let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
-                self.ledger.tx += segments;
-                self.counters.tunnel_tx(*vtep, segments, bytes);
-                cx.out.tunnelled.push(Tunnelled {
-                    packet,
-                    vni: network.vni,
-                    vtep: to.addr,
-                });
-            }
+            Action::Tunnel { network, vtep } => self.tunnel(*network, *vtep, packet, cx),
             Action::Refuse(refusal) => self.drop(packet, refusal, cx.now, cx.pool),
             Action::AnswerArp(_)
             | Action::AnswerNd { .. }
@@ -487,11 +471,18 @@ impl Hands {
         flow: &CompiledFlow,
         cx: &mut Cx<'_>,
     ) {
-        let (net::Origin::Port(port), Verdict::Consume(what)) = (flow.origin, flow.verdict) else {
+        let Verdict::Consume(what) = flow.verdict else {
             return self.lose(packet, DropReason::FunctionFault, cx);
         };
-        let refused = |reason| Refusal::new(reason, Stage::Service).at(port);
-        if !self.may_answer(port, cx.now) {
+        let asker = match flow.origin {
+            Origin::Port(port) => Some(port),
+            Origin::Tunnel(_) | Origin::Switch => None,
+        };
+        let refused = |reason| Refusal {
+            port: asker,
+            ..Refusal::new(reason, Stage::Service)
+        };
+        if !self.may_answer(flow.origin, cx.now) {
             let refusal = refused(DropReason::OriginateLimit);
             return self.drop(packet, &refusal, cx.now, cx.pool);
         }
@@ -509,8 +500,8 @@ impl Hands {
                 match network.and_then(|n| n.advertisements.split_first()) {
                     Some((first, others)) => {
                         let to = ra::asker(&packet);
-                        for other in others {
-                            self.advertise(port, other, Says::Here, to, cx);
+                        for (other, port) in others.iter().zip(asker.iter().cycle()) {
+                            self.advertise(*port, other, Says::Here, to, cx);
                         }
                         let written = first.write(&mut packet, Says::Here, to);
                         written.map(|()| Some(Originated::RouterAdvertisement))
@@ -531,7 +522,8 @@ impl Hands {
                 None => Err(DropReason::PortGone),
             },
             Action::AnswerDhcp6(network) => {
-                match cx.tables.network(*network).zip(cx.tables.port(port)) {
+                let client = asker.and_then(|port| cx.tables.port(port));
+                match cx.tables.network(*network).zip(client) {
                     Some((network, client)) => dhcp6::answer(&mut packet, network, client)
                         .map(|answers| answers.then_some(Originated::Dhcp6)),
                     None => Err(DropReason::PortGone),
@@ -549,7 +541,7 @@ impl Hands {
         match answered {
             Ok(Some(originated)) => {
                 self.consume(what, segments);
-                packet.set_origin(net::Origin::Switch);
+                packet.set_origin(Origin::Switch);
                 // What was written must be readable, or it would be counted wrong.
                 if packet.parse().is_err() {
                     self.ledger.originate(originated, 1);
@@ -557,7 +549,7 @@ impl Hands {
                 }
                 self.ledger
                     .originate(originated, u64::from(packet.segments()));
-                self.deliver(port, packet, cx);
+                self.give_answer(flow.origin, packet, cx);
             }
             Ok(None) => {
                 self.consume(what, segments);
@@ -565,6 +557,42 @@ impl Hands {
             }
             Err(reason) => self.drop(packet, &refused(reason), cx.now, cx.pool),
         }
+    }
+
+    /// What the switch made goes to whom it is for: a port, or by the tunnel to who has its Ethernet destination.
+    pub(super) fn give_answer(&mut self, to: Origin, packet: Packet, cx: &mut Cx<'_>) {
+        match to {
+            Origin::Port(port) => self.deliver(port, packet, cx),
+            Origin::Tunnel(id) => {
+                let network = cx.tables.network(id);
+                let there = network.and_then(|n| n.fdb.get(packet.key().dst_mac()));
+                match there.map(|entry| entry.place) {
+                    Some(Place::Vtep(vtep)) => self.tunnel(id, vtep, packet, cx),
+                    Some(Place::Local(port)) => self.deliver(port, packet, cx),
+                    Some(Place::Virtual | Place::Router(_)) | None => {
+                        self.lose(packet, DropReason::UnknownUnicast, cx);
+                    }
+                }
+            }
+            Origin::Switch => self.lose(packet, DropReason::FunctionFault, cx),
+        }
+    }
+
+    fn tunnel(&mut self, network: NetworkId, vtep: VtepId, packet: Packet, cx: &mut Cx<'_>) {
+        let (Some(network), Some(to)) = (cx.tables.network(network), cx.tables.vtep(vtep)) else {
+            return self.lose(packet, DropReason::PortGone, cx);
+        };
+        if exceeds(&packet, network.mtu) {
+            return self.lose(packet, DropReason::MtuExceeded, cx);
+        }
+        let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
+        self.ledger.tx += segments;
+        self.counters.tunnel_tx(vtep, segments, bytes);
+        cx.out.tunnelled.push(Tunnelled {
+            packet,
+            vni: network.vni,
+            vtep: to.addr,
+        });
     }
 
     /// A router speaks to a port's host. Where no buffer is free it hears the next time.
@@ -595,17 +623,21 @@ impl Hands {
         self.ledger.consume(what, segments);
     }
 
-    fn may_answer(&mut self, port: PortId, now: Now) -> bool {
+    fn may_answer(&mut self, to: Origin, now: Now) -> bool {
         let limit = self.answers_per_second;
-        self.answers_of(port, now).is_some_and(|answers| {
+        self.answers_of(to, now).is_some_and(|answers| {
             answers.count = answers.count.saturating_add(1);
             answers.count <= limit
         })
     }
 
-    /// What a port got in this second.
-    pub(super) fn answers_of(&mut self, port: PortId, now: Now) -> Option<&mut Answers> {
-        let at = port.index();
+    /// What a port got in this second, or all who are behind the tunnel of a network.
+    pub(super) fn answers_of(&mut self, to: Origin, now: Now) -> Option<&mut Answers> {
+        let at = match to {
+            Origin::Port(port) => port.index() * 2,
+            Origin::Tunnel(network) => network.index() * 2 + 1,
+            Origin::Switch => return None,
+        };
         if at >= self.answers.len() {
             self.answers.resize(at + 1, Answers::default());
         }

@@ -438,13 +438,13 @@ pub fn explain_key(
 
 /// Does a router on its way refuse it: since its TTL is used up there, or since the router knows no way? Its sender is told.
 fn expire(tables: &Tables, key: &FlowKey, flow: &mut CompiledFlow, teller: &mut Teller) -> bool {
-    let Origin::Port(port) = key.origin() else {
+    if !told_here(key, flow) {
         return false;
-    };
+    }
     if let Some(by) = flow.expires_at(key.ip_ttl) {
         tell(tables, key, Stage::L3, "ttl is used up", Some(by), teller);
         let refusal = Refusal::new(DropReason::TtlExceeded, Stage::L3);
-        drop_at(flow, refusal.at(port));
+        drop_at(flow, refusal, key.origin());
         return true;
     }
     let by = flow.routers().last();
@@ -464,9 +464,9 @@ fn measure(
     flow: &mut CompiledFlow,
     teller: &mut Teller,
 ) {
-    let Origin::Port(port) = key.origin() else {
+    if !told_here(key, flow) {
         return;
-    };
+    }
     let passes = !matches!(flow.verdict, Verdict::Drop(_));
     let small = len
         .filter(|_| passes)
@@ -475,12 +475,24 @@ fn measure(
         let what = format!("larger than the mtu of {mtu}");
         tell(tables, key, Stage::Egress, &what, by, teller);
         let refusal = Refusal::new(DropReason::MtuExceeded, Stage::Egress);
-        drop_at(flow, refusal.at(port));
+        drop_at(flow, refusal, key.origin());
     }
 }
 
-fn drop_at(flow: &mut CompiledFlow, refusal: Refusal) {
-    flow.verdict = Verdict::Drop(refusal);
+/// Does this switch tell the sender what becomes of its packet? A gateway's host tells of what it routes, whoever sent it.
+fn told_here(key: &FlowKey, flow: &CompiledFlow) -> bool {
+    match key.origin() {
+        Origin::Port(_) => true,
+        Origin::Tunnel(_) => flow.routers().next().is_some(),
+        Origin::Switch => false,
+    }
+}
+
+fn drop_at(flow: &mut CompiledFlow, refusal: Refusal, origin: Origin) {
+    flow.verdict = Verdict::Drop(match origin {
+        Origin::Port(port) => refusal.at(port),
+        Origin::Tunnel(_) | Origin::Switch => refusal,
+    });
     flow.actions.clear();
     flow.hops.clear();
 }
@@ -494,11 +506,12 @@ fn tell(
     by: Option<RouterHop>,
     teller: &mut Teller,
 ) {
-    let port = match key.origin() {
-        Origin::Port(id) => tables.port(id),
-        Origin::Tunnel(_) | Origin::Switch => None,
+    let network = match key.origin() {
+        Origin::Port(id) => tables.port(id).map(|p| p.network),
+        Origin::Tunnel(network) => by.map(|_| network),
+        Origin::Switch => None,
     };
-    let network = port.and_then(|p| tables.network(p.network));
+    let network = network.and_then(|id| tables.network(id));
     let ends = (key.src_addr(), key.dst_addr());
     let told = network
         .filter(|_| errors::may_be_told(key))

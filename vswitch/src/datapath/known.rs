@@ -133,7 +133,7 @@ pub(super) fn zone_and_tuple(tables: &Tables, packet: &Packet) -> Option<(Zone, 
     Some((zone_of(tables, packet)?, tuple))
 }
 
-/// The zone in which a packet's connection is looked up: its sender's, or that of the port that it is for. What goes to many has
+/// The zone in which a packet's connection is looked up: its sender's, or that of the port that it is for, or of the gateway. What goes to many has
 /// none, nor has what is tagged: it shows the tuple of a connection, but no connection carries VLANs.
 #[inline]
 fn zone_of(tables: &Tables, packet: &Packet) -> Option<Zone> {
@@ -145,7 +145,8 @@ fn zone_of(tables: &Tables, packet: &Packet) -> Option<Zone> {
         Origin::Port(port) => tables.port(port).map(|p| p.zone),
         Origin::Tunnel(network) => match tables.network(network)?.fdb.get(to)?.place {
             Place::Local(port) => tables.port(port).map(|p| p.zone),
-            Place::Vtep(_) | Place::Virtual | Place::Router(_) => None,
+            Place::Router(router) => tables.router(router)?.gateway_here().map(|g| g.zone),
+            Place::Vtep(_) | Place::Virtual => None,
         },
         Origin::Switch => None,
     }

@@ -19,6 +19,7 @@ pub mod egress;
 mod errors;
 pub mod execute;
 pub mod explain;
+mod external;
 pub mod flow;
 pub mod fragments;
 mod gate;
@@ -63,7 +64,7 @@ use cache::Megaflows;
 use execute::Hands;
 use fragments::{Fragments, Met, Room};
 use homes::{claim, release};
-use tables::{Network, ra::Says};
+use tables::{Network, l3::Router, ra::Says};
 
 use crate::{effort::Part, io::Unsent, stats::Counters};
 
@@ -354,9 +355,18 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let Origin::Port(port) = packet.origin() else {
             return None;
         };
-        let zone = tables.port(port)?.zone;
         let answer = packet.key().five_tuple()?.reversed();
-        let hit = self.conntrack.lookup(zone, &answer)?;
+        let found = |zone| self.conntrack.lookup(zone, &answer);
+        // What left by a gateway is answered in that one's zone.
+        let gateway = || {
+            let shows = |r: &&Router| {
+                let mut own = r.interfaces.iter();
+                own.any(|i| i.outside && i.mac == packet.key().src_mac())
+            };
+            let router = tables.routers().find(shows)?;
+            router.gateway_here().map(|g| g.zone)
+        };
+        let hit = found(tables.port(port)?.zone).or_else(|| found(gateway()?))?;
         let entry = self.conntrack.entry(hit.conn)?;
         entry.binding()?;
         Some(*entry.side(hit.side.other()).tuple())

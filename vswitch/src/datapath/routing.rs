@@ -1,7 +1,8 @@
 //! Where does a router send a packet?
 //!
 //! Part of the walk: what came to a router's MAC address is for the router itself, goes on in another network (or the same one), or is
-//! refused. Each switch routes what its own workloads send; what comes out of a tunnel was routed by its own.
+//! refused. Each switch routes what its own workloads send; what comes out of a tunnel was routed by its own, but for what leaves the fabric or
+//! comes into it here ([`external`](super::external)).
 //!
 //! # References
 //! RFC 1812 §5.2, §5.3; RFC 4291 §2.5.6; RFC 8200 §3.
@@ -9,7 +10,7 @@
 use std::net::IpAddr;
 
 use net::{Consumed, DropReason, Id, Mac, Origin, Probe, RouterId, flow_key::ethertype, ids::kind};
-use overlay::{FdbEntry, Place};
+use overlay::{FdbEntry, Neighbour, Place};
 use smallvec::SmallVec;
 
 use super::{
@@ -35,7 +36,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         let Some((router, (at, interface))) = found else {
             return Err(refusal(self, DropReason::PortGone));
         };
-        if !matches!(self.flow.origin, Origin::Port(_)) {
+        if self.is_unrouted() && router.gateway.is_none() {
             return Err(refusal(self, DropReason::SplitHorizon));
         }
         if !router.admin_up || !interface.admin_up {
@@ -45,10 +46,16 @@ impl<'a, W: Witness> Walk<'a, W> {
             return Err(refusal(self, DropReason::NoListener));
         }
         let route = router.route(self.probe);
+        if self.is_unrouted() && !self.may_route(router, interface, route.as_ref()) {
+            return Err(refusal(self, DropReason::SplitHorizon));
+        }
+        if let Some(gateway) = router.gateway_here().filter(|_| interface.outside) {
+            self.come_in(router, gateway, route.as_ref())?;
+        }
         match route.map(|r| r.target) {
             Some(Target::Own) => return self.for_router(router),
             Some(Target::Martian) => return Err(refusal(self, DropReason::Martian)),
-            Some(Target::Link(_) | Target::Via(..)) | None => {}
+            Some(Target::Link(_) | Target::Via(..) | Target::Outside(_)) | None => {}
         }
         if router.is_martian(self.probe) {
             return Err(refusal(self, DropReason::Martian));
@@ -58,6 +65,9 @@ impl<'a, W: Witness> Walk<'a, W> {
             interface: at,
             to: None,
         };
+        if let Some(route) = route.filter(|r| matches!(r.target, Target::Outside(_))) {
+            return self.go_out(router, hop, &route, interface.network);
+        }
         let out = route.and_then(|route| Some((route, interface_of(router, &route)?)));
         let Some((route, out)) = out else {
             self.flow.actions.push(Action::Route(hop));
@@ -88,7 +98,7 @@ impl<'a, W: Witness> Walk<'a, W> {
     }
 
     /// By an interface, to the next hop.
-    fn send_by(
+    pub(super) fn send_by(
         &mut self,
         router: &Router,
         hop: RouterHop,
@@ -108,10 +118,12 @@ impl<'a, W: Witness> Walk<'a, W> {
             ..hop
         }));
         let (nexthop, by) = match route.target {
-            Target::Via(_, addr) => (addr, "route"),
-            Target::Link(_) | Target::Own | Target::Martian => (self.probe.ip_dst(), "subnet"),
+            Target::Via(_, addr) | Target::Outside(Some(addr)) => (addr, "route"),
+            Target::Link(_) | Target::Outside(None) | Target::Own | Target::Martian => {
+                (self.probe.ip_dst(), "subnet")
+            }
         };
-        let neighbour = network.neighbours.get(nexthop);
+        let neighbour = resolve(network, nexthop);
         if W::LISTENS {
             let mac = neighbour.map_or_else(|| "unknown".to_owned(), |n| n.mac.to_string());
             let before = self.probe.rewritten_key().ip_ttl;
@@ -169,6 +181,8 @@ impl<'a, W: Witness> Walk<'a, W> {
                 Target::Link(_) => to(self.probe),
                 Target::Via(_, addr) => addr,
                 Target::Own | Target::Martian => return Some((network, entry)),
+                // Who is outside is nobody's port.
+                Target::Outside(_) => return None,
             };
             let next = self.tables.network(interface_of(router, &route)?.network)?;
             self.depend(next.section);
@@ -236,10 +250,15 @@ impl<'a, W: Witness> Walk<'a, W> {
     }
 }
 
-/// The interface by which a route leads on.
+/// Who has the address of a router's next hop: whoever the controller told of.
+fn resolve(network: &Network, nexthop: IpAddr) -> Option<Neighbour> {
+    network.neighbours.get(nexthop)
+}
+
+/// The interface by which a route leads on, inside.
 fn interface_of<'r>(router: &'r Router, route: &Route) -> Option<&'r Interface> {
     match route.target {
         Target::Link(at) | Target::Via(at, _) => router.interfaces.get(usize::from(at)),
-        Target::Own | Target::Martian => None,
+        Target::Outside(_) | Target::Own | Target::Martian => None,
     }
 }

@@ -26,7 +26,7 @@ use super::{
     port_of, queues,
     sources::Lender,
     tables::Tables,
-    walk::{Known, Lent, Outcome, Tracking, walk},
+    walk::{Holder, Known, Lent, Outcome, Tracking, walk},
 };
 
 /// How often a packet is handed over for a shaper's sake: workers that see different tables must not pass it round for ever.
@@ -259,13 +259,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         now: Now,
     ) -> Way {
         let (key, to) = (packet.key(), tracking.reply.reversed());
-        let (Some(tuple), Some(port)) = (key.five_tuple(), tables.port(tracking.owner)) else {
+        let owner = self.owner(tables, tracking.owner);
+        let (Some(tuple), Some(owner)) = (key.five_tuple(), owner) else {
             return Way::Drop(invalid(packet));
         };
-        let refused = |reason| {
-            let refusal = Refusal::new(reason, Stage::Conntrack);
-            Way::Drop(refusal.at(tracking.owner))
-        };
+        let refused = |reason| Way::Drop(about(tracking.owner, reason, Stage::Conntrack));
         let program = self.intern(flow, tables, now);
         let [zone, reply_zone] = tracking.zones;
         let ends = (key.src_mac(), key.dst_mac());
@@ -279,13 +277,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     Entrance::Unknown,
                 ),
             ],
-            owner: Owner {
-                // The zone is kept by the agent and never reused while a record names it; dense ids are not.
-                port: net::PortId(port.zone.0),
-                port_limit: port.max_connections,
-                project: project_number(port),
-                project_limit: self.settings.project_connections,
-            },
+            owner,
             first: TrackInput::of(packet),
             segments: packet.segments(),
             bytes: packet.wire_bytes(),
@@ -320,6 +312,28 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 refused(refusal.into())
             }
         }
+    }
+
+    /// Whom a connection counts for, and how many that one may have: a gateway as many as its project.
+    fn owner(&self, tables: &Tables, holder: Holder) -> Option<Owner> {
+        let project_limit = self.settings.project_connections;
+        let (zone, port_limit, project) = match holder {
+            Holder::Port(port) => {
+                let port = tables.port(port)?;
+                (port.zone, port.max_connections, port.project)
+            }
+            Holder::Gateway(router) => {
+                let router = tables.router(router)?;
+                (router.gateway_here()?.zone, project_limit, router.project)
+            }
+        };
+        Some(Owner {
+            // The zone is kept by the agent and never reused while a record names it; dense ids are not.
+            port: net::PortId(zone.0),
+            port_limit,
+            project: project_number(project),
+            project_limit,
+        })
     }
 
     /// Ends a connection for the one that begins in its place, which keeps what both have: claims, and the source that a NAT gave.
@@ -558,8 +572,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let moved = own && tracking.zones != zones;
         let hidden = || self.claims.sources().has(entry);
         if own && tracking.reply != *entry.side(Side::Reply).tuple() && hidden() {
-            let refusal = Refusal::new(DropReason::NatAddressGone, Stage::Chain);
-            return Err(Some(refusal.at(tracking.owner)));
+            let refusal = about(tracking.owner, DropReason::NatAddressGone, Stage::Chain);
+            return Err(Some(refusal));
         }
         if moved || tracking.reply != *entry.side(Side::Reply).tuple() {
             return Err(None);
@@ -640,7 +654,8 @@ fn payer(tables: &Tables, packet: &Packet) -> Payer {
                 .and_then(|n| n.fdb.get(packet.key().dst_mac()));
             match found.map(|entry| entry.place) {
                 Some(Place::Local(port)) => Payer::To(port),
-                Some(Place::Vtep(_) | Place::Virtual | Place::Router(_)) | None => Payer::Nobody,
+                Some(Place::Router(router)) => Payer::Gateway(router),
+                Some(Place::Vtep(_) | Place::Virtual) | None => Payer::Nobody,
             }
         }
         Origin::Switch => Payer::Nobody,
@@ -696,7 +711,13 @@ fn entrance(packet: &Packet) -> Entrance {
 /// Where the packets of one side of a connection enter, when no program says: as its record does, or else at the port that has their
 /// Ethernet source, or from the tunnel.
 fn origin_of(tables: &Tables, side: &SideEntry) -> Option<Origin> {
-    let port = tables.ports().find(|p| p.zone == side.zone())?;
+    let Some(port) = tables.ports().find(|p| p.zone == side.zone()) else {
+        // At a gateway the router's interface is told by what its packets are sent to.
+        let router = tables.router_of_zone(side.zone())?;
+        let mut interfaces = router.interfaces.iter();
+        let came = interfaces.find(|i| i.mac == side.eth_dst())?;
+        return Some(Origin::Tunnel(came.network));
+    };
     let from_port = match side.entrance() {
         Entrance::Port => true,
         Entrance::Tunnel => false,
@@ -735,8 +756,17 @@ fn original_key(entry: &Entry, origin: Origin) -> FlowKey {
     key
 }
 
+/// A refusal about whom a connection would count for.
+fn about(holder: Holder, reason: DropReason, stage: Stage) -> Refusal {
+    let refusal = Refusal::new(reason, stage);
+    match holder {
+        Holder::Port(port) => refusal.at(port),
+        Holder::Gateway(_) => refusal,
+    }
+}
+
 /// The project's number in records: the same in every process, whatever else is configured.
-fn project_number(port: &super::tables::Port) -> u32 {
-    let [a, b, c, d, ..] = *port.project.uuid().as_bytes();
+fn project_number(project: Id<kind::Project>) -> u32 {
+    let [a, b, c, d, ..] = *project.uuid().as_bytes();
     u32::from_be_bytes([a, b, c, d])
 }

@@ -13,7 +13,7 @@ use std::fmt;
 
 use hostconfig::group::Direction;
 use net::{
-    Consumed, DropReason, Fragment, Id, Mac, NetworkId, Now, Origin, PortId, Probe, Zone,
+    Consumed, DropReason, Fragment, Id, Mac, NetworkId, Now, Origin, PortId, Probe, RouterId, Zone,
     flow_key::{FiveTuple, ethertype, proto},
     ids::kind,
 };
@@ -25,6 +25,7 @@ use overlay::{Place, Receiver};
 use smallvec::SmallVec;
 
 use super::{
+    external::Crossed,
     flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
     sources::Lender,
     tables::{
@@ -101,10 +102,19 @@ pub struct Tracking {
     pub reply: FiveTuple,
     /// Ethernet source and destination of replies.
     pub reply_eth: (Mac, Mac),
-    /// The local port that the connection counts for.
-    pub owner: PortId,
+    /// Whom the connection counts for.
+    pub owner: Holder,
     /// The port of the API that holds the address which a NAT gave it as its source.
     pub source: Option<Id<kind::Port>>,
+}
+
+/// Whom a connection counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// A local port.
+    Port(PortId),
+    /// The gateway of this router, which is here.
+    Gateway(RouterId),
 }
 
 /// The answer of a walk.
@@ -142,6 +152,7 @@ pub fn walk<W: Witness>(
         translated: false,
         routed: None,
         source: None,
+        crossed: None,
     };
     if let Err(refusal) = walk.enter() {
         walk.witness
@@ -174,6 +185,8 @@ pub(super) struct Walk<'a, W> {
     pub(super) routed: Option<(Mac, Mac)>,
     /// Whose address a NAT gave it as its source.
     pub(super) source: Option<Id<kind::Port>>,
+    /// The gateway of this host that it passed.
+    pub(super) crossed: Option<Crossed>,
 }
 
 impl<'a, W: Witness> Walk<'a, W> {
@@ -185,6 +198,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             owner,
             routed,
             source,
+            crossed,
             ..
         } = self;
         flow.mask = probe.mask();
@@ -208,7 +222,11 @@ impl<'a, W: Witness> Walk<'a, W> {
         let key = probe.rewritten_key();
         // Who is here answers with what it was sent. Who is elsewhere answers in the sender's network, where its router brings it.
         let sent = routed.filter(|_| second.is_none());
-        let (eth_src, eth_dst) = sent.unwrap_or((key.src_mac(), key.dst_mac()));
+        // Who is outside answers the gateway.
+        let left = crossed.and_then(|c| c.left);
+        let (eth_src, eth_dst) = left.or(sent).unwrap_or((key.src_mac(), key.dst_mac()));
+        let gateway = crossed.map(|c| Holder::Gateway(c.router));
+        let owner = owner.map(Holder::Port).or(gateway);
         let tracking = first.zip(owner).zip(key.five_tuple());
         let tracking = tracking
             .filter(|_| flow.tracked)
@@ -546,7 +564,8 @@ impl<'a, W: Witness> Walk<'a, W> {
             };
             let origin = self.flow.origin;
             // A client that is its own load balancer's member gets its packets back, translated.
-            if l2::returns(origin, to.0) && !self.translated {
+            let returns = l2::returns(origin, to.0) && self.crossed.is_none();
+            if returns && !self.translated {
                 return Err(self.about_sender(DropReason::SplitHorizon, Stage::L2));
             }
             match to.0 {
@@ -557,14 +576,16 @@ impl<'a, W: Witness> Walk<'a, W> {
                     return self.destination_half(id);
                 }
                 Place::Vtep(vtep) => {
-                    if matches!(origin, Origin::Tunnel(_)) {
+                    if self.is_unrouted() {
                         return Err(Refusal::new(DropReason::SplitHorizon, Stage::L2));
                     }
                     self.leave();
                     let tables = self.tables;
                     // What answers a hidden source finds its home by the client's Ethernet address, also behind routers. Another port may
                     // have the same on this network: so it is marked.
-                    if let (Some(_), Some((client, _))) = (self.source, self.routed) {
+                    if let (Some(_), Some((client, _)), None) =
+                        (self.source, self.routed, self.crossed)
+                    {
                         self.set_eth(Some(client.marked()), None);
                     }
                     self.says(Stage::Tunnel, || {
@@ -598,7 +619,7 @@ impl<'a, W: Witness> Walk<'a, W> {
     }
 
     /// The end of the source half: what the sender's QoS policy says of what leaves its port.
-    fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         let Origin::Port(id) = self.flow.origin else {
             return;
         };
@@ -718,6 +739,9 @@ impl<'a, W: Witness> Walk<'a, W> {
             self.zones[0] = Some(port.zone);
         }
         self.zones[1] = Some(port.zone);
+        if let Some(crossed) = &mut self.crossed {
+            crossed.left = None;
+        }
         self.owner.get_or_insert(id);
         let fresh = matches!(self.lent.known, Known::New | Known::Again(_));
         if fresh && let Some(network) = self.tables.network(port.network) {

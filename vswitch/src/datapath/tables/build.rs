@@ -8,7 +8,7 @@ use std::{
 };
 
 use hostconfig::{HostConfig, Location, Section};
-use net::{Id, NetworkId, PortId, Prefix, RouterId, VtepId, ids::kind};
+use net::{Id, NetworkId, PortId, Prefix, RouterId, VtepId, Zone, ids::kind};
 use nfv::rules::AddressSet;
 use overlay::{Fdb, FdbEntry, FloodList, Neighbour, Neighbours, Place};
 
@@ -18,6 +18,7 @@ use super::{
     Chain, Elsewhere, Epochs, Hop, HopId, Network, Port, Qos, SectionIndex, Source, Tables, Vtep,
     ZoneMap,
     dense::Dense,
+    external::Where,
     l3::{Interface, Router},
     ra::{self, Advertisement},
     security_group::GroupSet,
@@ -46,6 +47,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         hops: Dense::default(),
         chains_section: SectionIndex(0),
         by_vni: HashMap::default(),
+        own: None,
         by_addr: HashMap::default(),
         tracking: Vec::new(),
         joined: Vec::new(),
@@ -145,7 +147,7 @@ impl Tables {
         next.put_address_sets(&sorted);
         next.put_qos(&mut sorted);
         let ports = next.put_ports(&mut sorted, zones);
-        let routers = next.put_routers(&mut sorted);
+        let routers = next.put_routers(&mut sorted, zones);
         next.put_networks(&mut sorted, &ports, &routers);
         next.put_chains(&mut sorted);
         next.note_tracking();
@@ -167,6 +169,15 @@ impl Tables {
         for (network, tracks) in self.networks.iter().map(|(at, _, n)| (at, n.has_virtuals)) {
             if let Some(known) = tracking.get_mut(network as usize) {
                 *known |= tracks;
+            }
+        }
+        // What a gateway hides is tracked, whoever sent it; and so is what answers it.
+        for router in self.routers.iter().map(|(_, _, r)| r) {
+            let hides = router.gateway_here().is_some_and(|g| g.nat.is_some());
+            for at in router.interfaces.iter().map(|i| i.network.index()) {
+                if let Some(tracks) = tracking.get_mut(at) {
+                    *tracks |= hides;
+                }
             }
         }
         // What one network of a router sends may be for any other of them, and through the next router for its. A router that goes may come
@@ -202,6 +213,7 @@ impl Tables {
     fn put_routers(
         &mut self,
         sorted: &mut Sorted<'_>,
+        zones: &ZoneMap,
     ) -> BTreeMap<NetworkId, Vec<(RouterId, SectionIndex, Interface)>> {
         let listed = std::mem::take(&mut sorted.routers);
         let here: BTreeMap<_, _> = sorted
@@ -215,7 +227,9 @@ impl Tables {
         for (config, hash) in listed {
             alive.insert(config.id);
             let attached = config.interfaces.iter().map(|i| network(i.network));
-            let content = digest((hash, attached.collect::<Vec<_>>()));
+            let outside = self.way_out(config, zones);
+            let leaves = config.gateway.as_ref().and_then(|g| network(g.network));
+            let content = digest((hash, attached.collect::<Vec<_>>(), outside, leaves));
             let source = Source::Router(config.id);
             let (section, changed) = self.epochs.note(&source, content, self.version);
             sorted.alive.insert(source);
@@ -226,6 +240,7 @@ impl Tables {
                 None => Arc::new(Router::new(
                     config,
                     (dense, section),
+                    outside,
                     network,
                     &self.martians,
                 )),
@@ -239,6 +254,20 @@ impl Tables {
         }
         self.routers.retain(|id| alive.contains(id));
         by_network
+    }
+
+    /// Who has a router's gateway, and the scope of its connections.
+    fn way_out(&self, config: &hostconfig::Router, zones: &ZoneMap) -> (Where, Zone) {
+        let Some(gateway) = &config.gateway else {
+            return (Where::Nobody, Zone::default());
+        };
+        let zone = zones.get(&gateway.port).copied();
+        let at = match gateway.at.map(|addr| addr.to_canonical()) {
+            Some(addr) if Some(addr) == self.own => zone.map(|_| Where::Here),
+            Some(addr) => self.vtep_id(addr).map(Where::Vtep),
+            None => None,
+        };
+        (at.unwrap_or(Where::Nobody), zone.unwrap_or_default())
     }
 
     fn put_vteps(&mut self, sorted: &Sorted<'_>) {
@@ -481,7 +510,7 @@ impl Tables {
         let up = |router: RouterId| self.router(router).is_some_and(|r| r.admin_up);
         let interfaces: Vec<_> = routers
             .iter()
-            .filter(|(router, _, interface)| interface.admin_up && up(*router))
+            .filter(|(router, _, i)| i.admin_up && !i.outside && up(*router))
             .map(|(router, _, interface)| (*router, interface))
             .collect();
         ra::advertisements(&network.subnets, network.mtu, &interfaces)

@@ -71,10 +71,10 @@ pub fn project(tables: &Tables, network: &Network, entry: &FdbEntry) -> Option<I
 pub fn returns(origin: Origin, place: Place) -> bool {
     match (origin, place) {
         (Origin::Port(from), Place::Local(to)) => from == to,
-        // What comes to a router out of a tunnel was its own switch's to route.
-        (Origin::Tunnel(_), Place::Vtep(_) | Place::Router(_)) => true,
+        (Origin::Tunnel(_), Place::Vtep(_)) => true,
+        // A router says itself what it has out of a tunnel.
         (Origin::Port(_), Place::Vtep(_) | Place::Virtual | Place::Router(_))
-        | (Origin::Tunnel(_), Place::Local(_) | Place::Virtual)
+        | (Origin::Tunnel(_), Place::Local(_) | Place::Virtual | Place::Router(_))
         | (Origin::Switch, _) => false,
     }
 }

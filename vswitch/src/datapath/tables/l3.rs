@@ -5,7 +5,8 @@
 //!
 //! # Invariants
 //! - The longest prefix wins; an interface's subnet goes before an extra route of the same length.
-//! - An extra route counts only while its next hop is on an interface's subnet, and never for what no router forwards.
+//! - An extra route counts only while its next hop is on an interface's subnet or one of the gateway's, and never for what no router
+//!   forwards. It goes before a default route of the gateway's.
 //!
 //! # References
 //! RFC 1812 §5.2.4 (routes), §5.3.7 (what is not forwarded); RFC 4291 §2.5, §2.7; RFC 4632 (longest prefix).
@@ -16,12 +17,16 @@ use std::{
 };
 
 use net::{
-    FlowKey, Id, Mac, NetworkId, Prefix, Probe, RouterId,
+    FlowKey, Id, Mac, NetworkId, Prefix, Probe, RouterId, Zone,
     flow_key::{addr_bytes, ethertype},
     ids::kind,
 };
 
-use super::{SectionIndex, lpm::Lpm};
+use super::{
+    SectionIndex,
+    external::{self, Gateway, Where},
+    lpm::Lpm,
+};
 
 /// The most routes of a router, own addresses and interfaces' subnets with them.
 const MAX_ROUTES: usize = 1 << 16;
@@ -39,8 +44,10 @@ pub struct Router {
     pub dense: RouterId,
     /// Routing on or off.
     pub admin_up: bool,
-    /// Where it is attached, among the networks of this host.
+    /// Where it is attached, among the networks of this host; the last is its gateway's, where that is here.
     pub interfaces: Vec<Interface>,
+    /// Its way out of the fabric.
+    pub gateway: Option<Arc<Gateway>>,
     /// What it was read from, and which of its networks are here.
     pub section: SectionIndex,
     routes: Vec<Route>,
@@ -62,6 +69,8 @@ pub struct Interface {
     pub admin_up: bool,
     /// Its addresses, with the subnet of each; an IPv6 router's link-local one is not among them.
     pub addrs: Vec<(IpAddr, Prefix)>,
+    /// Is it the gateway's? Nobody outside is offered a router.
+    pub outside: bool,
 }
 
 /// What a router does with a destination.
@@ -84,6 +93,8 @@ pub enum Target {
     Link(u16),
     /// To this next hop, on a subnet of the interface at this place.
     Via(u16, IpAddr),
+    /// Out by the gateway: to this next hop; `None`: to the destination itself, on a subnet of the gateway's.
+    Outside(Option<IpAddr>),
 }
 
 /// Sources and destinations that no router forwards.
@@ -157,10 +168,12 @@ impl Interface {
 }
 
 impl Router {
-    /// The router of this config, attached to those of its networks that are here: `network` says which.
+    /// The router of this config, attached to those of its networks that are here: `network` says which. `outside`: who has its gateway,
+    /// and the scope of that one's connections.
     pub(super) fn new(
         config: &hostconfig::Router,
         (dense, section): (RouterId, SectionIndex),
+        outside: (Where, Zone),
         network: impl Fn(Id<kind::Network>) -> Option<NetworkId>,
         martians: &Arc<Martians>,
     ) -> Self {
@@ -171,6 +184,36 @@ impl Router {
                 mac: interface.mac.get(),
                 admin_up: interface.admin_up,
                 addrs: interface.addrs.iter().map(|a| (a.addr, a.subnet)).collect(),
+                outside: false,
+            })
+        });
+        let mut interfaces: Vec<_> = attached.take(usize::from(u16::MAX)).collect();
+        let gateway = config.gateway.as_ref().map(|gateway| {
+            let (at, zone) = outside;
+            let there = network(gateway.network).filter(|_| at == Where::Here);
+            let interface = there.and_then(|network| {
+                let place = u16::try_from(interfaces.len()).ok()?;
+                interfaces.push(Interface {
+                    port: gateway.port,
+                    network,
+                    mac: gateway.mac.get(),
+                    admin_up: true,
+                    addrs: gateway.addrs.iter().map(|a| (a.addr, a.subnet)).collect(),
+                    outside: true,
+                });
+                Some(place)
+            });
+            Arc::new(Gateway {
+                port: gateway.port,
+                at: if at == Where::Here && interface.is_none() {
+                    Where::Nobody
+                } else {
+                    at
+                },
+                zone,
+                interface,
+                addrs: gateway.addrs.iter().map(|a| a.addr).collect(),
+                nat: interface.and_then(|_| external::nat(gateway)),
             })
         });
         let mut this = Self {
@@ -179,19 +222,22 @@ impl Router {
             project: config.project,
             dense,
             admin_up: config.admin_up,
-            interfaces: attached.take(usize::from(u16::MAX)).collect(),
+            interfaces,
+            gateway,
             section,
             routes: Vec::new(),
             longest: Lpm::default(),
             martians: Arc::clone(martians),
             faults: Vec::new(),
         };
-        this.fill(&config.routes);
+        this.fill(config);
         this
     }
 
-    /// Of equal prefixes the first counts: own addresses, interfaces, then routes.
-    fn fill(&mut self, routes: &[hostconfig::network::Route]) {
+    /// Of equal prefixes the first counts: own addresses, interfaces, subnets outside, then routes, and the gateway's default routes.
+    fn fill(&mut self, config: &hostconfig::Router) {
+        let outside = config.gateway.as_ref();
+        let subnets = outside.into_iter().flat_map(|g| &g.addrs).map(|a| a.subnet);
         let (mut all, mut faults) = (Vec::new(), Vec::new());
         let mut put = |destination, target| {
             all.push(Route {
@@ -207,14 +253,18 @@ impl Router {
         for prefix in &self.martians.prefixes {
             put(*prefix, Target::Martian);
         }
-        for (interface, at) in self.interfaces.iter().zip(0..) {
+        let inside = self.interfaces.iter().zip(0..).filter(|(i, _)| !i.outside);
+        for (interface, at) in inside {
             for (_, subnet) in &interface.addrs {
                 if !self.martians.hold(*subnet) {
                     put(*subnet, Target::Link(at));
                 }
             }
         }
-        for route in routes {
+        for subnet in subnets.clone().filter(|s| !self.martians.hold(*s)) {
+            put(subnet, Target::Outside(None));
+        }
+        for route in &config.routes {
             let fault = |why| format!("router {}: route to {}: {why}", self.id, route.destination);
             if self.martians.hold(route.destination) {
                 faults.push(fault("no router forwards that"));
@@ -222,8 +272,19 @@ impl Router {
                 faults.push(fault("its next hop is of the other family"));
             } else if let Some(at) = self.reaches(route.nexthop) {
                 put(route.destination, Target::Via(at, route.nexthop));
+            } else if subnets.clone().any(|s| s.contains(route.nexthop)) {
+                put(route.destination, Target::Outside(Some(route.nexthop)));
             } else {
                 faults.push(fault("its next hop is on none of its interfaces"));
+            }
+        }
+        for nexthop in outside.into_iter().flat_map(|g| &g.nexthops) {
+            let any = match nexthop {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            };
+            if let Ok(all) = Prefix::new(any, 0) {
+                put(all, Target::Outside(Some(*nexthop)));
             }
         }
         if all.len() > MAX_ROUTES {
@@ -237,7 +298,8 @@ impl Router {
     /// The interface on whose subnet an address is: of several the longest.
     fn reaches(&self, addr: IpAddr) -> Option<u16> {
         let interfaces = self.interfaces.iter().zip(0u16..);
-        let subnets = interfaces.flat_map(|(i, at)| i.addrs.iter().map(move |(_, s)| (*s, at)));
+        let inside = interfaces.filter(|(i, _)| !i.outside);
+        let subnets = inside.flat_map(|(i, at)| i.addrs.iter().map(move |(_, s)| (*s, at)));
         let near = subnets.filter(|(subnet, _)| subnet.contains(addr));
         near.max_by_key(|(subnet, at)| (subnet.bits(), std::cmp::Reverse(*at)))
             .map(|(_, at)| at)
@@ -268,6 +330,11 @@ impl Router {
     pub fn interface(&self, port: Id<kind::Port>) -> Option<(u16, &Interface)> {
         let mut all = (0..).zip(&self.interfaces);
         all.find(|(_, interface)| interface.port == port)
+    }
+
+    /// The gateway, if it is here.
+    pub fn gateway_here(&self) -> Option<&Gateway> {
+        self.gateway.as_deref().filter(|g| g.interface.is_some())
     }
 
     /// The interface on a network.
@@ -339,7 +406,8 @@ mod tests {
             (n != 99).then_some(NetworkId(n))
         };
         let ids = (RouterId(0), SectionIndex(0));
-        let router = Router::new(&config, ids, here, &Arc::default());
+        let outside = (Where::Nobody, Zone(0));
+        let router = Router::new(&config, ids, outside, here, &Arc::default());
         let faults = router.faults();
         let via: IpAddr = "10.0.2.9".parse().unwrap();
         for (dst, target) in [

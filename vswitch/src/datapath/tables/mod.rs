@@ -16,6 +16,7 @@
 mod build;
 pub mod dense;
 pub mod dhcp6;
+pub mod external;
 pub mod l2;
 pub mod l3;
 pub mod lpm;
@@ -260,6 +261,8 @@ pub struct Tables {
     tracking: Vec<bool>,
     /// By network: has it ever been because routers joined it with others?
     joined: Vec<bool>,
+    /// The VTEP of this host: what is at it is here.
+    own: Option<IpAddr>,
     /// Those among the VTEPs from which VXLAN may come, and the others.
     by_addr: HashMap<IpAddr, (VtepId, bool), foldhash::fast::FixedState>,
     /// The one thing here that changes without a swap: it is shared by all versions.
@@ -276,6 +279,15 @@ impl Tables {
     /// The tables of a host that was told nothing: they refuse everything.
     pub fn empty(seed: u64) -> Self {
         build::empty(seed)
+    }
+
+    /// The same for the host with this VTEP; those that are built on them are too.
+    #[must_use]
+    pub fn at(self, vtep: IpAddr) -> Self {
+        Self {
+            own: Some(vtep.to_canonical()),
+            ..self
+        }
     }
 
     /// Grows by one with each snapshot.
@@ -382,6 +394,12 @@ impl Tables {
     /// All routers.
     pub fn routers(&self) -> impl Iterator<Item = &Router> + '_ {
         self.routers.iter().map(|(_, _, r)| &**r)
+    }
+
+    /// The router whose gateway is here and has this zone.
+    pub fn router_of_zone(&self, zone: Zone) -> Option<&Router> {
+        let has = |r: &&Router| r.gateway_here().is_some_and(|g| g.zone == zone);
+        self.routers().find(has)
     }
 
     /// A remote VTEP.

@@ -25,6 +25,8 @@ pub(super) fn id<K>(n: u128) -> Id<K> {
 pub(super) const NET: u128 = 1000;
 pub(super) const GROUP: u128 = 2000;
 pub(super) const REMOTE: &str = "192.0.2.9";
+/// The VTEP of a host that is not told another.
+pub(super) const HERE: &str = "192.0.2.1";
 
 /// The address of the n-th workload.
 pub(super) fn ip(n: u16, v6: bool) -> IpAddr {
@@ -281,10 +283,16 @@ impl Host {
     }
 
     pub(super) fn with(conf: &Conf, settings: Settings) -> Self {
+        Self::at(HERE.parse().unwrap(), conf, settings)
+    }
+
+    /// The host with this VTEP.
+    pub(super) fn at(vtep: IpAddr, conf: &Conf, settings: Settings) -> Self {
+        let none = Tables::empty(1).at(vtep);
         let now = Now::from_nanos(1_000_000_000_000);
         let claims = Arc::new(Claims::new(1000, 1));
         Self {
-            tables: Arc::new(Tables::build(None, &conf.0, &zones(conf), 1)),
+            tables: Arc::new(Tables::build(Some(&none), &conf.0, &zones(conf), 1)),
             dp: Datapath::new(settings, vec![Entry::default(); 1000], 0, claims, now),
             pool: PacketPool::new(4096, 64),
             now,
@@ -408,6 +416,10 @@ impl Host {
 pub(super) fn zones(conf: &Conf) -> ZoneMap {
     let ports = conf.0.sections.values().filter_map(|s| match s.body() {
         Section::Port(p) => Some((p.id, Zone(u32::try_from(p.id.uuid().as_u128()).unwrap()))),
+        Section::Router(r) => {
+            let port = r.gateway.as_ref()?.port;
+            Some((port, Zone(u32::try_from(port.uuid().as_u128()).unwrap())))
+        }
         Section::Vteps(_)
         | Section::Network(_)
         | Section::AddressSet(_)
@@ -415,7 +427,6 @@ pub(super) fn zones(conf: &Conf) -> ZoneMap {
         | Section::Qos(_)
         | Section::Chain(_)
         | Section::Endpoint(_)
-        | Section::Router(_)
         | Section::FloatingIp(_) => None,
     });
     ports.collect()

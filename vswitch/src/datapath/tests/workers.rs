@@ -17,7 +17,8 @@ use nfv::conntrack::Entry;
 use super::{
     super::{Claims, Datapath, Ledger, Out, Settings, Tables, WorkerId},
     harness::*,
-    nat,
+    nat, routing,
+    several::{self, Plan},
 };
 
 const WORKERS: u16 = 3;
@@ -49,7 +50,10 @@ impl Switch {
             )
         };
         Self {
-            tables: Tables::build(None, &conf.0, &zones(conf), 1),
+            tables: {
+                let none = Tables::empty(1).at(HERE.parse().unwrap());
+                Tables::build(Some(&none), &conf.0, &zones(conf), 1)
+            },
             workers: (0..WORKERS).map(worker).collect(),
             claims: Arc::clone(&claims),
             pool: PacketPool::new(1000, 1),
@@ -494,4 +498,40 @@ fn what_no_table_tracks_stays_at_the_worker_that_read_it() {
     conf.port_with(1, &[], |p| p.port_security = false)
         .port_with(2, &[], |p| p.port_security = false);
     assert!(handed(&conf) > 0, "a chain tracks");
+}
+
+#[test]
+fn answers_through_a_gateway_find_the_worker_that_hid_their_source() {
+    // The gateway's host is this one: its first VTEP, as the harness has it.
+    let mut plan = Plan::new(&[]);
+    plan.gateway(1, |g| g.at = Some(HERE.parse().unwrap()));
+    plan.place(2, 0).place(1, 1);
+    let mut s = Switch::new(&plan.conf(0));
+    let tunnel = |s: &Switch, k: u16| {
+        let network = s.tables.network_by_id(id(NET + u128::from(k)));
+        Origin::Tunnel(network.unwrap().dense)
+    };
+    let (inside, outside) = (tunnel(&s, 0), tunnel(&s, several::OUT));
+    let mut ports = std::collections::BTreeSet::new();
+    for n in 0..30u16 {
+        for (client, origin) in [(1, inside), (2, s.origin(2))] {
+            let ask = FrameBuilder::udp(false, 5000 + n, 53);
+            let ask = several::outward(ask, false, client);
+            let worker = usize::from(n);
+            let [sent] = <[_; 1]>::try_from(s.enter(worker, origin, &ask)).unwrap();
+            let (from, _, port) = several::shows(&sent);
+            assert_eq!(from, routing::at(several::OUT, several::GATE, false));
+            assert!(ports.insert(port), "{port} twice");
+            let back = FrameBuilder::udp(false, 53, port);
+            let back = several::inward(back, false, 1, from);
+            for worker in 0..3 {
+                let [got] = <[_; 1]>::try_from(s.enter(worker, outside, &back)).unwrap();
+                let key = net::Headers::parse(&got).unwrap().1;
+                let to = (key.dst_addr(), key.l4_dst);
+                assert_eq!(to, (routing::at(0, client, false), 5000 + n));
+            }
+        }
+    }
+    assert_eq!(s.records(), 60);
+    assert_eq!(s.claims.sources().len(), 60);
 }
