@@ -11,7 +11,7 @@ use axum::{
     body::Body,
     http::{HeaderValue, Response, StatusCode, header},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// What a request ends with when it is not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -129,8 +129,11 @@ impl ApiError {
 }
 
 /// An answer with a JSON body.
-pub(crate) fn respond(status: StatusCode, body: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(body.to_string()));
+pub(crate) fn respond(status: StatusCode, body: &impl serde::Serialize) -> Response<Body> {
+    let Ok(body) = serde_json::to_vec(body) else {
+        unreachable!("answers are made of maps with text keys");
+    };
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(
         header::CONTENT_TYPE,

@@ -99,6 +99,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "L2 Adjacency",
         "Networks say that they are one broadcast domain.",
     ),
+    (
+        "network-ip-availability",
+        "Network IP Availability",
+        "How many addresses of networks and subnets are used.",
+    ),
     ("net-mtu", "Network MTU", "Networks say their MTU."),
     (
         "net-mtu-writable",

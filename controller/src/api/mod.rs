@@ -22,6 +22,7 @@ mod serve;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod told;
 
 pub use error::ApiError;
 pub use openapi::openapi;
@@ -56,6 +57,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::Semaphore;
+use told::TOLD;
 
 /// Bytes that a body may have: a bulk create of several thousand ports.
 const LARGEST_BODY: usize = 8 * 1024 * 1024;
@@ -117,6 +119,24 @@ impl Api {
                     finish(extensions::appliances(&api, plural, request).await)
                 }),
             );
+        }
+        for told in TOLD {
+            let many = format!("/v2.0/{}", told.path);
+            router = router
+                .route(
+                    &many,
+                    any(move |State(api): State<Api>, request| async move {
+                        told.list(&api, request).await
+                    }),
+                )
+                .route(
+                    &format!("{many}/{{id}}"),
+                    any(
+                        move |State(api): State<Api>, Path(id): Path<String>, request| async move {
+                            told.show(&api, &id, request).await
+                        },
+                    ),
+                );
         }
         for spec in REGISTRY {
             let spec: &'static Spec = spec;
@@ -283,6 +303,23 @@ impl Api {
         let (code, took) = (response.status(), started.elapsed());
         self.stats.request(place.part.plural, verb, code, took);
         response
+    }
+
+    /// Answers a GET by what is made of the request; what is told so has no other method.
+    async fn get(
+        &self,
+        request: Request<Body>,
+        answer: impl FnOnce(&Asked) -> Answer,
+    ) -> Response<Body> {
+        let method = request.method().clone();
+        let asked = self.read(request).await;
+        finish(asked.and_then(|asked| {
+            if method == Method::GET {
+                answer(&asked)
+            } else {
+                Err(ApiError::NoMethod)
+            }
+        }))
     }
 
     /// Who asks, and all that the request holds.

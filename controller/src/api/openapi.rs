@@ -3,6 +3,7 @@
 //! An `OpenAPI` 3.1 document made from the tables. It is served, and committed as `controller/openapi.json`.
 
 use crate::{
+    api::told::TOLD,
     resource::{Absent, Action, Field, Kind, PART_ID, Part, Policy, Reply, Spec, Verb},
     resources::REGISTRY,
 };
@@ -252,6 +253,33 @@ fn backup() -> Value {
     }})
 }
 
+/// What can only be read.
+fn get(summary: &str, key: &str, inner: &Value) -> Value {
+    json!({
+        "summary": summary,
+        "responses": {
+            "200": described(wrapped(key, inner)),
+            "default": {"$ref": "#/components/responses/Refused"},
+        },
+    })
+}
+
+/// What is told of networks.
+fn told(paths: &mut Map<String, Value>) {
+    for told in TOLD {
+        let path = format!("/v2.0/{}", told.path);
+        let row = json!({"type": "object"});
+        let many = json!({"type": "array", "items": row});
+        let words = told.plural.replace('_', " ");
+        let list = get(&format!("List {words}; an admin's."), told.plural, &many);
+        let words = told.singular.replace('_', " ");
+        let show = get(&format!("Show a {words}; an admin's."), told.singular, &row);
+        paths.insert(path.clone(), json!({"get": list}));
+        let one = json!({"get": show, "parameters": parameters()});
+        paths.insert(format!("{path}/{{id}}"), one);
+    }
+}
+
 /// The kinds of rules of a QoS policy: no objects, but to be asked for.
 fn rule_types(paths: &mut Map<String, Value>) {
     let text = json!({"type": "string"});
@@ -259,15 +287,6 @@ fn rule_types(paths: &mut Map<String, Value>) {
     let drivers = json!({"type": "array", "items": {"type": "object"}});
     let detail = json!({"type": "object", "properties": {"type": text, "drivers": drivers}});
     let many = json!({"type": "array", "items": kind});
-    let get = |summary: &str, key: &str, inner: &Value| {
-        json!({
-            "summary": summary,
-            "responses": {
-                "200": described(wrapped(key, inner)),
-                "default": {"$ref": "#/components/responses/Refused"},
-            },
-        })
-    };
     let list = get(
         "List the kinds of rules that a QoS policy may have.",
         "rule_types",
@@ -315,6 +334,7 @@ pub fn openapi() -> Value {
     }
     paths.insert("/v2.0/overweave/backup".to_owned(), backup());
     rule_types(&mut paths);
+    told(&mut paths);
     json!({
         "openapi": "3.1.0",
         "info": {"title": "overweave", "version": env!("CARGO_PKG_VERSION")},

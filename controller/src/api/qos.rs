@@ -3,7 +3,7 @@
 //! The kinds of a policy's parts, by their table; not objects of anybody's, so they have handlers of their own.
 
 use crate::{
-    api::{Api, ApiError, error::respond, finish, handlers::Answer, query},
+    api::{Api, error::respond, query},
     refusal::Refusal,
     resource::{Field, Kind, Part, Resource},
     resources::QosPolicy,
@@ -11,7 +11,7 @@ use crate::{
 use axum::{
     body::Body,
     extract::{Path, State},
-    http::{Method, Request, Response, StatusCode},
+    http::{Request, Response, StatusCode},
 };
 use serde_json::{Map, Value, json};
 
@@ -23,27 +23,18 @@ fn name(part: &Part) -> &'static str {
 
 /// GET /v2.0/qos/rule-types
 pub(super) async fn list(State(api): State<Api>, request: Request<Body>) -> Response<Body> {
-    let method = request.method().clone();
-    let answer: Answer = async {
-        let asked = api.read(request).await?;
-        if method != Method::GET {
-            return Err(ApiError::NoMethod);
-        }
+    let get = api.get(request, |asked| {
         if asked.caller.roles.is_empty() {
             return Err(Refusal::denied("rule:get_rule_type").into());
         }
         // All that are known are supported, so `all_rules` and `all_supported` are one.
         let parts = QosPolicy::SPEC.parts.iter();
         let row = |part: &Part| Map::from_iter([("type".to_owned(), json!(name(part)))]);
-        let rows = query::rows(
-            &asked.pairs,
-            |field| field == "type",
-            parts.map(row).collect(),
-        )?;
+        let known = |field: &str| field == "type";
+        let rows = query::rows(&asked.pairs, known, parts.map(row).collect())?;
         Ok(respond(StatusCode::OK, &json!({"rule_types": rows})))
-    }
-    .await;
-    finish(answer)
+    });
+    get.await
 }
 
 /// GET /v2.0/qos/rule-types/NAME
@@ -52,12 +43,7 @@ pub(super) async fn show(
     Path(wanted): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    let method = request.method().clone();
-    let answer: Answer = async {
-        let asked = api.read(request).await?;
-        if method != Method::GET {
-            return Err(ApiError::NoMethod);
-        }
+    let get = api.get(request, |asked| {
         if !asked.caller.admin {
             return Err(Refusal::denied("rule:get_rule_type").into());
         }
@@ -67,9 +53,8 @@ pub(super) async fn show(
         let driver = json!({"name": "overweave", "supported_parameters": parameters});
         let shown = json!({"type": wanted, "drivers": [driver]});
         Ok(respond(StatusCode::OK, &json!({"rule_type": shown})))
-    }
-    .await;
-    finish(answer)
+    });
+    get.await
 }
 
 /// Which values a field may have.

@@ -283,8 +283,25 @@ impl Query {
 pub(super) fn rows(
     pairs: &[(String, String)],
     known: impl Fn(&str) -> bool,
-    mut rows: Vec<Map<String, Value>>,
+    rows: Vec<Map<String, Value>>,
 ) -> Result<Vec<Map<String, Value>>, Refusal> {
+    let rows = rows.into_iter().map(|row| (row, ())).collect();
+    let rows = rows_with(pairs, known, rows)?;
+    Ok(rows.into_iter().map(|(row, ())| row).collect())
+}
+
+/// Rows, each with what belongs to it.
+type Rows<T> = Vec<(Map<String, Value>, T)>;
+
+/// The same, each row with what belongs to it.
+///
+/// # Errors
+/// When sort keys or directions are not valid.
+pub(super) fn rows_with<T>(
+    pairs: &[(String, String)],
+    known: impl Fn(&str) -> bool,
+    mut rows: Rows<T>,
+) -> Result<Rows<T>, Refusal> {
     let values = |name: &str| -> Vec<String> {
         let of = pairs.iter().filter(|(key, _)| key == name);
         of.map(|(_, value)| value.clone()).collect()
@@ -294,13 +311,13 @@ pub(super) fn rows(
         let text = value.as_str().map(str::to_owned);
         text.unwrap_or_else(|| value.to_string())
     };
-    rows.retain(|row| {
+    rows.retain(|(row, _)| {
         row.iter().all(|(name, value)| {
             let wanted = values(name);
             wanted.is_empty() || wanted.contains(&text(value))
         })
     });
-    rows.sort_by_cached_key(|row| {
+    rows.sort_by_cached_key(|(row, _)| {
         let values = keys.iter().map(|(name, descending)| SortKey {
             value: row.get(name).cloned().unwrap_or_default(),
             descending: *descending,
@@ -309,7 +326,7 @@ pub(super) fn rows(
     });
     let only = values("fields");
     if !only.is_empty() {
-        for row in &mut rows {
+        for (row, _) in &mut rows {
             row.retain(|name, _| only.contains(name));
         }
     }

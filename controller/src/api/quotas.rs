@@ -61,12 +61,7 @@ fn admin(caller: &Caller, rule: &str) -> Result<(), Refusal> {
 
 /// GET /v2.0/quotas
 pub(super) async fn list(State(api): State<Api>, request: Request<Body>) -> Response<Body> {
-    let method = request.method().clone();
-    let answer: Answer = async {
-        let asked = api.read(request).await?;
-        if method != Method::GET {
-            return Err(ApiError::NoMethod);
-        }
+    let get = api.get(request, |asked| {
         admin(&asked.caller, "get_quota")?;
         let snapshot = api.core.store.snapshot();
         let quotas: Vec<Value> = snapshot
@@ -80,9 +75,8 @@ pub(super) async fn list(State(api): State<Api>, request: Request<Body>) -> Resp
             })
             .collect();
         Ok(respond(StatusCode::OK, &json!({"quotas": quotas})))
-    }
-    .await;
-    finish(answer)
+    });
+    get.await
 }
 
 /// /v2.0/quotas/PROJECT
@@ -120,12 +114,7 @@ pub(super) async fn part(
     Path((project, part)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Response<Body> {
-    let method = request.method().clone();
-    let answer: Answer = async {
-        let asked = api.read(request).await?;
-        if method != Method::GET {
-            return Err(ApiError::NoMethod);
-        }
+    let get = api.get(request, |asked| {
         own(&asked.caller, &project)?;
         let snapshot = api.core.store.snapshot();
         let shown = match part.as_str() {
@@ -140,9 +129,8 @@ pub(super) async fn part(
             _ => return Err(ApiError::NoPath),
         };
         Ok(respond(StatusCode::OK, &json!({"quota": shown})))
-    }
-    .await;
-    finish(answer)
+    });
+    get.await
 }
 
 fn checked(bytes: &[u8]) -> Result<Vec<(String, i64)>, Refusal> {

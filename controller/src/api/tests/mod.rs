@@ -23,6 +23,7 @@ mod routers;
 mod sharing;
 mod subnets;
 mod tags;
+mod told;
 
 use super::*;
 use crate::{
