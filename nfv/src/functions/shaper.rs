@@ -259,22 +259,35 @@ impl ShaperQueue {
         Ok(())
     }
 
+    /// May this packet go now, past an empty queue? Then it is paid for.
+    pub fn pass(&mut self, packet: &Packet, now: Now) -> bool {
+        if !self.waiting.is_empty() {
+            return false;
+        }
+        self.fill(now);
+        self.pay(costs(packet))
+    }
+
     /// The next packet that may go now.
     pub fn dequeue(&mut self, now: Now) -> Option<Packet> {
         self.fill(now);
-        let (bits, segments) = costs(self.waiting.front()?);
-        if self.bits.is_some_and(|b| !b.lets(bits))
-            || self.segments.is_some_and(|b| !b.lets(segments))
-        {
-            return None;
+        let costs = costs(self.waiting.front()?);
+        if self.pay(costs) { self.pop() } else { None }
+    }
+
+    /// Takes it from both buckets, if both let it.
+    fn pay(&mut self, (bits, segments): (i128, i128)) -> bool {
+        let lets = self.bits.is_none_or(|b| b.lets(bits))
+            && self.segments.is_none_or(|b| b.lets(segments));
+        if lets {
+            if let Some(bucket) = &mut self.bits {
+                bucket.credit -= bits;
+            }
+            if let Some(bucket) = &mut self.segments {
+                bucket.credit -= segments;
+            }
         }
-        if let Some(bucket) = &mut self.bits {
-            bucket.credit -= bits;
-        }
-        if let Some(bucket) = &mut self.segments {
-            bucket.credit -= segments;
-        }
-        self.pop()
+        lets
     }
 
     /// The next packet, without regard to the pace: the limit is gone.

@@ -70,6 +70,8 @@ pub(super) enum Entered {
     Full(Packet, Refusal),
     /// There is no limit: nothing holds it up.
     Free(Packet),
+    /// The limit lets it go at once.
+    Passes(Packet),
 }
 
 /// The queues of one worker.
@@ -104,7 +106,7 @@ impl Queues {
         self.of_kind(lane).get_mut(at)?.get_mut(side)?.as_mut()
     }
 
-    /// Puts a packet into a queue. What may go at once goes with the next release. `room`: how many packets of either size may wait in
+    /// Puts a packet into a queue, unless it may go at once. `room`: how many packets of either size may wait in
     /// all queues together.
     pub(super) fn enter(
         &mut self,
@@ -145,6 +147,9 @@ impl Queues {
             };
         }
         queue.reshape(pace, now);
+        if queue.shaper.pass(&packet, now) {
+            return Entered::Passes(packet);
+        }
         let was_empty = queue.shaper.is_empty();
         // The longest queue finds no room first.
         let entered = if queue.shaper.len() < left {
