@@ -9,7 +9,7 @@ pub const BATCH: usize = 64;
 
 /// Up to [`BATCH`] packets, in order of arrival. Allocates once, when it is made.
 #[derive(Debug)]
-pub struct Batch(Vec<Packet>);
+pub struct Batch(Vec<Packet>, usize);
 
 impl Default for Batch {
     fn default() -> Self {
@@ -20,7 +20,12 @@ impl Default for Batch {
 impl Batch {
     /// An empty batch.
     pub fn new() -> Self {
-        Self(Vec::with_capacity(BATCH))
+        Self(Vec::with_capacity(BATCH), BATCH)
+    }
+
+    /// Is full with so many packets from now on, 1 to [`BATCH`]; those that it holds stay.
+    pub fn set_room(&mut self, packets: usize) {
+        self.1 = packets.clamp(1, BATCH);
     }
 
     /// Adds a packet, or gives it back when the batch is full.
@@ -47,7 +52,7 @@ impl Batch {
 
     /// Is there no room for another?
     pub fn is_full(&self) -> bool {
-        self.0.len() >= BATCH
+        self.0.len() >= self.1
     }
 
     /// The packets.

@@ -103,10 +103,12 @@ pub struct Options {
     pub project_connections: Option<u32>,
     /// Packets that a port may send a second, over all workers; 0: any number. Default: 0.
     pub port_packets_per_second: Option<u32>,
-    /// Connections that a port may begin a second; 0: any number. Default: 250,000.
+    /// Connections that a port may begin a second; 0: any number. Default: 50,000.
     pub port_connections_per_second: Option<u32>,
-    /// Packets of unknown flows that a port may send, and as many that it may be sent, a second; 0: any number. Default: 250,000.
+    /// Packets of unknown flows that a port may send, and as many that it may be sent, a second; 0: any number. Default: 50,000.
     pub port_misses_per_second: Option<u32>,
+    /// Packets of a port that may be dropped a second before its device is read less often; 0: any number. Default: 20,000.
+    pub port_drops_per_second: Option<u32>,
 }
 
 /// Why a config can't be used: one line, with the place.
@@ -391,6 +393,7 @@ impl Config {
                 self.rates.connections.to_string(),
             ),
             ("port_misses_per_second", self.rates.misses.to_string()),
+            ("port_drops_per_second", self.rates.drops.to_string()),
         ];
         if let Some(vtep) = &self.vtep_ip {
             lines.push(("vtep_ip", text(vtep)));
@@ -420,6 +423,7 @@ fn shares(flags: &Options, file: &Options) -> (u32, Rates) {
         packets: told(|o| o.port_packets_per_second, usual.rates.packets),
         connections: told(|o| o.port_connections_per_second, usual.rates.connections),
         misses: told(|o| o.port_misses_per_second, usual.rates.misses),
+        drops: told(|o| o.port_drops_per_second, usual.rates.drops),
     };
     let project = told(|o| o.project_connections, usual.project_connections);
     (project, rates)

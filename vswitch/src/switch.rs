@@ -162,6 +162,7 @@ impl LocalSwitch {
             let lost = lost(Arc::clone(&tables), Arc::clone(&gone), inputs.clone());
             let limits = Limits {
                 spin: config.busy_poll,
+                port_drops: share(config.rates.drops, config.workers),
                 ..Limits::default()
             };
             let handle = worker::spawn(seat, corridor, limits, lost).map_err(StartError::Worker)?;
@@ -507,4 +508,9 @@ impl Switch for LocalSwitch {
         }
         self.open.clear();
     }
+}
+
+/// What each of so many workers has of it.
+fn share(rate: u32, workers: std::num::NonZeroUsize) -> u32 {
+    rate.div_ceil(u32::try_from(workers.get()).unwrap_or(u32::MAX))
 }

@@ -51,6 +51,8 @@ pub(super) struct Hands {
     answers_per_second: u32,
     pub(super) errors_per_second: u32,
     streak: Streak,
+    /// Packets, since it was last asked.
+    pub(super) dropped: u32,
 }
 
 /// Packets of one program, one behind the other: they are counted together.
@@ -104,6 +106,7 @@ impl Hands {
             errors_per_second: (settings.errors_per_second / u32::from(settings.workers.max(1)))
                 .max(settings.errors_per_second.min(1)),
             streak: Streak::NONE,
+            dropped: 0,
         }
     }
 
@@ -120,6 +123,7 @@ impl Hands {
     }
 
     fn note_drop(&mut self, packet: &Packet, refusal: &Refusal, now: Now) {
+        self.dropped = self.dropped.saturating_add(1);
         let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
         self.ledger.drop(refusal.reason, segments);
         self.counters.drop(refusal, segments);
@@ -697,15 +701,16 @@ impl Hands {
         let (segments, bytes) = (packet.segments(), packet.wire_bytes());
         // Who is handed another worker's packet sends an empty one back: it is this worker's pool that pays for what waits.
         let room = cx.pool.limits().map(|limit| (limit * 3 / 4).max(1));
-        let (queued, dropped) = match self.queues.enter(cx.tables, lane, packet, room, cx.now) {
+        let queued = match self.queues.enter(cx.tables, lane, packet, room, cx.now) {
             Entered::Free(packet) => return Queued::Free(packet),
+            Entered::Passes(packet) => Queued::Free(packet),
             Entered::Waits => {
                 self.ledger.held += u64::from(segments);
-                (Queued::Waits, false)
+                Queued::Waits
             }
             Entered::Full(packet, refusal) => {
                 self.drop(packet, &refusal, cx.now, cx.pool);
-                (Queued::Gone, true)
+                Queued::Gone
             }
         };
         let counters = match lane {
@@ -717,7 +722,7 @@ impl Hands {
                 counters
             }
         };
-        if dropped {
+        if matches!(queued, Queued::Gone) {
             counters.count_drop(segments);
         }
         queued

@@ -56,6 +56,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         std::mem::take(&mut self.surcharge)
     }
 
+    /// How many packets were dropped since this was last asked.
+    pub fn dropped(&mut self) -> u32 {
+        std::mem::take(&mut self.hands.dropped)
+    }
+
     /// A packet whose connection is not known: it is another worker's, or speaks of a connection, or its flow was decided without
     /// one, or it is the first of its flow.
     #[inline]

@@ -63,6 +63,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]> + Send + 'static> Corridor for Lane<M> {
         self.datapath.surcharge()
     }
 
+    fn dropped(&mut self) -> u32 {
+        self.datapath.dropped()
+    }
+
     fn take_over(&mut self, batch: &mut Batch, now: Now, pool: &mut PacketPool, out: &mut Out) {
         self.datapath.take_over(&self.tables, batch, now, pool, out);
     }

@@ -7,6 +7,9 @@
 //! # Invariants
 //! - A turn gives each port that has frames one batch, in turn. Who took more of the worker than a batch of known flows costs
 //!   waits for as many turns as that was worth, while others have frames (deficit round robin): a flood slows only its own port.
+//!   Whose packets cost much has few of them read at a time, so that nobody waits for a batch of them.
+//! - A port whose packets are dropped faster than [`Limits::port_drops`] rests: what would be lost is lost in its device's queue,
+//!   where that costs its sender, not the worker.
 //! - Idle, it blocks: no timer but what the corridor asked for.
 //! - What can't be sent, or handed over, goes back to the corridor, which counts it.
 //!
@@ -65,6 +68,11 @@ pub trait Corridor: Send + 'static {
         0
     }
 
+    /// How many packets were dropped since it was last asked.
+    fn dropped(&mut self) -> u32 {
+        0
+    }
+
     /// Adds a frame from the tunnel to a batch, its origin set.
     ///
     /// # Errors
@@ -114,6 +122,8 @@ pub struct Limits {
     pub commands: usize,
     /// For how long to look again before sleeping: halves the latency under light load, costs a core for that long.
     pub spin: Duration,
+    /// How many packets of a port may be dropped a second before it rests; 0: any number.
+    pub port_drops: u32,
 }
 
 impl Default for Limits {
@@ -123,6 +133,7 @@ impl Default for Limits {
             large_packets: 256,
             commands: 256,
             spin: Duration::ZERO,
+            port_drops: 0,
         }
     }
 }
@@ -141,6 +152,10 @@ pub type Lost = Box<dyn Fn(PortId) + Send>;
 
 /// What a turn gives a port, in packets' worth: a batch.
 const QUANTUM: i64 = 64;
+/// The fewest packets that are read of a port at a time, however much they cost.
+const FEWEST: i64 = 4;
+/// For how long a port may have saved drops that it did not have.
+const SAVED: Duration = Duration::from_millis(10);
 /// Bytes that cost as much as a packet does besides them.
 const PACKET_BYTES: u64 = 16_384;
 
@@ -153,6 +168,50 @@ struct Slot {
     told: bool,
     /// How much it may take: what it took too much it waits for.
     credit: i64,
+    /// What a packet of its cost lately, in sixteenths of a packet's worth.
+    dear: i64,
+    /// When all of its drops so far would have been allowed (GCRA, ITU-T I.371).
+    dropped: Now,
+}
+
+impl Slot {
+    fn new(io: Box<dyn PortIo>, told: bool) -> Self {
+        Self {
+            io,
+            ready: !told,
+            told,
+            credit: QUANTUM,
+            dear: 16,
+            dropped: Now::ZERO,
+        }
+    }
+
+    /// Until when it rests, if it does.
+    fn rests(&self, now: Now) -> Option<Now> {
+        let ends = Now::from_nanos(self.dropped.nanos().saturating_sub(nanos(SAVED)));
+        (ends > now).then_some(ends)
+    }
+
+    /// How many packets are worth a turn.
+    fn room(&self) -> usize {
+        let packets = (QUANTUM * 16)
+            .checked_div(self.dear)
+            .unwrap_or(QUANTUM)
+            .max(FEWEST);
+        usize::try_from(packets).unwrap_or(BATCH)
+    }
+
+    /// Takes note of what packets that were read have cost.
+    fn pay(&mut self, packets: usize, cost: u64) {
+        let of = |n| i64::try_from(n).unwrap_or(i64::MAX / 16);
+        let (packets, cost) = (of(packets as u64).max(1), of(cost));
+        self.credit = self.credit.saturating_sub(cost);
+        self.dear = i64::midpoint(self.dear, cost.saturating_mul(16) / packets);
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// One worker's loop. Made by [`spawn`], or by tests that turn it themselves.
@@ -181,6 +240,8 @@ pub struct Worker<C> {
     unsent: Vec<Unsent>,
     out: Out,
     starved: bool,
+    /// When the first port that rests has rested.
+    rested: Option<Now>,
     ending: bool,
 }
 
@@ -268,6 +329,7 @@ impl<C: Corridor> Worker<C> {
             unsent: Vec::new(),
             out: Out::new(),
             starved: false,
+            rested: None,
             ending: false,
         };
         Ok((worker, Handle::new(commands, bell)))
@@ -342,7 +404,7 @@ impl<C: Corridor> Worker<C> {
             (true, ..) => Next::Never,
             (false, true, _) => Next::AtOnce,
             (false, false, true) => Next::WhenFreed,
-            (false, false, false) => Next::By(wake),
+            (false, false, false) => Next::By([wake, self.rested].into_iter().flatten().min()),
         };
         Turn { busy, next }
     }
@@ -442,12 +504,7 @@ impl<C: Corridor> Worker<C> {
             self.ports.resize_with(index + 1, || None);
         }
         if let Some(slot) = self.ports.get_mut(index) {
-            *slot = Some(Slot {
-                io,
-                ready: !told,
-                told,
-                credit: QUANTUM,
-            });
+            *slot = Some(Slot::new(io, told));
         }
         if !told {
             self.ready.push(id);
@@ -494,12 +551,18 @@ impl<C: Corridor> Worker<C> {
         let mut more = false;
         let mut ready = std::mem::take(&mut self.ready);
         let alone = ready.len() <= 1 && !self.others;
+        self.rested = None;
         self.corridor.surcharge();
+        self.corridor.dropped();
         self.out.meter.lap(Part::Other);
         ready.retain(|&id| {
             let Some(Some(slot)) = self.ports.get_mut(id.index()) else {
                 return false;
             };
+            if let Some(until) = slot.rests(now) {
+                self.rested = Some(self.rested.map_or(until, |first| first.min(until)));
+                return true;
+            }
             // Nobody waits for whom nobody else is there.
             slot.credit = if alone {
                 QUANTUM
@@ -510,7 +573,9 @@ impl<C: Corridor> Worker<C> {
                 more = true;
                 return true;
             }
+            self.rx.set_room(slot.room());
             let end = slot.io.rx(&mut self.pool, &mut self.rx, &mut self.refused);
+            self.rx.set_room(BATCH);
             slot.ready = end == Rx::More || !slot.told;
             let keep = slot.ready;
             *busy |= !self.rx.is_empty() || !self.refused.is_empty();
@@ -528,15 +593,17 @@ impl<C: Corridor> Worker<C> {
             }
             if !self.rx.is_empty() {
                 let bytes: u64 = self.rx.iter().map(Packet::wire_bytes).sum();
-                let packets = self.rx.len() as u64 + bytes / PACKET_BYTES;
+                let packets = self.rx.len();
                 self.corridor
                     .run(&mut self.rx, now, &mut self.pool, &mut self.out);
-                let cost = packets + u64::from(self.corridor.surcharge());
+                let cost =
+                    packets as u64 + bytes / PACKET_BYTES + u64::from(self.corridor.surcharge());
                 if let Some(Some(slot)) = self.ports.get_mut(id.index()) {
-                    slot.credit -= i64::try_from(cost).unwrap_or(i64::MAX);
+                    slot.pay(packets, cost);
                 }
                 self.flush(now);
             }
+            self.note_drops(id, now);
             match end {
                 Rx::More => more = true,
                 Rx::Drained => {}
@@ -553,6 +620,19 @@ impl<C: Corridor> Worker<C> {
         ready.append(&mut self.ready);
         self.ready = ready;
         more
+    }
+
+    /// Whose packets are dropped all the time rests for as long as they are too many.
+    fn note_drops(&mut self, id: PortId, now: Now) {
+        let dropped = u64::from(self.corridor.dropped());
+        let share = u64::from(self.limits.port_drops);
+        let Some(price) = 1_000_000_000u64.checked_div(share) else {
+            return;
+        };
+        if let Some(Some(slot)) = self.ports.get_mut(id.index()) {
+            let since = slot.dropped.max(now).nanos();
+            slot.dropped = Now::from_nanos(since.saturating_add(price.saturating_mul(dropped)));
+        }
     }
 
     fn read_underlay(&mut self, now: Now, busy: &mut bool) -> bool {

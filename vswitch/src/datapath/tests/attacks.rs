@@ -285,9 +285,9 @@ fn many_masks_are_bounded() {
 fn rates(misses: u32, connections: u32) -> Settings {
     Settings {
         rates: Rates {
-            misses,
             connections,
-            packets: 0,
+            misses,
+            ..Rates::NONE
         },
         ..Settings::default()
     }

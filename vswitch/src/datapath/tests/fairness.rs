@@ -119,10 +119,14 @@ fn a_flood_of_misses_waits_while_its_neighbour_is_served_every_turn() {
     talk(&bed);
     bed.turn();
     assert_eq!(arrived(&bed), 32);
-    // Its own misses are paid for before the flood begins.
-    for _ in 0..5 {
+    // Its own misses are paid for, and forgotten, before the flood begins.
+    for turn in 0..20 {
+        if turn < 10 {
+            talk(&bed);
+        }
         bed.turn();
     }
+    arrived(&bed);
     let before = bed.misses();
     for turn in 0..200 {
         bed.flood();
@@ -130,19 +134,20 @@ fn a_flood_of_misses_waits_while_its_neighbour_is_served_every_turn() {
         bed.turn();
         assert_eq!(arrived(&bed), 32, "turn {turn}");
     }
-    // A batch of misses costs ten of known packets: it comes every tenth turn.
-    assert_eq!(bed.misses() - before, 20 * BATCH as u64);
+    // A miss costs ten known packets: a turn has a tenth of a batch, and what is left of its worth is not saved.
+    let (missed, most) = (bed.misses() - before, 20 * BATCH as u64);
+    assert!((most * 9 / 10..=most).contains(&missed), "{missed}");
 }
 
 #[test]
 fn a_flood_that_is_alone_waits_for_nobody() {
     let mut bed = Bed::new(&[FLOODER]);
-    let before = bed.misses();
     for _ in 0..50 {
+        let before = bed.misses();
         bed.flood();
         bed.turn();
+        assert!(bed.misses() >= before + 6, "a turn's worth each turn");
     }
-    assert_eq!(bed.misses() - before, 50 * BATCH as u64);
 }
 
 /// A tenant's firewall whose rules ask for more pairs of lengths than there are tuples: who meets it pays for the list.
@@ -184,7 +189,8 @@ fn a_miss_that_compares_thousands_of_rules_costs_more() {
         bed.misses()
     };
     let (dear, cheap) = (served(&conf), served(&world(100_000)));
-    assert_eq!(cheap, 40 * BATCH as u64);
+    let most = 40 * BATCH as u64;
+    assert!((most * 9 / 10..=most).contains(&cheap), "{cheap}");
     // Half of the flood is IPv6, and of that some is in the blocks that most rules name.
     assert!(dear * 2 < cheap, "{dear} of {cheap}");
     assert!(dear > 0);
