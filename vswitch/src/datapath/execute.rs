@@ -53,6 +53,8 @@ pub(super) struct Hands {
     streak: Streak,
     /// Packets, since it was last asked.
     pub(super) dropped: u32,
+    /// When queues were last asked for what may go.
+    released: Now,
 }
 
 /// Packets of one program, one behind the other: they are counted together.
@@ -107,6 +109,7 @@ impl Hands {
                 .max(settings.errors_per_second.min(1)),
             streak: Streak::NONE,
             dropped: 0,
+            released: Now::ZERO,
         }
     }
 
@@ -734,8 +737,14 @@ impl Hands {
         self.queues.forget(tables);
     }
 
+    /// Does anything wait that was not yet asked for at this time?
+    pub(super) fn has_waited(&self, now: Now) -> bool {
+        self.queues.waiting(0).is_some() && self.released != now
+    }
+
     /// Lets go what may go; says when more may.
     pub(super) fn release(&mut self, programs: &mut Programs, cx: &mut Cx<'_>) -> Option<Now> {
+        self.released = cx.now;
         let mut wake: Option<Now> = None;
         let mut at = 0;
         while let Some(lane) = self.queues.waiting(at) {

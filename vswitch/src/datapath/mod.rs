@@ -256,8 +256,23 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         pool: &mut PacketPool,
         out: &mut Out,
     ) {
+        self.make_room(tables, now, pool, out);
         self.admit(batch, now);
         self.forward(tables, now, pool, out);
+    }
+
+    /// What has waited for long enough goes before more comes, which may find no room otherwise: between two ticks a worker may have read
+    /// more than a queue holds.
+    fn make_room(&mut self, tables: &Tables, now: Now, pool: &mut PacketPool, out: &mut Out) {
+        if self.hands.has_waited(now) {
+            let mut cx = execute::Cx {
+                tables,
+                now,
+                pool,
+                out,
+            };
+            self.hands.release(&mut self.programs, &mut cx);
+        }
     }
 
     /// The same for packets that another worker handed over: they are read and counted already.
@@ -269,6 +284,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         pool: &mut PacketPool,
         out: &mut Out,
     ) {
+        self.make_room(tables, now, pool, out);
         for packet in batch.drain() {
             self.hands.ledger.handed_in += u64::from(packet.segments());
             let mut cx = execute::Cx {

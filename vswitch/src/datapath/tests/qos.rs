@@ -364,6 +364,32 @@ fn full_queues_of_many_ports_leave_buffers_for_the_others() {
     assert_eq!(h.places(2, &udp_short(2, 3)), [At::Port(3)]);
 }
 
+/// Between two ticks comes less than a limit lets go, and more than half of what may wait.
+#[test]
+fn what_has_waited_makes_room_for_what_comes() {
+    let mut h = Host::new(&conf(bits(80_000_000_000, 60, 1 << 30), none(), None));
+    let train = udp_short(1, 2).payload(&vec![0; 20_000]).build();
+    let [_, large] = h.pool.limits();
+    let mut left = 0;
+    for _ in 0..20 {
+        for _ in 0..large / 4 {
+            let mut p = h.pool.take(train.len()).unwrap();
+            p.fill(&train).unwrap();
+            p.set_origin(h.origin(1));
+            p.set_offload(Offload {
+                gso: Gso::Udp { size: 1000 },
+                ..Offload::default()
+            });
+            left += h.enter_packet(p).len();
+        }
+        left += h.tick().0.len();
+        h.pass(Duration::from_millis(1));
+    }
+    left += h.tick().0.len();
+    assert_eq!(h.dropped(DropReason::QosQueueFull), 0);
+    assert_eq!(left, 20 * (large / 4));
+}
+
 #[test]
 fn what_a_port_sends_is_marked_and_nothing_else() {
     for v6 in [false, true] {
