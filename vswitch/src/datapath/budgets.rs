@@ -2,7 +2,7 @@
 //!
 //! Three rates a port: packets that it sends, connections that begin, and misses (packets that no cache knows, which cost a walk
 //! of the tables: ten times an established one). What comes from the tunnel is counted apart, for the port that it is for, so that
-//! a flood from elsewhere leaves the port's own sending alone. What is above a rate is dropped under a reason of its own, and
+//! a flood from elsewhere leaves the port's own sending alone, and twice as much: one sender reaches its own limit first. What is above a rate is dropped under a reason of its own, and
 //! counted at the port.
 //!
 //! # Invariants
@@ -135,6 +135,11 @@ impl Budgets {
             Budget::Connections => connections,
             Budget::Misses => misses,
         };
+        let price = match payer {
+            // The sender's limit is the one that a flood of one port reaches.
+            Payer::To(_) => price.div_ceil(2),
+            Payer::From(_) | Payer::Nobody => price,
+        };
         if price == 0 {
             return true;
         }
@@ -177,6 +182,13 @@ mod tests {
         }
         // Half of it is this worker's, for a second, and a tenth of a second's from before.
         assert!((550..=552).contains(&passed), "{passed}");
+        // Twice as much may come for it.
+        let mut got = 0;
+        for _ in 0..10_000 {
+            now = now + Duration::from_micros(100);
+            got += u32::from(budgets.take(Payer::To(PortId(4)), Budget::Misses, 1, now));
+        }
+        assert!((1100..=1104).contains(&got), "{got}");
         // Others have their own, and what is not limited passes.
         for payer in [Payer::To(PortId(3)), Payer::Nobody, Payer::From(PortId(4))] {
             assert!(budgets.take(payer, Budget::Misses, 1, now), "{payer:?}");
