@@ -25,6 +25,8 @@ use uuid::Uuid;
 pub enum Kind {
     /// A UUID.
     Uuid,
+    /// The UUID of such an object, by its title: text that is none names one that is not there.
+    IdOf(&'static str),
     /// Text of at most this many characters.
     Text(usize),
     /// A boolean; `"true"`, `"False"`, `0` and `1` are taken as well.

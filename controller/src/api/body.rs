@@ -61,7 +61,14 @@ pub(super) fn objects(
         if many.is_empty() {
             return Err(bad("Resources required"));
         }
-        return Ok((many, true));
+        // Some clients name the resource once more in each.
+        let bare = |mut one: Value| match one.as_object_mut() {
+            Some(keys) if keys.len() == 1 && spec.field(spec.singular).is_none() => {
+                keys.remove(spec.singular).unwrap_or(one)
+            }
+            _ => one,
+        };
+        return Ok((many.into_iter().map(bare).collect(), true));
     }
     match root.remove(spec.singular) {
         Some(one) => Ok((vec![one], false)),
@@ -372,10 +379,17 @@ fn normal(field: &Field, value: Value) -> Result<Value, Refusal> {
             .ok_or_else(|| wrong(format!("'{}' is not a valid string", shown(&value))))
     };
     match field.kind {
-        Kind::Uuid => {
+        Kind::Uuid | Kind::IdOf(_) => {
             let id = value.as_str().and_then(|text| text.parse::<Uuid>().ok());
-            id.map(|id| json!(id))
-                .ok_or_else(|| wrong(format!("'{}' is not a valid UUID", shown(&value))))
+            let unknown = || {
+                if let Kind::IdOf(title) = field.kind
+                    && value.is_string()
+                {
+                    return Refusal::missing(title, shown(&value));
+                }
+                wrong(format!("'{}' is not a valid UUID", shown(&value)))
+            };
+            id.map(|id| json!(id)).ok_or_else(unknown)
         }
         Kind::Text(longest) => {
             let text = text()?;

@@ -232,6 +232,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "Remote address group id field for security group rules",
         "A rule may name an address group as the other end.",
     ),
+    (
+        "service-type",
+        "Neutron Service Type Management",
+        "Who provides services can be asked for: there is no choice.",
+    ),
     ("sfc", "Service Function Chaining", "Chains of functions."),
     ("sorting", "Sorting support", "Lists can be sorted."),
     (

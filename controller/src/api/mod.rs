@@ -19,6 +19,7 @@ mod query;
 mod quotas;
 mod scene;
 mod serve;
+mod service_providers;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -108,6 +109,7 @@ impl Api {
             .route("/v2.0/overweave/backup", any(backup::take))
             .route("/v2.0/qos/rule-types", any(qos::list))
             .route("/v2.0/qos/rule-types/{name}", any(qos::show))
+            .route("/v2.0/service-providers", any(service_providers::list))
             .route("/v2.0/quotas", any(quotas::list))
             .route("/v2.0/quotas/{project}", any(quotas::one))
             .route("/v2.0/quotas/{project}/{part}", any(quotas::part));

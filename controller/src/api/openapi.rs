@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 fn schema(field: &Field) -> Value {
     let mut schema = match field.kind {
-        Kind::Uuid => json!({"type": "string", "format": "uuid"}),
+        Kind::Uuid | Kind::IdOf(_) => json!({"type": "string", "format": "uuid"}),
         Kind::Text(longest) => json!({"type": "string", "maxLength": longest}),
         Kind::Bool => json!({"type": "boolean"}),
         Kind::Int(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
@@ -302,6 +302,18 @@ fn rule_types(paths: &mut Map<String, Value>) {
     paths.insert("/v2.0/qos/rule-types/{id}".to_owned(), one);
 }
 
+/// Who provides services: there is no choice.
+fn service_providers() -> Value {
+    let many = json!({"type": "array", "items": {"type": "object"}});
+    json!({"get": {
+        "summary": "List who provides services: always empty.",
+        "responses": {
+            "200": described(wrapped("service_providers", &many)),
+            "default": {"$ref": "#/components/responses/Refused"},
+        },
+    }})
+}
+
 fn components() -> Value {
     let text = json!({"type": "string"});
     let inner = json!({
@@ -335,6 +347,7 @@ pub fn openapi() -> Value {
     paths.insert("/v2.0/overweave/backup".to_owned(), backup());
     rule_types(&mut paths);
     told(&mut paths);
+    paths.insert("/v2.0/service-providers".to_owned(), service_providers());
     json!({
         "openapi": "3.1.0",
         "info": {"title": "overweave", "version": env!("CARGO_PKG_VERSION")},

@@ -64,6 +64,7 @@ fn parameter(field: &Field) -> Option<Value> {
         Kind::OneOf(words) => ("choices", json!(words)),
         Kind::OneOfNumbers(numbers) => ("choices", json!(numbers)),
         Kind::Uuid
+        | Kind::IdOf(_)
         | Kind::Text(_)
         | Kind::Bool
         | Kind::Mac

@@ -10,6 +10,7 @@ use crate::{
         handlers::{Answer, Asked},
     },
     refusal::Refusal,
+    resource::boolean,
     resources::REGISTRY,
     rules::{
         Caller,
@@ -133,7 +134,8 @@ pub(super) async fn part(
     get.await
 }
 
-fn checked(bytes: &[u8]) -> Result<Vec<(String, i64)>, Refusal> {
+/// The limits that a body names, and whether they hold though more is used already.
+fn checked(bytes: &[u8]) -> Result<(Vec<(String, i64)>, bool), Refusal> {
     let bad = |text: String| Refusal::invalid("HTTPBadRequest", text);
     let body: Value = serde_json::from_slice(bytes)
         .ok()
@@ -143,6 +145,12 @@ fn checked(bytes: &[u8]) -> Result<Vec<(String, i64)>, Refusal> {
         .and_then(Value::as_object)
         .ok_or_else(|| bad("Unable to find 'quota' in request body".to_owned()))?;
     let mut limits = Vec::new();
+    let forced = match wanted.get("force") {
+        None => false,
+        Some(value) => boolean(value).ok_or_else(|| {
+            Refusal::input(format_args!("'{value}' cannot be converted to boolean"))
+        })?,
+    };
     for (name, value) in wanted {
         if ["tenant_id", "project_id", "force", "check_limit"].contains(&name.as_str()) {
             continue;
@@ -169,17 +177,17 @@ fn checked(bytes: &[u8]) -> Result<Vec<(String, i64)>, Refusal> {
         }
         limits.push((name.clone(), number.min(i64::from(i32::MAX))));
     }
-    Ok(limits)
+    Ok((limits, forced))
 }
 
 async fn update(api: &Api, project: &str, asked: &Asked) -> Answer {
-    let wanted = checked(&asked.body)?;
+    let (wanted, forced) = checked(&asked.body)?;
     admin(&asked.caller, "update_quota")?;
     let key = project.to_owned();
     let set = transact(api.core.store.as_ref(), move |view| {
         for (kind, limit) in &wanted {
             let have = used(view, &key, kind);
-            if u64::try_from(*limit).is_ok_and(|limit| limit < have) {
+            if !forced && u64::try_from(*limit).is_ok_and(|limit| limit < have) {
                 return Err(Refusal::invalid(
                     "HTTPBadRequest",
                     format!(

@@ -342,7 +342,7 @@ fn too_big(largest: u16) -> Refusal {
     ))
 }
 
-fn size(_: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
+fn size(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
     let Some(after) = change.after else {
         return Ok(Vec::new());
     };
@@ -361,10 +361,32 @@ fn size(_: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>
         })]);
     }
     let unchanged = change.before.is_some_and(|before| before.mtu == after.mtu);
-    if after.mtu > largest && !unchanged {
+    if unchanged {
+        return Ok(Vec::new());
+    }
+    if after.mtu > largest {
         return Err(too_big(largest));
     }
+    let subnets = view.related::<Subnet>("network_id", after.meta.id);
+    for subnet in subnets {
+        carries(after, subnet.cidr)?;
+    }
     Ok(Vec::new())
+}
+
+/// Is the MTU one that a subnet of this family can have (RFC 791 §3.2, RFC 8200 §5)?
+pub(super) fn carries(network: &Network, cidr: net::Prefix) -> Result<(), Refusal> {
+    let (least, version) = if cidr.is_ipv4() { (68, 4) } else { (1280, 6) };
+    if network.mtu >= least {
+        return Ok(());
+    }
+    Err(Refusal::conflict(
+        "NetworkMTUSubnetConflict",
+        format!(
+            "The MTU {} of network {} is below {least}, the least that subnet {cidr} of IPv{version} needs.",
+            network.mtu, network.meta.id
+        ),
+    ))
 }
 
 /// Its QoS policy: one that the caller may use, or of a new network its project's default one.

@@ -309,7 +309,8 @@ fn loss(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
         .filter(|grant| grant.meta.id != before.meta.id)
         .map(|grant| to(grant))
         .collect();
-    left.extend(change.after.map(to));
+    // Given to another project it is taken from this one first, as Neutron judges it.
+    left.extend(change.after.map(to).filter(|to| to == EVERYBODY));
     left.insert(object.meta().project_id.clone());
     if left.contains(EVERYBODY) {
         return Ok(Vec::new());

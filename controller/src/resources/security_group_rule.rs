@@ -6,8 +6,8 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Claim, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
-        field,
+        ALL, Absent, Claim, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec,
+        Verb, field,
     },
     resources::{
         AddressGroup, SecurityGroup,
@@ -192,7 +192,7 @@ impl Resource for SecurityGroupRule {
             .or_null(),
             field(
                 "remote_group_id",
-                Kind::Uuid,
+                Kind::IdOf("SecurityGroup"),
                 "The other end: a group's members.",
             )
             .create_only(Absent::Null)
@@ -247,6 +247,23 @@ impl Resource for SecurityGroupRule {
             index.push(("remote_address_group_id", remote.to_string()));
         }
         index
+    }
+
+    /// A group's rules are its project's to see, whoever made them.
+    fn shared_with(&self, read: &dyn Lookup, project: &str) -> bool {
+        read.object::<SecurityGroup>(self.security_group_id)
+            .is_some_and(|group| group.meta.project_id == project)
+    }
+
+    fn granted(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
+        let groups = read.related::<SecurityGroup>("project_id", project);
+        let rules = groups
+            .iter()
+            .flat_map(|group| read.related::<Self>("security_group_id", group.meta.id));
+        rules
+            .filter(|rule| rule.meta.project_id != project)
+            .map(|rule| rule.meta.id)
+            .collect()
     }
 
     fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {

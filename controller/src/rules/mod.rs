@@ -446,6 +446,7 @@ fn take(
         step.spec,
         step.verb,
         step.before.as_deref().or(after.as_deref()),
+        step.given.is_some(),
     )?;
     let object = persist(view, step.before.as_ref(), after, moment.now);
     let settled = Change {

@@ -2,6 +2,8 @@
 //!
 //! `quota/PROJECT/KIND` counts the objects, in the same transaction that makes or deletes them;
 //! `limits/PROJECT` holds what an admin set. -1 is no limit.
+//!
+//! The grants that follow from `shared` are counted, and never refused: nobody asked for them.
 
 use crate::{
     refusal::Refusal,
@@ -46,6 +48,7 @@ pub(super) fn count(
     spec: &Spec,
     verb: Verb,
     object: Option<&dyn Object>,
+    asked: bool,
 ) -> Result<(), Refusal> {
     let (Some((kind, default)), Some(object)) = (spec.quota, object) else {
         return Ok(());
@@ -57,7 +60,9 @@ pub(super) fn count(
     let have = used(view, project, kind);
     let now = match verb {
         Verb::Create => {
-            if limit(view, project, kind, default).is_some_and(|limit| have >= limit) {
+            let follows = !asked && kind == "rbac_policy";
+            let limit = limit(view, project, kind, default);
+            if !follows && limit.is_some_and(|limit| have >= limit) {
                 return Err(Refusal::OverQuota { kind });
             }
             have + 1

@@ -138,7 +138,7 @@ impl Budgets {
         let price = match payer {
             // The sender's limit is the one that a flood of one port reaches.
             Payer::To(_) => price.div_ceil(2),
-            Payer::From(_) | Payer::Nobody => price,
+            Payer::From(_) | Payer::Gateway(_) | Payer::Nobody => price,
         };
         if price == 0 {
             return true;

@@ -16,6 +16,7 @@ mod networks;
 mod pools;
 mod ports;
 mod qos;
+mod quirks;
 mod quotas;
 mod registry;
 mod requests;

@@ -316,6 +316,10 @@ fn servers_shape(value: &Value) -> Result<Value, String> {
 }
 
 pub(super) fn routes_shape(value: &Value) -> Result<Value, String> {
+    // Clients that want none say null.
+    if value.is_null() {
+        return Ok(Value::Array(Vec::new()));
+    }
     let mut routes = Vec::new();
     for route in list(value, "hostroute")? {
         let text = |name: &str| route.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -361,6 +365,7 @@ fn place(view: &View, change: &Change<'_, Subnet>, caller: &Caller) -> Result<Ve
     if change.is_asked() && !caller.owns(&network.meta.project_id) {
         return Err(Refusal::denied("rule:create_subnet"));
     }
+    super::network::carries(&network, after.cidr)?;
     Ok(vec![Write::Touch(Network::SPEC, network.meta.id)])
 }
 
