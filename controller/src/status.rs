@@ -66,6 +66,11 @@ impl StatusBoard {
         self.ports.get(&port).is_some_and(|prover| *prover == host)
     }
 
+    /// Did a host prove this, a port or what else is one host's?
+    pub fn is_realised(&self, object: Uuid) -> bool {
+        self.ports.contains_key(&object)
+    }
+
     /// Notes that every host with a port on the network has realised it, or not.
     pub fn set_network(&self, network: Uuid, realised: bool) {
         if realised {

@@ -383,6 +383,7 @@ fn candidates<'a>(
 fn indexed(spec: &Spec) -> &'static [&'static str] {
     match spec.storage {
         "port" => &["device_id", "network_id", "security_groups"],
+        "floatingip" => &["port_id", "router_id", "floating_network_id"],
         "subnet" => &["network_id", "subnetpool_id"],
         "security_group_rule" => &["security_group_id"],
         _ => &[],

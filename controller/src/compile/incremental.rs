@@ -20,7 +20,8 @@ use uuid::Uuid;
 use super::{
     Complaint, chain,
     intent::{
-        Change, Function, HostName, Index, Intent, Object, Port, remote_set, sides, virtual_ports,
+        Change, Function, Host, HostName, Index, Intent, Network, Object, Port, remote_set, sides,
+        virtual_ports,
     },
     l2, needs, section,
 };
@@ -35,6 +36,8 @@ pub struct Touched {
     pub ports: BTreeSet<Id<kind::Port>>,
     /// The chains whose complaints may differ now, gone ones included.
     pub chains: BTreeSet<Id<kind::PortChain>>,
+    /// The floating IPs whose status may differ now, gone ones included.
+    pub floating: BTreeSet<Id<kind::FloatingIp>>,
     /// The networks of which something else than their own section may be realised or not now.
     pub networks: BTreeSet<Id<kind::Network>>,
     /// The hosts whose own record changed, gone ones included.
@@ -47,6 +50,7 @@ impl Touched {
         self.hosts.is_empty()
             && self.ports.is_empty()
             && self.chains.is_empty()
+            && self.floating.is_empty()
             && self.networks.is_empty()
             && self.records.is_empty()
     }
@@ -80,6 +84,7 @@ struct Dirty {
     entries: BTreeSet<(SectionKey, HostName)>,
     ports: BTreeSet<Id<kind::Port>>,
     networks: BTreeSet<Id<kind::Network>>,
+    floating: BTreeSet<Id<kind::FloatingIp>>,
     records: BTreeSet<HostName>,
 }
 
@@ -194,40 +199,23 @@ impl Compiler {
     fn mark(&self, object: &Object, extent: Extent, dirty: &mut Dirty) {
         let intent = &self.intent;
         match object {
-            Object::Host(host) => {
-                dirty.sections.insert(SectionKey::Vteps);
-                dirty.hosts.insert(host.name.clone());
-                dirty.records.insert(host.name.clone());
-                for port in intent.ports_at.of(&host.name) {
-                    // A port tells its host's number.
-                    self.mark_port(*port, dirty);
-                }
-            }
-            Object::Network(network) => {
-                let id = network.section.id;
-                dirty.sections.insert(SectionKey::Network(id));
-                if extent == Extent::Existence {
-                    for port in intent.ports_on.of(&id) {
-                        self.mark_port(*port, dirty);
-                    }
-                    for router in intent.routers_on(id) {
-                        self.mark_router(router, dirty);
-                    }
-                } else if network.qos.is_some() {
-                    for port in intent.ports_on.of(&id) {
-                        self.mark_qos(*port, dirty);
-                    }
-                }
-            }
+            Object::Host(host) => self.mark_host(host, dirty),
+            Object::Network(network) => self.mark_network(network, extent, dirty),
             Object::Subnet(subnet) => {
                 dirty.sections.insert(SectionKey::Network(subnet.network));
                 let routers = intent.routers_on(subnet.network);
                 dirty
                     .sections
                     .extend(routers.into_iter().map(SectionKey::Router));
+                let leaving = intent.gateways_on.of(&subnet.network);
+                dirty
+                    .sections
+                    .extend(leaving.map(|router| SectionKey::Router(*router)));
             }
+            Object::FloatingIp(floating) => self.mark_floating(floating.id, dirty),
             Object::Router(router) => {
                 dirty.sections.insert(SectionKey::Router(router.id));
+                self.mark_gateway(router.id, dirty);
                 if extent == Extent::Existence {
                     self.mark_router(router.id, dirty);
                 }
@@ -289,6 +277,57 @@ impl Compiler {
         }
     }
 
+    /// A host: its VTEP, its ports, and who could have a gateway.
+    fn mark_host(&self, host: &Host, dirty: &mut Dirty) {
+        let intent = &self.intent;
+        dirty.sections.insert(SectionKey::Vteps);
+        dirty.hosts.insert(host.name.clone());
+        dirty.records.insert(host.name.clone());
+        for port in intent.ports_at.of(&host.name) {
+            // A port tells its host's number.
+            self.mark_port(*port, dirty);
+            self.mark_outside(*port, dirty);
+        }
+        let wires = host.wires.iter().cloned().map(Some);
+        let counts = std::iter::once(None).chain(wires);
+        if counts
+            .into_iter()
+            .any(|wire| intent.carriers.count(&wire) <= 2)
+        {
+            // Gateways may be movable now that were not, or the other way round.
+            for router in intent.leaving() {
+                self.mark_gateway(router, dirty);
+            }
+        }
+    }
+
+    /// A network, and what is on it if it came or went.
+    fn mark_network(&self, network: &Network, extent: Extent, dirty: &mut Dirty) {
+        let intent = &self.intent;
+        let id = network.section.id;
+        dirty.sections.insert(SectionKey::Network(id));
+        for router in intent.gateways_on.of(&id) {
+            self.mark_gateway(*router, dirty);
+        }
+        for port in intent.ports_on.of(&id) {
+            for floating in intent.held_by.of(port) {
+                self.mark_floating(*floating, dirty);
+            }
+        }
+        if extent == Extent::Existence {
+            for port in intent.ports_on.of(&id) {
+                self.mark_port(*port, dirty);
+            }
+            for router in intent.routers_on(id) {
+                self.mark_router(router, dirty);
+            }
+        } else if network.qos.is_some() {
+            for port in intent.ports_on.of(&id) {
+                self.mark_qos(*port, dirty);
+            }
+        }
+    }
+
     /// A port, and what is made of its addresses.
     fn mark_changed_port(&self, port: &Port, dirty: &mut Dirty) {
         let id = port.section.id;
@@ -298,6 +337,10 @@ impl Compiler {
         dirty.ports.insert(id);
         if let Some(router) = port.router {
             self.mark_router(router, dirty);
+        }
+        self.mark_outside(id, dirty);
+        if let Some(router) = port.gateway_of {
+            self.mark_gateway(router, dirty);
         }
         for group in &port.section.security_groups {
             let set = SectionKey::AddressSet(Id::new(group.uuid()));
@@ -339,9 +382,52 @@ impl Compiler {
         self.mark_endpoint(id, dirty);
     }
 
+    /// What is outside of a port: the router whose way out it is, its floating IPs, the one that it holds.
+    fn mark_outside(&self, id: Id<kind::Port>, dirty: &mut Dirty) {
+        let intent = &self.intent;
+        if let Some(router) = intent.ports.get(&id).and_then(|port| port.gateway_of) {
+            self.mark_gateway(router, dirty);
+        }
+        for floating in intent.floating_to.of(&id).chain(intent.held_by.of(&id)) {
+            self.mark_floating(*floating, dirty);
+        }
+    }
+
+    /// A router whose way out may be another: whoever has it or has a floating IP by it.
+    fn mark_gateway(&self, id: Id<kind::Router>, dirty: &mut Dirty) {
+        let intent = &self.intent;
+        dirty.sections.insert(SectionKey::Router(id));
+        let gateway = intent.routers.get(&id).and_then(|router| router.gateway);
+        if let Some(port) = gateway.and_then(|gateway| intent.ports.get(&gateway.port)) {
+            dirty.hosts.extend(port.host.clone());
+            dirty.ports.insert(port.section.id);
+        }
+        for floating in intent.floating_by.of(&id) {
+            self.mark_floating(*floating, dirty);
+        }
+    }
+
+    /// A floating IP, its address as others see it, and the needs of the hosts that may answer for it.
+    fn mark_floating(&self, id: Id<kind::FloatingIp>, dirty: &mut Dirty) {
+        let intent = &self.intent;
+        dirty.sections.insert(SectionKey::FloatingIp(id));
+        dirty.floating.insert(id);
+        let Some(floating) = intent.floating_ips.get(&id) else {
+            return;
+        };
+        self.mark_endpoint(floating.holder, dirty);
+        let gateway = floating.router.and_then(|router| intent.gateway(router));
+        let gateway = gateway.map(|(_, port)| port);
+        let to = floating.to.and_then(|to| intent.ports.get(&to.port));
+        let hosts = gateway.into_iter().chain(to);
+        dirty
+            .hosts
+            .extend(hosts.filter_map(|port| port.host.clone()));
+    }
+
     /// A router that is attached otherwise: whoever needs one of its networks may need other ones now.
     fn mark_router(&self, id: Id<kind::Router>, dirty: &mut Dirty) {
-        dirty.sections.insert(SectionKey::Router(id));
+        self.mark_gateway(id, dirty);
         for port in self.intent.interfaces_of(id) {
             let network = port.section.network;
             if dirty.networks.insert(network) {
@@ -430,6 +516,7 @@ impl Compiler {
             hosts: BTreeMap::new(),
             ports: dirty.ports,
             chains,
+            floating: dirty.floating,
             networks: dirty.networks,
             records: dirty.records,
         };
@@ -557,7 +644,7 @@ impl Compiler {
                 .intent
                 .ports
                 .get(&id)
-                .is_none_or(|port| port.host.as_ref() != Some(host)),
+                .is_none_or(|port| self.intent.place(port) != Some(host)),
             SectionKey::Vteps
             | SectionKey::Network(_)
             | SectionKey::AddressSet(_)

@@ -16,8 +16,10 @@ use std::{
 use hostconfig::{
     Classifier, Firewall, SecurityGroupRule, Shaper,
     chain::{Algorithm, Side},
+    floating_ip::Workload,
     group::Remote,
-    network::{RaMode, Route},
+    nat::Forward,
+    network::{RaMode, Route, Wire},
 };
 use net::{Id, PortRange, Prefix, ids::kind};
 
@@ -59,12 +61,38 @@ pub struct Host {
     pub name: HostName,
     /// Its VTEP's address, once known.
     pub vtep: Option<IpAddr>,
+    /// The physical networks that it has an interface on.
+    pub wires: BTreeSet<String>,
     /// Has it no agent of ours?
     pub foreign: bool,
+    /// May it be given what the controller places?
+    pub in_service: bool,
     /// Its small number.
     pub number: Option<u16>,
     /// The fingerprint of the certificate that it must show.
     pub certificate: Option<String>,
+}
+
+impl Host {
+    /// Has it what a network with this wire needs?
+    pub fn carries(&self, wire: Option<&Wire>) -> bool {
+        wire.is_none_or(|wire| self.wires.contains(&wire.physical))
+    }
+
+    /// The physical networks on which it could have a gateway, and none.
+    fn could_carry(&self) -> impl Iterator<Item = Option<String>> {
+        let is_ours = !self.foreign && self.vtep.is_some();
+        let wires = self.wires.iter().cloned().map(Some);
+        std::iter::once(None).chain(wires).filter(move |_| is_ours)
+    }
+}
+
+impl FloatingIp {
+    /// The ports that it leads to.
+    fn ports(&self) -> impl Iterator<Item = Id<kind::Port>> {
+        let forwards = self.forwards.iter().map(|forward| forward.member);
+        self.to.map(|to| to.port).into_iter().chain(forwards)
+    }
 }
 
 /// A subnet.
@@ -99,6 +127,10 @@ pub struct Port {
     pub host: Option<HostName>,
     /// The router whose interface it is.
     pub router: Option<Id<kind::Router>>,
+    /// The router whose way out it is.
+    pub gateway_of: Option<Id<kind::Router>>,
+    /// Does its host know that another may have it? Of a gateway.
+    pub may_move: bool,
     /// Does its network's QoS policy hold for it, if it has none of its own? Not for what serves the network.
     pub inherits_qos: bool,
 }
@@ -125,6 +157,40 @@ pub struct Router {
     pub admin_up: bool,
     /// Routes besides those to its interfaces' subnets.
     pub routes: Vec<Route>,
+    /// Its way out.
+    pub gateway: Option<Gateway>,
+}
+
+/// A router's way out: its port there says the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gateway {
+    /// The port.
+    pub port: Id<kind::Port>,
+    /// The external network.
+    pub network: Id<kind::Network>,
+    /// Are sources hidden?
+    pub snat: bool,
+}
+
+/// A floating IP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FloatingIp {
+    /// Its id.
+    pub id: Id<kind::FloatingIp>,
+    /// Whose it is.
+    pub project: Id<kind::Project>,
+    /// The port that holds the address.
+    pub holder: Id<kind::Port>,
+    /// The external network.
+    pub network: Id<kind::Network>,
+    /// The address.
+    pub addr: IpAddr,
+    /// The router between it and who has it; none while nobody has.
+    pub router: Option<Id<kind::Router>>,
+    /// Whose all of it is.
+    pub to: Option<Workload>,
+    /// The ports that are forwarded.
+    pub forwards: Vec<Forward>,
 }
 
 /// A security group, without its rules.
@@ -281,6 +347,8 @@ pub enum Object {
     Port(Arc<Port>),
     /// A router.
     Router(Arc<Router>),
+    /// A floating IP.
+    FloatingIp(Arc<FloatingIp>),
     /// A security group.
     Group(Arc<Group>),
     /// A rule of one.
@@ -310,6 +378,8 @@ pub enum ObjectId {
     Port(Id<kind::Port>),
     /// A router.
     Router(Id<kind::Router>),
+    /// A floating IP.
+    FloatingIp(Id<kind::FloatingIp>),
     /// A security group.
     Group(Id<kind::SecurityGroup>),
     /// A rule of one.
@@ -335,6 +405,7 @@ impl Object {
             Self::Subnet(o) => ObjectId::Subnet(o.id),
             Self::Port(o) => ObjectId::Port(o.section.id),
             Self::Router(o) => ObjectId::Router(o.id),
+            Self::FloatingIp(o) => ObjectId::FloatingIp(o.id),
             Self::Group(o) => ObjectId::Group(o.id),
             Self::Rule(o) => ObjectId::Rule(o.section.id),
             Self::AddressGroup(o) => ObjectId::AddressGroup(o.id),
@@ -384,6 +455,21 @@ impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
         self.0.get(key).into_iter().flatten()
     }
 
+    /// All keys.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> + use<'_, K, V> {
+        self.0.keys()
+    }
+
+    /// How many things a key has.
+    pub(crate) fn count(&self, key: &K) -> usize {
+        self.0.get(key).map_or(0, BTreeSet::len)
+    }
+
+    /// All things of all keys.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &V> + use<'_, K, V> {
+        self.0.values().flatten()
+    }
+
     pub(crate) fn has(&self, key: &K) -> bool {
         self.0.contains_key(key)
     }
@@ -399,6 +485,7 @@ pub struct Intent {
     pub(crate) subnets: Table<kind::Subnet, Subnet>,
     pub(crate) ports: Table<kind::Port, Port>,
     pub(crate) routers: Table<kind::Router, Router>,
+    pub(crate) floating_ips: Table<kind::FloatingIp, FloatingIp>,
     pub(crate) groups: Table<kind::SecurityGroup, Group>,
     pub(crate) rules: Table<kind::Rule, Rule>,
     pub(crate) address_groups: Table<kind::AddressSet, AddressGroup>,
@@ -412,6 +499,16 @@ pub struct Intent {
     pub(crate) ports_on: Index<Id<kind::Network>, Id<kind::Port>>,
     pub(crate) interfaces_of: Index<Id<kind::Router>, Id<kind::Port>>,
     pub(crate) interfaces_on: Index<Id<kind::Network>, Id<kind::Port>>,
+    /// The routers that leave by a network.
+    pub(crate) gateways_on: Index<Id<kind::Network>, Id<kind::Router>>,
+    /// The gateways' ports that a host has.
+    pub(crate) gateways_at: Index<HostName, Id<kind::Port>>,
+    /// Who could have a gateway on a physical network; on none: on an overlay.
+    pub(crate) carriers: Index<Option<String>, Id<kind::Host>>,
+    /// By the port that holds the address, by the ports that are meant, by router.
+    pub(crate) held_by: Index<Id<kind::Port>, Id<kind::FloatingIp>>,
+    pub(crate) floating_to: Index<Id<kind::Port>, Id<kind::FloatingIp>>,
+    pub(crate) floating_by: Index<Id<kind::Router>, Id<kind::FloatingIp>>,
     pub(crate) ports_at: Index<HostName, Id<kind::Port>>,
     /// By QoS policy.
     ports_with: Index<Id<kind::QosPolicy>, Id<kind::Port>>,
@@ -436,6 +533,10 @@ impl Intent {
             ObjectId::Subnet(id) => self.subnets.get(&id).cloned().map(Object::Subnet),
             ObjectId::Port(id) => self.ports.get(&id).cloned().map(Object::Port),
             ObjectId::Router(id) => self.routers.get(&id).cloned().map(Object::Router),
+            ObjectId::FloatingIp(id) => {
+                let floating = self.floating_ips.get(&id).cloned();
+                floating.map(Object::FloatingIp)
+            }
             ObjectId::Group(id) => self.groups.get(&id).cloned().map(Object::Group),
             ObjectId::Rule(id) => self.rules.get(&id).cloned().map(Object::Rule),
             ObjectId::AddressGroup(id) => {
@@ -456,6 +557,8 @@ impl Intent {
         ids.extend(self.subnets.keys().copied().map(ObjectId::Subnet));
         ids.extend(self.ports.keys().copied().map(ObjectId::Port));
         ids.extend(self.routers.keys().copied().map(ObjectId::Router));
+        let floating = self.floating_ips.keys().copied();
+        ids.extend(floating.map(ObjectId::FloatingIp));
         ids.extend(self.groups.keys().copied().map(ObjectId::Group));
         ids.extend(self.rules.keys().copied().map(ObjectId::Rule));
         let address_groups = self.address_groups.keys().copied();
@@ -482,6 +585,9 @@ impl Intent {
         match object {
             Object::Host(o) => {
                 self.hosts_named.insert(o.name.clone(), o.id);
+                for wire in o.could_carry() {
+                    self.carriers.insert(wire, o.id);
+                }
                 self.hosts.insert(o.id, o);
             }
             Object::Network(o) => {
@@ -503,6 +609,9 @@ impl Intent {
                 }
                 if let Some(host) = &o.host {
                     self.ports_at.insert(host.clone(), port.id);
+                    if o.gateway_of.is_some() {
+                        self.gateways_at.insert(host.clone(), port.id);
+                    }
                 }
                 if let Some(policy) = port.qos {
                     self.ports_with.insert(policy, port.id);
@@ -517,7 +626,20 @@ impl Intent {
                 self.ports.insert(port.id, o);
             }
             Object::Router(o) => {
+                if let Some(gateway) = o.gateway {
+                    self.gateways_on.insert(gateway.network, o.id);
+                }
                 self.routers.insert(o.id, o);
+            }
+            Object::FloatingIp(o) => {
+                self.held_by.insert(o.holder, o.id);
+                for port in o.ports() {
+                    self.floating_to.insert(port, o.id);
+                }
+                if let Some(router) = o.router {
+                    self.floating_by.insert(router, o.id);
+                }
+                self.floating_ips.insert(o.id, o);
             }
             Object::Group(o) => {
                 self.groups.insert(o.id, o);
@@ -566,6 +688,9 @@ impl Intent {
             ObjectId::Host(id) => {
                 if let Some(o) = self.hosts.remove(&id) {
                     self.hosts_named.remove(&o.name, &id);
+                    for wire in o.could_carry() {
+                        self.carriers.remove(&wire, &id);
+                    }
                 }
             }
             ObjectId::Network(id) => {
@@ -579,30 +704,14 @@ impl Intent {
                     self.subnets_of.remove(&o.network, &id);
                 }
             }
-            ObjectId::Port(id) => {
-                let Some(o) = self.ports.remove(&id) else {
-                    return;
-                };
-                self.ports_on.remove(&o.section.network, &id);
-                self.ports_of.remove(&o.section.project, &id);
-                for group in &o.section.security_groups {
-                    self.members.remove(group, &id);
-                }
-                if let Some(host) = &o.host {
-                    self.ports_at.remove(host, &id);
-                }
-                if let Some(policy) = o.section.qos {
-                    self.ports_with.remove(&policy, &id);
-                }
-                if let Some(router) = o.router {
-                    self.interfaces_of.remove(&router, &id);
-                    self.interfaces_on.remove(&o.section.network, &id);
-                }
-                self.vips_on.remove(&o.section.network, &id);
-            }
+            ObjectId::Port(id) => self.remove_port(id),
             ObjectId::Router(id) => {
-                self.routers.remove(&id);
+                let gateway = self.routers.remove(&id).and_then(|o| o.gateway);
+                if let Some(gateway) = gateway {
+                    self.gateways_on.remove(&gateway.network, &id);
+                }
             }
+            ObjectId::FloatingIp(id) => self.remove_floating(id),
             ObjectId::Group(id) => {
                 self.groups.remove(&id);
             }
@@ -651,6 +760,42 @@ impl Intent {
                     self.chains_of_function.remove(function, &id);
                 }
             }
+        }
+    }
+
+    fn remove_port(&mut self, id: Id<kind::Port>) {
+        let Some(o) = self.ports.remove(&id) else {
+            return;
+        };
+        self.ports_on.remove(&o.section.network, &id);
+        self.ports_of.remove(&o.section.project, &id);
+        for group in &o.section.security_groups {
+            self.members.remove(group, &id);
+        }
+        if let Some(host) = &o.host {
+            self.ports_at.remove(host, &id);
+            self.gateways_at.remove(host, &id);
+        }
+        if let Some(policy) = o.section.qos {
+            self.ports_with.remove(&policy, &id);
+        }
+        if let Some(router) = o.router {
+            self.interfaces_of.remove(&router, &id);
+            self.interfaces_on.remove(&o.section.network, &id);
+        }
+        self.vips_on.remove(&o.section.network, &id);
+    }
+
+    fn remove_floating(&mut self, id: Id<kind::FloatingIp>) {
+        let Some(o) = self.floating_ips.remove(&id) else {
+            return;
+        };
+        self.held_by.remove(&o.holder, &id);
+        for port in o.ports() {
+            self.floating_to.remove(&port, &id);
+        }
+        if let Some(router) = o.router {
+            self.floating_by.remove(&router, &id);
         }
     }
 
@@ -718,6 +863,82 @@ impl Intent {
             .of(&network)
             .filter_map(|id| self.ports.get(id)?.router)
             .collect()
+    }
+
+    /// The gateway of a router, if its port is there and its own, and so is the network.
+    pub(crate) fn gateway(&self, router: Id<kind::Router>) -> Option<(Gateway, &Arc<Port>)> {
+        let gateway = self.routers.get(&router)?.gateway?;
+        let port = self.ports.get(&gateway.port)?;
+        let own = port.gateway_of == Some(router) && port.section.network == gateway.network;
+        let there = self.networks.contains_key(&gateway.network);
+        (own && there).then_some((gateway, port))
+    }
+
+    /// The host that answers for what is on a network of this wire, if it can.
+    fn able(&self, host: Option<&HostName>, network: Id<kind::Network>) -> Option<&Arc<Host>> {
+        let wire = self.networks.get(&network)?.section.wire.as_ref();
+        let host = self.host(host?)?;
+        (!host.foreign && host.vtep.is_some() && host.carries(wire)).then_some(host)
+    }
+
+    /// The host that has a router's gateway.
+    pub(crate) fn gateway_host(&self, router: Id<kind::Router>) -> Option<&Arc<Host>> {
+        let (gateway, port) = self.gateway(router)?;
+        self.able(port.host.as_ref(), gateway.network)
+    }
+
+    /// The hosts that could have a gateway on a network.
+    pub(crate) fn carriers_of(
+        &self,
+        network: Id<kind::Network>,
+    ) -> impl Iterator<Item = &Arc<Host>> {
+        let network = self.networks.get(&network);
+        let wire = network.map(|network| {
+            let wire = network.section.wire.as_ref();
+            wire.map(|wire| wire.physical.clone())
+        });
+        let ids = wire.map(|wire| self.carriers.of(&wire).collect::<Vec<_>>());
+        ids.into_iter()
+            .flatten()
+            .filter_map(|id| self.hosts.get(id))
+    }
+
+    /// Could another host have a router's gateway?
+    pub(crate) fn is_movable(&self, gateway: Gateway, port: &Port) -> bool {
+        let other = |host: &Arc<Host>| port.host.as_ref() != Some(&host.name);
+        port.may_move || self.carriers_of(gateway.network).any(other)
+    }
+
+    /// The host that answers for a floating IP, and whether another could.
+    pub(crate) fn seat(&self, floating: &FloatingIp) -> Option<(&Arc<Host>, bool)> {
+        let router = floating.router?;
+        let (gateway, port) = self.gateway(router)?;
+        let to = floating.to.and_then(|to| self.ports.get(&to.port));
+        let own = to.and_then(|to| self.able(to.host.as_ref(), floating.network));
+        if let Some(own) = own {
+            return Some((own, false));
+        }
+        let host = self.gateway_host(router)?;
+        Some((host, self.is_movable(gateway, port)))
+    }
+
+    /// The host that a port is at, as the others of its network see it.
+    pub(crate) fn place<'a>(&'a self, port: &'a Port) -> Option<&'a HostName> {
+        let floating = self.held_by.of(&port.section.id).next();
+        match floating.and_then(|id| self.floating_ips.get(id)) {
+            Some(floating) => self.seat(floating).map(|(host, _)| &host.name),
+            None => port.host.as_ref(),
+        }
+    }
+
+    /// A floating IP.
+    pub fn floating_ip(&self, id: Id<kind::FloatingIp>) -> Option<&Arc<FloatingIp>> {
+        self.floating_ips.get(&id)
+    }
+
+    /// All routers that have a way out, whether it is there or not.
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = Id<kind::Router>> {
+        self.gateways_on.all().copied()
     }
 
     /// Is this port a router's interface?

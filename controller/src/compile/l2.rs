@@ -135,7 +135,7 @@ pub(super) fn endpoint(intent: &Intent, id: Id<kind::Port>) -> Option<Endpoint> 
     let at = if intent.is_vip(id) {
         Location::Virtual
     } else {
-        Location::Vtep(intent.host(port.host.as_ref()?)?.vtep?)
+        Location::Vtep(intent.host(intent.place(port)?)?.vtep?)
     };
     let section = &port.section;
     Some(Endpoint {
@@ -157,9 +157,15 @@ pub(super) fn complaint(intent: &Intent, id: Id<kind::Port>) -> Option<Complaint
         });
     }
     let name = port.host.as_ref()?;
+    let network = intent.networks.get(&port.section.network);
+    let wire = network.and_then(|network| network.section.wire.as_ref());
     match intent.host(name) {
         None => Some(Complaint::HostUnknown { host: name.clone() }),
         Some(host) if host.vtep.is_none() => Some(Complaint::NoVtep { host: name.clone() }),
+        Some(host) if !host.carries(wire) => Some(Complaint::NoWire {
+            host: name.clone(),
+            physical: wire.map(|wire| wire.physical.clone()).unwrap_or_default(),
+        }),
         Some(_) => None,
     }
 }

@@ -3,15 +3,15 @@
 //! A host routes for its own workloads, so it needs all that a packet of theirs may come to: every router
 //! of its networks, the networks of those routers, and so on.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use hostconfig::{
-    Router,
-    router::{Interface, InterfaceAddr},
+    FloatingIp, Router,
+    router::{Gateway, Interface, InterfaceAddr},
 };
 use net::{Id, ids::kind};
 
-use super::intent::{Intent, Port};
+use super::intent::{HostName, Intent, Port, Subnet};
 
 /// A router with its interfaces, by port. One on a network that is gone is left out.
 pub(super) fn router(intent: &Intent, id: Id<kind::Router>) -> Option<Router> {
@@ -26,26 +26,141 @@ pub(super) fn router(intent: &Intent, id: Id<kind::Router>) -> Option<Router> {
         admin_up: router.admin_up,
         interfaces: interfaces.map(|port| interface(intent, port)).collect(),
         routes: router.routes.clone(),
-        gateway: None,
+        gateway: gateway(intent, id),
     })
+}
+
+/// The subnets of a port's addresses, each with the address.
+fn addresses<'a>(
+    intent: &'a Intent,
+    port: &'a hostconfig::Port,
+) -> impl Iterator<Item = (IpAddr, &'a Arc<Subnet>)> {
+    port.fixed_ips.iter().filter_map(|fixed| {
+        let subnet = intent.subnets.get(&fixed.subnet);
+        let subnet = subnet.filter(|subnet| subnet.network == port.network)?;
+        Some((fixed.addr, subnet))
+    })
+}
+
+fn interface_addrs(intent: &Intent, port: &hostconfig::Port) -> Vec<InterfaceAddr> {
+    let addrs = addresses(intent, port).map(|(addr, subnet)| InterfaceAddr {
+        addr,
+        subnet: subnet.cidr,
+    });
+    addrs.collect()
 }
 
 fn interface(intent: &Intent, port: &Port) -> Interface {
     let port = &port.section;
-    let addrs = port.fixed_ips.iter().filter_map(|fixed| {
-        let subnet = intent.subnets.get(&fixed.subnet);
-        let subnet = subnet.filter(|subnet| subnet.network == port.network)?;
-        Some(InterfaceAddr {
-            addr: fixed.addr,
-            subnet: subnet.cidr,
-        })
-    });
     Interface {
         port: port.id,
         network: port.network,
         mac: port.mac,
         admin_up: port.admin_up,
-        addrs: addrs.collect(),
+        addrs: interface_addrs(intent, port),
+    }
+}
+
+/// A router's way out; where it is, if that host can have it.
+fn gateway(intent: &Intent, router: Id<kind::Router>) -> Option<Gateway> {
+    let (gateway, port) = intent.gateway(router)?;
+    let section = &port.section;
+    let nexthop = |v4: bool| {
+        let hops = addresses(intent, section).filter_map(|(_, subnet)| subnet.gateway);
+        hops.into_iter().find(|hop| hop.is_ipv4() == v4)
+    };
+    Some(Gateway {
+        port: section.id,
+        network: gateway.network,
+        mac: section.mac,
+        addrs: interface_addrs(intent, section),
+        nexthops: [nexthop(true), nexthop(false)]
+            .into_iter()
+            .flatten()
+            .collect(),
+        snat: gateway.snat,
+        at: intent.gateway_host(router).and_then(|host| host.vtep),
+        movable: intent.is_movable(gateway, port),
+    })
+}
+
+/// A floating IP that somebody has, by a router that is there.
+pub(super) fn floating_ip(intent: &Intent, id: Id<kind::FloatingIp>) -> Option<FloatingIp> {
+    let floating = intent.floating_ips.get(&id)?;
+    let router = floating.router?;
+    intent.gateway(router)?;
+    let holder = intent.ports.get(&floating.holder)?;
+    let to = floating.to.filter(|to| intent.ports.contains_key(&to.port));
+    if to.is_none() && floating.forwards.is_empty() {
+        return None;
+    }
+    let seat = intent.seat(floating);
+    Some(FloatingIp {
+        id,
+        project: floating.project,
+        port: floating.holder,
+        network: floating.network,
+        addr: floating.addr,
+        mac: holder.section.mac,
+        router,
+        to,
+        forwards: floating.forwards.clone(),
+        at: seat.and_then(|(host, _)| host.vtep),
+        movable: seat.is_some_and(|(_, movable)| movable),
+    })
+}
+
+/// What a host needs besides for the outside: as if it had ports on these networks, with these routers, and with these floating IPs.
+#[derive(Debug, Default)]
+pub(super) struct Outside {
+    pub(super) networks: BTreeSet<Id<kind::Network>>,
+    pub(super) routers: BTreeSet<Id<kind::Router>>,
+    pub(super) floating: BTreeSet<Id<kind::FloatingIp>>,
+}
+
+impl Outside {
+    /// A port of the host: a gateway, whose host routes for all of the router's networks, or a workload with floating IPs.
+    pub(super) fn add(&mut self, intent: &Intent, host: &HostName, port: &Port) {
+        let id = port.section.id;
+        if let Some(router) = port.gateway_of {
+            let Some((gateway, own)) = intent.gateway(router) else {
+                return;
+            };
+            if own.section.id == id {
+                self.router(intent, router);
+                self.networks.insert(gateway.network);
+                self.floating.extend(intent.floating_by.of(&router));
+            }
+            return;
+        }
+        for floating in intent.floating_to.of(&id) {
+            let Some(floating) = intent.floating_ips.get(floating) else {
+                continue;
+            };
+            let (Some(router), Some(to)) = (floating.router, floating.to) else {
+                continue;
+            };
+            if to.port != id || intent.gateway(router).is_none() {
+                continue;
+            }
+            self.floating.insert(floating.id);
+            self.router(intent, router);
+            let here = intent
+                .seat(floating)
+                .is_some_and(|(seat, _)| seat.name == *host);
+            if here && intent.networks.contains_key(&floating.network) {
+                self.networks.insert(floating.network);
+            }
+        }
+    }
+
+    fn router(&mut self, intent: &Intent, router: Id<kind::Router>) {
+        self.routers.insert(router);
+        let joined = intent
+            .interfaces_of(router)
+            .map(|port| port.section.network);
+        let joined = joined.filter(|network| intent.networks.contains_key(network));
+        self.networks.extend(joined);
     }
 }
 

@@ -9,7 +9,9 @@
 //! Every host hears the VTEPs. For its own ports: the ports, their networks, their groups, the
 //! address sets that rules of those groups refer to, their QoS policies, the chains whose classifiers name them, their
 //! network or their project. The routers of its networks, those routers' networks, and so on. Of all these
-//! networks: an endpoint for each other port, where it is, and the chains that serve their virtual addresses.
+//! networks: an endpoint for each other port, where it is, and the chains that serve their virtual addresses. A host that has a
+//! router's gateway needs the router, all of its networks and floating IPs, and the external network, as if it had ports there; one that
+//! has a workload with a floating IP, that, its router, and the external network if the address is answered there.
 //!
 //! # Invariants
 //! - Total, pure, deterministic: what can't be realised is a [`Complaint`], never an error.
@@ -62,6 +64,14 @@ pub enum Complaint {
         /// The host.
         host: HostName,
     },
+    /// The port's host has no interface on the physical network that the port's network is a part of.
+    #[error("host {host} has no interface on physical network {physical}")]
+    NoWire {
+        /// The host.
+        host: HostName,
+        /// The physical network.
+        physical: String,
+    },
     /// The port's network is gone.
     #[error("no such network: {network}")]
     NetworkMissing {
@@ -102,10 +112,15 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
     }
     keys.insert(SectionKey::Vteps);
     let mut named = BTreeSet::new();
+    let mut outside = l3::Outside::default();
     let mut groups: BTreeSet<Id<kind::SecurityGroup>> = BTreeSet::new();
     for bound in intent.ports_at(host) {
         let port = &bound.section;
         if !intent.networks.contains_key(&port.network) {
+            continue;
+        }
+        outside.add(intent, host, bound);
+        if bound.gateway_of.is_some() {
             continue;
         }
         keys.extend(intent.qos_of(bound).map(SectionKey::Qos));
@@ -123,7 +138,9 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
         Side::Network(network) => Some(*network),
         Side::Port(_) | Side::Project(_) => None,
     });
-    let (routers, networks) = l3::reach(intent, own.collect());
+    let (mut routers, networks) = l3::reach(intent, own.chain(outside.networks).collect());
+    routers.extend(outside.routers);
+    keys.extend(outside.floating.into_iter().map(SectionKey::FloatingIp));
     for side in served(intent, &networks) {
         let classifiers = intent.classifiers_of.of(&side).filter(|id| {
             let classifier = intent.classifiers.get(id);
@@ -191,8 +208,7 @@ fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
         SectionKey::Port(id) => Section::Port(l2::port(intent, id)?),
         SectionKey::Endpoint(id) => Section::Endpoint(l2::endpoint(intent, id)?),
         SectionKey::Router(id) => Section::Router(l3::router(intent, id)?),
-        // No resource makes one yet.
-        SectionKey::FloatingIp(_) => return None,
+        SectionKey::FloatingIp(id) => Section::FloatingIp(l3::floating_ip(intent, id)?),
     };
     match Keyed::new(body) {
         Ok(keyed) => Some(keyed),
@@ -223,7 +239,7 @@ pub fn compile(
                 };
                 network.into_iter().flat_map(|id| intent.ports_on(id))
             })
-            .filter(|port| port.host.as_ref() != Some(&host.name))
+            .filter(|port| intent.place(port) != Some(&host.name))
             .map(|port| SectionKey::Endpoint(port.section.id))
             .collect();
         keys.extend(elsewhere);
@@ -253,6 +269,7 @@ impl fmt::Display for ObjectId {
             Self::Subnet(id) => write!(f, "subnet {id}"),
             Self::Port(id) => write!(f, "port {id}"),
             Self::Router(id) => write!(f, "router {id}"),
+            Self::FloatingIp(id) => write!(f, "floating IP {id}"),
             Self::Group(id) => write!(f, "security group {id}"),
             Self::Rule(id) => write!(f, "security group rule {id}"),
             Self::AddressGroup(id) => write!(f, "address group {id}"),

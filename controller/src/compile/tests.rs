@@ -4,17 +4,19 @@ use hostconfig::{
     Chain as ChainSection, Classifier, Location, SecurityGroupRule, Shaper,
     chain::Algorithm,
     check::check,
+    floating_ip::Workload,
     group::{Direction, Family, L4Match, Remote},
-    network::{RaMode, Route},
+    nat::Forward,
+    network::{RaMode, Route, Wire},
     port::{AddressPair, FixedIp},
 };
-use net::{Mac, Mtu, UnicastMac, Vni};
+use net::{Mac, Mtu, PortRange, UnicastMac, Vni};
 use proptest::prelude::*;
 
 use super::*;
 use intent::{
-    AddressGroup, Balancer, BalancerMember, Chain, Change, Function, Group, Host, Network, Object,
-    Port, Router, Rule, Subnet, Work,
+    AddressGroup, Balancer, BalancerMember, Chain, Change, FloatingIp, Function, Gateway, Group,
+    Host, Network, Object, Port, Router, Rule, Subnet, Work,
 };
 
 pub(crate) fn id<K>(n: u8) -> Id<K> {
@@ -30,9 +32,22 @@ pub(crate) fn host(n: u8, vtep: bool, foreign: bool) -> Object {
         id: id(n),
         name: host_name(n),
         vtep: vtep.then(|| Ipv4Addr::new(192, 0, 2, n).into()),
+        wires: std::collections::BTreeSet::new(),
         foreign,
+        in_service: true,
         number: (!foreign).then_some(u16::from(n)),
         certificate: Some(format!("certificate of h{n}")),
+    }))
+}
+
+/// The same with interfaces on these physical networks.
+pub(crate) fn on_wires(host: Object, wires: &[&str]) -> Object {
+    let Object::Host(plain) = host else {
+        unreachable!()
+    };
+    Object::Host(Arc::new(Host {
+        wires: wires.iter().map(ToString::to_string).collect(),
+        ..Host::clone(&plain)
     }))
 }
 
@@ -143,6 +158,8 @@ pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project:
         },
         host: host.map(host_name),
         router: None,
+        gateway_of: None,
+        may_move: false,
         inherits_qos: n % 4 != 3,
     }))
 }
@@ -158,6 +175,7 @@ pub(crate) fn router(n: u8, admin_up: bool, routes: &[(&str, &str)]) -> Object {
         project: id(200),
         admin_up,
         routes: routes.collect(),
+        gateway: None,
     }))
 }
 
@@ -169,6 +187,75 @@ pub(crate) fn interface(n: u8, network: u8, router: u8) -> Object {
     Object::Port(Arc::new(Port {
         router: Some(id(router)),
         ..Port::clone(&plain)
+    }))
+}
+
+/// The same as a part of a physical network.
+pub(crate) fn on_wire(network: Object, physical: Option<&str>) -> Object {
+    let Object::Network(plain) = network else {
+        unreachable!()
+    };
+    let mut network = Network::clone(&plain);
+    network.section.wire = physical.map(|physical| Wire {
+        physical: physical.to_owned(),
+        vlan: None,
+    });
+    Object::Network(Arc::new(network))
+}
+
+/// A port by which a router leaves the fabric.
+pub(crate) fn gateway_port(n: u8, network: u8, host: Option<u8>, router: u8) -> Object {
+    let Object::Port(plain) = port(n, network, host, &[], 200) else {
+        unreachable!()
+    };
+    Object::Port(Arc::new(Port {
+        gateway_of: Some(id(router)),
+        ..Port::clone(&plain)
+    }))
+}
+
+/// A router with a way out: its port and network.
+pub(crate) fn leaving(n: u8, gateway: Option<(u8, u8)>) -> Object {
+    let Object::Router(plain) = router(n, true, &[]) else {
+        unreachable!()
+    };
+    Object::Router(Arc::new(Router {
+        gateway: gateway.map(|(port, network)| Gateway {
+            port: id(port),
+            network: id(network),
+            snat: true,
+        }),
+        ..Router::clone(&plain)
+    }))
+}
+
+/// A floating IP: its holder and network, its router, and whose it is, or of whom a port is forwarded.
+pub(crate) fn floating(
+    n: u8,
+    (holder, network): (u8, u8),
+    router: Option<u8>,
+    (to, forwarded): (Option<u8>, Option<u8>),
+) -> Object {
+    let forward = |port: u8| Forward {
+        addr: addr(n),
+        protocol: 6,
+        ports: PortRange::new(22, 22).unwrap(),
+        to: addr(port),
+        to_port: 22,
+        member: id(port),
+    };
+    Object::FloatingIp(Arc::new(FloatingIp {
+        id: id(n),
+        project: id(200),
+        holder: id(holder),
+        network: id(network),
+        addr: addr(n),
+        router: router.map(id),
+        to: to.map(|port| Workload {
+            port: id(port),
+            addr: addr(port),
+        }),
+        forwards: forwarded.map(forward).into_iter().collect(),
     }))
 }
 
@@ -295,9 +382,25 @@ fn object() -> impl Strategy<Value = Object> {
         (200u8..202).prop_map(|n| Side::Project(id(n))),
     ];
     prop_oneof![
-        (small(), any::<bool>()).prop_map(|(n, vtep)| host(n, vtep, n == 3)),
-        (0u8..5, "[ab]", prop::option::of(0u8..3))
-            .prop_map(|(n, name, q)| network_with(n, &name, q)),
+        (small(), any::<bool>(), 0usize..3).prop_map(|(n, vtep, wires)| {
+            on_wires(host(n, vtep, n == 3), &["p0", "p1"][..wires])
+        }),
+        (0u8..5, "[ab]", prop::option::of(0u8..3), 0u8..4).prop_map(|(n, name, q, wire)| {
+            let wire = ["p0", "p1"].get(usize::from(wire)).copied();
+            on_wire(network_with(n, &name, q), wire)
+        }),
+        (12u8..14, 0u8..5, prop::option::of(0u8..5), 0u8..3)
+            .prop_map(|(n, w, h, r)| gateway_port(n, w, h, r)),
+        (14u8..16, 0u8..5).prop_map(|(n, w)| port(n, w, None, &[], 200)),
+        (0u8..3, prop::option::of((12u8..14, 0u8..5))).prop_map(|(n, g)| leaving(n, g)),
+        (0u8..3, prop::option::of((12u8..14, 0u8..5))).prop_map(|(n, g)| leaving(n, g)),
+        (
+            0u8..3,
+            (14u8..16, 0u8..5),
+            prop::option::of(0u8..3),
+            (prop::option::of(0u8..8), prop::option::of(0u8..8))
+        )
+            .prop_map(|(n, held, r, to)| floating(n, held, r, to)),
         (0u8..3, 0u8..2).prop_map(|(n, mark)| qos(n, mark)),
         (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, g)| subnet(n, w, g)),
         (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, says)| {

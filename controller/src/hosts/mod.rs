@@ -9,6 +9,7 @@
 
 pub mod pki;
 pub mod publish;
+mod schedule;
 pub mod session;
 
 mod server;
@@ -20,6 +21,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+pub use schedule::Placement;
 pub use server::Limits;
 pub use stats::{METRICS, Stats};
-pub use task::{Parts, note_vtep, serve};
+pub use task::{Parts, note_vtep, note_wires, place, serve};

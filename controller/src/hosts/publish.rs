@@ -8,13 +8,18 @@
 //! - A host has at most one session; a newer stream replaces the older.
 //! - A host whose record is gone, or names another certificate, has none.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use hostconfig::{Generation, wire};
 use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
 use super::{
+    schedule::{Placement, Schedule},
     session::{self, HangUp, Session, Target},
     status::Status,
 };
@@ -57,8 +62,10 @@ pub enum Event {
     Closed(Conn),
     /// What a host says of its VTEP could not be taken over.
     VtepRefused(HostName, String),
-    /// Time passed.
+    /// Time passed: a second.
     Tick,
+    /// A quarter of one.
+    Beat,
 }
 
 impl From<store::Event> for Event {
@@ -86,6 +93,10 @@ pub enum Effect {
     HangUp(Conn, HangUp),
     /// Write the VTEP's address into the host's record.
     Vtep(Id<kind::Host>, Option<IpAddr>),
+    /// Write the physical networks that it is connected to into the host's record.
+    Wires(Id<kind::Host>, BTreeSet<String>),
+    /// Write into the store where a gateway is to be, if it is where it was.
+    Place(Placement),
 }
 
 /// A stream and its session.
@@ -105,6 +116,7 @@ pub struct Publisher {
     live: BTreeMap<HostName, Live>,
     conns: BTreeMap<Conn, HostName>,
     status: Status,
+    schedule: Schedule,
 }
 
 impl Publisher {
@@ -122,6 +134,7 @@ impl Publisher {
             live: BTreeMap::new(),
             conns: BTreeMap::new(),
             status: Status::new(board),
+            schedule: Schedule::new(at.now),
         };
         // Nobody is connected yet: there is nothing to do but to know it.
         drop(publisher.on(Event::Resync(objects, generation), at));
@@ -195,14 +208,34 @@ impl Publisher {
                     self.step(&host, session::Event::Tick, at, &mut effects);
                 }
                 self.status.tick(&self.compiler, &self.live, at);
+                let placements = self.schedule.all(&self.compiler, &self.live, at.now);
+                effects.extend(placements.into_iter().map(Effect::Place));
             }
+            Event::Beat => self.beat(at, &mut effects),
         }
         effects
+    }
+
+    /// Hosts with gateways hear often, and those that are gone lose them.
+    fn beat(&mut self, at: Reading, effects: &mut Vec<Effect>) {
+        if self.schedule.stalled(at.now) {
+            for live in self.live.values_mut() {
+                live.session.excuse(at.now);
+            }
+        }
+        let with_gateways = self.compiler.intent().gateways_at.keys();
+        let hosts: Vec<HostName> = with_gateways.cloned().collect();
+        for host in hosts {
+            self.step(&host, session::Event::Beat, at, effects);
+        }
+        let placements = self.schedule.of_gone(&self.compiler, &self.live, at.now);
+        effects.extend(placements.into_iter().map(Effect::Place));
     }
 
     fn follow(&mut self, touched: &Touched, at: Reading, effects: &mut Vec<Effect>) {
         for host in &touched.records {
             let record = self.compiler.intent().host(host);
+            let gone = record.is_none();
             let stale = self.live.get(host).is_some_and(|live| {
                 record
                     .is_none_or(|r| r.foreign || r.certificate.as_ref() != Some(&live.certificate))
@@ -211,6 +244,9 @@ impl Publisher {
                 self.hang_up(host, HangUp::Unknown, at, effects);
             }
             self.status.host_changed(host, &self.compiler, at);
+            if gone {
+                self.schedule.forget(host);
+            }
         }
         for (host, keys) in &touched.hosts {
             self.step(host, session::Event::Touched(keys), at, effects);
@@ -219,6 +255,11 @@ impl Publisher {
         }
         self.status
             .review_touched(touched, &self.compiler, &self.live);
+        self.schedule.seen(&touched.ports);
+        let placements = self
+            .schedule
+            .of(&touched.ports, &self.compiler, &self.live, at.now);
+        effects.extend(placements.into_iter().map(Effect::Place));
     }
 
     fn connect(
@@ -280,11 +321,20 @@ impl Publisher {
                     return;
                 }
                 session::Effect::Vtep(vtep) => {
+                    self.schedule.met(host);
                     let record = self.compiler.intent().host(host);
                     if let Some(record) = record
                         && record.vtep != vtep
                     {
                         effects.push(Effect::Vtep(record.id, vtep));
+                    }
+                }
+                session::Effect::Wires(wires) => {
+                    let record = self.compiler.intent().host(host);
+                    if let Some(record) = record
+                        && record.wires != wires
+                    {
+                        effects.push(Effect::Wires(record.id, wires));
                     }
                 }
                 session::Effect::Review(review) => {
@@ -305,6 +355,7 @@ impl Publisher {
     fn part(&mut self, host: &HostName, at: Reading) {
         if let Some(live) = self.live.remove(host) {
             self.conns.remove(&live.conn);
+            self.schedule.parted(host, at.now);
             self.status.parted(host, at);
         }
     }

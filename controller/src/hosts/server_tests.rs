@@ -67,6 +67,7 @@ impl Fabric {
             meta: Meta::new(host, "", "h1"),
             number: None,
             vtep: None,
+            physical_networks: std::collections::BTreeSet::new(),
             foreign: false,
             admin_state_up: true,
             token_key: Some(key.clone()),

@@ -31,6 +31,9 @@ use hostconfig::{
 use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
+use super::schedule::GONE;
+use crate::resources::network::check_physical_name;
+
 /// Updates under way: one that the host applies and one on its way; what comes meanwhile is coalesced.
 const WINDOW: usize = 2;
 /// Names that wait; beyond it all sections are compared instead.
@@ -41,10 +44,14 @@ const UPDATE_BYTES: usize = 2 * 1024 * 1024;
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// An idle host is asked this often whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// One that has a gateway is asked this often.
+const BEAT_EVERY: Duration = Duration::from_millis(500);
 /// A host that is silent for so long (three pings) is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// An update must be acknowledged within this time.
 const ACK_WITHIN: Duration = Duration::from_secs(30);
+/// Physical networks that a host may have an interface on.
+const WIRES: usize = 256;
 /// Complaints that are kept of one acknowledgement.
 const COMPLAINTS: usize = 1024;
 /// Characters of a host's reasons and complaints that are kept.
@@ -72,6 +79,8 @@ pub enum Event<'a> {
     Touched(&'a BTreeSet<SectionKey>),
     /// Time passed.
     Tick,
+    /// A little time passed, for a host that must hear often: it has a gateway.
+    Beat,
 }
 
 /// What is to be done.
@@ -83,6 +92,8 @@ pub enum Effect {
     HangUp(HangUp),
     /// The host says that its VTEP is here; `None`: it has none.
     Vtep(Option<IpAddr>),
+    /// The host says that it has an interface on these physical networks.
+    Wires(BTreeSet<String>),
     /// What is proved may have changed.
     Review(Review),
 }
@@ -156,6 +167,18 @@ enum Extent {
     Whole,
 }
 
+/// Does the host answer?
+#[derive(Debug)]
+struct Pulse {
+    /// When it was last sent something, and the first since it was heard.
+    sent: Now,
+    unheard: Option<Now>,
+    /// It has said nothing for [`GONE`] after it was sent something: it is sent nothing more until it is heard.
+    silent: bool,
+    /// It has a gateway: what waits, waits until it has answered.
+    beaten: bool,
+}
+
 /// One stream of one host.
 #[derive(Debug)]
 pub struct Session {
@@ -164,6 +187,7 @@ pub struct Session {
     heard: Now,
     pinged: Now,
     nonce: u64,
+    pulse: Pulse,
     /// What the host holds once all under way is applied.
     held: BTreeMap<SectionKey, SectionHash>,
     pending: BTreeSet<SectionKey>,
@@ -193,6 +217,12 @@ impl Session {
             heard: now,
             pinged: now,
             nonce: 0,
+            pulse: Pulse {
+                sent: now,
+                unheard: None,
+                silent: false,
+                beaten: false,
+            },
             held: BTreeMap::new(),
             pending: BTreeSet::new(),
             extent: Extent::Named,
@@ -210,6 +240,21 @@ impl Session {
     /// Has the host proved once what it holds? It told of its ports before that, if it has any.
     pub fn is_settled(&self) -> bool {
         self.proved
+    }
+
+    /// Has the host said hello?
+    pub fn is_met(&self) -> bool {
+        self.hello.is_some()
+    }
+
+    /// Has the host not answered for [`GONE`]? Then nothing is sent to it.
+    pub fn is_silent(&self) -> bool {
+        self.pulse.silent
+    }
+
+    /// This process stood still: what the host said meanwhile may not be heard yet.
+    pub fn excuse(&mut self, now: Now) {
+        self.pulse.sent = self.pulse.sent.max(now);
     }
 
     /// When the host was last heard.
@@ -272,6 +317,8 @@ impl Session {
         let outcome = match event {
             Event::Heard(message) => {
                 self.heard = now;
+                self.pulse.unheard = None;
+                self.pulse.silent = false;
                 self.hear(message, target, &mut effects)
             }
             Event::Touched(keys) => {
@@ -279,12 +326,46 @@ impl Session {
                 Ok(())
             }
             Event::Tick => self.tick(now, &mut effects),
+            Event::Beat => {
+                self.beat(now, &mut effects);
+                Ok(())
+            }
         };
         match outcome {
             Ok(()) => self.push(target, now, &mut effects),
             Err(reason) => effects.push(Effect::HangUp(reason)),
         }
+        if effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Send(_)))
+        {
+            self.pulse.sent = now;
+            self.pulse.unheard.get_or_insert(now);
+        }
         effects
+    }
+
+    /// Is the host silent, and is it to be asked?
+    fn beat(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.pulse.beaten = true;
+        self.listen(now);
+        let quiet = self.pulse.unheard.is_none() && now.since(self.pulse.sent) >= BEAT_EVERY;
+        if self.hello.is_some() && quiet {
+            self.ping(now, effects);
+        }
+    }
+
+    fn listen(&mut self, now: Now) {
+        self.pulse.silent |= self.pulse.unheard.is_some() && now.since(self.pulse.sent) >= GONE;
+    }
+
+    fn ping(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.pinged = now;
+        self.nonce += 1;
+        let ping = wire::Ping { nonce: self.nonce };
+        effects.push(Effect::Send(wire::FromController {
+            message: Some(from_controller::Message::Ping(ping)),
+        }));
     }
 
     fn touch(&mut self, keys: &BTreeSet<SectionKey>) {
@@ -328,6 +409,14 @@ impl Session {
             text => Some(text.parse().or(Err(HangUp::Protocol("vtep")))?),
         };
         effects.push(Effect::Vtep(vtep));
+        if hello.physical_networks.len() > WIRES {
+            return Err(HangUp::Protocol("too many physical networks"));
+        }
+        let wires: BTreeSet<String> = hello.physical_networks.into_iter().collect();
+        if wires.iter().any(|name| check_physical_name(name).is_err()) {
+            return Err(HangUp::Protocol("name of a physical network"));
+        }
+        effects.push(Effect::Wires(wires));
         // A host that names nothing has nothing, or no trust in what it has.
         self.extent = if hello.sections.is_empty() {
             Extent::Whole
@@ -453,13 +542,9 @@ impl Session {
         {
             return Err(HangUp::NoAck);
         }
-        if self.hello.is_some() && now.since(self.pinged) >= PING_EVERY {
-            self.pinged = now;
-            self.nonce += 1;
-            let ping = wire::Ping { nonce: self.nonce };
-            effects.push(Effect::Send(wire::FromController {
-                message: Some(from_controller::Message::Ping(ping)),
-            }));
+        self.listen(now);
+        if self.hello.is_some() && !self.pulse.silent && now.since(self.pinged) >= PING_EVERY {
+            self.ping(now, effects);
         }
         Ok(())
     }
@@ -467,6 +552,14 @@ impl Session {
     /// Sends what is due, as far as the window allows.
     fn push(&mut self, target: Target<'_>, now: Now, effects: &mut Vec<Effect>) {
         let Some(hello) = &self.hello else { return };
+        // What a host hears keeps it answering for what another may have by then.
+        let waited = self
+            .pulse
+            .unheard
+            .is_some_and(|since| now.since(since) >= BEAT_EVERY);
+        if self.pulse.silent || (waited && self.pulse.beaten) {
+            return;
+        }
         if hello.incarnation == target.incarnation && hello.seen > target.generation {
             return;
         }

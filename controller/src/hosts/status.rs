@@ -2,7 +2,8 @@
 //!
 //! Status is derived anew from what hosts hold and say, never carried along: a port is realised when
 //! its host is here, has acknowledged the port's present section and says that the port forwards. A
-//! network is realised when every host that needs it holds it, its virtual addresses and its routers.
+//! network is realised when every host that needs it holds it, its virtual addresses and its routers. A gateway and a floating IP are
+//! when the host that answers for them holds them.
 //!
 //! # Absence
 //! A stream that breaks proves nothing: for [`GRACE`] the last that was proved stands, then it falls.
@@ -187,6 +188,9 @@ impl Status {
                 self.review_network(port.section.network, compiler, live);
             }
         }
+        for &floating in &touched.floating {
+            self.review_floating(floating, compiler, live);
+        }
         for &network in &touched.networks {
             self.review_network(network, compiler, live);
         }
@@ -225,6 +229,13 @@ impl Status {
         for network in networks {
             self.review_network(network, compiler, live);
         }
+        let sections = compiler.config(host).into_iter();
+        let keys = sections.flat_map(|config| config.sections.keys());
+        for key in keys {
+            if let SectionKey::FloatingIp(id) = key {
+                self.review_floating(*id, compiler, live);
+            }
+        }
     }
 
     /// What these sections of a host are about.
@@ -236,16 +247,20 @@ impl Status {
         live: &Sessions,
     ) {
         let mut networks = BTreeSet::new();
+        let mut routers = BTreeSet::new();
         for key in keys {
             match key {
                 SectionKey::Port(id) => self.review_port(*id, compiler, live),
                 SectionKey::Network(id) => {
                     networks.insert(*id);
+                    let leaving = compiler.intent().gateways_on.of(id);
+                    routers.extend(leaving.copied());
                 }
                 SectionKey::Endpoint(id) if compiler.intent().is_vip(*id) => {
                     networks.extend(compiler.intent().port(*id).map(|port| port.section.network));
                 }
                 SectionKey::Router(id) => {
+                    routers.insert(*id);
                     let ports = compiler.intent().interfaces_of(*id);
                     networks.extend(ports.map(|port| port.section.network));
                 }
@@ -254,8 +269,13 @@ impl Status {
                 | SectionKey::Group(_)
                 | SectionKey::Qos(_)
                 | SectionKey::Chain(_)
-                | SectionKey::Endpoint(_)
-                | SectionKey::FloatingIp(_) => {}
+                | SectionKey::Endpoint(_) => {}
+                SectionKey::FloatingIp(id) => self.review_floating(*id, compiler, live),
+            }
+        }
+        for router in routers {
+            if let Some((gateway, _)) = compiler.intent().gateway(router) {
+                self.review_port(gateway.port, compiler, live);
             }
         }
         for network in networks {
@@ -266,17 +286,71 @@ impl Status {
     fn review_port(&mut self, id: Id<kind::Port>, compiler: &Compiler, live: &Sessions) {
         let before = self.ports.get(&id).copied();
         let (prover, complaint) = self.judge(id, before, compiler, live);
-        if before != prover {
-            if let Some(host) = before {
-                self.board.set_port(id.uuid(), host, false);
-                self.ports.remove(&id);
-            }
-            if let Some(host) = prover {
-                self.board.set_port(id.uuid(), host, true);
-                self.ports.insert(id, host);
-            }
-        }
+        self.prove(id, before, prover);
         self.complain(id.uuid(), complaint);
+    }
+
+    fn prove(&mut self, id: Id<kind::Port>, before: Option<Uuid>, prover: Option<Uuid>) {
+        if before == prover {
+            return;
+        }
+        if let Some(host) = before {
+            self.board.set_port(id.uuid(), host, false);
+            self.ports.remove(&id);
+        }
+        if let Some(host) = prover {
+            self.board.set_port(id.uuid(), host, true);
+            self.ports.insert(id, host);
+        }
+    }
+
+    /// A floating IP is proved by the host that answers for it.
+    fn review_floating(&mut self, id: Id<kind::FloatingIp>, compiler: &Compiler, live: &Sessions) {
+        // Ids are unique among all objects: it stands among the ports.
+        let key = Id::new(id.uuid());
+        let before = self.ports.get(&key).copied();
+        let intent = compiler.intent();
+        let floating = intent.floating_ip(id);
+        let seat = floating.and_then(|floating| intent.seat(floating));
+        let prover = floating.zip(seat).and_then(|(floating, (host, _))| {
+            let needs = [
+                SectionKey::FloatingIp(id),
+                SectionKey::Network(floating.network),
+            ];
+            let router = floating.router.map(SectionKey::Router);
+            let needs = needs.into_iter().chain(router);
+            let told = compiler.config(&host.name)?;
+            let told = told.sections.contains_key(&SectionKey::FloatingIp(id));
+            let (prover, _) = self.proof(&host.name, needs, before, live);
+            prover.filter(|_| told)
+        });
+        self.prove(key, before, prover);
+    }
+
+    /// Does a host hold all of this, and can it realise it? Else, what is against it.
+    fn proof(
+        &self,
+        host: &HostName,
+        needs: impl Iterator<Item = SectionKey>,
+        before: Option<Uuid>,
+        live: &Sessions,
+    ) -> (Option<Uuid>, Option<String>) {
+        let Some(status) = self.hosts.get(host) else {
+            return (None, None);
+        };
+        let session = match (status.presence, live.get(host)) {
+            (Presence::Settled, Some(live)) => &live.session,
+            (Presence::Lost(_), _) => return (before.filter(|h| *h == status.id), None),
+            (Presence::Settled | Presence::Fresh(_) | Presence::Away, _) => return (None, None),
+        };
+        let mut proved = true;
+        for key in needs {
+            if let Some(complaint) = session.complaint(key) {
+                return (None, Some(complaint.to_owned()));
+            }
+            proved &= session.is_proved(key);
+        }
+        (proved.then_some(status.id), None)
     }
 
     /// Who proves a port, and what stands against it.
@@ -297,6 +371,17 @@ impl Status {
         let Some(host) = &port.host else {
             return (None, complaint);
         };
+        if let Some(router) = port.gateway_of {
+            // No device: the host has it once it has the router and what is outside.
+            let needs = [
+                SectionKey::Router(router),
+                SectionKey::Network(port.section.network),
+            ];
+            let (prover, against) = self.proof(host, needs.into_iter(), before, live);
+            let seated = intent.gateway_host(router).is_some_and(|h| h.name == *host);
+            let prover = prover.filter(|_| seated && complaint.is_none());
+            return (prover, complaint.or(against));
+        }
         let Some(status) = self.hosts.get(host) else {
             return (None, complaint);
         };
@@ -375,7 +460,11 @@ fn too_small(
 ) -> Option<String> {
     let carried = session.underlay_mtu()?;
     let vtep = compiler.intent().host(host)?.vtep?;
-    let mtu = u32::from(compiler.intent().network(network)?.section.mtu.get());
+    let section = &compiler.intent().network(network)?.section;
+    if section.wire.is_some() {
+        return None;
+    }
+    let mtu = u32::from(section.mtu.get());
     let needed = mtu + ENCAP_BYTES + if vtep.is_ipv4() { 20 } else { 40 };
     (needed > carried).then(|| {
         format!("underlay mtu of host {host} is {carried}, network mtu {mtu} needs {needed}")

@@ -8,7 +8,7 @@
 //! queue is full is hung up and begins anew.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -29,14 +29,17 @@ use uuid::Uuid;
 use super::{
     pki::Authority,
     publish::{Conn, Effect, Event, Publisher, Reading},
+    schedule::Placement,
     server::{self, Limits, Service},
     session::HangUp,
     stats::Stats,
 };
 use crate::{
     compile::intent::HostName,
+    refusal::Refusal,
     resource::{Objects as _, Resource as _},
-    resources::Host,
+    resources::{Host, Port, port::GATEWAY_OWNER},
+    rules::{self, Occasion, Write},
     status::StatusBoard,
     store::{self, Revision, Store, TransactError, View, Watcher, transact},
     time::Seconds,
@@ -48,6 +51,8 @@ const INBOX: usize = 1024;
 const READY: usize = 64;
 /// Sessions are looked at this often: their shortest time limit is 5 s.
 const TICK: Duration = Duration::from_secs(1);
+/// Hosts with gateways are looked at this often: they stop answering after 1.5 s.
+const BEAT: Duration = Duration::from_millis(250);
 /// How long streams may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -178,6 +183,8 @@ impl Task {
     async fn run(mut self, mut messages: mpsc::Receiver<Message>, mut stop: watch::Receiver<bool>) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 event = self.watcher.next() => match event {
@@ -192,6 +199,7 @@ impl Task {
                     self.step(Event::Tick);
                     self.stats.show_lags(self.publisher.lags());
                 }
+                _ = beats.tick() => self.step(Event::Beat),
                 () = told(&mut stop) => break,
             }
         }
@@ -270,6 +278,8 @@ impl Task {
                     self.hang_up(conn, &status);
                 }
                 Effect::Vtep(host, vtep) => self.write_vtep(host.uuid(), vtep),
+                Effect::Wires(host, wires) => self.write_wires(host.uuid(), wires),
+                Effect::Place(placement) => self.write_placement(placement),
             }
         }
     }
@@ -279,6 +289,36 @@ impl Task {
             // It may have ended by itself.
             drop(stream.hang_up.send(status.clone()));
         }
+    }
+
+    /// Notes in the store where a gateway is.
+    fn write_placement(&self, placement: Placement) {
+        let store = Arc::clone(&self.store);
+        let port = placement.port;
+        let to = placement
+            .to
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        tokio::spawn(async move {
+            let now = Seconds::of(SystemTime::now());
+            match place(store.as_ref(), placement, now).await {
+                Ok(true) => tracing::info!(%port, host = to, "a router's gateway was placed"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "a router's gateway was not placed"),
+            }
+        });
+    }
+
+    /// Notes in the store what a host is connected to.
+    fn write_wires(&self, host: Uuid, wires: BTreeSet<String>) {
+        let store = Arc::clone(&self.store);
+        tokio::spawn(async move {
+            let now = Seconds::of(SystemTime::now());
+            if let Err(error) = note_wires(store.as_ref(), host, wires, now).await {
+                tracing::warn!(?error, "a host's physical networks were not noted");
+            }
+        });
     }
 
     /// Notes in the store where a host's VTEP is: from there the compiler has it, after a restart too.
@@ -299,6 +339,61 @@ impl Task {
             }
         });
     }
+}
+
+/// Does what [`Effect::Place`] asks for: the gateway's port is bound to the host, if it is where it was. Was it?
+///
+/// # Errors
+/// That the store cannot write, or a rule of ports was broken.
+pub async fn place(
+    store: &dyn Store,
+    placement: Placement,
+    now: Seconds,
+) -> Result<bool, TransactError<Refusal>> {
+    let moment = Occasion {
+        now,
+        seed: [0; 32],
+        facts: Arc::default(),
+    };
+    let set = move |view: &mut View| {
+        let port = view.object::<Port>(placement.port.uuid());
+        let from = placement.from.as_ref().map_or("", HostName::as_str);
+        let port = port.filter(|port| port.device_owner == GATEWAY_OWNER && port.host == from);
+        let Some(port) = port else { return Ok(false) };
+        let mut port = Port::clone(&port);
+        let to = placement.to.as_ref().map_or("", HostName::as_str);
+        to.clone_into(&mut port.host);
+        port.may_move = placement.may_move;
+        rules::follow_up(view, vec![Write::put(port)], &moment.moment())?;
+        Ok(true)
+    };
+    Ok(transact(store, set).await?.value)
+}
+
+/// Does what [`Effect::Wires`] asks for: the names go into the host's record.
+///
+/// # Errors
+/// That the store cannot write.
+pub async fn note_wires(
+    store: &dyn Store,
+    host: Uuid,
+    wires: BTreeSet<String>,
+    now: Seconds,
+) -> Result<(), TransactError<()>> {
+    let set = move |view: &mut View| {
+        let told = view.object::<Host>(host);
+        let Some(host) = told.filter(|host| host.physical_networks != wires) else {
+            return Ok(());
+        };
+        let mut host = Host::clone(&host);
+        host.physical_networks.clone_from(&wires);
+        host.meta.revision_number += 1;
+        host.meta.updated_at = now;
+        view.put(Host::SPEC.key(host.meta.id), Arc::new(host));
+        Ok(())
+    };
+    transact(store, set).await?;
+    Ok(())
 }
 
 /// Does what [`Effect::Vtep`] asks for: the address goes into the host's record.

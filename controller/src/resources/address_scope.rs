@@ -11,7 +11,7 @@ use crate::{
     },
     resources::{
         Subnet, SubnetPool,
-        rbac_policy::{self, Sharable},
+        rbac_policy::{self, Access, Sharable},
     },
     rules::{Caller, Change, Judged, Rule, Write, usable},
     store::{Read, View},
@@ -147,7 +147,7 @@ fn sharing(view: &View, change: &Change<'_, AddressScope>, _: &Caller) -> Judged
             ),
         ));
     }
-    let object = (&after.meta, Sharable::AddressScope);
+    let object = (&after.meta, Sharable::AddressScope, Access::AccessAsShared);
     let dice = &change.moment.dice;
     Ok(rbac_policy::with_everybody(
         view,

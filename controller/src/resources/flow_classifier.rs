@@ -310,7 +310,7 @@ fn ends(view: &View, change: &Change<'_, FlowClassifier>, caller: &Caller) -> Ju
             }
         }
         if let Some(id) = network {
-            network::visible(view, id, caller)?;
+            network::open(view, id, caller, "create_flow_classifier")?;
         }
     }
     Ok(Vec::new())

@@ -12,7 +12,7 @@ use crate::{
         ALL, Absent, Claim, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec,
         Verb, field,
     },
-    resources::{Port, port_pair_group::lowest_number},
+    resources::{Port, port::GATEWAY_OWNER, port_pair_group::lowest_number},
     rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
     time::Seconds,
@@ -21,7 +21,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use uuid::Uuid;
 
 /// How long a join token is good, in seconds.
@@ -53,6 +53,9 @@ pub struct Host {
     /// The tunnel endpoint: of a foreign host given, of another reported when it joined.
     #[serde(default)]
     pub vtep: Option<IpAddr>,
+    /// The physical networks that it has an interface on, as it said when it connected.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub physical_networks: BTreeSet<String>,
     /// A tunnel endpoint without an agent.
     #[serde(default)]
     pub foreign: bool,
@@ -84,6 +87,12 @@ impl Host {
     pub fn by_name(read: &impl Read, name: &str) -> Option<Arc<Self>> {
         let claim = read.get::<Claim>(&Self::name_key(name))?;
         read.object(claim.holder)
+    }
+
+    /// Its physical networks in the form of Neutron's agents, which name a bridge for each: here it is the host's own affair.
+    fn bridge_mappings(&self) -> Value {
+        let names = self.physical_networks.iter();
+        names.map(|name| (name.clone(), json!(name))).collect()
     }
 
     /// Is it a tunnel endpoint without an agent?
@@ -124,6 +133,13 @@ impl Resource for Host {
             .create_only(Absent::Null)
             .or_null(),
             field("foreign", Kind::Bool, "A tunnel endpoint without an agent."),
+            field(
+                "physical_networks",
+                Kind::Words,
+                "The physical networks that it has an interface on.",
+            )
+            .computed()
+            .unfiltered(),
             field("admin_state_up", Kind::Bool, "Is it in service?").writable(Absent::Bool(true)),
             field(
                 "new_token",
@@ -164,6 +180,7 @@ impl Resource for Host {
                 .status
                 .complaint(self.meta.id)
                 .map_or(Value::Null, |complaint| json!(complaint)),
+            "physical_networks" => json!(self.physical_networks),
             "agent_type" => json!("overweave vswitch"),
             "binary" => json!("overweave-vswitch"),
             "topic" => json!("N/A"),
@@ -180,6 +197,7 @@ impl Resource for Host {
                 "tunnel_types": ["vxlan"],
                 "tunneling_ip": self.vtep,
                 "foreign": self.foreign,
+                "bridge_mappings": self.bridge_mappings(),
                 "ports": scene
                     .snapshot
                     .ids(&crate::resource::index_prefix("port", "binding:host_id", &self.meta.name))
@@ -371,7 +389,9 @@ fn removal(view: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
     let Some(host) = change.removed() else {
         return Ok(Vec::new());
     };
-    if view.any_related::<Port>("binding:host_id", &host.meta.name) {
+    let ports = view.related::<Port>("binding:host_id", &host.meta.name);
+    // A router's gateway is only put there by the controller, which finds it another place.
+    if ports.iter().any(|port| port.device_owner != GATEWAY_OWNER) {
         return Err(Refusal::conflict(
             "HostInUse",
             format!(
@@ -380,5 +400,11 @@ fn removal(view: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
             ),
         ));
     }
-    Ok(Vec::new())
+    let unbound = ports.iter().map(|port| {
+        let mut port = Port::clone(port);
+        port.host.clear();
+        port.may_move = false;
+        Write::put(port)
+    });
+    Ok(unbound.collect())
 }

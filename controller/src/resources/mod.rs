@@ -4,6 +4,7 @@
 
 pub mod address_group;
 pub mod address_scope;
+pub mod floating_ip;
 pub mod flow_classifier;
 pub mod function;
 pub mod host;
@@ -23,6 +24,7 @@ pub mod subnet_pool;
 
 pub use address_group::AddressGroup;
 pub use address_scope::AddressScope;
+pub use floating_ip::FloatingIp;
 pub use flow_classifier::FlowClassifier;
 pub use function::NetworkFunction;
 pub use host::Host;
@@ -53,6 +55,7 @@ pub const REGISTRY: &[&Spec] = &[
     Subnet::SPEC,
     Port::SPEC,
     Router::SPEC,
+    FloatingIp::SPEC,
     SecurityGroup::SPEC,
     SecurityGroupRule::SPEC,
     AddressGroup::SPEC,
@@ -89,7 +92,9 @@ pub fn decode(key: &str, bytes: &[u8]) -> Result<Arc<dyn Record>, serde_json::Er
         "guard" | "quota" => json::<u64>(bytes),
         "limits" => json::<Limits>(bytes),
         "jointoken" => json::<host::JoinToken>(bytes),
-        "ip" | "mac" | "vni" | "name" | "unique" | "iface" => json::<Claim>(bytes),
+        "ip" | "mac" | "vni" | "vlan" | "flat" | "fipport" | "name" | "unique" | "iface" => {
+            json::<Claim>(bytes)
+        }
         other => match identity::decode(other, bytes) {
             Some(result) => result,
             // A kind that a later part of this schema knows: kept as it is.

@@ -310,7 +310,11 @@ fn members(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> 
         networks.insert(port.network_id);
     }
     let network_id = match balancer.network_id {
-        Some(id) => network::visible(view, id, caller)?.meta.id,
+        Some(id) => {
+            network::open(view, id, caller, "create_port_pair_group")?
+                .meta
+                .id
+        }
         None => match networks.first() {
             Some(id) => *id,
             None => {
@@ -382,7 +386,11 @@ fn targets(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> 
         }
     }
     let network_id = match (nat.network_id, networks.first()) {
-        (Some(id), _) => network::visible(view, id, caller)?.meta.id,
+        (Some(id), _) => {
+            network::open(view, id, caller, "create_port_pair_group")?
+                .meta
+                .id
+        }
         (None, Some(id)) => *id,
         (None, None) => {
             return Err(wrong(

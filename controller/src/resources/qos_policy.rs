@@ -12,7 +12,7 @@ use crate::{
     },
     resources::{
         Network, Port,
-        rbac_policy::{self, Sharable},
+        rbac_policy::{self, Access, Sharable},
     },
     rules::{Caller, Change, Judged, Rule, Write, usable},
     store::{Read, View},
@@ -453,7 +453,7 @@ fn sharing(view: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
             users.filter(|user| !rbac_policy::is_granted(view, id, &user.project)),
         )?;
     }
-    let object = (&after.meta, Sharable::QosPolicy);
+    let object = (&after.meta, Sharable::QosPolicy, Access::AccessAsShared);
     let dice = &change.moment.dice;
     Ok(rbac_policy::with_everybody(
         view,

@@ -3,6 +3,7 @@
 //! A grant: an object of one project may be seen and used by another, or by all (`*`). Whoever may use a network puts ports on it; a group, names it on
 //! ports and in rules; a QoS policy, gives it to networks and ports; a pool of
 //! subnets, takes blocks of it; an address scope, puts pools in it. The `shared` of all but groups is the grant to all, and changes with it.
+//! Of a network the way outside can be granted alone: for routers' gateways and floating IPs.
 
 use crate::{
     refusal::Refusal,
@@ -11,8 +12,8 @@ use crate::{
         field, index_prefix,
     },
     resources::{
-        AddressGroup, AddressScope, Network, Port, QosPolicy, SecurityGroup, SecurityGroupRule,
-        Subnet, SubnetPool,
+        AddressGroup, AddressScope, Network, Port, QosPolicy, Router, SecurityGroup,
+        SecurityGroupRule, Subnet, SubnetPool, port::GATEWAY_OWNER,
     },
     rules::{Caller, Change, Dice, Judged, Rule, Write, join, stored, usable},
     store::View,
@@ -70,6 +71,8 @@ impl Sharable {
 pub enum Access {
     /// To use it as one's own, but not to change it.
     AccessAsShared,
+    /// To leave the fabric through a network.
+    AccessAsExternal,
 }
 
 /// A grant.
@@ -122,7 +125,7 @@ impl Resource for RbacPolicy {
             field("object_id", Kind::Uuid, "What is granted.").create_only(Absent::Required),
             field(
                 "action",
-                Kind::OneOf(&["access_as_shared"]),
+                Kind::OneOf(&["access_as_shared", "access_as_external"]),
                 "What may be done with it.",
             )
             .create_only(Absent::Required),
@@ -137,7 +140,7 @@ impl Resource for RbacPolicy {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[target, object, scope, once, loss, follow];
+    const RULES: &'static [Rule<Self>] = &[target, object, way_out, scope, once, loss, follow];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -148,22 +151,34 @@ impl Resource for RbacPolicy {
     }
 
     fn index(&self) -> Vec<(&'static str, String)> {
+        let (grant, target) = self.action.indexes();
         let (id, to) = (self.object_id, &self.target_tenant);
         vec![
             ("object_id", id.to_string()),
-            ("grant", format!("{id}:{to}")),
-            (
-                "target",
-                format!("{}:{to}", self.object_type.spec().storage),
-            ),
+            (grant, format!("{id}:{to}")),
+            (target, format!("{}:{to}", self.object_type.spec().storage)),
         ]
     }
 }
 
-/// Is the object granted to exactly this target?
+impl Access {
+    /// By which a grant is found: of an object to a target, and of a kind to a target.
+    const fn indexes(self) -> (&'static str, &'static str) {
+        match self {
+            Self::AccessAsShared => ("grant", "target"),
+            Self::AccessAsExternal => ("way_out", "way_out_of"),
+        }
+    }
+}
+
+/// Is the object granted to exactly this target, to be used?
 pub fn is_granted(read: &dyn Lookup, object: Uuid, target: &str) -> bool {
-    let storage = RbacPolicy::SPEC.storage;
-    let prefix = index_prefix(storage, "grant", format_args!("{object}:{target}"));
+    has(read, Access::AccessAsShared, object, target)
+}
+
+fn has(read: &dyn Lookup, access: Access, object: Uuid, target: &str) -> bool {
+    let (storage, (grant, _)) = (RbacPolicy::SPEC.storage, access.indexes());
+    let prefix = index_prefix(storage, grant, format_args!("{object}:{target}"));
     !read.ids(&prefix).is_empty()
 }
 
@@ -174,11 +189,28 @@ pub fn may_use(read: &dyn Lookup, object: Uuid, project: &str) -> bool {
         .any(|target| is_granted(read, object, target))
 }
 
+/// May a project leave the fabric through the network by a grant, its own or everybody's?
+pub fn may_leave_by(read: &dyn Lookup, network: Uuid, project: &str) -> bool {
+    [project, EVERYBODY]
+        .iter()
+        .any(|target| has(read, Access::AccessAsExternal, network, target))
+}
+
+fn targets_of(read: &dyn Lookup, access: Access, storage: &str, project: &str) -> Vec<Uuid> {
+    let value = format!("{storage}:{project}");
+    let grants = read.related::<RbacPolicy>(access.indexes().1, value);
+    grants.iter().map(|grant| grant.object_id).collect()
+}
+
 /// The objects of a kind that are granted to a project by name.
 pub fn granted<T: Resource>(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
-    let value = format!("{}:{project}", T::SPEC.storage);
-    let grants = read.related::<RbacPolicy>("target", value);
-    grants.iter().map(|grant| grant.object_id).collect()
+    targets_of(read, Access::AccessAsShared, T::SPEC.storage, project)
+}
+
+/// The networks that a project may leave the fabric through, granted by name.
+pub fn ways_out(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
+    let storage = Network::SPEC.storage;
+    targets_of(read, Access::AccessAsExternal, storage, project)
 }
 
 /// The grants of an object go with it.
@@ -189,17 +221,25 @@ pub fn remove_all(view: &View, object: Uuid) -> impl Iterator<Item = Write> + us
         .map(|grant| Write::Remove(RbacPolicy::SPEC, grant.meta.id))
 }
 
+/// The grants of the way out through a network go when there is none.
+pub fn remove_ways_out(view: &View, network: Uuid) -> impl Iterator<Item = Write> + use<> {
+    let grants = view.related::<RbacPolicy>("object_id", network);
+    let of_way = |grant: &Arc<RbacPolicy>| grant.action == Access::AccessAsExternal;
+    let ways = grants.into_iter().filter(of_way);
+    ways.map(|grant| Write::Remove(RbacPolicy::SPEC, grant.meta.id))
+}
+
 /// Makes the grant of an object to everybody what its `shared` says.
 pub fn with_everybody(
     view: &View,
-    (object, kind): (&Meta, Sharable),
+    (object, kind, action): (&Meta, Sharable, Access),
     shared: bool,
     dice: &Dice,
 ) -> Vec<Write> {
     let grants = view.related::<RbacPolicy>("object_id", object.id);
     let mut open = grants
         .iter()
-        .filter(|grant| grant.target_tenant == EVERYBODY)
+        .filter(|grant| grant.target_tenant == EVERYBODY && grant.action == action)
         .peekable();
     if !shared {
         return open
@@ -213,7 +253,7 @@ pub fn with_everybody(
         meta: Meta::new(dice.uuid(), &object.project_id, ""),
         object_type: kind,
         object_id: object.id,
-        action: Access::AccessAsShared,
+        action,
         target_tenant: EVERYBODY.to_owned(),
     })]
 }
@@ -276,12 +316,34 @@ fn scope(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
     )))
 }
 
+/// The way out is a network's, and of one that leads nowhere an admin's to open.
+fn way_out(view: &View, change: &Change<'_, RbacPolicy>, caller: &Caller) -> Judged {
+    let asked = change.made().filter(|_| change.is_asked());
+    let Some(after) = asked.filter(|grant| grant.action == Access::AccessAsExternal) else {
+        return Ok(Vec::new());
+    };
+    if after.object_type != Sharable::Network {
+        return Err(Refusal::invalid(
+            "InvalidActionForType",
+            format!(
+                "Invalid action 'access_as_external' for object type '{}'. Valid actions: access_as_shared.",
+                after.object_type.spec().singular
+            ),
+        ));
+    }
+    let network = view.object::<Network>(after.object_id);
+    if !caller.admin && network.is_some_and(|network| !network.external) {
+        return Err(Refusal::denied("rule:update_network:router:external"));
+    }
+    Ok(Vec::new())
+}
+
 fn once(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
     let Some(after) = change.after else {
         return Ok(Vec::new());
     };
     let value = format!("{}:{}", after.object_id, after.target_tenant);
-    let same = view.related::<RbacPolicy>("grant", value);
+    let same = view.related::<RbacPolicy>(after.action.indexes().0, value);
     if same.iter().any(|grant| grant.meta.id != after.meta.id) {
         return Err(Refusal::conflict(
             "DuplicateRbacPolicy",
@@ -307,6 +369,8 @@ fn loss(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
         .related::<RbacPolicy>("object_id", before.object_id)
         .iter()
         .filter(|grant| grant.meta.id != before.meta.id)
+        // Who may use a network may leave by it.
+        .filter(|grant| [before.action, Access::AccessAsShared].contains(&grant.action))
         .map(|grant| to(grant))
         .collect();
     // Given to another project it is taken from this one first, as Neutron judges it.
@@ -314,6 +378,9 @@ fn loss(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
     left.insert(object.meta().project_id.clone());
     if left.contains(EVERYBODY) {
         return Ok(Vec::new());
+    }
+    if before.action == Access::AccessAsExternal && change.is_asked() {
+        unless_default(view, before)?;
     }
     let users = users(view, before);
     // An admin may have given a project what it was never granted: that is no matter of another's grant.
@@ -326,14 +393,39 @@ fn loss(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
     if losers.is_empty() {
         return Ok(Vec::new());
     }
-    Err(Refusal::conflict(
+    Err(in_use(before, join(losers.into_iter().take(10))))
+}
+
+fn in_use(grant: &RbacPolicy, details: impl std::fmt::Display) -> Refusal {
+    Refusal::conflict(
         "RbacPolicyInUse",
         format!(
-            "RBAC policy on object {} cannot be removed because other objects depend on it.\nDetails: {}",
-            before.object_id,
-            join(losers.into_iter().take(10))
+            "RBAC policy on object {} cannot be removed because other objects depend on it.\nDetails: {details}",
+            grant.object_id,
         ),
-    ))
+    )
+}
+
+/// The default way outside is everybody's.
+fn unless_default(view: &View, grant: &RbacPolicy) -> Result<(), Refusal> {
+    let network = view.object::<Network>(grant.object_id);
+    let default = network.is_some_and(|network| network.is_default);
+    if default && grant.target_tenant == EVERYBODY {
+        return Err(in_use(grant, "the default external network is everybody's"));
+    }
+    Ok(())
+}
+
+/// Whose routers and floating IPs are on an external network.
+fn leavers(view: &View, network: Uuid) -> Vec<(String, String)> {
+    let ports = view.related::<Port>("network_id", network);
+    let gateways = ports.iter().filter(|p| p.device_owner == GATEWAY_OWNER);
+    let routers = gateways.filter_map(|port| {
+        let router = view.object::<Router>(port.device_id.parse().ok()?)?;
+        let (of, id) = (&router.meta.project_id, router.meta.id);
+        Some((of.clone(), format!("router {id}")))
+    });
+    routers.collect()
 }
 
 /// Objects whose indexed field has this value: each one's project, and what it is.
@@ -349,6 +441,9 @@ fn told<T: Resource>(view: &View, field: &str, value: Uuid) -> Vec<(String, Stri
 /// Who uses the object: each user's project, and what it is.
 fn users(view: &View, grant: &RbacPolicy) -> Vec<(String, String)> {
     let id = grant.object_id;
+    if grant.action == Access::AccessAsExternal {
+        return leavers(view, id);
+    }
     let ports = |field| told::<Port>(view, field, id);
     let rules = |field| told::<SecurityGroupRule>(view, field, id);
     match grant.object_type {
@@ -374,6 +469,20 @@ fn users(view: &View, grant: &RbacPolicy) -> Vec<(String, String)> {
 fn follow(view: &View, change: &Change<'_, RbacPolicy>, _: &Caller) -> Judged {
     let open = |policy: Option<&RbacPolicy>| policy.is_some_and(|p| p.target_tenant == EVERYBODY);
     let (was, is) = (open(change.before), open(change.after));
+    if let Some(grant) = change.subject()
+        && grant.action == Access::AccessAsExternal
+    {
+        // A network with a way out that somebody may take is one that leads outside.
+        let network = change.after.and_then(|grant| view.object(grant.object_id));
+        let network = network.filter(|network: &Arc<Network>| !network.external);
+        let led_out = network.map(|network| {
+            Write::put(Network {
+                external: true,
+                ..Network::clone(&network)
+            })
+        });
+        return Ok(led_out.into_iter().collect());
+    }
     let Some(grant) = change.subject().filter(|_| was != is) else {
         return Ok(Vec::new());
     };

@@ -12,7 +12,7 @@ use crate::{
     },
     resources::{
         Subnet, address_scope,
-        rbac_policy::{self, Sharable},
+        rbac_policy::{self, Access, Sharable},
         router,
         subnet::loose_prefix,
     },
@@ -494,7 +494,7 @@ fn sharing(view: &View, change: &Change<'_, SubnetPool>, _: &Caller) -> Judged {
     let Some(after) = change.after else {
         return Ok(Vec::new());
     };
-    let object = (&after.meta, Sharable::Subnetpool);
+    let object = (&after.meta, Sharable::Subnetpool, Access::AccessAsShared);
     let dice = &change.moment.dice;
     Ok(rbac_policy::with_everybody(
         view,

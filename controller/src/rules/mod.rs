@@ -364,6 +364,14 @@ pub fn ensure_default_group(
     moment: &Moment,
 ) -> Result<(), Refusal> {
     let (_, writes) = crate::resources::security_group::default_of(view, project, &moment.dice);
+    follow_up(view, writes, moment)
+}
+
+/// Writes what nobody asked for, and all that follows from it.
+///
+/// # Errors
+/// The first refusal of any rule on the way; the view is then to be thrown away.
+pub fn follow_up(view: &mut View, writes: Vec<Write>, moment: &Moment) -> Result<(), Refusal> {
     let mut queue = VecDeque::new();
     for write in writes {
         queue.extend(follow(view, write)?);

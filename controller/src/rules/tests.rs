@@ -5,7 +5,9 @@ use crate::{
     api::Scene,
     resource::{Objects, address_key},
     resources::{
-        AddressGroup, Network, Port, Router, SecurityGroup, SecurityGroupRule, Subnet, router,
+        AddressGroup, FloatingIp, Network, Port, Router, SecurityGroup, SecurityGroupRule, Subnet,
+        port::{FLOATING_OWNER, GATEWAY_OWNER},
+        router,
     },
     rules::addresses::{floor_key, number},
     store::{Embedded, MemoryDisk},
@@ -115,6 +117,68 @@ fn act<T: Resource>(
     super::act(view, object, action, arguments, &member(), &moment(step)).map(|(_, reply)| reply)
 }
 
+/// Gateways and floating IPs have their ports, those nobody else has; whom a floating IP leads to is claimed.
+fn outside(view: &View, ports: &[Arc<Port>]) {
+    let of = |owner: &str| -> BTreeMap<Uuid, String> {
+        let owned = ports.iter().filter(|port| port.device_owner == owner);
+        owned
+            .map(|port| (port.meta.id, port.device_id.clone()))
+            .collect()
+    };
+    let routers = view.objects::<Router>();
+    let gateways = routers.iter().filter_map(|router| {
+        let gateway = router.gateway?;
+        let port = view
+            .object::<Port>(gateway.port_id)
+            .expect("the gateway's port");
+        assert_eq!(port.network_id, gateway.network_id);
+        Some((gateway.port_id, router.meta.id.to_string()))
+    });
+    assert_eq!(of(GATEWAY_OWNER), gateways.collect());
+    let floating = view.objects::<FloatingIp>();
+    let holders = floating.iter().map(|floating| {
+        let holder = view
+            .object::<Port>(floating.holder.unwrap())
+            .expect("the holder");
+        let held: Vec<_> = holder.fixed_ips.iter().map(|ip| ip.ip_address).collect();
+        assert_eq!(held, [floating.floating_ip_address.unwrap()]);
+        (holder.meta.id, floating.meta.id.to_string())
+    });
+    assert_eq!(of(FLOATING_OWNER), holders.collect());
+    let claimed = floating.iter().filter_map(|floating| {
+        let (port, address) = (floating.port_id?, floating.fixed_ip_address?);
+        let key = format!("fipport/{port}/{address}/{}", floating.floating_network_id);
+        let holder = view.object::<Port>(port).expect("whose it is");
+        assert!(holder.fixed_ips.iter().any(|ip| ip.ip_address == address));
+        Some((key, floating.meta.id))
+    });
+    let claims: BTreeMap<String, Uuid> = view
+        .scan("fipport/")
+        .map(|(key, entry)| (key.to_owned(), entry.peek::<Claim>().unwrap().holder))
+        .collect();
+    assert_eq!(claims, claimed.collect());
+    for floating in &floating {
+        let leads = floating.port_id.is_some() || !floating.forwards.is_empty();
+        assert_eq!(floating.router_id.is_some(), leads);
+        let router = floating
+            .router_id
+            .map(|id| view.object::<Router>(id).expect("its router"));
+        let by = router
+            .and_then(|router| router.gateway)
+            .map(|gateway| gateway.network_id);
+        assert!(!leads || by == Some(floating.floating_network_id));
+    }
+}
+
+/// How many objects of a kind are a project's.
+fn owned<T: Resource>(view: &View, project: &str) -> u64 {
+    let all = view.objects::<T>();
+    let own = all
+        .iter()
+        .filter(|object| object.meta().project_id == project);
+    own.count() as u64
+}
+
 /// The claims are the ports' addresses, the quota is the rows, no child is without a parent, and
 /// below the floor nothing is free. All of it is this project's.
 pub(crate) fn balance(view: &View, project: &str) {
@@ -159,18 +223,20 @@ pub(crate) fn balance(view: &View, project: &str) {
     assert_eq!(claims, interfaces);
     assert_eq!(view.scan("mac/").count(), ports.len());
     assert_eq!(view.scan("vni/").count(), view.objects::<Network>().len());
+    outside(view, &ports);
     for (kind, rows) in [
-        ("port", ports.len()),
-        ("subnet", subnets.len()),
-        ("network", view.objects::<Network>().len()),
-        ("router", view.objects::<Router>().len()),
-        ("security_group", view.objects::<SecurityGroup>().len()),
+        ("port", owned::<Port>(view, project)),
+        ("subnet", owned::<Subnet>(view, project)),
+        ("network", owned::<Network>(view, project)),
+        ("router", owned::<Router>(view, project)),
+        ("floatingip", owned::<FloatingIp>(view, project)),
+        ("security_group", owned::<SecurityGroup>(view, project)),
         (
             "security_group_rule",
-            view.objects::<SecurityGroupRule>().len(),
+            owned::<SecurityGroupRule>(view, project),
         ),
     ] {
-        assert_eq!(quotas::used(view, project, kind), rows as u64, "{kind}");
+        assert_eq!(quotas::used(view, project, kind), rows, "{kind}");
     }
     for subnet in &subnets {
         assert!(view.object::<Network>(subnet.network_id).is_some());

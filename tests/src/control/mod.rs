@@ -568,6 +568,9 @@ impl Region {
                         self.down(conn, delay, ToHost::Lost("ended"));
                     }
                 }
+                Effect::Wires(..) | Effect::Place(_) => {
+                    unreachable!("no host of this fabric has a wire or a gateway")
+                }
                 Effect::Vtep(host, vtep) => {
                     self.push_soon(Item::Vtep(self.reign, host.uuid(), vtep));
                 }

@@ -91,12 +91,6 @@ async fn grants_have_neutrons_shape_and_refusals() {
             .refused(who, "POST", GRANTS, asked, status, kind)
             .await;
     }
-    let mut external = body("network", &network, ADMIN);
-    external["action"] = json!("access_as_external");
-    let asked = json!({"rbac_policy": external});
-    cloud
-        .refused("admin", "POST", GRANTS, asked, 400, "HTTPBadRequest")
-        .await;
     let everybody = json!({"rbac_policy": {"target_tenant": "*"}});
     cloud
         .refused("a", "PUT", &path, everybody, 403, "PolicyNotAuthorized")

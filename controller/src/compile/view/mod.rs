@@ -3,13 +3,18 @@
 //! The one place where both are known. What the API's rules guarantee (a VNI in its range, a unicast
 //! MAC address) is still looked at: an object that breaks it is not there for the compiler.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use hostconfig::{
     Classifier, Firewall, SecurityGroupRule, Shaper,
     chain::{Action, Algorithm, FirewallRule, Side},
+    floating_ip::Workload,
     group::{Direction, Family, L4Match, Remote},
-    network::{RaMode, Route},
+    nat::Forward,
+    network::{RaMode, Route, Wire},
     port::{AddressPair, FixedIp},
     qos::{Dscp, Limit, Rate},
 };
@@ -17,14 +22,15 @@ use net::{Id, Mtu, PortRange, UnicastMac, Vni, ids::kind};
 use uuid::Uuid;
 
 use super::intent::{
-    self, Balancer, BalancerMember, Chain, Change, Function, Group, Host, HostName, Nat,
-    NatForward, Object, ObjectId, Router, Rule, Target, Work,
+    self, Balancer, BalancerMember, Chain, Change, FloatingIp, Function, Group, Host, HostName,
+    Nat, NatForward, Object, ObjectId, Router, Rule, Target, Work,
 };
 use crate::{
     resource::{Resource, Spec},
     resources::{
         self, AddressGroup, FlowClassifier, NetworkFunction, PortChain, PortPairGroup, QosPolicy,
         SecurityGroup, function,
+        port::GATEWAY_OWNER,
         protocol::{self, Ethertype},
         qos_policy::{Direction as Way, QosRule, Says},
         router::router_of,
@@ -74,6 +80,9 @@ const KINDS: &[(&Spec, OfKind)] = &[
     (resources::Subnet::SPEC, |id| ObjectId::Subnet(id.into())),
     (resources::Port::SPEC, |id| ObjectId::Port(id.into())),
     (resources::Router::SPEC, |id| ObjectId::Router(id.into())),
+    (resources::FloatingIp::SPEC, |id| {
+        ObjectId::FloatingIp(id.into())
+    }),
     (SecurityGroup::SPEC, |id| ObjectId::Group(id.into())),
     (resources::SecurityGroupRule::SPEC, |id| {
         ObjectId::Rule(id.into())
@@ -98,6 +107,7 @@ fn object(id: ObjectId, entry: &Entry) -> Option<Object> {
         ObjectId::Subnet(_) => Object::Subnet(Arc::new(subnet(entry.peek()?))),
         ObjectId::Port(_) => Object::Port(Arc::new(port(entry.peek()?)?)),
         ObjectId::Router(_) => Object::Router(Arc::new(router(entry.peek()?))),
+        ObjectId::FloatingIp(_) => Object::FloatingIp(Arc::new(floating_ip(entry.peek()?))),
         ObjectId::Group(_) => Object::Group(Arc::new(group(entry.peek()?))),
         ObjectId::Rule(_) => Object::Rule(Arc::new(group_rule(entry.peek()?)?)),
         ObjectId::AddressGroup(_) => Object::AddressGroup(Arc::new(address_group(entry.peek()?))),
@@ -121,7 +131,9 @@ fn host(host: &resources::Host) -> Host {
         id: host.meta.id.into(),
         name: HostName::from(host.meta.name.as_str()),
         vtep: host.vtep,
+        wires: host.physical_networks.clone(),
         foreign: host.foreign,
+        in_service: host.admin_state_up,
         number: host.number,
         certificate: host.certificate.clone(),
     }
@@ -133,14 +145,20 @@ fn network(network: &resources::Network) -> Option<intent::Network> {
             id: network.meta.id.into(),
             name: network.meta.name.clone(),
             project: project(&network.meta.project_id),
-            vni: Vni::try_from(network.vni).ok()?,
+            vni: Vni::try_from(network.vni()?).ok()?,
             mtu: Mtu::try_from(u32::from(network.mtu)).ok()?,
             admin_up: network.admin_state_up,
             subnets: Vec::new(),
-            wire: None,
+            wire: wire(network),
         },
         qos: network.qos_policy_id.map(Id::new),
     })
+}
+
+fn wire(network: &resources::Network) -> Option<Wire> {
+    let physical = network.physical_network.clone()?;
+    let vlan = network.vlan();
+    Some(Wire { physical, vlan })
 }
 
 /// A QoS policy. A rule of nothing a second limits nothing, as in Neutron's own switch.
@@ -226,6 +244,38 @@ fn router(router: &resources::Router) -> Router {
         project: project(&router.meta.project_id),
         admin_up: router.admin_state_up,
         routes: routes(&router.routes),
+        gateway: router.gateway.map(|gateway| intent::Gateway {
+            port: gateway.port_id.into(),
+            network: gateway.network_id.into(),
+            snat: gateway.enable_snat,
+        }),
+    }
+}
+
+fn floating_ip(floating: &resources::FloatingIp) -> FloatingIp {
+    let addr = floating.floating_ip_address;
+    let addr = addr.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let forwards = floating.forwards.iter().map(|forward| Forward {
+        addr,
+        protocol: forward.protocol.number(),
+        ports: forward.external,
+        to: forward.internal_ip_address,
+        to_port: forward.internal.min(),
+        member: forward.internal_port_id.into(),
+    });
+    let to = floating.port_id.zip(floating.fixed_ip_address);
+    FloatingIp {
+        id: floating.meta.id.into(),
+        project: project(&floating.meta.project_id),
+        holder: floating.holder.unwrap_or_default().into(),
+        network: floating.floating_network_id.into(),
+        addr,
+        router: floating.router_id.map(Id::new),
+        to: to.map(|(port, addr)| Workload {
+            port: port.into(),
+            addr,
+        }),
+        forwards: forwards.collect(),
     }
 }
 
@@ -282,6 +332,10 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
         router: router_of(port)
             .filter(|_| port.host.is_empty())
             .map(Id::new),
+        gateway_of: (port.device_owner == GATEWAY_OWNER)
+            .then(|| port.device_id.parse().ok().map(Id::new))
+            .flatten(),
+        may_move: port.may_move,
         inherits_qos: !port.device_owner.starts_with("network:"),
     })
 }

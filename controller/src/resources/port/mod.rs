@@ -14,12 +14,12 @@ use crate::{
     resource::{ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field},
     resources::{Host, Network, router},
     rules::Rule,
-    store::Read,
 };
 use net::{Mac, Prefix};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::{Map, Value, json};
-use shapes::{fixed_ips_shape, pairs_shape, profile_shape};
+pub(in crate::resources) use shapes::fixed_ips_shape;
+use shapes::{pairs_shape, profile_shape};
 use std::net::IpAddr;
 use uuid::Uuid;
 
@@ -27,12 +27,18 @@ use uuid::Uuid;
 pub const VIP_OWNER: &str = "overweave:load_balancer";
 /// The owner of a port that holds an address of a NAT.
 pub const NAT_OWNER: &str = "overweave:nat";
+/// The owner of the port by which a router leaves the fabric.
+pub const GATEWAY_OWNER: &str = "network:router_gateway";
+/// The owner of a port that holds a floating IP.
+pub const FLOATING_OWNER: &str = "network:floatingip";
 /// Owners whose ports go with what they belong to, never by themselves.
 const SERVICE_OWNERS: &[&str] = &[
     VIP_OWNER,
     NAT_OWNER,
     router::OWNER,
     router::DISTRIBUTED_OWNER,
+    GATEWAY_OWNER,
+    FLOATING_OWNER,
 ];
 
 /// An address that a port has.
@@ -139,6 +145,9 @@ pub struct Port {
     /// Its QoS policy, instead of its network's.
     #[serde(default)]
     pub qos_policy_id: Option<Uuid>,
+    /// Of a router's gateway: has its host proved that it knows that another may have it? Only then it is given to another while its host is silent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_move: bool,
 }
 
 const fn zero() -> Mac {
@@ -168,6 +177,7 @@ impl Port {
             vnic_type: normal(),
             profile: Map::new(),
             qos_policy_id: None,
+            may_move: false,
         }
     }
 }
@@ -285,6 +295,7 @@ impl Resource for Port {
         rules::quality,
         allocation::hold,
         rules::users,
+        rules::floating,
         rules::removal,
     ];
 
@@ -335,6 +346,7 @@ impl Resource for Port {
 
     fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
         match field {
+            "status" if self.device_owner == FLOATING_OWNER => json!("N/A"),
             "status" => json!(if self.is_active(scene) {
                 "ACTIVE"
             } else {
@@ -359,8 +371,13 @@ const VNIC_TYPES: &[&str] = &["normal"];
 impl Port {
     fn vif_type(&self, scene: &Scene<'_>) -> &'static str {
         if self.host.is_empty() {
-            "unbound"
-        } else if scene.snapshot.entry(&Host::name_key(&self.host)).is_some() {
+            return "unbound";
+        }
+        let network = scene.snapshot.object::<Network>(self.network_id);
+        let wire = network.and_then(|network| network.physical_network.clone());
+        let host = Host::by_name(scene.snapshot, &self.host);
+        let carries = |host: &Host| wire.is_none_or(|wire| host.physical_networks.contains(&wire));
+        if host.is_some_and(|host| carries(&host)) {
             "tap"
         } else {
             "binding_failed"
@@ -371,7 +388,8 @@ impl Port {
         if !self.admin_state_up {
             return false;
         }
-        if SERVICE_OWNERS.contains(&self.device_owner.as_str()) {
+        let owner = self.device_owner.as_str();
+        if SERVICE_OWNERS.contains(&owner) && owner != GATEWAY_OWNER {
             return scene.status.is_network_realised(self.network_id);
         }
         if self.host.is_empty() {

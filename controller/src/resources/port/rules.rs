@@ -5,10 +5,10 @@ use crate::{
     refusal::Refusal,
     resource::{Objects, Verb},
     resources::{
-        FlowClassifier, Network, PortPairGroup, SecurityGroup, Subnet,
+        FlowClassifier, Network, PortPairGroup, SecurityGroup, Subnet, floating_ip,
         function::Target,
         network,
-        port::{NAT_OWNER, VIP_OWNER},
+        port::{FLOATING_OWNER, GATEWAY_OWNER, NAT_OWNER, VIP_OWNER},
         qos_policy, router, security_group,
     },
     rules::{
@@ -34,7 +34,7 @@ pub(super) fn place(
         return Ok(Vec::new());
     };
     let network = if change.is_asked() {
-        network::visible(view, after.network_id, caller)?
+        network::open(view, after.network_id, caller, "create_port")?
     } else {
         let found = view.object::<Network>(after.network_id);
         found.ok_or_else(|| Refusal::missing("Network", after.network_id))?
@@ -219,8 +219,9 @@ pub(super) fn users(
     let Some(before) = change.before else {
         return Ok(Vec::new());
     };
-    let interface = router::is_interface(view, before);
-    if !interface && ![VIP_OWNER, NAT_OWNER].contains(&before.device_owner.as_str()) {
+    let interface = router::is_interface(view, before) || before.device_owner == GATEWAY_OWNER;
+    let others = [VIP_OWNER, NAT_OWNER, FLOATING_OWNER];
+    if !interface && !others.contains(&before.device_owner.as_str()) {
         return Ok(Vec::new());
     }
     let moved = change
@@ -235,7 +236,7 @@ pub(super) fn users(
             ),
         ));
     }
-    let bound = change.after.is_some_and(|after| !after.host.is_empty());
+    let bound = change.after.is_some_and(|after| after.host != before.host);
     if change.verb == Verb::Delete
         || moved
         || bound
@@ -252,6 +253,19 @@ pub(super) fn users(
         ));
     }
     Ok(Vec::new())
+}
+
+/// Floating IPs lead to addresses that a port has.
+#[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
+pub(super) fn floating(
+    view: &View,
+    change: &Change<'_, Port>,
+    _: &Caller,
+) -> Result<Vec<Write>, Refusal> {
+    let before = change.before;
+    Ok(before.map_or_else(Vec::new, |before| {
+        floating_ip::follow(view, before, change.after)
+    }))
 }
 
 pub(super) fn removal(

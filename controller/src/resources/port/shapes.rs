@@ -11,7 +11,7 @@ const ADDRESSES: usize = 64;
 /// How many allowed address pairs (Neutron's default).
 const PAIRS: usize = 10;
 
-pub(super) fn fixed_ips_shape(value: &Value) -> Result<Value, String> {
+pub(in crate::resources) fn fixed_ips_shape(value: &Value) -> Result<Value, String> {
     let Some(items) = value.as_array() else {
         return Err(format!("Invalid data format for fixed IP: '{value}'"));
     };

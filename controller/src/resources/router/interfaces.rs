@@ -4,12 +4,12 @@
 //! that the router was attached to: those share one port. Its addresses are the subnets' gateways unless
 //! a port was brought along.
 
-use super::{OWNERS, Router, bad};
+use super::{OWNERS, Router, bad, gateway};
 use crate::{
     refusal::Refusal,
     resource::{Claim, Meta, Objects, Resource},
     resources::{
-        Port, Subnet, address_scope,
+        Port, Subnet, address_scope, floating_ip,
         port::{FixedIp, WantedIp},
     },
     rules::{Acted, Caller, Deed, Write, usable},
@@ -53,13 +53,17 @@ pub(super) fn ports(view: &View, router: Uuid) -> Vec<Arc<Port>> {
     ids.into_iter().filter_map(|id| view.object(id)).collect()
 }
 
-/// The subnets that a router is attached to, and its own addresses there.
-pub(super) fn reach(view: &View, router: Uuid) -> (Vec<Arc<Subnet>>, HashSet<IpAddr>) {
-    let ports = ports(view, router);
+/// The subnets that a router is attached to or leaves by, and its own addresses there.
+pub(super) fn reach(view: &View, router: &Router) -> (Vec<Arc<Subnet>>, HashSet<IpAddr>) {
+    let mut subnets = subnets(view, router.meta.id);
+    subnets.extend(gateway::subnets(view, router));
+    let mut ports = ports(view, router.meta.id);
+    let outside = router.gateway.map(|gateway| gateway.port_id);
+    ports.extend(outside.and_then(|port| view.object(port)));
     let own = ports
         .iter()
         .flat_map(|port| port.fixed_ips.iter().map(|fixed| fixed.ip_address));
-    (subnets(view, router), own.collect())
+    (subnets, own.collect())
 }
 
 /// The subnets that a router is attached to.
@@ -189,7 +193,7 @@ fn add_subnet(
             "IPv6 subnet {id} configured to receive RAs from an external router cannot be added to Neutron Router"
         )));
     }
-    admit(view, router.meta.id, std::slice::from_ref(subnet))?;
+    admit(view, router, std::slice::from_ref(subnet))?;
     let shared = ports(view, router.meta.id).into_iter().find(|port| {
         !subnet.cidr.is_ipv4() && port.network_id == subnet.network_id && has_ipv6(port)
     });
@@ -264,7 +268,7 @@ fn add_port(
             other.meta.id, port.network_id
         )));
     }
-    admit(view, router.meta.id, &subnets)?;
+    admit(view, router, &subnets)?;
     let mut port = Port::clone(&port);
     port.device_id = router.meta.id.to_string();
     router.owner().clone_into(&mut port.device_owner);
@@ -281,23 +285,13 @@ fn has_ipv6(port: &Port) -> bool {
     port.fixed_ips.iter().any(|ip| ip.ip_address.is_ipv6())
 }
 
-/// May the router be attached to these subnets, besides those that it is attached to?
-fn admit(view: &View, router: Uuid, new: &[Arc<Subnet>]) -> Result<(), Refusal> {
-    for (id, _) in attached(view, router) {
-        if new.iter().any(|subnet| subnet.meta.id == id) {
-            return Err(bad(format_args!(
-                "Router already has a port on subnet {id}"
-            )));
-        }
+/// May the router be attached to these subnets, besides those that it is attached to and leaves by?
+fn admit(view: &View, router: &Router, new: &[Arc<Subnet>]) -> Result<(), Refusal> {
+    apart(view, router.meta.id, new)?;
+    for (id, _) in attached(view, router.meta.id) {
         let Some(other) = view.object::<Subnet>(id) else {
             continue;
         };
-        if let Some(subnet) = new.iter().find(|subnet| subnet.cidr.overlaps(other.cidr)) {
-            return Err(bad(format_args!(
-                "Cidr {} of subnet {} overlaps with cidr {} of subnet {id}",
-                subnet.cidr, subnet.meta.id, other.cidr
-            )));
-        }
         // Nothing is routed between scopes (but by NAT), and so nothing is joined that could not talk.
         let scope = address_scope::of_subnet(view, &other);
         let apart = new.iter().find(|subnet| {
@@ -308,6 +302,36 @@ fn admit(view: &View, router: Uuid, new: &[Arc<Subnet>]) -> Result<(), Refusal> 
                 "Subnet {} and subnet {id}, which the router is attached to, are not of the same address scope",
                 subnet.meta.id
             )));
+        }
+    }
+    for outside in gateway::subnets(view, router) {
+        if let Some(subnet) = new.iter().find(|subnet| subnet.cidr.overlaps(outside.cidr)) {
+            return Err(overlap(subnet, &outside));
+        }
+    }
+    Ok(())
+}
+
+fn overlap(new: &Subnet, other: &Subnet) -> Refusal {
+    bad(format_args!(
+        "Cidr {} of subnet {} overlaps with cidr {} of subnet {}",
+        new.cidr, new.meta.id, other.cidr, other.meta.id
+    ))
+}
+
+/// Are these subnets apart from those that the router is attached to?
+pub(super) fn apart(view: &View, router: Uuid, new: &[Arc<Subnet>]) -> Result<(), Refusal> {
+    for (id, _) in attached(view, router) {
+        if new.iter().any(|subnet| subnet.meta.id == id) {
+            return Err(bad(format_args!(
+                "Router already has a port on subnet {id}"
+            )));
+        }
+        let Some(other) = view.object::<Subnet>(id) else {
+            continue;
+        };
+        if let Some(subnet) = new.iter().find(|subnet| subnet.cidr.overlaps(other.cidr)) {
+            return Err(overlap(subnet, &other));
         }
     }
     Ok(())
@@ -375,6 +399,7 @@ pub(super) fn remove(
     });
     let gone = one.map_or(subnets, |subnet| vec![subnet]);
     unrouted(view, router, &gone)?;
+    unfloated(view, router, &gone)?;
     let mut writes: Vec<Write> = gone
         .iter()
         .map(|subnet| Write::Release(key(id, *subnet)))
@@ -388,6 +413,23 @@ pub(super) fn remove(
         None => Write::Remove(Port::SPEC, holder),
     });
     Ok(acted(router, &port, &gone, gone.first(), writes))
+}
+
+/// No floating IP may lead through what goes.
+fn unfloated(view: &View, router: &Router, gone: &[Uuid]) -> Result<(), Refusal> {
+    for id in gone {
+        let subnet = view.object::<Subnet>(*id);
+        if subnet.is_some_and(|subnet| floating_ip::leads_through(view, router.meta.id, &subnet)) {
+            return Err(Refusal::conflict(
+                "RouterInterfaceInUseByFloatingIP",
+                format!(
+                    "Router interface for subnet {id} on router {} cannot be deleted, as it is required by one or more floating IPs.",
+                    router.meta.id
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// No route may need what goes.

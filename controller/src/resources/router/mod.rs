@@ -3,14 +3,15 @@
 //! It joins networks: each of its interfaces is a port of its own on one of them, `device_owner`
 //! [`OWNER`], `device_id` the router's id, made and deleted by the actions `add_router_interface` and
 //! `remove_router_interface` alone. Every switch that has a port on one of its networks routes for it,
-//! so `distributed` and `ha` are kept as they were asked for and change nothing.
+//! so `distributed` and `ha` are kept as they were asked for and change nothing. Its way out is a gateway (`gateway.rs`).
 //!
 //! # Invariants
 //! - `iface/ROUTER/SUBNET` is held by the interface port that has an address in that subnet; there is no
 //!   other list of what a router is attached to.
 //! - The subnets of a router do not overlap.
-//! - Every route's next hop is in a subnet of an interface.
+//! - Every route's next hop is in a subnet of an interface or of the network that it leaves by.
 
+mod gateway;
 mod interfaces;
 mod routes;
 
@@ -18,11 +19,11 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Action, Field, Kind, Meta, Operations, Ops, Policy, Reply, Resource, Spec,
-        field,
+        ALL, Absent, Action, Field, Kind, Meta, Objects, Operations, Ops, Policy, Reply, Resource,
+        Spec, field,
     },
     resources::{
-        Port, network,
+        Port,
         subnet::{HostRoute, routes_shape},
     },
     rules::{Act, Caller, Change, Judged, Rule, Write, join},
@@ -33,6 +34,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
+pub use gateway::Gateway;
 pub use interfaces::{is_interface, on_networks, router_of, subnets};
 
 /// The owner of an interface's port.
@@ -41,13 +43,6 @@ pub const OWNER: &str = "network:router_interface";
 pub const DISTRIBUTED_OWNER: &str = "network:router_interface_distributed";
 /// Both.
 pub const OWNERS: &[&str] = &[OWNER, DISTRIBUTED_OWNER];
-
-/// The way out, as a request asks for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gateway {
-    /// The network that leads outside.
-    pub network_id: Uuid,
-}
 
 /// A router.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,9 +61,12 @@ pub struct Router {
     /// Its routes besides those to its interfaces' subnets.
     #[serde(default)]
     pub routes: Vec<HostRoute>,
-    /// The way out that the request wants; never stored.
-    #[serde(rename = "external_gateway_info", default, skip_serializing)]
+    /// Its way out of the fabric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
+    /// The way out that the request wants; never stored.
+    #[serde(default, skip_serializing)]
+    pub wanted: Option<gateway::Wanted>,
 }
 
 impl Router {
@@ -155,8 +153,8 @@ impl Resource for Router {
             field("status", Kind::Text(16), "ACTIVE.").computed(),
             field(
                 "external_gateway_info",
-                Kind::Shape(gateway_shape),
-                "The way out: null, there are no external networks yet.",
+                Kind::Shape(gateway::shape),
+                "The way out: an external network, the addresses there, and whether sources are hidden behind them.",
             )
             .writable(Absent::Null)
             .or_null()
@@ -220,7 +218,7 @@ impl Resource for Router {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[gateway, kind, routes::reachable, removal];
+    const RULES: &'static [Rule<Self>] = &[removal, gateway::way_out, kind, routes::reachable];
     const ACTS: &'static [(&'static str, Act<Self>)] = &[
         ("add_router_interface", interfaces::add),
         ("remove_router_interface", interfaces::remove),
@@ -236,7 +234,14 @@ impl Resource for Router {
         &mut self.meta
     }
 
+    fn asked_apart(field: &str) -> bool {
+        field == "external_gateway_info"
+    }
+
     fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {
+        if let Some(asked) = fields.shift_remove("asked:external_gateway_info") {
+            fields.insert("wanted".to_owned(), asked);
+        }
         if let Some(Value::Array(zones)) = fields.shift_remove("availability_zone_hints")
             && let Some(zone) = zones.first().and_then(Value::as_str)
         {
@@ -248,47 +253,25 @@ impl Resource for Router {
         Ok(())
     }
 
-    fn derive(&self, field: &str, _: &Scene<'_>) -> Value {
+    fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
         match field {
             "status" => json!("ACTIVE"),
+            "external_gateway_info" => self.gateway.map_or(Value::Null, |gateway| {
+                let port = scene.snapshot.object::<Port>(gateway.port_id);
+                json!({
+                    "network_id": gateway.network_id,
+                    "enable_snat": gateway.enable_snat,
+                    "external_fixed_ips": port.map_or_else(Vec::new, |port| port.fixed_ips.clone()),
+                })
+            }),
             "availability_zone_hints" | "availability_zones" => json!([]),
             _ => Value::Null,
         }
     }
 }
 
-/// An empty gateway is none, as Neutron takes it.
-fn gateway_shape(value: &Value) -> Result<Value, String> {
-    let keys = value
-        .as_object()
-        .ok_or_else(|| format!("'{value}' is not a dictionary"))?;
-    if keys.is_empty() {
-        return Ok(Value::Null);
-    }
-    let known = ["network_id", "enable_snat", "external_fixed_ips"];
-    if let Some(unknown) = keys.keys().find(|key| !known.contains(&key.as_str())) {
-        return Err(format!("unknown key '{unknown}'"));
-    }
-    let id = keys.get("network_id").and_then(Value::as_str);
-    let id = id.ok_or("Expected keys: ['network_id']")?;
-    let id = id.parse::<Uuid>().ok();
-    let id = id.ok_or_else(|| format!("'{value}' names no network by a UUID"))?;
-    Ok(json!({"network_id": id}))
-}
-
 pub(super) fn bad(text: impl std::fmt::Display) -> Refusal {
     Refusal::invalid("BadRequest", format!("Bad router request: {text}."))
-}
-
-fn gateway(view: &View, change: &Change<'_, Router>, caller: &Caller) -> Judged {
-    let Some(gateway) = change.after.and_then(|after| after.gateway.as_ref()) else {
-        return Ok(Vec::new());
-    };
-    let network = network::visible(view, gateway.network_id, caller)?;
-    Err(bad(format_args!(
-        "Network {} is not an external network (there are none yet)",
-        network.meta.id
-    )))
 }
 
 /// What a router was asked to be changes only while it is down; the owners of its ports follow.

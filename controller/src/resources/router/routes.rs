@@ -31,7 +31,7 @@ pub(super) fn reachable(view: &View, change: &Change<'_, Router>, _: &Caller) ->
             ),
         ));
     }
-    let (subnets, own) = interfaces::reach(view, after.meta.id);
+    let (subnets, own) = interfaces::reach(view, after);
     for route in &after.routes {
         let HostRoute {
             destination,

@@ -5,12 +5,13 @@
 mod pool;
 
 use crate::{
+    api::Scene,
     refusal::Refusal,
     resource::{
         ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
         field,
     },
-    resources::{Network, Port, port::FixedIp, router},
+    resources::{Network, Port, port::FixedIp, rbac_policy, router},
     rules::{
         Caller, Change, Rule, Write,
         addresses::{address, floor_key, holder, is_automatic, number, slaac},
@@ -19,7 +20,7 @@ use crate::{
 };
 use net::Prefix;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 use uuid::Uuid;
 
@@ -177,6 +178,12 @@ impl Resource for Subnet {
             .create_only(Absent::Null)
             .or_null(),
             field(
+                "router:external",
+                Kind::Bool,
+                "Does its network lead outside?",
+            )
+            .computed(),
+            field(
                 "subnetpool_id",
                 Kind::Uuid,
                 "The pool that its block is from.",
@@ -231,11 +238,11 @@ impl Resource for Subnet {
 
     fn shared_with(&self, read: &dyn Lookup, project: &str) -> bool {
         read.object::<Network>(self.network_id)
-            .is_some_and(|network| network.shared_with(read, project))
+            .is_some_and(|network| network.is_open_to(read, project))
     }
 
     fn granted(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
-        let networks = Network::granted(read, project);
+        let networks = rbac_policy::granted::<Network>(read, project);
         let subnets = networks
             .into_iter()
             .flat_map(|id| read.related::<Self>("network_id", id));
@@ -249,6 +256,16 @@ impl Resource for Subnet {
             index.push(("share", Self::share(pool, &self.meta.project_id)));
         }
         index
+    }
+
+    fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
+        match field {
+            "router:external" => {
+                let network = scene.snapshot.object::<Network>(self.network_id);
+                json!(network.is_some_and(|network| network.external))
+            }
+            _ => Value::Null,
+        }
     }
 
     fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {

@@ -1,26 +1,30 @@
 //! What is a network?
 //!
-//! One broadcast domain of a project, carried as one VXLAN segment. Its VNI is a claimed key
-//! (`vni/N`), its ports' addresses come from its subnets.
+//! One broadcast domain of a project: a VXLAN segment, or a part of a physical network (`provider.rs`). Routers leave the fabric
+//! through it if it is external (`external.rs`). Its ports' addresses come from its subnets.
+
+mod external;
+mod provider;
 
 use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
-        field,
+        ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field,
     },
     resources::{
-        FlowClassifier, Port, Subnet, address_scope, qos_policy,
-        rbac_policy::{self, Sharable},
+        FloatingIp, FlowClassifier, Port, Subnet, address_scope, floating_ip, qos_policy,
+        rbac_policy::{self, Access, Sharable},
     },
     rules::{Caller, Change, Rule, Write, join, usable},
-    store::{Read, View},
+    store::View,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use uuid::Uuid;
+
+pub use provider::{Carrier, check_physical_name};
 
 /// What the fabric puts around an inner IP packet at most: IPv6 (40), UDP (8), VXLAN-GPE (8), NSH
 /// with context (24), inner Ethernet (14).
@@ -29,10 +33,12 @@ const OVERHEAD: u16 = 94;
 const DEFAULT_MTU: u16 = 1450;
 /// The most that is taken on trust: what jumbo frames carry.
 const LARGEST_MTU: u16 = 9000;
-const LAST_VNI: u32 = 0x00ff_ffff;
+/// The default on a wire, which has nothing around it: Ethernet's.
+const WIRE_MTU: u16 = 1500;
 
 /// A network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the API")]
 pub struct Network {
     /// What every object has.
     #[serde(flatten)]
@@ -46,19 +52,27 @@ pub struct Network {
     pub shared: bool,
     /// What new ports get.
     pub port_security_enabled: bool,
-    /// `vxlan`.
-    #[serde(rename = "provider:network_type", default = "vxlan")]
-    pub network_type: String,
-    /// The VXLAN network identifier; 0 in a request stands for a free one.
+    /// What carries it.
+    #[serde(rename = "provider:network_type", default)]
+    pub carrier: Carrier,
+    /// The physical network that it is a part of; none for an overlay.
+    #[serde(rename = "provider:physical_network", default)]
+    pub physical_network: Option<String>,
+    /// The VXLAN network identifier, or the VLAN; 0 in a request stands for a free one.
     #[serde(rename = "provider:segmentation_id", default)]
-    pub vni: u32,
+    pub segment: Option<u32>,
+    /// The VNI of a network with a wire, for what routers send on between hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wire_vni: Option<u32>,
+    /// Does it lead outside?
+    #[serde(rename = "router:external", default)]
+    pub external: bool,
+    /// Is it the way outside where none is named?
+    #[serde(default)]
+    pub is_default: bool,
     /// The QoS policy of its ports that have none of their own.
     #[serde(default)]
     pub qos_policy_id: Option<Uuid>,
-}
-
-fn vxlan() -> String {
-    "vxlan".to_owned()
 }
 
 static OPS: Ops<Network> = Ops::new();
@@ -105,14 +119,16 @@ impl Resource for Network {
             )
             .writable(Absent::Null)
             .or_null(),
+            field("router:external", Kind::Bool, "Does it lead outside?")
+                .writable(Absent::Bool(false))
+                .set_by(Policy::Admin),
             field(
-                "router:external",
+                "is_default",
                 Kind::Bool,
-                "Does it lead outside? Not yet: always false.",
+                "Is it the way outside where none is named? Of external networks, one.",
             )
             .writable(Absent::Bool(false))
-            .set_by(Policy::Admin)
-            .computed(),
+            .set_by(Policy::Admin),
             field(
                 "ipv4_address_scope",
                 Kind::Uuid,
@@ -134,7 +150,7 @@ impl Resource for Network {
             field(
                 "provider:network_type",
                 Kind::Text(32),
-                "How it is carried: vxlan.",
+                "How it is carried: vxlan, vlan, flat.",
             )
             .writable(Absent::Computed)
             .set_by(Policy::Admin)
@@ -142,17 +158,16 @@ impl Resource for Network {
             field(
                 "provider:physical_network",
                 Kind::Text(64),
-                "None: it is an overlay.",
+                "The physical network that it is a part of; null for an overlay.",
             )
-            .create_only(Absent::Computed)
+            .writable(Absent::Computed)
             .or_null()
             .set_by(Policy::Admin)
-            .read_by(Policy::Admin)
-            .computed(),
+            .read_by(Policy::Admin),
             field(
                 "provider:segmentation_id",
                 Kind::Int(0, 0x7fff_ffff),
-                "Its VNI.",
+                "Its VNI, or its VLAN; null for a flat one.",
             )
             .writable(Absent::Computed)
             .set_by(Policy::Admin)
@@ -162,7 +177,14 @@ impl Resource for Network {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[provider, size, quality, sharing, removal];
+    const RULES: &'static [Rule<Self>] = &[
+        provider::carried,
+        size,
+        quality,
+        sharing,
+        external::leading_out,
+        removal,
+    ];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -172,16 +194,20 @@ impl Resource for Network {
         &mut self.meta
     }
 
+    // Of an external one, whoever has a grant: `shared_with` looks.
     fn shared(&self, _: &dyn Lookup) -> bool {
-        self.shared
+        self.shared || self.external
     }
 
     fn shared_with(&self, read: &dyn Lookup, project: &str) -> bool {
-        self.shared || rbac_policy::may_use(read, self.meta.id, project)
+        self.is_open_to(read, project)
+            || (self.external && rbac_policy::may_leave_by(read, self.meta.id, project))
     }
 
     fn granted(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
-        rbac_policy::granted::<Self>(read, project)
+        let mut all = rbac_policy::granted::<Self>(read, project);
+        all.extend(rbac_policy::ways_out(read, project));
+        all
     }
 
     fn index(&self) -> Vec<(&'static str, String)> {
@@ -190,9 +216,7 @@ impl Resource for Network {
     }
 
     fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {
-        if fields.get("router:external") == Some(&Value::Bool(true)) {
-            return Err(Refusal::input("external networks are not supported yet"));
-        }
+        Carrier::check(fields.get("provider:network_type"))?;
         let mtu = fields
             .get("mtu")
             .and_then(Value::as_u64)
@@ -206,13 +230,12 @@ impl Resource for Network {
     fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
         match field {
             "status" => json!("ACTIVE"),
-            "shared" => json!(self.shared_with(scene.snapshot, &scene.caller.project_id)),
+            "shared" => json!(self.is_open_to(scene.snapshot, &scene.caller.project_id)),
             "subnets" => {
                 let mut subnets = scene.snapshot.related::<Subnet>("network_id", self.meta.id);
                 subnets.sort_by_key(|subnet| (subnet.meta.created_at, subnet.meta.id));
                 subnets.iter().map(|subnet| json!(subnet.meta.id)).collect()
             }
-            "router:external" => json!(false),
             "ipv4_address_scope" => json!(self.address_scope(4, scene)),
             "ipv6_address_scope" => json!(self.address_scope(6, scene)),
             "l2_adjacency" => json!(true),
@@ -230,9 +253,22 @@ impl Network {
             .find(|subnet| subnet.ip_version == ip_version)?;
         address_scope::of_subnet(scene.snapshot, subnet)
     }
+
+    /// May this project put ports on it, though it is another's?
+    pub fn is_open_to(&self, read: &dyn Lookup, project: &str) -> bool {
+        self.shared || rbac_policy::may_use(read, self.meta.id, project)
+    }
+
+    /// The number by which hosts know it among themselves.
+    pub fn vni(&self) -> Option<u32> {
+        match self.carrier {
+            Carrier::Vxlan => self.segment,
+            Carrier::Vlan | Carrier::Flat => self.wire_vni,
+        }
+    }
 }
 
-/// The network of this id, if the caller may use it.
+/// The network of this id, if the caller sees it.
 ///
 /// # Errors
 /// When there is none, or none that the caller sees.
@@ -242,98 +278,16 @@ pub fn visible(view: &View, id: Uuid, caller: &Caller) -> Result<Arc<Network>, R
         .ok_or_else(|| Refusal::missing("Network", id))
 }
 
-/// The key of a VNI; they sort by number.
-fn vni_key(vni: u32) -> String {
-    format!("vni/{vni:06x}")
-}
-
-const VNI_FLOOR: &str = "free/vni";
-
-fn provider(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
-    let mut writes = Vec::new();
-    let release = |writes: &mut Vec<Write>, vni: u32| {
-        writes.push(Write::Release(vni_key(vni)));
-        if view.get::<u32>(VNI_FLOOR).is_some_and(|floor| vni < *floor) {
-            writes.push(Write::Record(VNI_FLOOR.to_owned(), Arc::new(vni)));
-        }
-    };
-    let Some(after) = change.after else {
-        if let Some(before) = change.before {
-            release(&mut writes, before.vni);
-        }
-        return Ok(writes);
-    };
-    let named_id = change.names("provider:segmentation_id") && after.vni != 0;
-    if change.verb == Verb::Create && named_id && !change.names("provider:network_type") {
-        return Err(Refusal::input("network_type required"));
+/// The network of this id, if the caller may put ports on it. Who sees it because it leads outside may not.
+///
+/// # Errors
+/// When there is none that the caller sees, or `rule` denies it.
+pub fn open(view: &View, id: Uuid, caller: &Caller, rule: &str) -> Result<Arc<Network>, Refusal> {
+    let network = visible(view, id, caller)?;
+    if caller.owns(&network.meta.project_id) || network.is_open_to(view, &caller.project_id) {
+        return Ok(network);
     }
-    if after.network_type != "vxlan" {
-        if change.verb == Verb::Update {
-            return Err(Refusal::input(
-                "the network type of a network cannot be changed",
-            ));
-        }
-        return Err(Refusal::input(format_args!(
-            "network_type value '{}' not supported",
-            after.network_type
-        )));
-    }
-    if change.names("provider:physical_network") {
-        return Err(Refusal::input(
-            "provider:physical_network specified for vxlan network",
-        ));
-    }
-    if change.before.is_some_and(|before| before.vni == after.vni) {
-        return Ok(writes);
-    }
-    let mut chosen = after.clone();
-    if chosen.vni == 0 {
-        let (vni, floor) = lowest_vni(view)?;
-        chosen.vni = vni;
-        writes.push(Write::Record(VNI_FLOOR.to_owned(), Arc::new(floor)));
-    } else if chosen.vni > LAST_VNI {
-        return Err(Refusal::input(format_args!(
-            "segmentation_id out of range (1 through {LAST_VNI})"
-        )));
-    } else if view.entry(&vni_key(chosen.vni)).is_some() {
-        return Err(Refusal::conflict(
-            "TunnelIdInUse",
-            format!(
-                "Unable to create the network. The tunnel ID {} is in use.",
-                chosen.vni
-            ),
-        ));
-    }
-    if let Some(before) = change.before {
-        release(&mut writes, before.vni);
-    }
-    writes.push(Write::Claim(vni_key(chosen.vni), chosen.meta.id));
-    writes.push(Write::amend(chosen));
-    Ok(writes)
-}
-
-/// The lowest free VNI, and the floor below which none is free.
-fn lowest_vni(view: &View) -> Result<(u32, u32), Refusal> {
-    let mut candidate = view
-        .get::<u32>(VNI_FLOOR)
-        .map_or(1, |floor| (*floor).max(1));
-    let from = format!("{candidate:06x}");
-    for (key, _) in view.scan_from("vni/", &from) {
-        let held = key
-            .get(4..)
-            .and_then(|hex| u32::from_str_radix(hex, 16).ok());
-        if held != Some(candidate) {
-            break;
-        }
-        candidate += 1;
-    }
-    if candidate > LAST_VNI {
-        return Err(Refusal::conflict(
-            "NoNetworkAvailable",
-            "Unable to create the network. No tenant network is available for allocation.",
-        ));
-    }
-    Ok((candidate, candidate + 1))
+    Err(Refusal::denied(format!("rule:{rule}")))
 }
 
 fn too_big(largest: u16) -> Refusal {
@@ -347,12 +301,13 @@ fn size(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Wri
         return Ok(Vec::new());
     };
     let underlay = change.moment.facts.underlay_mtu;
-    let (default, largest) = match underlay {
-        Some(carried) => {
+    let (default, largest) = match (after.carrier, underlay) {
+        (Carrier::Vlan | Carrier::Flat, _) => (WIRE_MTU, LARGEST_MTU),
+        (Carrier::Vxlan, Some(carried)) => {
             let left = carried.saturating_sub(OVERHEAD);
             (left, left)
         }
-        None => (DEFAULT_MTU, LARGEST_MTU),
+        (Carrier::Vxlan, None) => (DEFAULT_MTU, LARGEST_MTU),
     };
     if after.mtu == 0 {
         return Ok(vec![Write::amend(Network {
@@ -415,7 +370,7 @@ fn sharing(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<
     let Some(after) = change.after else {
         return Ok(Vec::new());
     };
-    let object = (&after.meta, Sharable::Network);
+    let object = (&after.meta, Sharable::Network, Access::AccessAsShared);
     let dice = &change.moment.dice;
     let mut writes = rbac_policy::with_everybody(view, object, after.shared, dice);
     let Some(before) = change.before else {
@@ -454,7 +409,9 @@ fn removal(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<
         return Ok(Vec::new());
     };
     let id = before.meta.id;
-    let ports = view.related::<Port>("network_id", id);
+    let (unused, holders) = floating_ip::unused_on(view, id);
+    let mut ports = view.related::<Port>("network_id", id);
+    ports.retain(|port| !holders.contains(&port.meta.id));
     if !ports.is_empty() {
         let named = join(ports.iter().take(10).map(|port| port.meta.id));
         return Err(Refusal::conflict(
@@ -476,9 +433,17 @@ fn removal(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<
         }
     }
     let subnets = view.related::<Subnet>("network_id", id);
-    Ok(subnets
+    // Holders first: a subnet with addresses in use stays.
+    let holders = holders.into_iter().map(|id| Write::Remove(Port::SPEC, id));
+    let unused = unused
+        .into_iter()
+        .map(|id| Write::Remove(FloatingIp::SPEC, id));
+    let subnets = subnets
         .iter()
-        .map(|subnet| Write::Remove(Subnet::SPEC, subnet.meta.id))
+        .map(|subnet| Write::Remove(Subnet::SPEC, subnet.meta.id));
+    Ok(holders
+        .chain(unused)
+        .chain(subnets)
         .chain(rbac_policy::remove_all(view, id))
         .collect())
 }

@@ -15,21 +15,25 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
+    Placement,
     publish::{Conn, Effect, Event, Publisher, Reading},
     session::HangUp,
 };
 use crate::{
     compile::{
-        intent::{Change, HostName, Intent, Object, ObjectId},
+        intent::{Change, Host, HostName, Intent, Object, ObjectId},
         tests as kit,
     },
     status::StatusBoard,
     time::Seconds,
 };
 
+mod failover;
+
 const INCARNATION: Uuid = Uuid::from_u128(1);
 
 /// A host that does what hosts must do, and no more.
+#[expect(clippy::struct_excessive_bools, reason = "what a test may break")]
 struct SimHost {
     name: HostName,
     certificate: String,
@@ -41,6 +45,13 @@ struct SimHost {
     upserts: usize,
     updates: usize,
     answers: bool,
+    /// The physical networks that it names; `None`: those of its record.
+    wires: Option<Vec<String>>,
+    /// When it last heard anything.
+    heard: Now,
+    /// What it is sent, or what it says, does not arrive.
+    deaf: bool,
+    mute: bool,
     /// Names nothing in its hello, though it holds something.
     distrusts: bool,
 }
@@ -64,11 +75,15 @@ impl SimHost {
             upserts: 0,
             updates: 0,
             answers: true,
+            wires: None,
+            heard: Now::ZERO,
+            deaf: false,
+            mute: false,
             distrusts: false,
         }
     }
 
-    fn hello(&mut self) {
+    fn hello(&mut self, wires: Vec<String>) {
         let sections = self
             .config
             .sections
@@ -85,7 +100,7 @@ impl SimHost {
             vtep: self.vtep.clone(),
             version: "sim".to_owned(),
             underlay_mtu: 1600,
-            physical_networks: Vec::new(),
+            physical_networks: wires,
         };
         self.up
             .push_back(from_host(from_host::Message::Hello(hello)));
@@ -194,6 +209,7 @@ struct Region {
     now: Now,
     conns: u64,
     hung_up: Vec<HangUp>,
+    placed: Vec<Placement>,
 }
 
 impl Region {
@@ -219,6 +235,7 @@ impl Region {
             now,
             conns: 0,
             hung_up: Vec::new(),
+            placed: Vec::new(),
         }
     }
 
@@ -253,6 +270,7 @@ impl Region {
             now: self.now,
             wall: Seconds::new(self.now.nanos() / 1_000_000_000),
         };
+        let (mut places, mut wired) = (Vec::new(), Vec::new());
         for effect in self.publisher.on(event, at) {
             match effect {
                 Effect::Send(conn, message) => {
@@ -268,8 +286,23 @@ impl Region {
                         host.up.clear();
                     }
                 }
+                Effect::Place(placement) => places.push(placement),
+                Effect::Wires(id, wires) => wired.push((id, wires)),
                 Effect::Vtep(..) => panic!("the records have the hosts' addresses"),
             }
+        }
+        for (id, wires) in wired {
+            let Some(Object::Host(host)) = self.store.get(ObjectId::Host(id)) else {
+                panic!("a host that is connected is there");
+            };
+            let host = Host {
+                wires,
+                ..Host::clone(&host)
+            };
+            self.commit(kit::put([Object::Host(Arc::new(host))]));
+        }
+        for placement in places {
+            self.place(placement);
         }
     }
 
@@ -286,7 +319,9 @@ impl Region {
         let conn = Conn(self.conns);
         let host = self.hosts.get_mut(name).unwrap();
         host.conn = Some(conn);
-        host.hello();
+        let record = self.store.host(name).into_iter();
+        let wires = record.flat_map(|host| host.wires.iter().cloned()).collect();
+        host.hello(host.wires.clone().unwrap_or(wires));
         let (name, certificate) = (host.name.clone(), host.certificate.clone());
         self.on(Event::Connected(conn, name, certificate));
     }
@@ -303,10 +338,17 @@ impl Region {
 
     /// One message of one host, if there is any.
     fn deliver(&mut self, name: &HostName) -> bool {
+        let now = self.now;
         let host = self.hosts.get_mut(name).unwrap();
-        if let Some(message) = host.down.pop_front() {
+        if !host.deaf
+            && let Some(message) = host.down.pop_front()
+        {
+            host.heard = now;
             host.receive(message);
             return true;
+        }
+        if host.mute {
+            return false;
         }
         let (Some(conn), Some(message)) = (host.conn, host.up.pop_front()) else {
             return false;

@@ -1,0 +1,292 @@
+//! Gateways and their hosts: evenly, one at a time, and elsewhere once a host is gone.
+
+use super::*;
+use crate::compile::intent::Port;
+
+/// How long a host answers for what another may have, after it has heard from its controller.
+const LEASE: Duration = Duration::from_millis(1500);
+const BEAT: Duration = Duration::from_millis(250);
+/// Gateways' ports are numbered from here.
+const PORTS: u8 = 40;
+
+/// Hosts, of which the first `wired` are on the physical network of the external network 3; routers between it and network 0.
+fn outside(hosts: u8, wired: u8, routers: u8) -> Vec<Object> {
+    let host = |n: u8| {
+        let host = kit::host(n, true, false);
+        kit::on_wires(host, if n < wired { &["p0"] } else { &[] })
+    };
+    let mut objects: Vec<Object> = (0..hosts).map(host).collect();
+    objects.push(kit::network(0, "inside"));
+    objects.push(kit::on_wire(kit::network(3, "outside"), Some("p0")));
+    for n in 0..routers {
+        objects.push(kit::leaving(n, Some((PORTS + n, 3))));
+        objects.push(kit::interface(20 + n, 0, n));
+        objects.push(kit::gateway_port(PORTS + n, 3, None, n));
+    }
+    objects
+}
+
+impl Region {
+    /// What the store does with a placement.
+    pub(super) fn place(&mut self, placement: Placement) {
+        let port = self.store.port(placement.port).unwrap();
+        if port.host == placement.from {
+            let mut port = Port::clone(port);
+            port.host.clone_from(&placement.to);
+            port.may_move = placement.may_move;
+            self.placed.push(placement);
+            self.commit(kit::put([Object::Port(Arc::new(port))]));
+        }
+    }
+
+    fn gateway_at(&self, router: u8) -> Option<HostName> {
+        self.store
+            .port(kit::id(PORTS + router))
+            .unwrap()
+            .host
+            .clone()
+    }
+
+    /// Whose switch answers for a router's gateway now, as hosts must.
+    fn answering(&self, router: u8) -> Vec<&HostName> {
+        let answers = |host: &&SimHost| {
+            let key = SectionKey::Router(kit::id(router));
+            let section = host.config.sections.get(&key);
+            let Some(hostconfig::Section::Router(told)) = section.map(|s| s.body()) else {
+                return false;
+            };
+            let Some(gateway) = &told.gateway else {
+                return false;
+            };
+            let here = gateway.at.is_some_and(|at| at.to_string() == host.vtep);
+            here && (!gateway.movable || self.now.since(host.heard) < LEASE)
+        };
+        let hosts = self.hosts.values();
+        hosts.filter(answers).map(|host| &host.name).collect()
+    }
+
+    /// Time passes as at the edge: a beat at a time.
+    fn beats(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now = self.now + BEAT;
+            self.on(Event::Beat);
+            if self.now.nanos().is_multiple_of(1_000_000_000) {
+                self.on(Event::Tick);
+            }
+            self.deliver_all();
+        }
+    }
+
+    /// How long until a router's gateway is elsewhere; at most a minute.
+    fn until_moved(&mut self, router: u8) -> Option<Duration> {
+        let (from, since) = (self.gateway_at(router), self.now);
+        while self.gateway_at(router) == from {
+            if self.now.since(since) > Duration::from_mins(1) {
+                return None;
+            }
+            self.beats(BEAT);
+        }
+        Some(self.now.since(since))
+    }
+}
+
+fn settled(hosts: u8, wired: u8, routers: u8) -> Region {
+    let mut region = Region::new(outside(hosts, wired, routers), 0..hosts);
+    region.connect_all();
+    region.beats(Duration::from_secs(2));
+    region
+}
+
+#[test]
+fn gateways_are_spread_over_the_hosts_that_have_the_wire_and_stay() {
+    let mut region = settled(4, 3, 6);
+    let mut at: BTreeMap<HostName, usize> = BTreeMap::new();
+    for router in 0..6 {
+        *at.entry(region.gateway_at(router).unwrap()).or_default() += 1;
+        assert_eq!(region.answering(router).len(), 1);
+    }
+    let even: BTreeMap<_, _> = (0..3).map(|n| (kit::host_name(n), 2)).collect();
+    assert_eq!(at, even, "and none where the wire is not");
+    let placed = region.placed.len();
+    let first = kit::host_name(0);
+    region.cut(&first);
+    region.beats(Duration::from_secs(1));
+    region.connect_all();
+    region.beats(Duration::from_secs(20));
+    assert_eq!(
+        region.placed.len(),
+        placed,
+        "a host that is back at once keeps what it had"
+    );
+    let gateways = (0..6).map(|n| kit::id::<net::ids::kind::Port>(PORTS + n).uuid());
+    for port in gateways {
+        assert!(
+            region.board.is_realised(port),
+            "its host proved that it has it"
+        );
+    }
+}
+
+#[test]
+fn a_host_that_is_gone_for_two_seconds_loses_its_gateways() {
+    let mut region = settled(2, 2, 1);
+    let first = region.gateway_at(0).unwrap();
+    region.cut(&first);
+    let took = region.until_moved(0).unwrap();
+    assert!(
+        took >= Duration::from_secs(2) && took <= Duration::from_millis(2500),
+        "{took:?}"
+    );
+    region.beats(BEAT);
+    let now = region.gateway_at(0).unwrap();
+    assert_eq!(region.answering(0), [&now]);
+    region.connect_all();
+    region.beats(Duration::from_secs(5));
+    assert_eq!(
+        region.gateway_at(0),
+        Some(now.clone()),
+        "who has it keeps it"
+    );
+    assert_eq!(region.answering(0), [&now]);
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_gone_too_and_is_sent_nothing_more() {
+    for (deaf, mute) in [(true, true), (false, true), (true, false)] {
+        let mut region = settled(2, 2, 1);
+        let first = region.gateway_at(0).unwrap();
+        let host = region.hosts.get_mut(&first).unwrap();
+        (host.deaf, host.mute) = (deaf, mute);
+        let took = region.until_moved(0).unwrap();
+        let bounds = Duration::from_secs(2)..=Duration::from_millis(3250);
+        assert!(bounds.contains(&took), "{took:?}");
+        let heard = region.hosts[&first].heard;
+        region.beats(Duration::from_secs(5));
+        assert_eq!(region.hosts[&first].heard, heard);
+        let now = region.gateway_at(0).unwrap();
+        assert_eq!(region.answering(0), [&now]);
+    }
+}
+
+#[test]
+fn a_lone_host_that_did_not_hear_that_another_came_keeps_its_gateway() {
+    let mut region = settled(2, 1, 1);
+    let (first, second) = (kit::host_name(0), kit::host_name(1));
+    region.cut(&first);
+    region.commit(kit::put([kit::on_wires(
+        kit::host(1, true, false),
+        &["p0"],
+    )]));
+    assert_eq!(region.until_moved(0), None);
+    assert_eq!(region.answering(0), [&first], "without a controller too");
+    // Once it heard it, it may be taken from it.
+    region.connect_all();
+    region.beats(Duration::from_secs(2));
+    assert!(region.store.port(kit::id(PORTS)).unwrap().may_move);
+    region.cut(&first);
+    assert!(region.until_moved(0).unwrap() <= Duration::from_millis(2500));
+    assert_eq!(region.gateway_at(0), Some(second));
+}
+
+#[test]
+fn a_host_out_of_service_or_without_its_wire_gives_its_gateways_up() {
+    let mut region = settled(3, 2, 1);
+    let first = region.gateway_at(0).unwrap();
+    let n = u8::from(first == kit::host_name(1));
+    region.commit(kit::put([kit::host(n, true, false)]));
+    region.beats(Duration::from_secs(2));
+    let second = region.gateway_at(0).unwrap();
+    assert_ne!(second, first);
+    assert_eq!(region.answering(0), [&second]);
+    // Nobody else has the wire now: it stays with a host that is gone.
+    region.cut(&second);
+    assert_eq!(region.until_moved(0), None);
+}
+
+#[test]
+fn a_controller_that_starts_or_stood_still_blames_no_host_for_it() {
+    let mut region = settled(3, 3, 3);
+    let placed = region.placed.len();
+    region.now = region.now + Duration::from_secs(30);
+    region.beats(Duration::from_secs(3));
+    assert_eq!(
+        region.placed.len(),
+        placed,
+        "it was this process that stood still"
+    );
+    let generation = region.generation;
+    region.restart(INCARNATION, generation);
+    region.beats(Duration::from_secs(3));
+    let first = kit::host_name(0);
+    let names: Vec<HostName> = region.hosts.keys().cloned().collect();
+    for name in names.iter().filter(|name| **name != first) {
+        region.connect(name);
+    }
+    region.beats(Duration::from_secs(1));
+    assert_eq!(region.placed.len(), placed);
+    let lost = (0..3)
+        .find(|n| region.gateway_at(*n) == Some(first.clone()))
+        .unwrap();
+    assert!(
+        region.until_moved(lost).unwrap() <= Duration::from_secs(2),
+        "five after the start"
+    );
+}
+
+/// Streams that break, hosts that hear or say nothing for a while, wires and hosts that come and go.
+fn weather(seed: u64, hosts: u8, steps: usize) {
+    let mut dice = Dice(seed | 1);
+    let mut region = settled(hosts, 2, 3);
+    for _ in 0..steps {
+        let n = dice.byte(hosts);
+        let name = kit::host_name(n);
+        match dice.roll(12) {
+            0 | 1 => region.cut(&name),
+            2 | 3 if region.hosts[&name].conn.is_none() => region.connect(&name),
+            4 => region.hosts.get_mut(&name).unwrap().deaf = dice.roll(2) == 0,
+            5 => region.hosts.get_mut(&name).unwrap().mute = dice.roll(2) == 0,
+            6 => {
+                // A host is configured anew when it is started anew.
+                let wires: &[&str] = if dice.roll(2) == 0 { &["p0"] } else { &[] };
+                region.cut(&name);
+                let host = region.hosts.get_mut(&name).unwrap();
+                host.wires = Some(wires.iter().map(ToString::to_string).collect());
+            }
+            7 => {
+                let generation = region.generation;
+                region.restart(INCARNATION, generation);
+            }
+            _ => region.beats(BEAT * u32::from(dice.byte(12))),
+        }
+        // What lies in a broken host's queue came before the stream broke.
+        for router in 0..3 {
+            let answering = region.answering(router);
+            assert!(answering.len() <= 1, "router {router}: {answering:?}");
+        }
+    }
+    for host in region.hosts.values_mut() {
+        (host.deaf, host.mute) = (false, false);
+    }
+    for host in region.hosts.values_mut() {
+        host.wires = Some(vec!["p0".to_owned()]);
+    }
+    let names: Vec<HostName> = region.hosts.keys().cloned().collect();
+    for name in names {
+        region.cut(&name);
+    }
+    region.connect_all();
+    region.beats(Duration::from_secs(4));
+    for router in 0..3 {
+        assert_eq!(region.answering(router).len(), 1, "router {router}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn two_hosts_never_answer_for_one_gateway(seed in any::<u64>()) {
+        weather(seed, 4, 150);
+    }
+}
