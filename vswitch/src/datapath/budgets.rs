@@ -136,9 +136,9 @@ impl Budgets {
             Budget::Misses => misses,
         };
         let price = match payer {
-            // The sender's limit is the one that a flood of one port reaches.
-            Payer::To(_) => price.div_ceil(2),
-            Payer::From(_) | Payer::Gateway(_) | Payer::Nobody => price,
+            // The sender's limit is the one that a flood of one port reaches; a gateway is many ports'.
+            Payer::To(_) | Payer::Gateway(_) => price.div_ceil(2),
+            Payer::From(_) | Payer::Nobody => price,
         };
         if price == 0 {
             return true;
