@@ -233,6 +233,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "A rule may name an address group as the other end.",
     ),
     (
+        "subnet-service-types",
+        "Subnet service types",
+        "Whose ports get addresses of a subnet unasked.",
+    ),
+    (
         "service-type",
         "Neutron Service Type Management",
         "Who provides services can be asked for: there is no choice.",

@@ -198,3 +198,42 @@ async fn a_used_grant_to_all_is_not_given_to_one() {
         .refused("admin", "PUT", &path, to_b, 409, "RbacPolicyInUse")
         .await;
 }
+
+#[tokio::test]
+async fn a_port_gets_addresses_of_the_subnets_for_its_owner() {
+    let cloud = Cloud::new().await;
+    let network = cloud.network("a").await;
+    let subnet = |cidr: &str, types: Value| json!({"network_id": network, "ip_version": 4, "cidr": cidr, "service_types": types});
+    let path = "/v2.0/subnets";
+    let one = subnet("10.0.1.0/24", json!(["test:one"]));
+    let one = cloud.made("a", path, "subnet", one).await;
+    assert_eq!(one["service_types"], json!(["test:one"]));
+    let two = subnet("10.0.2.0/24", json!(["test:two"]));
+    cloud.made("a", path, "subnet", two).await;
+    let port = |owner: &str| json!({"network_id": network, "device_owner": owner});
+    let first = |port: &Value| port["fixed_ips"][0]["ip_address"].clone();
+    let lost = json!({"port": port("test:three")});
+    let kind = "IpAddressGenerationFailureNoMatchingSubnet";
+    cloud
+        .refused("a", "POST", "/v2.0/ports", lost, 409, kind)
+        .await;
+    // One that names the subnet gets it, whoever owns it.
+    let mut named = port("test:three");
+    named["fixed_ips"] = json!([{"subnet_id": id(&one)}]);
+    assert_eq!(first(&cloud.port("a", named).await), "10.0.1.2");
+    let all = subnet("10.0.3.0/24", json!([]));
+    cloud.made("a", path, "subnet", all).await;
+    for (owner, address) in [
+        ("test:one", "10.0.1.3"),
+        ("test:two", "10.0.2.2"),
+        ("test:three", "10.0.3.2"),
+        ("", "10.0.3.3"),
+    ] {
+        assert_eq!(first(&cloud.port("a", port(owner)).await), address);
+    }
+    let path = format!("{path}/{}", id(&one));
+    let none = json!({"subnet": {"service_types": []}});
+    assert_eq!(cloud.ask("a", "PUT", &path, none).await.0, 200);
+    let mine = first(&cloud.port("a", port("test:three")).await);
+    assert!(["10.0.1.4", "10.0.3.4"].contains(&mine.as_str().unwrap()));
+}

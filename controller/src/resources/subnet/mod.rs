@@ -107,6 +107,9 @@ pub struct Subnet {
     pub ipv6_ra_mode: Option<Ipv6Mode>,
     /// How hosts get addresses.
     pub ipv6_address_mode: Option<Ipv6Mode>,
+    /// Whose ports get addresses of it unasked, by `device_owner`; empty: all that no other subnet is for.
+    #[serde(default)]
+    pub service_types: Vec<String>,
     /// The pool that its block is from.
     #[serde(default)]
     pub subnetpool_id: Option<Uuid>,
@@ -183,6 +186,13 @@ impl Resource for Subnet {
                 "Does its network lead outside?",
             )
             .computed(),
+            field(
+                "service_types",
+                Kind::Words,
+                "Whose ports get addresses of it unasked, by device_owner.",
+            )
+            .writable(Absent::List)
+            .unfiltered(),
             field(
                 "subnetpool_id",
                 Kind::Uuid,
