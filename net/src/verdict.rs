@@ -151,6 +151,12 @@ closed_list! {
         UnknownVni => "unknown_vni",
         /// An inner frame whose source MAC lives on this very host: a forgery, or a loop.
         TunnelSpoof => "tunnel_spoof",
+        /// It came out of a tunnel, and is of a network that is on wires: nothing of that crosses the underlay.
+        NotByTunnel => "not_by_tunnel",
+        /// A frame off a wire whose source MAC lives on this very host, or can be nobody's: a forgery, or a loop.
+        WireSpoof => "wire_spoof",
+        /// Its network is on a wire that this host does not have, or that is down.
+        NoWire => "no_wire",
         /// The underlay refused the datagram.
         UnderlaySend => "underlay_send",
         /// The receiving port's device refused the frame (down, or out of memory).
@@ -181,6 +187,8 @@ closed_list! {
         Dhcp6 => "dhcp6",
         /// A Router Advertisement.
         RouterAdvertisement => "router_advertisement",
+        /// An ARP request or Neighbor Solicitation for a neighbour outside.
+        Solicitation => "solicitation",
         /// An ICMP error or echo reply.
         Icmp => "icmp",
         /// A TCP reset.

@@ -4,6 +4,7 @@
 //! one line that names the place and, where there is one, the remedy.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use crate::{
     agent::JoinToken,
     datapath::{Rates, Settings},
+    physical::PhysicalNetworks,
 };
 
 /// The port of a controller's hosts listener.
@@ -109,6 +111,8 @@ pub struct Options {
     pub port_misses_per_second: Option<u32>,
     /// Packets of a port that may be dropped a second before its device is read less often; 0: any number. Default: 20,000.
     pub port_drops_per_second: Option<u32>,
+    /// The host's interface on each physical network, by the network's name.
+    pub physical_networks: Option<BTreeMap<String, String>>,
 }
 
 /// Why a config can't be used: one line, with the place.
@@ -243,6 +247,8 @@ pub struct Config {
     pub project_connections: u32,
     /// How much of the workers a port may take.
     pub rates: Rates,
+    /// The host's interfaces on physical networks.
+    pub physical_networks: PhysicalNetworks,
 }
 
 impl Config {
@@ -278,21 +284,8 @@ impl Config {
 
         let (project_connections, rates) = shares(&flags, &file);
         let given = flags.host.is_some();
-        let host = match flags.host.or(file.host) {
-            Some(host) => host,
-            None => host_name()
-                .ok_or_else(|| refuse(true, "host", &"the system has no host name; give one"))?,
-        };
-        let printable = host.chars().all(|c| c.is_ascii_graphic() && c != '/');
-        if host.is_empty() || host.len() > HOST_MAX || !printable {
-            return Err(refuse(
-                given,
-                "host",
-                &format!(
-                    "a host's name has 1 to {HOST_MAX} printable ASCII characters and no slash: {host:?}"
-                ),
-            ));
-        }
+        let host = flags.host.or(file.host);
+        let host = named(host).map_err(|(own, why)| refuse(given || own, "host", &why))?;
 
         let given = flags.controller.is_some();
         let controller = flags.controller.or(file.controller).ok_or_else(|| {
@@ -352,6 +345,12 @@ impl Config {
         let entries = flags.conntrack_entries.or(file.conntrack_entries);
         let entries = connections(entries).map_err(|e| refuse(given, "conntrack_entries", &e))?;
 
+        let given = flags.physical_networks.is_some();
+        let key = PhysicalNetworks::key(given);
+        let written = flags.physical_networks.or(file.physical_networks);
+        let physical = PhysicalNetworks::new(written.unwrap_or_default());
+        let physical_networks = physical.map_err(|e| refuse(given, key, &e))?;
+
         Ok(Self {
             host,
             controller,
@@ -370,6 +369,7 @@ impl Config {
             conntrack_entries: entries,
             project_connections,
             rates,
+            physical_networks,
         })
     }
 
@@ -410,8 +410,24 @@ impl Config {
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = self.effective().into_iter();
-        lines.try_for_each(|(key, value)| writeln!(f, "{key} = {value}"))
+        lines.try_for_each(|(key, value)| writeln!(f, "{key} = {value}"))?;
+        // A table of its own, so behind all else.
+        write!(f, "{}", self.physical_networks)
     }
+}
+
+/// A host's name, the system's where none is given; or why it can't be one, and whether it was the system's to say.
+fn named(given: Option<String>) -> Result<String, (bool, String)> {
+    let missing = || (true, "the system has no host name; give one".to_owned());
+    let host = given.or_else(host_name).ok_or_else(missing)?;
+    let printable = host.chars().all(|c| c.is_ascii_graphic() && c != '/');
+    if host.is_empty() || host.len() > HOST_MAX || !printable {
+        let why = format!(
+            "a host's name has 1 to {HOST_MAX} printable ASCII characters and no slash: {host:?}"
+        );
+        return Err((false, why));
+    }
+    Ok(host)
 }
 
 /// What a project may have, and a port may take.
@@ -580,6 +596,10 @@ mod tests {
                 "vswitch.toml: conntrack_entries: out of range",
             ),
             ("join = \"x\"\n", "vswitch.toml: join: not a join token"),
+            (
+                "[physical_networks]\nphysnet1 = \"no/name\"\n",
+                "vswitch.toml: physical_networks: physnet1: interface name",
+            ),
             ("workers = \n", "vswitch.toml:1: workers: "),
         ] {
             let error = load(text, flags()).unwrap_err().to_string();
@@ -650,7 +670,8 @@ mod tests {
         let keys: Vec<&str> = keys.split('`').skip(1).step_by(2).collect();
         assert!(keys.contains(&"join"), "{keys:?}");
         for key in keys {
-            assert!(all.contains(&format!("\n{key} = ")), "{key}");
+            let written = [format!("\n{key} = "), format!("\n[{key}]\n")];
+            assert!(written.iter().any(|w| all.contains(w)), "{key}");
         }
     }
 
@@ -658,6 +679,7 @@ mod tests {
     fn what_is_printed_is_a_file_that_says_the_same() {
         let given = Options {
             vtep_ip: Some("192.0.2.7".parse().unwrap()),
+            physical_networks: Some([("physnet1".to_owned(), "eth1".to_owned())].into()),
             ..flags()
         };
         let config = Config::load(None, given).unwrap();

@@ -290,6 +290,7 @@ pub(crate) fn fdb(tables: &Tables, rows: &Rows) -> Vec<FdbRow> {
                         let port = tables.port(port);
                         port.map_or_else(String::new, |p| format!("here ({})", p.name))
                     }
+                    Place::Vtep(_) if network.wire.is_some() => network.outside(),
                     Place::Vtep(vtep) => {
                         let vtep = tables.vtep(vtep);
                         vtep.map_or_else(String::new, |v| v.addr.to_string())
@@ -304,6 +305,18 @@ pub(crate) fn fdb(tables: &Tables, rows: &Rows) -> Vec<FdbRow> {
             })
         })
         .collect();
+    all.extend(tables.outside().show().into_iter().filter_map(|known| {
+        let network = tables.network_by_id(known.network)?;
+        Some(FdbRow {
+            network: network.name.clone(),
+            vni: network.vni.into(),
+            mac: known
+                .mac
+                .map_or_else(|| "?".to_owned(), |mac| mac.to_string()),
+            at: format!("{}: {} ({})", network.outside(), known.addr, known.state),
+            port: String::new(),
+        })
+    }));
     all.sort_by(|a, b| (a.vni, &a.mac).cmp(&(b.vni, &b.mac)));
     rows.take(all.into_iter())
 }

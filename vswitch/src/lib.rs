@@ -21,6 +21,7 @@ pub mod config;
 pub mod datapath;
 pub mod effort;
 pub mod io;
+pub mod physical;
 pub mod simulated;
 pub mod stats;
 pub mod worker;
@@ -33,6 +34,7 @@ mod local;
 mod switch;
 #[cfg(test)]
 mod testing;
+mod wires;
 
 pub use self::{
     agent::{

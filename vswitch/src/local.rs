@@ -104,9 +104,12 @@ pub(crate) struct Explain {
     /// A port's id or name …
     #[serde(default)]
     pub(crate) port: Option<String>,
-    /// … or the tunnel.
+    /// … or the tunnel …
     #[serde(default)]
     pub(crate) tunnel: Option<Tunnel>,
+    /// … or the wire of the network of this id or name.
+    #[serde(default)]
+    pub(crate) wire: Option<String>,
     /// As people write it.
     pub(crate) packet: String,
 }

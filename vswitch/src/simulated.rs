@@ -25,8 +25,9 @@ use tokio::sync::oneshot;
 use crate::{
     agent::{
         Agent, DeviceError, IdentityError, Input, JoinError, Me, StateError, Switch, Wanted, Wire,
+        apply::wired,
         identity::Identity,
-        report::Underlay,
+        report::{Obstacles, Underlay},
         session::{Complaint, Event, StreamId},
         state::{Attachment, Ports, State},
     },
@@ -75,6 +76,8 @@ struct Inner {
     open: BTreeSet<Id<kind::Port>>,
     running: Option<(HostConfig, Tables)>,
     refused: BTreeMap<SectionKey, String>,
+    /// Its interfaces on physical networks; `false`: it is down.
+    physical: BTreeMap<String, bool>,
 }
 
 /// A machine without devices.
@@ -99,6 +102,11 @@ impl Machine {
     /// The ports whose devices are open.
     pub fn open(&self) -> BTreeSet<Id<kind::Port>> {
         self.inner().open.clone()
+    }
+
+    /// It has an interface on this physical network, that is up or not. A host that runs says so to its controller when it starts.
+    pub fn interface(&self, physical: &str, up: bool) {
+        self.inner().physical.insert(physical.to_owned(), up);
     }
 
     /// From now on the workers can't realise this section, for this reason; `None`: they can.
@@ -169,6 +177,22 @@ impl Switch for Machine {
     fn delete(&mut self, _: Id<kind::Port>, at: &Attachment) -> Result<(), DeviceError> {
         self.inner().devices.remove(&place(at));
         Ok(())
+    }
+
+    fn wires(&mut self, config: &HostConfig) -> Obstacles {
+        let inner = self.inner();
+        let wired = wired(config);
+        wired
+            .filter_map(|(network, wire)| {
+                let why = match inner.physical.get(&wire.physical) {
+                    Some(true) => return None,
+                    Some(false) => "is down",
+                    None => "is not there",
+                };
+                let why = format!("the interface on physical network {} {why}", wire.physical);
+                Some((network.id, why))
+            })
+            .collect()
     }
 
     fn gone(&mut self) -> Vec<Id<kind::Port>> {
@@ -271,6 +295,7 @@ impl SimulatedHost {
                 mtu: name.underlay_mtu,
             },
             workers: 1,
+            physical_networks: machine.inner().physical.keys().cloned().collect(),
         };
         let outbox = Outbox::default();
         machine.clone().stop(); // the last process's workers are no more

@@ -90,6 +90,18 @@ pub const METRICS: &[Metric] = &[
         "Bytes written to a port.",
     ),
     metric(
+        "vswitch_wire_packets_total",
+        MetricKind::Counter,
+        &["network", "direction"],
+        "Segments read from the wire of a network, and written to it.",
+    ),
+    metric(
+        "vswitch_wire_bytes_total",
+        MetricKind::Counter,
+        &["network", "direction"],
+        "Bytes of those.",
+    ),
+    metric(
         "vswitch_drops_total",
         MetricKind::Counter,
         &["stage", "reason"],
@@ -412,7 +424,8 @@ impl Counters {
     /// Sets to zero what is counted for ports, VTEPs and hops that are no longer there.
     pub(crate) fn forget(&mut self, tables: &Tables) {
         for (id, port) in (0u32..).zip(&mut self.ports) {
-            if tables.port(PortId(id)).is_none() {
+            let id = PortId(id);
+            if tables.port(id).is_none() && tables.wired(id).is_none() {
                 *port = Traffic::default();
             }
         }
@@ -581,6 +594,8 @@ impl WorkerStats {
             "vswitch_rx_bytes_total" => ports(|t| t.rx_bytes),
             "vswitch_tx_packets_total" => ports(|t| t.tx_packets),
             "vswitch_tx_bytes_total" => ports(|t| t.tx_bytes),
+            "vswitch_wire_packets_total" => self.wires(tables, |t| (t.rx_packets, t.tx_packets)),
+            "vswitch_wire_bytes_total" => self.wires(tables, |t| (t.rx_bytes, t.tx_bytes)),
             "vswitch_drops_total" => self
                 .counters
                 .drops()
@@ -659,6 +674,19 @@ impl WorkerStats {
         rows.push((vec!["sum".to_owned()], self.counters.batched));
         rows.push((vec!["count".to_owned()], sum));
         rows
+    }
+
+    /// What is counted of each wire, by network and direction.
+    fn wires(&self, tables: &Tables, value: fn(&Traffic) -> (u64, u64)) -> Vec<Row> {
+        let rows = tables.wires().flat_map(|(network, wire)| {
+            let counted = self.counters.ports.get(wire.port.index());
+            let (rx, tx) = counted.map_or((0, 0), value);
+            [("rx", rx), ("tx", tx)].map(|(direction, n)| {
+                let labels = vec![network.id.to_string(), direction.to_owned()];
+                (labels, n)
+            })
+        });
+        rows.collect()
     }
 
     /// The counters of each limit, by port and direction.

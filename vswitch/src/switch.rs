@@ -30,7 +30,10 @@ use tracing::{error, info, warn};
 use crate::{
     agent::{
         DeviceError, Input, Switch, Wanted,
+        apply::wired,
+        chain,
         device::{place, spec},
+        report::Obstacles,
         session::Complaint,
         state::{Attachment, Ports},
     },
@@ -51,6 +54,7 @@ use crate::{
     },
     local::{Answer, Ask, Explain, Refusal, Rows, code},
     stats::WorkerStats,
+    wires::{Look, Wires},
     worker::{self, Command, Handle, Lane, Limits, SharedTables, WorkerGone},
 };
 
@@ -94,6 +98,7 @@ pub(crate) struct LocalSwitch {
     steering: Steering,
     /// Ports whose queues the workers have, under which number.
     open: BTreeMap<Id<kind::Port>, PortId>,
+    wires: Wires,
     gone: Gone,
     /// A worker's counters of the uplink tap; none where there is no tap.
     uplink: Vec<Arc<UplinkCounters>>,
@@ -185,6 +190,7 @@ impl LocalSwitch {
             queues,
             steering,
             open: BTreeMap::new(),
+            wires: Wires::new(config.physical_networks.clone()),
             gone,
             uplink: counters,
         })
@@ -272,16 +278,20 @@ impl LocalSwitch {
                 NotExplained::Description(_)
                 | NotExplained::Ambiguous(_)
                 | NotExplained::Network(_)
+                | NotExplained::Wire(_)
                 | NotExplained::Destination(_) => code::BAD_REQUEST,
             };
             Refusal::new(code, e.to_string())
         };
         let tables = self.tables.load_full();
         let packet: Described = ask.packet.parse().map_err(refuse)?;
-        let entrance = match (&ask.port, ask.tunnel) {
-            (Some(port), None) => Entrance::Port(port.clone()),
-            (None, Some(tunnel)) if tables.admits(tunnel.vtep) => Entrance::Tunnel(tunnel.vni),
-            (None, Some(tunnel)) => {
+        let entrance = match (&ask.port, ask.tunnel, &ask.wire) {
+            (Some(port), None, None) => Entrance::Port(port.clone()),
+            (None, None, Some(network)) => Entrance::Wire(network.clone()),
+            (None, Some(tunnel), None) if tables.admits(tunnel.vtep) => {
+                Entrance::Tunnel(tunnel.vni)
+            }
+            (None, Some(tunnel), None) => {
                 let reason = DropReason::UnknownVtep.name();
                 return Ok(Answer {
                     ok: json!({"verdict": {
@@ -294,8 +304,8 @@ impl LocalSwitch {
                     ),
                 });
             }
-            (Some(_), Some(_)) | (None, None) => {
-                let either = "a packet comes from a port or over the tunnel";
+            _ => {
+                let either = "a packet comes from a port, over the tunnel, or off a wire";
                 return Err(Refusal::new(code::BAD_REQUEST, either));
             }
         };
@@ -347,6 +357,12 @@ pub(crate) fn complaint(fault: &str) -> Complaint {
 fn lost(tables: SharedTables, gone: Gone, inputs: mpsc::Sender<Input>) -> worker::Lost {
     Box::new(move |dense| {
         let Some(port) = tables.load().port(dense).map(|p| p.id) else {
+            if tables.load().wired(dense).is_some() {
+                error!(
+                    wire = dense.0,
+                    "a packet socket does not work any more; restart the vswitch"
+                );
+            }
             return;
         };
         gone.lock()
@@ -388,13 +404,59 @@ impl Switch for LocalSwitch {
         for port in leaving {
             self.close(port);
         }
+        for dense in self.wires.leave(config) {
+            self.tell(|| Command::RemovePort(dense));
+        }
         let zones = ports.zones.iter().map(|(id, zone)| (*id, *zone)).collect();
         let tables = Tables::build(Some(&self.tables.load()), config, &zones, self.seed);
         let faults = tables.faults().iter().map(|fault| complaint(fault));
         let complaints = faults.collect();
+        self.settle();
         self.tables.store(Arc::new(tables));
         self.settle();
         complaints
+    }
+
+    fn wires(&mut self, config: &HostConfig) -> Obstacles {
+        let tables = self.tables.load_full();
+        let dense = |network| tables.wire_of(tables.network_by_id(network)?.dense);
+        let mut obstacles = Obstacles::new();
+        for (network, wire) in wired(config) {
+            let Some(port) = dense(network.id) else {
+                continue;
+            };
+            match self.wires.look(network, wire) {
+                Look::Stands => {}
+                Look::Obstacle(why) => drop(obstacles.insert(network.id, why)),
+                Look::Gone(port, why) => {
+                    self.tell(|| Command::RemovePort(port));
+                    self.settle();
+                    obstacles.insert(network.id, why);
+                }
+                Look::Open(interface, why) => {
+                    let reader = u16::try_from(port.index()).unwrap_or(0) % self.queues;
+                    match self.wires.open(
+                        network.id,
+                        wire,
+                        (port, interface),
+                        (self.queues, reader),
+                    ) {
+                        Ok(opened) => {
+                            for (worker, queue) in self.workers.iter().zip(opened.into_queues()) {
+                                if let Err(gone) =
+                                    worker.tell(Command::AddPort(port, Box::new(queue)))
+                                {
+                                    error!(%gone, "a worker does not listen");
+                                }
+                            }
+                            obstacles.extend(why.map(|why| (network.id, why)));
+                        }
+                        Err(error) => drop(obstacles.insert(network.id, chain(&error))),
+                    }
+                }
+            }
+        }
+        obstacles
     }
 
     fn create(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError> {

@@ -17,10 +17,13 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "PORT",
-        required_unless_present = "vtep",
-        conflicts_with = "vtep"
+        required_unless_present_any = ["vtep", "wire"],
+        conflicts_with_all = ["vtep", "wire"]
     )]
     port: Option<String>,
+    /// It comes off the wire of this network instead: its name or id in the API
+    #[arg(long, value_name = "NETWORK", conflicts_with = "vtep")]
+    wire: Option<String>,
     /// It comes over the tunnel from this VTEP instead
     #[arg(long, value_name = "IP", requires = "vni")]
     vtep: Option<IpAddr>,
@@ -44,6 +47,9 @@ impl Args {
         let mut args = Map::new();
         if let Some(port) = &self.port {
             args.insert("port".to_owned(), json!(port));
+        }
+        if let Some(network) = &self.wire {
+            args.insert("wire".to_owned(), json!(network));
         }
         if let (Some(vtep), Some(vni)) = (self.vtep, self.vni) {
             args.insert("tunnel".to_owned(), json!({"vtep": vtep, "vni": vni}));
@@ -87,6 +93,11 @@ mod tests {
         assert_eq!(
             far.args.question(),
             json!({"tunnel": {"vtep": "192.0.2.1", "vni": 7}, "packet": "icmp"})
+        );
+        let wire = Only::parse_from(["x", "--wire", "office", "icmp"]);
+        assert_eq!(
+            wire.args.question(),
+            json!({"wire": "office", "packet": "icmp"})
         );
     }
 }

@@ -1,5 +1,6 @@
 //! `overweave vswitch`: who forwards on this host?
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -56,6 +57,9 @@ pub(crate) struct Args {
     /// Connections that a worker tracks [default: 262144]
     #[arg(long, value_name = "N")]
     conntrack_entries: Option<usize>,
+    /// This host's interface on a physical network; once for each
+    #[arg(long, value_name = "NETWORK=INTERFACE", value_parser = physical_network)]
+    physical_network: Vec<(String, String)>,
     /// Check the configuration, print it, and end
     #[arg(long)]
     check: bool,
@@ -69,6 +73,19 @@ impl Args {
             return Ok(ExitCode::SUCCESS);
         }
         daemon::run(|shutdown| vswitch::run(config, shutdown)).context("run the vswitch")
+    }
+
+    fn physical_networks(&self) -> anyhow::Result<Option<BTreeMap<String, String>>> {
+        let mut networks = BTreeMap::new();
+        for (network, interface) in &self.physical_network {
+            if networks
+                .insert(network.clone(), interface.clone())
+                .is_some()
+            {
+                bail!("--physical-network: given twice: {network}");
+            }
+        }
+        Ok((!networks.is_empty()).then_some(networks))
     }
 
     fn options(&self) -> anyhow::Result<Options> {
@@ -89,9 +106,17 @@ impl Args {
             busy_poll_us: self.busy_poll_us,
             metrics_listen: self.metrics_listen,
             conntrack_entries: self.conntrack_entries,
+            physical_networks: self.physical_networks()?,
             ..Options::default()
         })
     }
+}
+
+fn physical_network(text: &str) -> Result<(String, String), String> {
+    let (network, interface) = text
+        .split_once('=')
+        .ok_or_else(|| "not NETWORK=INTERFACE, such as physnet1=eth1".to_owned())?;
+    Ok((network.to_owned(), interface.to_owned()))
 }
 
 fn token_from(stdin: std::io::Stdin) -> anyhow::Result<String> {

@@ -6,11 +6,29 @@
 use std::sync::Arc;
 
 use hostconfig::{
-    HostConfig, SectionKey,
+    HostConfig, Network, Section, SectionKey,
     check::{self, Fault},
+    network::Wire,
 };
 
 use super::session::Complaint;
+
+/// The networks of a config that are on wires.
+pub(crate) fn wired(config: &HostConfig) -> impl Iterator<Item = (&Network, &Wire)> + '_ {
+    let sections = config.sections.values();
+    sections.filter_map(|section| match section.body() {
+        Section::Network(network) => Some((network, network.wire.as_ref()?)),
+        Section::Vteps(_)
+        | Section::AddressSet(_)
+        | Section::Group(_)
+        | Section::Qos(_)
+        | Section::Chain(_)
+        | Section::Port(_)
+        | Section::Endpoint(_)
+        | Section::Router(_)
+        | Section::FloatingIp(_) => None,
+    })
+}
 
 /// The config without what offends, and why that was left out. The same allocation when nothing does.
 pub(crate) fn usable(told: &Arc<HostConfig>) -> (Arc<HostConfig>, Vec<Complaint>) {

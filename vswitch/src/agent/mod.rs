@@ -42,7 +42,7 @@ use self::{
     attach::Waiting,
     device::NetnsId,
     identity::Identity,
-    report::{Device, Underlay},
+    report::{Device, Obstacles, Underlay},
     session::{Applied, Complaint, Effect, Event, PortState, Session, StreamId},
     state::{Attachment, Ports, State},
 };
@@ -109,6 +109,9 @@ pub(crate) trait Switch {
     fn close(&mut self, port: Id<kind::Port>);
     /// Deletes the device.
     fn delete(&mut self, port: Id<kind::Port>, at: &Attachment) -> Result<(), DeviceError>;
+    /// Opens the wires of the config's networks that are not open, closes what is open for none, and says of each network whose wire
+    /// does not work why not. To be called after each [`Switch::run`], and from time to time: interfaces come and go.
+    fn wires(&mut self, config: &HostConfig) -> Obstacles;
     /// The ports whose devices went away since this was last asked.
     fn gone(&mut self) -> Vec<Id<kind::Port>>;
     /// Answers a question about packets: explain, flows, conntrack, drops, fdb, metrics, and the switch's part of the status.
@@ -136,6 +139,8 @@ pub(crate) struct Me {
     pub(crate) controller: String,
     pub(crate) underlay: Underlay,
     pub(crate) workers: usize,
+    /// The physical networks that the host has an interface on.
+    pub(crate) physical_networks: Vec<String>,
 }
 
 /// What the workers run.
@@ -163,6 +168,8 @@ pub(crate) struct Agent<S, W> {
     /// Accepted, not yet run.
     next: Option<Arc<HostConfig>>,
     devices: BTreeMap<Id<kind::Port>, Device>,
+    /// The networks whose wires do not work.
+    obstacles: Obstacles,
     /// In which namespace each open device is.
     inside: BTreeMap<Id<kind::Port>, NetnsId>,
     /// When to look after those namespaces, and the workers, next.
@@ -198,6 +205,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             vtep: me.underlay.vtep.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             underlay_mtu: me.underlay.mtu,
+            physical_networks: me.physical_networks.clone(),
         };
         let (held, replaced) = (Arc::clone(&config), state.replaced()?);
         let session = Session::new(introduction, held, replaced, state.seed()?);
@@ -214,6 +222,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             running: Running::default(),
             next: None,
             devices: BTreeMap::new(),
+            obstacles: Obstacles::new(),
             inside: BTreeMap::new(),
             look: now,
             is_sound: true,
@@ -279,6 +288,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         if now >= self.look {
             self.let_go_of_lost(None);
             self.is_sound &= self.switch.is_alive();
+            self.look_after_wires();
             self.look = now + attach::LOOK_EVERY;
         }
         for port in self.switch.gone() {
@@ -302,7 +312,8 @@ impl<S: Switch, W: Wire> Agent<S, W> {
     /// When [`Agent::settle`] wants to be called again at the latest.
     pub(crate) fn deadline(&self) -> Option<Now> {
         let open = self.devices.values().any(|d| *d == Device::Open);
-        let look = open.then_some(self.look);
+        let wired = apply::wired(&self.running.config).next().is_some();
+        let look = (open || wired).then_some(self.look);
         let waiting = self.waiting.iter().map(|w| w.deadline);
         waiting.chain(self.wake).chain(self.flush).chain(look).min()
     }
@@ -412,6 +423,11 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             self.keep_ports(); // before a record can name a zone
         }
         complaints.extend(self.switch.run(&config, &self.ports));
+        self.obstacles = self.switch.wires(&config);
+        complaints.extend(self.obstacles.iter().map(|(network, why)| Complaint {
+            key: SectionKey::Network(*network).to_string(),
+            text: why.clone(),
+        }));
         let old = std::mem::replace(
             &mut self.running,
             Running {
@@ -421,6 +437,20 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             },
         );
         self.follow(&old.config);
+    }
+
+    /// Interfaces come and go, and nobody tells.
+    fn look_after_wires(&mut self) {
+        let now = self.switch.wires(&self.running.config);
+        for (network, why) in &now {
+            if self.obstacles.get(network) != Some(why) {
+                warn!(%network, why, "the network's wire does not work");
+            }
+        }
+        for network in self.obstacles.keys().filter(|n| !now.contains_key(*n)) {
+            info!(%network, "the network's wire works");
+        }
+        self.obstacles = now;
     }
 
     fn keep_ports(&self) {
@@ -437,7 +467,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             &self.running.told,
             &self.running.config,
             &self.devices,
-            self.me.underlay,
+            (self.me.underlay, &self.obstacles),
         )
     }
 

@@ -33,12 +33,15 @@ pub(crate) struct Underlay {
     pub(crate) mtu: u32,
 }
 
+/// The networks on a wire that does not work here, and why not.
+pub(crate) type Obstacles = BTreeMap<Id<kind::Network>, String>;
+
 /// The state of every port that the controller told of: `told` is all of it, `run` what the workers run.
 pub(crate) fn states(
     told: &HostConfig,
     run: &HostConfig,
     devices: &BTreeMap<Id<kind::Port>, Device>,
-    underlay: Underlay,
+    outside: (Underlay, &Obstacles),
 ) -> BTreeMap<Id<kind::Port>, PortState> {
     let ports = told.sections.values().filter_map(|s| match s.body() {
         Section::Port(port) => Some(port),
@@ -58,7 +61,7 @@ pub(crate) fn states(
             let reason = match device {
                 None => Some("no device is attached".to_owned()),
                 Some(Device::Broken(why)) => Some(why.clone()),
-                Some(Device::Open) => obstacle(port, run, underlay),
+                Some(Device::Open) => obstacle(port, run, outside),
             };
             let state = PortState {
                 attached: device == Some(&Device::Open),
@@ -71,7 +74,11 @@ pub(crate) fn states(
 }
 
 /// What keeps a port with an open device from forwarding.
-fn obstacle(port: &hostconfig::Port, run: &HostConfig, underlay: Underlay) -> Option<String> {
+fn obstacle(
+    port: &hostconfig::Port,
+    run: &HostConfig,
+    (underlay, obstacles): (Underlay, &Obstacles),
+) -> Option<String> {
     if !run.sections.contains_key(&SectionKey::Port(port.id)) {
         return Some("its configuration contradicts another's".to_owned());
     }
@@ -84,6 +91,10 @@ fn obstacle(port: &hostconfig::Port, run: &HostConfig, underlay: Underlay) -> Op
     };
     if !network.admin_up {
         return Some("the network is administratively down".to_owned());
+    }
+    if network.wire.is_some() {
+        // It does not cross the underlay.
+        return obstacles.get(&network.id).cloned();
     }
     let overhead = if underlay.vtep.is_ipv4() {
         OVERHEAD_V4
@@ -124,7 +135,7 @@ mod tests {
 
     fn state(config: &HostConfig, device: Option<Device>, underlay: Underlay) -> PortState {
         let devices = device.map(|d| (id(1), d)).into_iter().collect();
-        states(config, config, &devices, underlay)[&id(1)].clone()
+        states(config, config, &devices, (underlay, &Obstacles::new()))[&id(1)].clone()
     }
 
     #[test]
@@ -194,7 +205,28 @@ mod tests {
     fn a_port_that_was_left_out_is_told_of_all_the_same() {
         let told = with(|_, _| {});
         let devices = [(id(1), Device::Open)].into();
-        let states = states(&told, &HostConfig::default(), &devices, UNDERLAY);
+        let outside = (UNDERLAY, &Obstacles::new());
+        let states = states(&told, &HostConfig::default(), &devices, outside);
         assert!(!states[&id(1)].active);
+    }
+
+    #[test]
+    fn a_network_on_a_wire_needs_its_interface_and_no_underlay() {
+        let wired = with(|_, n| {
+            n.mtu = net::Mtu::try_from(9000).unwrap();
+            n.wire = Some(hostconfig::network::Wire {
+                physical: "physnet1".to_owned(),
+                vlan: None,
+            });
+        });
+        let devices = [(id(1), Device::Open)].into();
+        let of = |obstacles: &Obstacles| {
+            states(&wired, &wired, &devices, (UNDERLAY, obstacles))[&id(1)].clone()
+        };
+        assert!(of(&Obstacles::new()).active);
+        let network = uuid::Uuid::from_u128(1).into();
+        let down = of(&[(network, "eth1 is down".to_owned())].into());
+        assert_eq!((down.attached, down.active), (true, false));
+        assert_eq!(down.reason, "eth1 is down");
     }
 }

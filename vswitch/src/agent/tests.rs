@@ -28,6 +28,8 @@ pub(crate) struct Machine {
     pub(crate) ran: Vec<u64>,
     gone: Vec<Id<kind::Port>>,
     pub(crate) dead: bool,
+    /// Physical networks whose interfaces are down.
+    pub(crate) broken_wires: BTreeSet<String>,
     ports: usize,
     changes: usize,
 }
@@ -90,6 +92,15 @@ impl Switch for FakeSwitch {
     fn delete(&mut self, _: Id<kind::Port>, at: &Attachment) -> Result<(), DeviceError> {
         self.0.lock().unwrap().devices.remove(&place(at));
         Ok(())
+    }
+    fn wires(&mut self, config: &HostConfig) -> Obstacles {
+        let machine = self.0.lock().unwrap();
+        let broken = |name: &str| machine.broken_wires.contains(name);
+        let wired = super::apply::wired(config);
+        wired
+            .filter(|(_, wire)| broken(&wire.physical))
+            .map(|(network, wire)| (network.id, format!("{} is down", wire.physical)))
+            .collect()
     }
     fn gone(&mut self) -> Vec<Id<kind::Port>> {
         std::mem::take(&mut self.0.lock().unwrap().gone)
@@ -156,6 +167,7 @@ impl Host {
                 mtu: 1500,
             },
             workers: 1,
+            physical_networks: Vec::new(),
         };
         let state = State::open(&self.dir.path().join("state")).unwrap();
         let (switch, wire) = (self.machine.clone(), self.wire.clone());
@@ -629,4 +641,48 @@ fn a_gateway_has_a_zone_of_its_own_that_outlives_the_process() {
     without.generation.0 = 4;
     host.tell(stream, &without);
     assert!(host.agent().ports.zones.is_empty());
+}
+
+#[test]
+fn a_port_goes_down_and_up_with_its_networks_wire() {
+    let mut host = Host::new("wired");
+    let Section::Network(mut wired) = network(1, 5001) else {
+        unreachable!("it is a network")
+    };
+    wired.wire = Some(hostconfig::network::Wire {
+        physical: "physnet1".to_owned(),
+        vlan: None,
+    });
+    let machine = host.machine.clone();
+    let set = |broken: bool| {
+        let wires = &mut machine.0.lock().unwrap().broken_wires;
+        if broken {
+            wires.insert("physnet1".to_owned());
+        } else {
+            wires.clear();
+        }
+    };
+    set(true);
+    let stream = host.connect();
+    host.tell(stream, &config([Section::Network(wired), port(1, 1)]));
+    let attached = host.attach(1, "t1");
+    host.pass(Duration::from_secs(11));
+    drop(attached);
+    let state = |host: &mut Host| {
+        let states = host.agent().states();
+        let state = &states[&Uuid::from_u128(1).into()];
+        (state.active, state.reason.clone())
+    };
+    assert_eq!(state(&mut host), (false, "physnet1 is down".to_owned()));
+    let complaints = host.agent().running.complaints.clone();
+    assert_eq!(complaints.len(), 1);
+    assert!(complaints[0].key.starts_with("network/"), "{complaints:?}");
+    // Nobody tells: it is found within seconds.
+    set(false);
+    assert!(host.agent().deadline().is_some());
+    host.pass(Duration::from_secs(5));
+    assert!(state(&mut host).0);
+    set(true);
+    host.pass(Duration::from_secs(5));
+    assert!(!state(&mut host).0);
 }

@@ -107,6 +107,7 @@ async fn serve<S: Switch + Send + 'static>(
         controller: config.controller.to_string(),
         underlay,
         workers: config.workers.get(),
+        physical_networks: config.physical_networks.names(),
     };
     let runtime = Handle::current();
     let wire = Grpc::new(runtime.clone(), config.controller.clone(), inputs.clone());

@@ -278,10 +278,12 @@ impl Hands {
                 Action::Queue(_) => return self.queue_up(programs, id, at, packet, cx),
                 Action::Output(_)
                 | Action::Tunnel { .. }
+                | Action::Wire(_)
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
                 | Action::AnswerNd { .. }
                 | Action::AnswerRs(_)
+                | Action::Hear
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. }
                 | Action::AnswerDhcp6(_) => return self.send(flow, at, packet, cx),
@@ -365,10 +367,12 @@ impl Hands {
                 }
                 Action::Output(_)
                 | Action::Tunnel { .. }
+                | Action::Wire(_)
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
                 | Action::AnswerNd { .. }
                 | Action::AnswerRs(_)
+                | Action::Hear
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. }
                 | Action::AnswerDhcp6(_) => return self.send(flow, at, packet, cx),
@@ -418,6 +422,14 @@ impl Hands {
         match action {
             Action::Output(port) => self.output(*port, packet, cx),
             Action::Tunnel { network, vtep } => self.tunnel(*network, *vtep, packet, cx),
+            Action::Wire(network) => self.output_wire(*network, packet, cx),
+            Action::Hear => {
+                if let Verdict::Consume(what) = flow.verdict {
+                    self.consume(what, u64::from(packet.segments()));
+                    return cx.pool.give(packet);
+                }
+                self.lose(packet, DropReason::FunctionFault, cx);
+            }
             Action::Refuse(refusal) => self.drop(packet, refusal, cx.now, cx.pool),
             Action::AnswerArp(_)
             | Action::AnswerNd { .. }
@@ -463,7 +475,7 @@ impl Hands {
         }
     }
 
-    fn hand_out(&mut self, id: PortId, packet: Packet, cx: &mut Cx<'_>) {
+    pub(super) fn hand_out(&mut self, id: PortId, packet: Packet, cx: &mut Cx<'_>) {
         let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
         self.ledger.tx += segments;
         self.counters.transmit(id, segments, bytes);
@@ -543,6 +555,8 @@ impl Hands {
             | Action::Queue(..)
             | Action::Output(_)
             | Action::Tunnel { .. }
+            | Action::Wire(_)
+            | Action::Hear
             | Action::Refuse(_) => Err(DropReason::FunctionFault),
         };
         match answered {

@@ -36,6 +36,8 @@ pub enum Entrance {
     Port(String),
     /// From the tunnel, on the network of this VNI.
     Tunnel(Vni),
+    /// From the wire of the network of this id or name.
+    Wire(String),
 }
 
 /// A packet in words.
@@ -67,6 +69,9 @@ pub enum NotExplained {
     /// No such network here.
     #[error("no network of this host has this vni: {0}")]
     Network(Vni),
+    /// No such network with a wire here.
+    #[error("no network of this host with this id or name has a wire: {0}")]
+    Wire(String),
     /// Nobody has the destination.
     #[error("nobody on the network has the address, say 'eth SOURCE > DESTINATION': {0}")]
     Destination(IpAddr),
@@ -243,8 +248,16 @@ impl Described {
             network.neighbours.get(subnet.gateway?)
         };
         let neighbour = network.neighbours.get(dst).or_else(gateway);
+        // Who is outside has an address that the switch does not know.
+        let outside = || {
+            network
+                .wire
+                .is_some()
+                .then_some(Mac::new([2, 0, 0, 0, 0, 0]))
+        };
         neighbour
             .map(|n| n.mac)
+            .or_else(outside)
             .ok_or(NotExplained::Destination(dst))
     }
 }
@@ -369,11 +382,19 @@ pub fn explain(
         }
         Entrance::Tunnel(vni) => {
             let network = tables.network_of(*vni).ok_or(NotExplained::Network(*vni))?;
+            if network.wire.is_some() {
+                return Ok(not_by_tunnel(network, *vni, packet));
+            }
             (
                 network,
                 None,
                 format!("tunnel (network {}, vni {vni})", network.name),
             )
+        }
+        Entrance::Wire(name) => {
+            let network = find_wired(tables, name)?;
+            let text = format!("{} (network {})", network.outside(), network.name);
+            (network, None, text)
         }
     };
     let mut key = packet.key(network, port)?;
@@ -552,6 +573,39 @@ fn find_port<'a>(tables: &'a Tables, name: &str) -> Result<&'a Port, NotExplaine
     }
 }
 
+fn find_wired<'a>(tables: &'a Tables, name: &str) -> Result<&'a Network, NotExplained> {
+    let id = name.parse().ok();
+    let mut named = tables
+        .wires()
+        .map(|(network, _)| network)
+        .filter(|network| Some(network.id) == id || network.name == name);
+    match (named.next(), named.next()) {
+        (Some(network), None) => Ok(network),
+        (Some(_), Some(_)) => Err(NotExplained::Ambiguous(name.to_owned())),
+        (None, _) => Err(NotExplained::Wire(name.to_owned())),
+    }
+}
+
+/// What comes out of a tunnel on a network that is on wires.
+fn not_by_tunnel(network: &Network, vni: Vni, packet: &Described) -> Explanation {
+    Explanation {
+        entrance: format!("tunnel (network {}, vni {vni})", network.name),
+        packet: format!("{} > {}", packet.src.0, packet.dst.0),
+        steps: vec![Step {
+            stage: Stage::Io.name(),
+            says: format!("the network is on {}", network.outside()),
+        }],
+        megaflow: String::new(),
+        actions: format!("drop({})", DropReason::NotByTunnel),
+        verdict: Ending::Dropped {
+            reason: DropReason::NotByTunnel.name().to_owned(),
+            stage: Stage::Io.name().to_owned(),
+            rule: None,
+            object: None,
+        },
+    }
+}
+
 fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
     match flow.verdict {
         Verdict::Consume(what) => Ending::Answered {
@@ -581,6 +635,7 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                 .filter_map(|action| match action {
                     Action::Output(port) => tables.port(*port).map(|p| p.id.to_string()),
                     Action::Tunnel { vtep, .. } => tables.vtep(*vtep).map(|v| v.addr.to_string()),
+                    Action::Wire(network) => tables.network(*network).map(Network::outside),
                     Action::Translate
                     | Action::SetEth { .. }
                     | Action::SetDscp(_)
@@ -590,6 +645,7 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     | Action::AnswerArp(_)
                     | Action::AnswerNd { .. }
                     | Action::AnswerRs(_)
+                    | Action::Hear
                     | Action::AnswerPing
                     | Action::AnswerDhcp { .. }
                     | Action::AnswerDhcp6(_) => None,
@@ -652,6 +708,11 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
                     vni.as_deref().unwrap_or("?")
                 )
             }
+            Action::Wire(network) => {
+                let network = tables.network(*network);
+                let wire = network.and_then(|n| n.wire.as_ref());
+                wire.map_or_else(|| "wire(?)".to_owned(), |wire| format!("wire({wire})"))
+            }
             Action::Refuse(refusal) => format!("refuse({})", refusal.reason),
             Action::AnswerArp(mac) => format!("answer_arp({mac})"),
             Action::AnswerNd { mac, .. } => format!("answer_nd({mac})"),
@@ -660,6 +721,7 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
                 let names = network.map_or_else(String::new, |n| advertisers(tables, n));
                 format!("answer_rs({names})")
             }
+            Action::Hear => "hear".to_owned(),
             Action::AnswerPing => "answer_ping".to_owned(),
             Action::AnswerDhcp { addr, .. } => format!("answer_dhcp({addr})"),
             Action::AnswerDhcp6(_) => "answer_dhcp6".to_owned(),
@@ -682,8 +744,12 @@ pub fn megaflow(tables: &Tables, key: &FlowKey, mask: &FlowMask) -> String {
                 format!("in_port={name}")
             }
             Origin::Tunnel(network) => {
-                let vni = tables.network(network).map(|n| n.vni.to_string());
-                format!("tunnel={}", vni.as_deref().unwrap_or("?"))
+                let network = tables.network(network);
+                match network.map(|n| (n.vni, &n.wire)) {
+                    Some((_, Some(wire))) => format!("wire={wire}").replace(' ', "/"),
+                    Some((vni, None)) => format!("tunnel={vni}"),
+                    None => "tunnel=?".to_owned(),
+                }
             }
             Origin::Switch => "switch".to_owned(),
         });

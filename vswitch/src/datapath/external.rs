@@ -153,7 +153,11 @@ impl<'a, W: Witness> Walk<'a, W> {
                 router.name, router.id
             )
         });
-        self.flow.actions.push(Action::Tunnel { network, vtep });
+        // On a network with a wire that host hears it there.
+        self.flow.actions.push(match tables.wire_of(network) {
+            Some(_) => Action::Wire(network),
+            None => Action::Tunnel { network, vtep },
+        });
     }
 
     /// Its source becomes the gateway's, where that hides those of its family.

@@ -246,6 +246,8 @@ pub enum Action {
         /// The VTEP.
         vtep: VtepId,
     },
+    /// It goes out of the wire of this network.
+    Wire(NetworkId),
     /// A copy for this receiver would go, but is refused.
     Refuse(Refusal),
     /// The switch answers the ARP request in the name of this address.
@@ -259,6 +261,8 @@ pub enum Action {
     },
     /// The switch answers the Router Solicitation in the name of each router that speaks on this network.
     AnswerRs(NetworkId),
+    /// It ends here: it was for this switch alone, and was heard.
+    Hear,
     /// The switch answers the ping.
     AnswerPing,
     /// The switch answers the DHCPv4 client at this address, from this subnet of its network.
@@ -341,7 +345,7 @@ impl CompiledFlow {
             .filter(|a| {
                 matches!(
                     a,
-                    Action::Output(_) | Action::Tunnel { .. } | Action::Refuse(_)
+                    Action::Output(_) | Action::Tunnel { .. } | Action::Wire(_) | Action::Refuse(_)
                 )
             })
             .count()

@@ -48,7 +48,7 @@ pub(super) struct Gate {
 pub(super) enum Exit {
     /// Their program says it.
     Program,
-    /// To a local port.
+    /// To a local port, or a wire.
     Port(PortId),
     /// To a VTEP.
     Tunnel {
@@ -95,10 +95,12 @@ impl Gate {
                 Action::Queue(_)
                 | Action::Output(_)
                 | Action::Tunnel { .. }
+                | Action::Wire(_)
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
                 | Action::AnswerNd { .. }
                 | Action::AnswerRs(_)
+                | Action::Hear
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. }
                 | Action::AnswerDhcp6(_) => return gate,
@@ -121,6 +123,10 @@ impl Gate {
                     (exit, network.mtu)
                 })
             }
+            Action::Wire(network) => tables.network(*network).and_then(|network| {
+                let wire = network.wire.as_ref()?;
+                Some((Exit::Port(wire.port), network.mtu))
+            }),
             Action::Translate
             | Action::SetEth { .. }
             | Action::SetDscp(_)
@@ -130,6 +136,7 @@ impl Gate {
             | Action::AnswerArp(_)
             | Action::AnswerNd { .. }
             | Action::AnswerRs(_)
+            | Action::Hear
             | Action::AnswerPing
             | Action::AnswerDhcp { .. }
             | Action::AnswerDhcp6(_) => None,

@@ -13,7 +13,7 @@ use net::{
 };
 use nfv::conntrack::Entry;
 
-use super::{Budget, Datapath, Job, Payer, Refusal, Stage, Start, Tables, port_of};
+use super::{Budget, Datapath, Job, Payer, Refusal, Stage, Start, Tables, port_of, wire};
 use crate::io::Tunnelled;
 
 /// What the tables say of the tunnel from which the last frame came: frames of one come in runs.
@@ -48,9 +48,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         } = frame;
         let now_from = (tables.version(), vni, vtep);
         if self.tunnel.is_none_or(|t| t.from != now_from) {
-            let Some(network) = tables.network_of(vni) else {
-                self.refuse_rx(packet, DropReason::UnknownVni, now, pool);
-                return Ok(());
+            let network = match tables.network_of(vni) {
+                Some(network) if network.wire.is_none() => network,
+                other => {
+                    let reason = other.map_or(DropReason::UnknownVni, |_| DropReason::NotByTunnel);
+                    self.refuse_rx(packet, reason, now, pool);
+                    return Ok(());
+                }
             };
             self.tunnel = Some(Tunnel {
                 from: now_from,
@@ -85,15 +89,18 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     }
 
     /// 1: parse; refuse the malformed.
-    pub(super) fn admit(&mut self, batch: &mut Batch, now: Now) {
+    pub(super) fn admit(&mut self, tables: &Tables, batch: &mut Batch, now: Now) {
         self.hands.counters.batch(batch.len());
         // A batch is of one origin, or of few: what they have in common is counted at once.
         let mut of = Origin::Switch;
         let mut sum = (0, 0);
         for mut packet in batch.drain() {
             let admitted = admit(&mut packet);
+            if admitted.is_ok() {
+                wire::listen(tables, &packet, now);
+            }
             if packet.origin() != of {
-                self.count_rx(of, sum);
+                self.count_rx(tables, of, sum);
                 (of, sum) = (packet.origin(), (0, 0));
             }
             let segments = packet.segments();
@@ -121,14 +128,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             };
             self.jobs.push(Job::read(packet, start));
         }
-        self.count_rx(of, sum);
+        self.count_rx(tables, of, sum);
     }
 
-    fn count_rx(&mut self, of: Origin, (segments, bytes): (u64, u64)) {
+    fn count_rx(&mut self, tables: &Tables, of: Origin, (segments, bytes): (u64, u64)) {
         self.hands.ledger.rx += segments;
-        if let Origin::Port(id) = of
-            && segments > 0
-        {
+        let port = match of {
+            Origin::Port(id) => Some(id),
+            Origin::Tunnel(network) => tables.wire_of(network),
+            Origin::Switch => None,
+        };
+        if let Some(id) = port.filter(|_| segments > 0) {
             self.hands.counters.receive(id, segments, bytes);
         }
     }

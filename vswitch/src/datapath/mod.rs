@@ -35,6 +35,7 @@ pub mod tables;
 mod too_big;
 pub mod upcall;
 pub mod walk;
+mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -64,6 +65,7 @@ use cache::Megaflows;
 use execute::Hands;
 use fragments::{Fragments, Met, Room};
 use homes::{claim, release};
+use neighbours::Question;
 use tables::{Network, l3::Router, ra::Says};
 
 use crate::{effort::Part, io::Unsent, stats::Counters};
@@ -146,6 +148,8 @@ pub struct Datapath<M = Vec<Entry>> {
     surcharge: u32,
     next_sweep: Now,
     heralds: Heralds,
+    /// What is to be asked outside in this turn.
+    questions: Vec<Question>,
     /// The tables' version that the counters are of.
     seen: u64,
 }
@@ -242,6 +246,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             surcharge: 0,
             next_sweep: now,
             heralds: Heralds::new(settings.seed),
+            questions: Vec::new(),
             seen: 0,
             settings,
         }
@@ -257,7 +262,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         out: &mut Out,
     ) {
         self.make_room(tables, now, pool, out);
-        self.admit(batch, now);
+        self.admit(tables, batch, now);
         self.forward(tables, now, pool, out);
     }
 
@@ -533,10 +538,14 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             out,
         };
         let advertises = self.advertise(&mut cx);
+        let asks = self.ask_outside(&mut cx);
         let released = self.hands.release(&mut self.programs, &mut cx);
         let idle = self.conntrack.is_empty() && self.fragments.is_empty();
         let sweep = (!idle).then_some(self.next_sweep);
-        [released, sweep, advertises].into_iter().flatten().min()
+        [released, sweep, advertises, asks]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Places of programs begin to count anew: every id that is kept is forgotten, and each flow judged again.

@@ -394,10 +394,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::Route(_)
             | Action::Output(_)
             | Action::Tunnel { .. }
+            | Action::Wire(_)
             | Action::Refuse(_)
             | Action::AnswerArp(_)
             | Action::AnswerNd { .. }
             | Action::AnswerRs(_)
+            | Action::Hear
             | Action::AnswerPing
             | Action::AnswerDhcp { .. }
             | Action::AnswerDhcp6(_) => None,

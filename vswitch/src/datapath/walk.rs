@@ -208,10 +208,12 @@ impl<'a, W: Witness> Walk<'a, W> {
             Action::Queue(..) => 1,
             Action::Output(_)
             | Action::Tunnel { .. }
+            | Action::Wire(_)
             | Action::Refuse(_)
             | Action::AnswerArp(_)
             | Action::AnswerNd { .. }
             | Action::AnswerRs(_)
+            | Action::Hear
             | Action::AnswerPing
             | Action::AnswerDhcp { .. }
             | Action::AnswerDhcp6(_) => 2,
@@ -265,7 +267,10 @@ impl<'a, W: Witness> Walk<'a, W> {
                     self.depend(network.members);
                     return Err(Refusal::new(reason, Stage::Tunnel));
                 }
-                self.says(Stage::Tunnel, || format!("vni {}", network.vni));
+                self.says(Stage::Tunnel, || network.outside());
+                if self.answers_a_router(network) {
+                    return Ok(());
+                }
                 self.known_connection(network);
                 self.forward(network)
             }
@@ -557,6 +562,12 @@ impl<'a, W: Witness> Walk<'a, W> {
                     self.depend(section);
                     (place, port)
                 }
+                // Nothing is learned: who is not here is outside.
+                Err(DropReason::UnknownUnicast) if self.leads_out(network) => {
+                    self.depend(network.members);
+                    self.send_out(network);
+                    return Ok(());
+                }
                 Err(reason) => {
                     self.depend(network.members);
                     return Err(self.about_sender(reason, Stage::L2));
@@ -574,6 +585,10 @@ impl<'a, W: Witness> Walk<'a, W> {
                     self.says(Stage::L2, || format!("{mac} is local port {}", to.1));
                     self.leave();
                     return self.destination_half(id);
+                }
+                Place::Vtep(_) if self.leads_out(network) => {
+                    self.send_out(network);
+                    return Ok(());
                 }
                 Place::Vtep(vtep) => {
                     if self.is_unrouted() {
@@ -817,6 +832,10 @@ impl<'a, W: Witness> Walk<'a, W> {
                     });
                 }
             }
+        }
+        if self.leads_out(network) {
+            receivers += 1;
+            self.flow.actions.push(Action::Wire(network.dense));
         }
         self.leave();
         // What goes to many has no one reply: nothing to track.

@@ -4,7 +4,7 @@
 //! own shape, [`Underlay`], since one socket serves every remote VTEP.
 //!
 //! # Map
-//! - ports: [`tap`] (a workload's device, in its [`netns`]); [`memory`], [`pcap`] and [`fault`] for tests and tools
+//! - ports: [`tap`] (a workload's device, in its [`netns`]), [`wire`] (an interface of the host on a physical network), both by way of [`vnet`]; [`memory`], [`pcap`] and [`fault`] for tests and tools
 //! - underlay: [`underlay`] (VXLAN over UDP sockets), [`uplink`] (a tap that carries it whole, where the kernel can)
 //! - bytes: [`offload`] (cutting super-frames, finishing checksums), [`coalesce`] (its inverse)
 //! - state: [`mapping`] (connection tables that outlive the process)
@@ -34,6 +34,8 @@ mod sys;
 pub mod tap;
 pub mod underlay;
 pub mod uplink;
+pub mod vnet;
+pub mod wire;
 
 /// What became of a call for more frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Which system calls does safe Rust not know?
 //!
 //! The only `unsafe` of the switch: tun ioctls, socket options of the UDP offloads, `sendmmsg` and `recvmmsg` with
-//! control messages, the loading of BPF programs, and the shared mapping of the connection tables. Each has a safe signature here; whatever `rustix`
+//! control messages, packet sockets, the loading of BPF programs, and the shared mapping of the connection tables. Each has a safe signature here; whatever `rustix`
 //! offers safely (epoll, eventfd, readv, writev, setns) is used directly where it is needed.
 //!
 //! # Invariants
@@ -9,7 +9,7 @@
 //! - The kernel writes only into buffers that were lent mutably.
 //!
 //! # References
-//! Linux: tun(4), udp(7) `UDP_SEGMENT` and `UDP_GRO`, cmsg(3), bpf(2), netdevice(7).
+//! Linux: tun(4), udp(7) `UDP_SEGMENT` and `UDP_GRO`, packet(7), cmsg(3), bpf(2), netdevice(7).
 #![expect(
     unsafe_code,
     reason = "the edge: system calls that no safe wrapper offers"
@@ -351,15 +351,53 @@ impl Control {
 
     /// The segment size of a `UDP_GRO` message, if there is one among the first `len` bytes.
     fn gro(&self, len: usize) -> Option<u16> {
+        let value = self.find(len, libc::SOL_UDP, libc::UDP_GRO)?;
+        u16::try_from(i32::from_ne_bytes(*value.first_chunk()?)).ok()
+    }
+
+    /// The VLAN tag of a `PACKET_AUXDATA` message: protocol and control information.
+    fn vlan(&self, len: usize) -> Option<(u16, u16)> {
+        const VALID: u32 = libc::TP_STATUS_VLAN_VALID;
+        let value = self.find(len, libc::SOL_PACKET, libc::PACKET_AUXDATA)?;
+        let [
+            s0,
+            s1,
+            s2,
+            s3,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            c0,
+            c1,
+            p0,
+            p1,
+        ] = *value.first_chunk::<20>()?;
+        let status = u32::from_ne_bytes([s0, s1, s2, s3]);
+        let known = status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+        let protocol = u16::from_ne_bytes([p0, p1]);
+        // Kernels that did not tell the protocol knew one only.
+        let protocol = if known { protocol } else { 0x8100 };
+        (status & VALID != 0).then_some((protocol, u16::from_ne_bytes([c0, c1])))
+    }
+
+    /// What follows the header of a message of this kind, if there is one among the first `len` bytes.
+    fn find(&self, len: usize, of: libc::c_int, wanted: libc::c_int) -> Option<&[u8]> {
         let mut rest = self.0.get(..len)?;
         while let Some((total, after)) = rest.split_first_chunk::<{ size_of::<usize>() }>() {
             let total = usize::from_ne_bytes(*total);
             let (level, after) = after.split_first_chunk::<4>()?;
             let (kind, after) = after.split_first_chunk::<4>()?;
-            if i32::from_ne_bytes(*level) == libc::SOL_UDP
-                && i32::from_ne_bytes(*kind) == libc::UDP_GRO
-            {
-                return u16::try_from(i32::from_ne_bytes(*after.first_chunk()?)).ok();
+            if i32::from_ne_bytes(*level) == of && i32::from_ne_bytes(*kind) == wanted {
+                return Some(after);
             }
             if total < HEADER {
                 return None;
@@ -484,6 +522,112 @@ pub(super) fn receive_many<B: AsMut<[u8]>>(
         });
     }
     Ok(got)
+}
+
+// ---- packet sockets ----------------------------------------------------------------------------------------------
+
+/// An instruction of a classic BPF program: what, where to if so, where to if not, with which number.
+pub(super) type Filter = (u16, u8, u8, u32);
+
+/// Has a socket be given only those frames that a classic BPF program takes.
+pub(super) fn attach_filter(fd: BorrowedFd<'_>, program: &[Filter]) -> io::Result<()> {
+    let mut instructions: Vec<_> = program
+        .iter()
+        .map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k })
+        .collect();
+    let program = libc::sock_fprog {
+        len: libc::c_ushort::try_from(instructions.len()).or(Err(io::ErrorKind::InvalidInput))?,
+        filter: instructions.as_mut_ptr(),
+    };
+    // SAFETY: the kernel reads one sock_fprog in this frame, and the instructions that it points to, which live as long.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            length::<libc::sock_fprog>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// Binds a packet socket to a device: what it sends goes out there; with `receives`, it is given what the device receives.
+pub(super) fn packet_bind(fd: BorrowedFd<'_>, device: u32, receives: bool) -> io::Result<()> {
+    // SAFETY: a sockaddr_ll is plain integers, for which zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    let number = |n: libc::c_int| u16::try_from(n).or(Err(io::ErrorKind::InvalidInput));
+    address.sll_family = number(libc::AF_PACKET)?;
+    if receives {
+        address.sll_protocol = number(libc::ETH_P_ALL)?.to_be();
+    }
+    address.sll_ifindex = i32::try_from(device).or(Err(io::ErrorKind::InvalidInput))?;
+    // SAFETY: the kernel reads one sockaddr_ll in this frame.
+    check(unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            (&raw const address).cast(),
+            length::<libc::sockaddr_ll>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// Has a device give up every frame that passes, for as long as the socket is open.
+pub(super) fn packet_promiscuous(fd: BorrowedFd<'_>, device: u32) -> io::Result<()> {
+    // SAFETY: a packet_mreq is plain integers, for which zero is a value.
+    let mut request: libc::packet_mreq = unsafe { zeroed() };
+    request.mr_ifindex = i32::try_from(device).or(Err(io::ErrorKind::InvalidInput))?;
+    request.mr_type = u16::try_from(libc::PACKET_MR_PROMISC).unwrap_or_default();
+    // SAFETY: the kernel reads one packet_mreq in this frame.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            (&raw const request).cast(),
+            length::<libc::packet_mreq>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// A frame that a packet socket gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PacketFrame {
+    /// Its bytes, the virtio-net header with them.
+    pub(super) len: usize,
+    /// The VLAN tag that the kernel took from it: protocol and control information.
+    pub(super) vlan: Option<(u16, u16)>,
+    /// There was no room for all of it.
+    pub(super) truncated: bool,
+}
+
+/// Receives a frame without waiting.
+pub(super) fn packet_receive(
+    fd: BorrowedFd<'_>,
+    parts: &mut [io::IoSliceMut<'_>],
+) -> io::Result<PacketFrame> {
+    let mut control = Control([0; 64]);
+    // SAFETY: a msghdr is plain integers and pointers, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { zeroed() };
+    // An IoSliceMut is an iovec (its documentation promises the layout).
+    header.msg_iov = parts.as_mut_ptr().cast();
+    header.msg_iovlen = parts.len();
+    header.msg_control = ptr::from_mut(&mut control.0).cast();
+    header.msg_controllen = control.0.len();
+    // SAFETY: the message points to the lent buffers and to a control of this frame, all alive and not otherwise borrowed
+    // until the call returns.
+    let got = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) };
+    let Ok(len) = usize::try_from(got) else {
+        // Negative: the reason is in errno.
+        return Err(io::Error::last_os_error());
+    };
+    Ok(PacketFrame {
+        len,
+        vlan: control.vlan(header.msg_controllen),
+        truncated: header.msg_flags & libc::MSG_TRUNC != 0,
+    })
 }
 
 // ---- shared memory -----------------------------------------------------------------------------------------------

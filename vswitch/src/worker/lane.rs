@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::{ArcSwap, Cache};
-use net::{Batch, DropReason, Now, Packet, PacketPool, PortId};
+use net::{Batch, DropReason, Now, Origin, Packet, PacketPool, PortId};
 use nfv::conntrack::Entry;
 
 use super::Corridor;
@@ -57,6 +57,18 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]> + Send + 'static> Corridor for Lane<M> {
 
     fn run(&mut self, batch: &mut Batch, now: Now, pool: &mut PacketPool, out: &mut Out) {
         self.datapath.run(&self.tables, batch, now, pool, out);
+    }
+
+    fn origin(&self, port: PortId) -> Origin {
+        let wired = self.tables.wired(port);
+        wired.map_or(Origin::Port(port), Origin::Tunnel)
+    }
+
+    fn absent(&self, port: PortId) -> DropReason {
+        match self.tables.wired(port) {
+            Some(_) => DropReason::NoWire,
+            None => DropReason::PortGone,
+        }
     }
 
     fn surcharge(&mut self) -> u32 {

@@ -57,6 +57,16 @@ pub trait Corridor: Send + 'static {
     /// Is this outer source a known VTEP?
     fn admits(&self, outer_source: IpAddr) -> bool;
 
+    /// From where comes what is read under this number: a port, or what is outside of the switch.
+    fn origin(&self, port: PortId) -> Origin {
+        Origin::Port(port)
+    }
+
+    /// Why nothing can be sent under this number while no device is there.
+    fn absent(&self, _port: PortId) -> DropReason {
+        DropReason::PortGone
+    }
+
     /// Runs packets that were just read; their origin is set.
     fn run(&mut self, batch: &mut Batch, now: Now, pool: &mut PacketPool, out: &mut Out);
 
@@ -580,15 +590,16 @@ impl<C: Corridor> Worker<C> {
             let keep = slot.ready;
             *busy |= !self.rx.is_empty() || !self.refused.is_empty();
             let mut segments = 0;
+            let origin = self.corridor.origin(id);
             for packet in &mut self.rx {
-                packet.set_origin(Origin::Port(id));
+                packet.set_origin(origin);
                 segments += u64::from(packet.segments());
             }
             let meter = &mut self.out.meter;
             meter.effort.count_rx(Medium::Port, self.rx.len(), segments);
             meter.lap(Part::Rx);
             for (mut packet, reason) in self.refused.drain(..) {
-                packet.set_origin(Origin::Port(id));
+                packet.set_origin(origin);
                 self.corridor.refuse_rx(packet, reason, now, &mut self.pool);
             }
             if !self.rx.is_empty() {
@@ -704,17 +715,15 @@ impl<C: Corridor> Worker<C> {
         // First the tunnel: whose frame is too large for it is told at a port.
         self.flush_tunnel(now);
         while let Some(id) = self.out.next_port(&mut self.tx) {
-            match self.ports.get_mut(id.index()) {
-                Some(Some(slot)) => {
-                    let frames = self.tx.len();
-                    let segments = slot.io.tx(&mut self.pool, &mut self.tx, &mut self.refused);
-                    let frames = frames.saturating_sub(self.refused.len());
-                    let effort = &mut self.out.meter.effort;
-                    effort.count_tx(Medium::Port, frames, segments);
-                }
-                _ => self
-                    .refused
-                    .extend(self.tx.drain().map(|p| (p, DropReason::PortGone))),
+            if let Some(Some(slot)) = self.ports.get_mut(id.index()) {
+                let frames = self.tx.len();
+                let segments = slot.io.tx(&mut self.pool, &mut self.tx, &mut self.refused);
+                let frames = frames.saturating_sub(self.refused.len());
+                let effort = &mut self.out.meter.effort;
+                effort.count_tx(Medium::Port, frames, segments);
+            } else {
+                let reason = self.corridor.absent(id);
+                self.refused.extend(self.tx.drain().map(|p| (p, reason)));
             }
             for (packet, reason) in self.refused.drain(..) {
                 self.corridor

@@ -76,6 +76,8 @@ pub(crate) struct Introduction {
     pub(crate) version: String,
     /// The MTU of the link that the VTEP address is on; 0 unknown.
     pub(crate) underlay_mtu: u32,
+    /// The physical networks that it has an interface on.
+    pub(crate) physical_networks: Vec<String>,
 }
 
 /// What happened.
@@ -286,7 +288,7 @@ impl Session {
             vtep: self.introduction.vtep.clone(),
             version: self.introduction.version.clone(),
             underlay_mtu: self.introduction.underlay_mtu,
-            physical_networks: Vec::new(),
+            physical_networks: self.introduction.physical_networks.clone(),
         };
         info!(generation = hello.generation, "connected to the controller");
         vec![

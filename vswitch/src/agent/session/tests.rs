@@ -121,6 +121,7 @@ impl Host {
             vtep: "192.0.2.1".to_owned(),
             version: "0".to_owned(),
             underlay_mtu: 1500,
+            physical_networks: vec!["physnet1".to_owned()],
         };
         let held = Arc::new(held);
         Self {

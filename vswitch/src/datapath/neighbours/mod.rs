@@ -429,12 +429,19 @@ impl Outside {
         }
     }
 
-    /// A neighbour said something that is for a speaker of this network.
-    pub fn hear(&self, network: Id<kind::Network>, heard: &Heard, speaker: Speaker, now: Now) {
+    /// A neighbour said something.
+    /// `speaker`: whom it asks for, if that is one.
+    pub fn hear(
+        &self,
+        network: Id<kind::Network>,
+        heard: &Heard,
+        speaker: Option<Speaker>,
+        now: Now,
+    ) {
         let mut known = self.known();
         let Some(slot) = known.index.get(&(network, heard.addr)).copied() else {
             // Who asks for a speaker's address will be answered, and will send: it is known before it is needed.
-            if let (Said::Asks, Some(mac)) = (heard.said, heard.mac) {
+            if let (Said::Asks, Some(mac), Some(speaker)) = (heard.said, heard.mac, speaker) {
                 let entry = Entry {
                     network,
                     addr: heard.addr,

@@ -47,7 +47,7 @@ impl World {
             said,
             about: None,
         };
-        let (speaker, now) = (speaker(addr), self.now);
+        let (speaker, now) = (Some(speaker(addr)), self.now);
         self.outside.hear(network(), &heard, speaker, now);
     }
 

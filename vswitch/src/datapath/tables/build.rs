@@ -16,7 +16,7 @@ use crate::datapath::neighbours::{Limits, Outside};
 
 use super::{
     Chain, Elsewhere, Epochs, Hop, HopId, Network, Port, Qos, SectionIndex, Source, Tables, Vtep,
-    ZoneMap,
+    WireEnd, ZoneMap,
     dense::Dense,
     external::Where,
     l3::{Interface, Router},
@@ -48,6 +48,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         chains_section: SectionIndex(0),
         by_vni: HashMap::default(),
         own: None,
+        wires: HashMap::default(),
         by_addr: HashMap::default(),
         tracking: Vec::new(),
         joined: Vec::new(),
@@ -413,6 +414,13 @@ impl Tables {
                 .push(Arc::clone(&entry));
             self.ports.put(&port.id, entry);
         }
+        for (network, _, _) in &sorted.networks {
+            if network.wire.is_some() {
+                let port = wire_port(network.id);
+                self.ports.reserve(&port);
+                alive.insert(port);
+            }
+        }
         self.ports.retain(|id| alive.contains(id));
         self.groups.retain(|ids| sets.contains(ids));
         by_network
@@ -429,6 +437,7 @@ impl Tables {
             sorted.networks.len(),
             foldhash::fast::FixedState::with_seed(self.seed),
         );
+        self.wires.clear();
         for (network, section, changed) in std::mem::take(&mut sorted.networks) {
             alive.insert(network.id);
             let local = ports.get(&network.id).map_or(&[][..], Vec::as_slice);
@@ -467,6 +476,13 @@ impl Tables {
             let (virtuals, _) = self.epochs.note(&source, digest(virtuals), self.version);
             sorted.alive.insert(source);
             self.by_vni.insert(network.vni, dense);
+            let wire = network.wire.as_ref().map(|wire| WireEnd {
+                wire: wire.clone(),
+                port: PortId(self.ports.reserve(&wire_port(network.id))),
+            });
+            if let Some(wire) = &wire {
+                self.wires.insert(wire.port, dense);
+            }
             if changed || moved || self.networks.get(dense.0).is_none() {
                 let mut entry = Network {
                     id: network.id,
@@ -484,6 +500,7 @@ impl Tables {
                     endpoints: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(
                         self.seed,
                     )),
+                    wire,
                     section,
                     members,
                     virtuals,
@@ -566,7 +583,9 @@ impl Tables {
                 pin(network, mac, Place::Local(port.dense), port.id);
             }
         }
-        let vteps = remote.iter().filter_map(|(e, _)| match self.place(e.at) {
+        // What is on a wire reaches them all by one copy.
+        let tunnelled = remote.iter().filter(|_| network.wire.is_none());
+        let vteps = tunnelled.filter_map(|(e, _)| match self.place(e.at) {
             Place::Vtep(id) => Some(id),
             Place::Local(_) | Place::Virtual | Place::Router(_) => None,
         });
@@ -627,6 +646,12 @@ impl Tables {
         sorted.alive.insert(Source::Chains);
         self.chains_section = at;
     }
+}
+
+/// The key of a network's wire among the ports, which is no port's of the API: those are random.
+pub(super) fn wire_port(network: Id<kind::Network>) -> Id<kind::Port> {
+    let of = network.uuid().as_u128();
+    uuid::Uuid::from_u128(of ^ u128::from_be_bytes(*b"the network wire")).into()
 }
 
 /// Routers go before all others: nobody takes a gateway's address.

@@ -28,6 +28,7 @@ pub mod tunnel;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     net::IpAddr,
     sync::Arc,
 };
@@ -172,6 +173,9 @@ pub struct Network {
     pub flood: FloodList,
     /// Its ports elsewhere.
     pub endpoints: HashMap<Id<kind::Port>, Elsewhere, foldhash::fast::FixedState>,
+    /// The wire that it is on. Then what is outside of this switch, all that has [`net::Origin::Tunnel`] with it, is on the wire, and nothing
+    /// of it in a tunnel.
+    pub wire: Option<WireEnd>,
     /// Its section.
     pub section: SectionIndex,
     /// Who is on it: read by what was not found, and by floods.
@@ -180,6 +184,35 @@ pub struct Network {
     pub virtuals: SectionIndex,
     /// Is there any?
     pub has_virtuals: bool,
+}
+
+impl Network {
+    /// Where what is not in this switch comes from, for people.
+    pub fn outside(&self) -> String {
+        match &self.wire {
+            Some(wire) => format!("wire {wire}"),
+            None => format!("vni {}", self.vni),
+        }
+    }
+}
+
+/// This host's end of a wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireEnd {
+    /// Which one.
+    pub wire: hostconfig::network::Wire,
+    /// Under which number the workers have it. No port of the API has it.
+    pub port: PortId,
+}
+
+impl fmt::Display for WireEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.wire.physical)?;
+        match self.wire.vlan {
+            Some(vlan) => write!(f, " vlan {vlan}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What is known of a port elsewhere, besides its place and addresses.
@@ -257,6 +290,7 @@ pub struct Tables {
     hops: Dense<(Id<kind::PortChain>, Id<kind::Function>), Arc<Hop>>,
     chains_section: SectionIndex,
     by_vni: HashMap<Vni, NetworkId, foldhash::fast::FixedState>,
+    wires: HashMap<PortId, NetworkId, foldhash::fast::FixedState>,
     /// By network: may a connection of its packets be tracked at all?
     tracking: Vec<bool>,
     /// By network: has it ever been because routers joined it with others?
@@ -351,6 +385,23 @@ impl Tables {
     /// All local ports.
     pub fn ports(&self) -> impl Iterator<Item = &Port> + '_ {
         self.ports.iter().map(|(_, _, p)| &**p)
+    }
+
+    /// Under which number the workers have a network's wire.
+    #[inline]
+    pub fn wire_of(&self, network: NetworkId) -> Option<PortId> {
+        Some(self.network(network)?.wire.as_ref()?.port)
+    }
+
+    /// The network whose wire the workers have under this number.
+    #[inline]
+    pub fn wired(&self, port: PortId) -> Option<NetworkId> {
+        self.wires.get(&port).copied()
+    }
+
+    /// All wires, with their networks.
+    pub fn wires(&self) -> impl Iterator<Item = (&Network, &WireEnd)> + '_ {
+        self.networks().filter_map(|n| Some((n, n.wire.as_ref()?)))
     }
 
     /// One past the largest [`PortId`].

@@ -32,8 +32,17 @@ pub fn arp(network: &Network, port: &Port, probe: &mut Probe) -> Option<Mac> {
     let Some(known) = network.neighbours.get(target) else {
         return dhcp_server(network, target);
     };
+    if is_outside(network, known.mac) {
+        return None;
+    }
     // A port that asks for its own address announces it, or looks for a duplicate: that is for all to hear.
     (known.port != port.id).then_some(known.mac)
+}
+
+/// Is it on a wire? Who is there answers for itself.
+fn is_outside(network: &Network, mac: Mac) -> bool {
+    let place = network.fdb.get(mac).map(|entry| entry.place);
+    network.wire.is_some() && matches!(place, Some(Place::Vtep(_)))
 }
 
 /// The switch as a DHCP server that clients renew their leases from by unicast (RFC 2131 §4.4.5). As the gateway's address it is
@@ -56,6 +65,9 @@ pub fn neighbor(network: &Network, port: &Port, probe: &mut Probe) -> Option<(Ma
     }
     let target = probe.nd_target();
     let known = network.neighbours.get(target)?;
+    if is_outside(network, known.mac) {
+        return None;
+    }
     let entry = network.fdb.get(known.mac);
     let router = entry.is_some_and(|e| matches!(e.place, Place::Router(_)));
     (known.port != port.id).then_some((known.mac, router))

@@ -362,7 +362,7 @@ fn each_direction_has_the_shapers_whole_rate() {
         for (at, frame) in h.tick().0 {
             match at {
                 At::Port(_) => fetched += frame.len(),
-                At::Vtep(_) => sent += frame.len(),
+                At::Vtep(_) | At::Wire(_) => sent += frame.len(),
             }
         }
         h.pass(Duration::from_millis(1));

@@ -93,6 +93,24 @@ impl Conf {
         }));
     }
 
+    /// The network is on this VLAN of a wire; 0: untagged.
+    pub(super) fn wire(&mut self, vlan: u16) -> &mut Self {
+        self.on(Some(hostconfig::network::Wire {
+            physical: "physnet1".to_owned(),
+            vlan: Some(vlan).filter(|id| *id > 0),
+        }))
+    }
+
+    pub(super) fn on(&mut self, wire: Option<hostconfig::network::Wire>) -> &mut Self {
+        let key = hostconfig::SectionKey::Network(id(NET));
+        let Section::Network(mut network) = self.0.sections[&key].body().clone() else {
+            unreachable!("it is a network's key")
+        };
+        network.wire = wire;
+        self.put(Section::Network(network));
+        self
+    }
+
     /// Another default router of the IPv4 subnet.
     pub(super) fn gateway(&mut self, gateway: Option<IpAddr>) -> &mut Self {
         let key = hostconfig::SectionKey::Network(id(NET));
@@ -263,6 +281,8 @@ pub(super) fn rule(
 pub(super) enum At {
     Port(u16),
     Vtep(String),
+    /// The wire of a network.
+    Wire(String),
 }
 
 #[derive(Debug)]
@@ -365,12 +385,14 @@ impl Host {
         let mut got = vec![];
         let mut batch = Batch::new();
         while let Some(port) = self.out.next_port(&mut batch) {
+            let wired = self.tables.wired(port).and_then(|n| self.tables.network(n));
             let name = self
                 .tables
                 .port(port)
                 .map_or(0, |p| u16::try_from(p.id.uuid().as_u128()).unwrap());
+            let at = wired.map_or(At::Port(name), |n| At::Wire(n.name.clone()));
             for p in batch.drain() {
-                got.push((At::Port(name), p.bytes().to_vec()));
+                got.push((at.clone(), p.bytes().to_vec()));
                 self.pool.give(p);
             }
         }

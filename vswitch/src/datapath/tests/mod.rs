@@ -18,4 +18,5 @@ mod routing;
 mod services;
 mod several;
 mod tracking;
+mod wires;
 mod workers;

@@ -193,6 +193,7 @@ impl Several {
             for (place, frame) in got {
                 match place {
                     At::Port(n) => came.push((host, n, frame)),
+                    At::Wire(network) => panic!("{network} is on no wire"),
                     At::Vtep(addr) => {
                         let vni = vnis.next().unwrap().try_into().unwrap();
                         let to = (0..4).find(|h| vtep(*h).to_string() == addr).unwrap();

@@ -27,6 +27,10 @@ pub(super) struct Netlink {
 
 /// What a device is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one of the kernel's flags"
+)]
 pub(super) struct Link {
     /// Its index in the namespace.
     pub(super) index: u32,
@@ -40,6 +44,12 @@ pub(super) struct Link {
     pub(super) alias: Option<String>,
     /// Is it a tun or tap device?
     pub(super) tun: bool,
+    /// Is it up?
+    pub(super) up: bool,
+    /// Does it have a link to somebody?
+    pub(super) carrier: bool,
+    /// The largest IP packet.
+    pub(super) mtu: u32,
 }
 
 /// What is to be set on a device; `None` stays as it is.
@@ -56,6 +66,7 @@ pub(super) struct Change<'a> {
 }
 
 const IFF_UP: u32 = 1;
+const IFF_LOWER_UP: u32 = 0x1_0000;
 const NLMSG_ERROR: u16 = 2;
 const ACK: u16 = 4;
 const REQUEST: u16 = 1;
@@ -194,8 +205,11 @@ impl Netlink {
             Err(e) => return Err(e),
         };
         let (fixed, tail) = answer.split_first_chunk::<16>().ok_or(MALFORMED)?;
-        let [_, _, t0, t1, i0, i1, i2, i3, ..] = *fixed;
+        let [_, _, t0, t1, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *fixed;
+        let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
         let mut link = Link {
+            up: flags & IFF_UP != 0,
+            carrier: flags & IFF_LOWER_UP != 0,
             index: u32::from_ne_bytes([i0, i1, i2, i3]),
             ethernet: u16::from_ne_bytes([t0, t1]) == ETHERNET,
             ..Link::default()
@@ -204,6 +218,9 @@ impl Netlink {
             match kind {
                 libc::IFLA_IFNAME => link.name = text(value),
                 libc::IFLA_ADDRESS => link.mac = value.try_into().ok(),
+                libc::IFLA_MTU => {
+                    link.mtu = value.try_into().map(u32::from_ne_bytes).unwrap_or_default();
+                }
                 libc::IFLA_IFALIAS => link.alias = Some(text(value)),
                 libc::IFLA_LINKINFO => {
                     link.tun = attributes(value)

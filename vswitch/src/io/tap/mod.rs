@@ -24,33 +24,26 @@ use std::{
     str::FromStr,
 };
 
-use net::{
-    Batch, Checksum, DropReason, Gso, Mac, Mtu, Offload, Packet, PacketPool,
-    packet::{LARGE, SMALL},
-};
+use net::{Batch, Mac, Mtu, PacketPool};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
 };
 
+pub use super::vnet::{VNET, admit};
 use super::{
     PortIo, Refused, Rx,
     netlink::{Change, Link, Netlink},
     netns::{Netns, NetnsError},
-    offload::{self, Segments},
     steering::Steering,
     sys,
+    vnet::{self, Device, Got},
 };
 
-/// Bytes of the virtio-net header: the form without merged buffers.
-pub const VNET: usize = 10;
 /// The largest super-frame that a workload may make: with its encapsulations it fits one UDP datagram.
 const GSO_MAX_SIZE: u32 = 61_500;
 /// Frames that wait in the kernel for the switch, a queue.
 const QUEUE_LEN: u32 = 1000;
-/// Bytes after which one turn of reading ends: what is read should still be in the cache when it is sent on.
-const TURN: usize = 256 * 1024;
-
 /// The name of a network device: 1 to 15 bytes, no `/`, no white space.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IfName(String);
@@ -490,228 +483,32 @@ pub struct TapQueue {
     scratch: Vec<u8>,
 }
 
-const NEEDS_CHECKSUM: u8 = 1;
-const CHECKSUM_VALID: u8 = 2;
-const GSO_TCP4: u8 = 1;
-const GSO_TCP6: u8 = 4;
-const GSO_UDP: u8 = 5;
-const GSO_ECN: u8 = 0x80;
-
-/// What a virtio-net header says of its frame.
-fn decode(header: [u8; VNET]) -> Result<Offload, DropReason> {
-    let [flags, kind, _, _, s0, s1, c0, c1, o0, o1] = header;
-    let size = u16::from_le_bytes([s0, s1]);
-    let checksum = if flags & NEEDS_CHECKSUM != 0 {
-        Checksum::Partial {
-            start: u16::from_le_bytes([c0, c1]),
-            offset: u16::from_le_bytes([o0, o1]),
-        }
-    } else if flags & CHECKSUM_VALID != 0 {
-        Checksum::Verified
-    } else {
-        Checksum::Unverified
-    };
-    let gso = match kind & !GSO_ECN {
-        0 if kind == 0 => Gso::None,
-        GSO_TCP4 | GSO_TCP6 => Gso::Tcp {
-            size,
-            ecn: kind & GSO_ECN != 0,
-        },
-        GSO_UDP if kind == GSO_UDP => Gso::Udp { size },
-        _ => return Err(DropReason::MalformedOffload),
-    };
-    Ok(Offload { checksum, gso })
-}
-
-/// The virtio-net header of a frame.
-fn encode(offload: &Offload, v6: bool, header_len: u16) -> [u8; VNET] {
-    let (flags, start, offset) = match offload.checksum {
-        Checksum::Unverified => (0, 0, 0),
-        Checksum::Verified => (CHECKSUM_VALID, 0, 0),
-        Checksum::Partial { start, offset } => (NEEDS_CHECKSUM, start, offset),
-    };
-    let (kind, size) = match offload.gso {
-        Gso::None => (0, 0),
-        Gso::Tcp { size, ecn } => {
-            let kind = if v6 { GSO_TCP6 } else { GSO_TCP4 };
-            (if ecn { kind | GSO_ECN } else { kind }, size)
-        }
-        Gso::Udp { size } => (GSO_UDP, size),
-    };
-    let len = if kind == 0 { 0 } else { header_len };
-    let [l0, l1] = len.to_le_bytes();
-    let [s0, s1] = size.to_le_bytes();
-    let [c0, c1] = start.to_le_bytes();
-    let [o0, o1] = offset.to_le_bytes();
-    [flags, kind, l0, l1, s0, s1, c0, c1, o0, o1]
-}
-
-/// Sets what the device said of a frame, if it can be true. A frame that does not parse keeps it: ingress drops it for that.
-///
-/// # Errors
-/// `MalformedOffload` when it contradicts the frame.
-pub fn admit(packet: &mut Packet, header: [u8; VNET]) -> Result<(), DropReason> {
-    let offload = decode(header)?;
-    packet.set_offload(offload);
-    let plain = matches!(offload.checksum, Checksum::Unverified | Checksum::Verified);
-    if plain && offload.gso == Gso::None {
-        return Ok(());
+impl Device for TapQueue {
+    fn uso(&self) -> bool {
+        self.offloads.uso
     }
-    match packet.parse() {
-        Ok(()) => offload::validate(packet.headers(), packet.len(), &offload),
-        Err(_) => Err(DropReason::MalformedOffload),
-    }
-}
 
-impl TapQueue {
-    /// Reads one frame of any size: small ones end up in the small buffer (says `true`), others in the large one.
-    fn read(
-        &mut self,
-        small: &mut Packet,
-        large: &mut Packet,
-    ) -> Result<([u8; VNET], bool), Errno> {
-        let mut header = [0; VNET];
-        let tail = large.room_mut().get_mut(SMALL..).unwrap_or_default();
-        let mut parts = [
-            IoSliceMut::new(&mut header),
-            IoSliceMut::new(small.room_mut()),
-            IoSliceMut::new(tail),
-        ];
-        let read = rustix::io::readv(&self.fd, &mut parts)?;
-        let len = read.saturating_sub(VNET);
-        if small.set_len(len.min(SMALL)).is_err() || large.set_len(len.min(LARGE)).is_err() {
-            return Err(Errno::MSGSIZE);
-        }
-        if len > SMALL {
-            // Moving the first bytes of a frame of 60 KB costs less than reading every small frame into a large buffer.
-            offload::put(large.bytes_mut(), 0, small.bytes());
-        }
-        Ok((header, len <= SMALL))
+    fn read(&self, parts: &mut [IoSliceMut<'_>]) -> Result<Got, Errno> {
+        let len = rustix::io::readv(&self.fd, parts)?;
+        Ok(Got { len, refused: None })
     }
 
     fn write(&self, header: [u8; VNET], parts: [&[u8]; 2]) -> Result<(), Errno> {
         let [a, b] = parts;
         let parts = [IoSlice::new(&header), IoSlice::new(a), IoSlice::new(b)];
-        loop {
-            match rustix::io::writev(&self.fd, &parts) {
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e),
-            }
-        }
-    }
-
-    /// Writes one frame and says how many segments of it went out; where it fails, the packet holds what did not.
-    fn send(&mut self, packet: &mut Packet) -> (u64, Result<(), DropReason>) {
-        let offload = packet.offload();
-        let v6 = packet.headers().l3 == net::L3::Ipv6;
-        let lacks = matches!(offload.gso, Gso::Udp { .. }) && !self.offloads.uso;
-        if !lacks {
-            let header = encode(&offload, v6, packet.headers().payload_at);
-            match self.write(header, [packet.bytes(), &[]]) {
-                Ok(()) => return (packet.segments().into(), Ok(())),
-                Err(Errno::INVAL) if offload != Offload::default() => {}
-                Err(e) => return (0, Err(reason(e))),
-            }
-        }
-        self.send_cut(packet, offload)
-    }
-
-    /// Sends a frame without asking anything of the device.
-    fn send_cut(
-        &mut self,
-        packet: &mut Packet,
-        mut offload: Offload,
-    ) -> (u64, Result<(), DropReason>) {
-        let plain = encode(&Offload::default(), false, 0);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        let (mut sent, mut left, mut result) = (0, 0, Ok(()));
-        if offload.gso == Gso::None {
-            scratch.extend_from_slice(packet.bytes());
-            offload::finish(&mut scratch, packet.headers(), &mut offload);
-            result = self.write(plain, [&scratch, &[]]).map_err(reason);
-            sent = u64::from(result.is_ok());
-        } else {
-            match Segments::new(packet.bytes(), packet.headers(), &offload, usize::MAX) {
-                Ok(mut segments) => {
-                    scratch.resize(segments.header_len(), 0);
-                    while let Some(payload) = segments.next_into(&mut scratch) {
-                        if let Err(e) = self.write(plain, [&scratch, payload]) {
-                            result = Err(reason(e));
-                            left = scratch.len() + payload.len() + segments.rest();
-                            break;
-                        }
-                        sent += 1;
-                    }
-                }
-                Err(reason) => result = Err(reason),
-            }
-        }
-        self.scratch = scratch;
-        if sent > 0 && left > 0 && packet.set_len(left).is_err() {
-            debug_assert!(false, "what is left is shorter than the whole");
-        }
-        (sent, result)
-    }
-}
-
-fn reason(errno: Errno) -> DropReason {
-    match errno {
-        Errno::AGAIN => DropReason::PortQueueFull,
-        _ => DropReason::PortSend,
+        rustix::io::writev(&self.fd, &parts).map(drop)
     }
 }
 
 impl PortIo for TapQueue {
     fn rx(&mut self, pool: &mut PacketPool, batch: &mut Batch, refused: &mut Refused) -> Rx {
-        let (mut small, mut large) = (None, None);
-        let mut read = 0;
-        let end = loop {
-            if batch.is_full() || read >= TURN {
-                break Rx::More;
-            }
-            small = small.or_else(|| pool.take_small());
-            large = large.or_else(|| pool.take_large());
-            let (Some(s), Some(l)) = (&mut small, &mut large) else {
-                break Rx::Starved;
-            };
-            let (header, is_small) = match self.read(s, l) {
-                Ok(got) => got,
-                Err(Errno::AGAIN) => break Rx::Drained,
-                Err(Errno::INTR) => continue,
-                Err(_) => break Rx::Gone,
-            };
-            let used = if is_small { &mut small } else { &mut large };
-            let Some(mut packet) = used.take() else {
-                break Rx::Starved;
-            };
-            read += packet.len();
-            match admit(&mut packet, header) {
-                Ok(()) => {
-                    if let Err(packet) = batch.push(packet) {
-                        refused.push((packet, DropReason::PoolExhausted));
-                    }
-                }
-                Err(reason) => refused.push((packet, reason)),
-            }
-        };
-        for unused in small.into_iter().chain(large) {
-            pool.give(unused);
-        }
-        end
+        vnet::rx(self, pool, batch, refused)
     }
 
     fn tx(&mut self, pool: &mut PacketPool, batch: &mut Batch, refused: &mut Refused) -> u64 {
-        let mut sent = 0;
-        for mut packet in batch.drain() {
-            let (segments, result) = self.send(&mut packet);
-            sent += segments;
-            match result {
-                Ok(()) => pool.give(packet),
-                Err(reason) => refused.push((packet, reason)),
-            }
-        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let sent = vnet::tx(self, &mut scratch, pool, batch, refused);
+        self.scratch = scratch;
         sent
     }
 
