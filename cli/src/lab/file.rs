@@ -25,6 +25,10 @@ pub(crate) struct RawLab {
     pub(crate) underlay: RawUnderlay,
     pub(crate) networks: Vec<RawNetwork>,
     #[serde(default)]
+    pub(crate) gateways: Vec<RawGateway>,
+    #[serde(default)]
+    pub(crate) floating_ips: Vec<RawFloating>,
+    #[serde(default)]
     pub(crate) workloads: Vec<RawWorkload>,
     #[serde(default)]
     pub(crate) security_groups: BTreeMap<String, Vec<RawRule>>,
@@ -73,8 +77,32 @@ pub(crate) struct RawNetwork {
     pub(crate) port_security: Option<bool>,
     /// The router that it is attached to; networks of a project with the same one are joined.
     pub(crate) router: Option<String>,
+    /// May routers leave the fabric by it?
+    #[serde(default)]
+    pub(crate) external: bool,
     /// The QoS policy of its workloads that name none.
     pub(crate) qos: Option<String>,
+}
+
+/// Which router leaves the fabric by which network.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawGateway {
+    pub(crate) router: String,
+    /// The router's.
+    pub(crate) project: Option<String>,
+    pub(crate) network: String,
+    /// Are sources hidden? They are unless told otherwise.
+    pub(crate) snat: Option<bool>,
+}
+
+/// An address of an external network for a workload.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawFloating {
+    pub(crate) network: String,
+    pub(crate) workload: String,
+    pub(crate) ip: Option<IpAddr>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,7 +10,8 @@ use net::{Mac, Prefix};
 use vswitch::UplinkChoice;
 
 use super::file::{
-    Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, RawQos, Reach,
+    Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, RawFloating, RawGateway,
+    RawQos, Reach,
 };
 use super::nat::Nat;
 use crate::units::{Percent, Rate, RateRange, Size, Span};
@@ -22,6 +23,8 @@ pub(crate) struct Lab {
     pub(crate) hosts: Vec<Host>,
     pub(crate) underlay: Underlay,
     pub(crate) networks: Vec<Network>,
+    pub(crate) gateways: Vec<RawGateway>,
+    pub(crate) floating_ips: Vec<RawFloating>,
     pub(crate) workloads: Vec<Workload>,
     pub(crate) groups: BTreeMap<String, Vec<Rule>>,
     pub(crate) qos: BTreeMap<String, RawQos>,
@@ -83,6 +86,8 @@ pub(crate) struct Network {
     pub(crate) port_security: Option<bool>,
     /// The router of its project that it is attached to.
     pub(crate) router: Option<String>,
+    /// May routers leave the fabric by it?
+    pub(crate) external: bool,
     pub(crate) qos: Option<String>,
 }
 

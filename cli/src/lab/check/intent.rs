@@ -66,6 +66,7 @@ pub(super) fn networks(raw: Vec<RawNetwork>, underlay_mtu: u16) -> Result<Vec<Ne
             mtu: one.mtu,
             port_security: one.port_security,
             router: one.router,
+            external: one.external,
             qos: one.qos,
         };
         for before in networks

@@ -6,6 +6,7 @@
 mod chains;
 mod expectations;
 mod intent;
+mod outside;
 mod qos;
 
 use std::collections::BTreeSet;
@@ -75,6 +76,8 @@ fn checked(name: &str, raw: RawLab) -> Result<Lab, Wrong> {
         hosts,
         underlay,
         networks,
+        gateways: Vec::new(),
+        floating_ips: Vec::new(),
         workloads,
         groups,
         qos: raw.qos,
@@ -82,6 +85,8 @@ fn checked(name: &str, raw: RawLab) -> Result<Lab, Wrong> {
         serve: Vec::new(),
         expect: Vec::new(),
     };
+    lab.gateways = outside::gateways(raw.gateways, &lab.networks)?;
+    lab.floating_ips = outside::floating(raw.floating_ips, &lab)?;
     qos::users(&lab)?;
     lab.chains = raw
         .chains

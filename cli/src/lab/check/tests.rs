@@ -495,6 +495,7 @@ fn any_text(bytes: &[u8]) {
 fn files() -> Vec<Vec<u8>> {
     let shipped = [
         GOOD,
+        include_str!("../../../../configs/labs/gateway.yaml"),
         include_str!("../../../../configs/labs/kernel-vtep.yaml"),
         include_str!("../../../../configs/labs/mixed-v4-v6.yaml"),
         include_str!("../../../../configs/labs/quickstart.yaml"),

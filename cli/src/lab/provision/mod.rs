@@ -5,6 +5,7 @@
 
 mod chains;
 mod groups;
+mod outside;
 mod qos;
 
 use std::collections::btree_map::Entry;
@@ -77,9 +78,10 @@ pub(crate) fn provision(lab: &Lab, api: &Api) -> anyhow::Result<Inventory> {
         networks: networks(lab, api, &projects, &policies)?,
         ..Inventory::default()
     };
-    routers(lab, api, &projects, &inventory.networks)?;
+    let routers = routers(lab, api, &projects, &inventory.networks)?;
     let groups = groups::make(lab, api, &projects)?;
     inventory.workloads = ports(lab, api, &inventory.networks, (&groups, &policies))?;
+    outside::lead(lab, api, &projects, &routers, &inventory)?;
     for chain in &lab.chains {
         chains::make(api, &projects, &inventory, chain)
             .with_context(|| format!("chain {}", chain.name))?;
@@ -153,6 +155,11 @@ fn networks(
             "project_id": project_id(projects, network.project.as_deref())?,
         });
         set(&mut body, "mtu", network.mtu);
+        set(
+            &mut body,
+            "router:external",
+            network.external.then_some(true),
+        );
         set(&mut body, "port_security_enabled", network.port_security);
         let policy = network.qos.as_ref().and_then(|name| policies.get(name));
         set(&mut body, "qos_policy_id", policy);
@@ -207,14 +214,14 @@ fn routers(
     api: &Api,
     projects: &Projects,
     networks: &BTreeMap<String, MadeNetwork>,
-) -> anyhow::Result<()> {
-    let mut made: BTreeMap<(String, &str), String> = BTreeMap::new();
+) -> anyhow::Result<outside::Routers> {
+    let mut made = outside::Routers::new();
     for network in &lab.networks {
         let Some(name) = network.router.as_deref() else {
             continue;
         };
         let project = project_id(projects, network.project.as_deref())?;
-        let router = match made.entry((project, name)) {
+        let router = match made.entry((project, name.to_owned())) {
             Entry::Occupied(had) => had.into_mut(),
             Entry::Vacant(new) => {
                 let body = json!({"router": {"name": name, "project_id": new.key().0}});
@@ -229,16 +236,21 @@ fn routers(
                 .with_context(|| format!("attach router {name} to network {}", network.name))?;
         }
     }
-    Ok(())
+    Ok(made)
 }
 
-/// The addresses that automatic ones are taken from, where chains have virtual addresses or a NAT's in the subnet: all but those and a
-/// router's. A virtual address gets its port with its chain, when every workload has one already.
+/// The addresses that automatic ones are taken from, where chains have virtual addresses or a NAT's in the subnet, or floating IPs are
+/// chosen there: all but those and a router's. A virtual address gets its port with its chain, when every workload has one already.
 fn pools(lab: &Lab, network: &Network, cidr: net::Prefix) -> Option<Vec<Value>> {
     let here = |vip: &IpAddr, members: &[Member]| {
         let mut on = members.iter().filter_map(|m| lab.workload(&m.workload));
         cidr.contains(*vip) && on.any(|w| w.network == network.name)
     };
+    let floating = lab
+        .floating_ips
+        .iter()
+        .filter(|f| f.network == network.name);
+    let floating = floating.filter_map(|f| f.ip.filter(|ip| cidr.contains(*ip)));
     let functions = lab.chains.iter().flat_map(|chain| &chain.functions);
     let vips: BTreeSet<u128> = functions
         .filter_map(|function| match function {
@@ -251,6 +263,7 @@ fn pools(lab: &Lab, network: &Network, cidr: net::Prefix) -> Option<Vec<Value>> 
             }
         })
         .flat_map(|addresses: BTreeSet<IpAddr>| addresses)
+        .chain(floating)
         .map(bits)
         .collect();
     if vips.is_empty() {
