@@ -157,6 +157,8 @@ closed_list! {
         WireSpoof => "wire_spoof",
         /// Its network is on a wire that this host does not have, or that is down.
         NoWire => "no_wire",
+        /// A router's next hop outside was asked for, and has not answered yet.
+        NeighbourUnresolved => "neighbour_unresolved",
         /// The underlay refused the datagram.
         UnderlaySend => "underlay_send",
         /// The receiving port's device refused the frame (down, or out of memory).
@@ -189,6 +191,8 @@ closed_list! {
         RouterAdvertisement => "router_advertisement",
         /// An ARP request or Neighbor Solicitation for a neighbour outside.
         Solicitation => "solicitation",
+        /// An ARP announcement or unsolicited Neighbor Advertisement of an address that is here now.
+        Announcement => "announcement",
         /// An ICMP error or echo reply.
         Icmp => "icmp",
         /// A TCP reset.

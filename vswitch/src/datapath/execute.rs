@@ -587,7 +587,9 @@ impl Hands {
             Origin::Tunnel(id) => {
                 let network = cx.tables.network(id);
                 let there = network.and_then(|n| n.fdb.get(packet.key().dst_mac()));
+                let wired = network.is_some_and(|n| n.wire.is_some());
                 match there.map(|entry| entry.place) {
+                    Some(Place::Vtep(_)) | None if wired => self.output_wire(id, packet, cx),
                     Some(Place::Vtep(vtep)) => self.tunnel(id, vtep, packet, cx),
                     Some(Place::Local(port)) => self.deliver(port, packet, cx),
                     Some(Place::Virtual | Place::Router(_)) | None => {

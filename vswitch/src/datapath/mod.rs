@@ -150,6 +150,7 @@ pub struct Datapath<M = Vec<Entry>> {
     heralds: Heralds,
     /// What is to be asked outside in this turn.
     questions: Vec<Question>,
+    announcer: wire::Announcer,
     /// The tables' version that the counters are of.
     seen: u64,
 }
@@ -247,6 +248,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             next_sweep: now,
             heralds: Heralds::new(settings.seed),
             questions: Vec::new(),
+            announcer: wire::Announcer::default(),
             seen: 0,
             settings,
         }
@@ -514,6 +516,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 out,
             };
             self.take_leave(&mut cx);
+            self.follow_outside(tables, now);
         }
         if self.programs.is_spent() {
             self.renew_programs();
@@ -539,10 +542,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         };
         let advertises = self.advertise(&mut cx);
         let asks = self.ask_outside(&mut cx);
+        let tells = self.announce(&mut cx);
         let released = self.hands.release(&mut self.programs, &mut cx);
         let idle = self.conntrack.is_empty() && self.fragments.is_empty();
         let sweep = (!idle).then_some(self.next_sweep);
-        [released, sweep, advertises, asks]
+        [released, sweep, advertises, asks, tells]
             .into_iter()
             .flatten()
             .min()

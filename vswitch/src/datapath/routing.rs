@@ -10,11 +10,12 @@
 use std::net::IpAddr;
 
 use net::{Consumed, DropReason, Id, Mac, Origin, Probe, RouterId, flow_key::ethertype, ids::kind};
-use overlay::{FdbEntry, Neighbour, Place};
+use overlay::{FdbEntry, Place};
 use smallvec::SmallVec;
 
 use super::{
     flow::{Action, Refusal, RouterHop, Stage},
+    neighbours::Speaker,
     tables::{
         Network, l2,
         l3::{Interface, Route, Router, Target},
@@ -123,9 +124,13 @@ impl<'a, W: Witness> Walk<'a, W> {
                 (self.probe.ip_dst(), "subnet")
             }
         };
-        let neighbour = resolve(network, nexthop);
+        let neighbour = self.resolve(network, out, nexthop);
         if W::LISTENS {
-            let mac = neighbour.map_or_else(|| "unknown".to_owned(), |n| n.mac.to_string());
+            let mac = match neighbour {
+                Ok(mac) => mac.to_string(),
+                Err(DropReason::NeighbourUnresolved) => "is asked for".to_owned(),
+                Err(_) => "unknown".to_owned(),
+            };
             let before = self.probe.rewritten_key().ip_ttl;
             let passed = self.flow.forwards();
             let ttl = before.saturating_sub(passed.saturating_sub(1));
@@ -142,15 +147,31 @@ impl<'a, W: Witness> Walk<'a, W> {
                 ),
             );
         }
-        let Some(neighbour) = neighbour else {
-            self.depend(network.members);
-            return Err(self.about_sender(DropReason::UnknownNeighbor, Stage::L3));
-        };
+        let neighbour = neighbour.map_err(|reason| self.about_sender(reason, Stage::L3))?;
         let key = self.probe.rewritten_key();
         let sent = (key.src_mac(), key.dst_mac());
         self.routed.get_or_insert(sent);
-        self.set_eth(Some(out.mac), Some(neighbour.mac));
+        self.set_eth(Some(out.mac), Some(neighbour));
         Ok(network)
+    }
+
+    /// Who has the address of a next hop: whoever the controller told of; outside, on a wire, whoever answers for it.
+    fn resolve(
+        &mut self,
+        network: &Network,
+        out: &Interface,
+        nexthop: IpAddr,
+    ) -> Result<Mac, DropReason> {
+        if let Some(known) = network.neighbours.get(nexthop) {
+            return Ok(known.mac);
+        }
+        self.depend(network.members);
+        let outside = network.wire.is_some() && out.outside;
+        let mac = out.mac;
+        match out.speaker(nexthop).filter(|_| outside) {
+            Some(addr) => self.ask_outside(network, nexthop, Speaker { mac, addr }),
+            None => Err(DropReason::UnknownNeighbor),
+        }
     }
 
     /// Who is to get a packet, through whatever routers. Whoever may change without its forwarding is read.
@@ -248,11 +269,6 @@ impl<'a, W: Witness> Walk<'a, W> {
         }
         None
     }
-}
-
-/// Who has the address of a router's next hop: whoever the controller told of.
-fn resolve(network: &Network, nexthop: IpAddr) -> Option<Neighbour> {
-    network.neighbours.get(nexthop)
 }
 
 /// The interface by which a route leads on, inside.

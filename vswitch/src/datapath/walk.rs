@@ -268,7 +268,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                     return Err(Refusal::new(reason, Stage::Tunnel));
                 }
                 self.says(Stage::Tunnel, || network.outside());
-                if self.answers_a_router(network) {
+                if self.asked_for_a_gateway(network) || self.answers_a_router(network) {
                     return Ok(());
                 }
                 self.known_connection(network);

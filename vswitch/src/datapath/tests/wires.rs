@@ -1,13 +1,21 @@
 //! Is what is outside on the wire, and nowhere else?
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use net::{
-    Batch, DropReason, Mac, Originated, Vni,
+    Batch, DropReason, Headers, Mac, Originated, Vni,
     testkit::{FrameBuilder, mac, tcp},
 };
 
-use super::{super::neighbours::Resolution, super::neighbours::Speaker, harness::*};
+use super::{
+    super::{
+        Settings,
+        neighbours::{Resolution, Speaker},
+    },
+    harness::*,
+    routing::{at, gate, network, router_with, workload},
+    several::{GATE, NEXT, OUT, door, gateway, outward, vtep, world},
+};
 use crate::io::Tunnelled;
 
 /// Three open ports here, one on another host, and a wire.
@@ -225,4 +233,133 @@ fn what_is_too_large_for_the_network_does_not_leave_by_its_wire() {
     let large = between(FrameBuilder::udp(false, 1, 2), false, 1, 8).payload(&[0; 1450]);
     assert_eq!(h.places(1, &large), [At::Port(1)], "its sender is told");
     assert_eq!(h.dropped(DropReason::MtuExceeded), 1);
+}
+
+/// One host with a workload, and its router's gateway on a wire.
+fn behind_a_gateway() -> Host {
+    let mut conf = Conf::new();
+    conf.web(6, 80);
+    network(&mut conf, 0, 1450, |_| {});
+    network(&mut conf, OUT, 1450, |n| {
+        n.wire = Some(hostconfig::network::Wire {
+            physical: "physnet1".to_owned(),
+            vlan: None,
+        });
+    });
+    workload(&mut conf, 0, 1, &[]);
+    router_with(&mut conf, 1, &[(0, 254)], &[], |config| {
+        config.gateway = Some(gateway(1, GATE, Some(1)));
+    });
+    Host::at(vtep(1), &conf, Settings::default())
+}
+
+fn out() -> At {
+    At::Wire(format!("net{OUT}"))
+}
+
+fn off_wire(h: &Host) -> net::Origin {
+    let network = h.tables.network_by_id(id(NET + u128::from(OUT))).unwrap();
+    net::Origin::Tunnel(network.dense)
+}
+
+/// ARP, or ND: `kind` 1 asks for an address, 2 answers.
+fn speaks(v6: bool, kind: u8, from: (Mac, IpAddr), to: (Mac, IpAddr)) -> Vec<u8> {
+    match (from.1, to.1) {
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            assert!(v6);
+            let target = if kind == 1 { dst } else { src };
+            FrameBuilder::neighbor(134 + kind, (from.0, src), (to.0, dst), target)
+        }
+        (IpAddr::V4(src), IpAddr::V4(dst)) => FrameBuilder::arp(kind, (from.0, src), (to.0, dst)),
+        _ => unreachable!("one family"),
+    }
+}
+
+#[test]
+fn a_gateway_on_a_wire_asks_for_its_next_hop_and_is_asked_for() {
+    let mut h = behind_a_gateway();
+    // It begins here: all are told, thrice, of each address and of the link-local one.
+    let mut told = 0;
+    for _ in 0..10 {
+        told += h.tick().0.iter().filter(|(at, _)| *at == out()).count();
+        h.pass(Duration::from_millis(100));
+    }
+    assert_eq!(told, 9);
+    assert_eq!(h.tick().1, None, "then nobody wakes");
+    let next = mac(NEXT);
+    for v6 in [false, true] {
+        let syn = FrameBuilder::tcp(v6, 4000, 443).flags(tcp::SYN).seq(100, 0);
+        let syn = outward(syn, v6, 1);
+        let before = h.dropped(DropReason::NeighbourUnresolved);
+        assert_eq!(h.places(1, &syn), []);
+        let now = h.dropped(DropReason::NeighbourUnresolved);
+        assert_eq!(now, before + 1);
+        let (asked, _) = h.tick();
+        let [(at_wire, question)] = &asked[..] else {
+            panic!("one question: {asked:?}")
+        };
+        assert_eq!((at_wire, &question[6..12]), (&out(), &door(1).octets()[..]));
+        let origin = off_wire(&h);
+        let ours = (door(1), at(OUT, GATE, v6));
+        let answer = speaks(v6, 2, (next, at(OUT, NEXT, v6)), ours);
+        assert_eq!(h.enter(origin, &[answer]), []);
+        // Now it leaves, hidden or not, to whom answered; and comes back.
+        let left = h.from(1, &syn);
+        let [(place, frame)] = &left[..] else {
+            panic!("one frame: {left:?}")
+        };
+        let (_, key) = Headers::parse(frame).unwrap();
+        assert_eq!(
+            (place, key.dst_mac(), key.src_mac()),
+            (&out(), next, door(1))
+        );
+        let seen = if v6 {
+            at(0, 1, true)
+        } else {
+            at(OUT, GATE, false)
+        };
+        assert_eq!((key.src_addr(), key.dst_addr()), (seen, world(v6)));
+        let back = FrameBuilder::tcp(v6, 443, key.l4_src)
+            .flags(tcp::SYN | tcp::ACK)
+            .seq(500, 101)
+            .macs(next, door(1))
+            .addrs(world(v6), seen);
+        let got = h.enter(origin, &[back.build()]);
+        assert_eq!(got.len(), 1, "v6 {v6}");
+        assert_eq!(got[0].0, At::Port(1));
+        // Who is asked for by strangers is told, and remembers who asked.
+        let stranger = (mac(0x88), at(OUT, 88, v6));
+        let asks = speaks(v6, 1, stranger, (Mac::ZERO, at(OUT, GATE, v6)));
+        let got = h.enter(origin, &[asks]);
+        let expected = speaks(v6, 2, ours, stranger);
+        assert_eq!(got.len(), 1);
+        assert_eq!((&got[0].0, &got[0].1[..14]), (&out(), &expected[..14]));
+        let ping = FrameBuilder::echo(v6, 7)
+            .macs(stranger.0, door(1))
+            .addrs(stranger.1, at(OUT, GATE, v6));
+        let got = h.enter(origin, &[ping.build()]);
+        let (_, key) = Headers::parse(&got[0].1).unwrap();
+        assert_eq!((&got[0].0, key.dst_mac()), (&out(), stranger.0));
+        // One who is on the link, but nobody: its sender hears so after three seconds.
+        let nobody = at(OUT, 99, v6);
+        let lost = FrameBuilder::tcp(v6, 4001, 443)
+            .flags(tcp::SYN)
+            .macs(mac(1), gate(1, 0))
+            .addrs(at(0, 1, v6), nobody);
+        assert_eq!(h.places(1, &lost), []);
+        for _ in 0..4 {
+            h.tick();
+            h.pass(Duration::from_secs(1));
+        }
+        h.tick();
+        assert_eq!(h.places(1, &lost), [At::Port(1)], "an ICMP error");
+        // The next hop moves to another device: so does what is established.
+        let moved = mac(0x99);
+        let says = speaks(v6, 2, (moved, at(OUT, NEXT, v6)), ours);
+        h.enter(origin, &[says]);
+        let ack = outward(FrameBuilder::tcp(v6, 4000, 443).seq(101, 501), v6, 1);
+        let left = h.from(1, &ack);
+        let (_, key) = Headers::parse(&left[0].1).unwrap();
+        assert_eq!(key.dst_mac(), moved);
+    }
 }
