@@ -70,6 +70,16 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "An empty filter means empty.",
     ),
     (
+        "external-net",
+        "Neutron external network",
+        "Networks say whether they lead outside.",
+    ),
+    (
+        "ext-gw-mode",
+        "Neutron L3 Configurable external gateway mode",
+        "Routers' gateways hide sources or do not.",
+    ),
+    (
         "extraroute",
         "Neutron Extra Route",
         "Routers have routes besides those to their subnets.",
@@ -268,6 +278,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "stateful-security-group",
         "Stateful security group",
         "Groups may be stateless.",
+    ),
+    (
+        "subnet-external-network",
+        "Subnet belongs to an external network",
+        "Subnets say whether their network leads outside.",
     ),
     (
         "tag-creation",
