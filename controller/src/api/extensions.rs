@@ -90,6 +90,36 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "Routes are added to a router's own and taken from them.",
     ),
     (
+        "expose-port-forwarding-in-fip",
+        "Expose Floating IP port forwardings",
+        "Floating IPs show their port forwardings.",
+    ),
+    (
+        "fip-port-details",
+        "Floating IP Port Details Extension",
+        "Floating IPs show whose they are.",
+    ),
+    (
+        "floating-ip-port-forwarding",
+        "Floating IP Port Forwarding",
+        "Ports of a floating IP go to workloads.",
+    ),
+    (
+        "floating-ip-port-forwarding-description",
+        "Floating IP Port Forwarding new attribute description",
+        "Port forwardings have a description.",
+    ),
+    (
+        "floating-ip-port-forwarding-detail",
+        "Floating IP port forwarding detail",
+        "Floating IPs show ids and ports of their port forwardings.",
+    ),
+    (
+        "floating-ip-port-forwarding-port-ranges",
+        "Floating IP Port Forwarding support port ranges",
+        "Runs of ports are forwarded to runs of as many.",
+    ),
+    (
         "flow_classifier",
         "Flow Classifier",
         "Which connections enter a chain.",
@@ -220,6 +250,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "revision-if-match",
         "If-Match constraints based on revision_number",
         "Changes by revision.",
+    ),
+    (
+        "router",
+        "Neutron L3 Router",
+        "Routers join networks and leave the fabric; floating IPs lead in.",
     ),
     (
         "router-admin-state-down-before-update",
