@@ -133,6 +133,11 @@ pub(crate) fn respond(status: StatusCode, body: &impl serde::Serialize) -> Respo
     let Ok(body) = serde_json::to_vec(body) else {
         unreachable!("answers are made of maps with text keys");
     };
+    respond_text(status, body)
+}
+
+/// An answer of a JSON text.
+pub(crate) fn respond_text(status: StatusCode, body: Vec<u8>) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(

@@ -8,7 +8,7 @@ use crate::{
     api::{
         Api,
         body::{self, Admitted},
-        error::{ApiError, respond, respond_empty},
+        error::{ApiError, respond, respond_empty, respond_text},
         query::Query,
         scene::Scene,
     },
@@ -104,18 +104,22 @@ impl Api {
         let candidates = candidates(spec, &snapshot, &asked.caller, &query);
         let base = format!("{}/v2.0/{}", asked.origin, spec.path);
         let (chosen, links) = query.select(spec, candidates, &scene, &base)?;
-        let rows: Vec<Value> = chosen
-            .iter()
-            .map(|object| {
-                Value::Object(scene.render(spec.fields(), object.as_ref(), &query.fields))
-            })
-            .collect();
-        let mut body = Map::new();
-        body.insert(spec.plural.to_owned(), Value::Array(rows));
-        if !links.is_empty() {
-            body.insert(format!("{}_links", spec.plural), Value::Array(links));
+        let rows = scene.rows(spec, &query.fields);
+        let mut body = format!("{{\"{}\":[", spec.plural).into_bytes();
+        for (at, object) in chosen.iter().enumerate() {
+            if at > 0 {
+                body.push(b',');
+            }
+            rows.write(object.as_ref(), &mut body);
         }
-        Ok(respond(StatusCode::OK, &Value::Object(body)))
+        body.push(b']');
+        if !links.is_empty() {
+            let links = Value::Array(links);
+            let links = format!(",\"{}_links\":{links}", spec.plural);
+            body.extend_from_slice(links.as_bytes());
+        }
+        body.push(b'}');
+        Ok(respond_text(StatusCode::OK, body))
     }
 
     /// GET on an object.
