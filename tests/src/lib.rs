@@ -11,6 +11,7 @@
 //! - [`transcript`]: commands and their exact answers
 //! - [`netns`]: labs of real namespaces, driven by the binary
 //! - [`openstack`]: the real client, and the traffic that obeys it
+//! - [`scale`]: what the control plane bears
 //! - [`wire`]: overweave beside its peers, in namespaces, measured in pairs
 
 // A test library fails loudly: whatever goes wrong here is a failed test.
@@ -31,6 +32,7 @@ pub mod openstack;
 pub mod oracle;
 pub mod plan;
 pub mod random;
+pub mod scale;
 pub mod stack;
 pub mod traffic;
 pub mod transcript;

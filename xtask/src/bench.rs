@@ -1,7 +1,7 @@
 //! How fast is it, on which machine, and how sure is that?
 //!
-//! Five kinds: `wire` puts the whole program beside its peers in network namespaces (package `tests`), `soak` keeps it busy for minutes there, `flood` floods it,
-//! `memory` is `overweave bench`, and the rest are criterion's. Without a name: criterion's, then `memory`.
+//! Six kinds: `wire` puts the whole program beside its peers in network namespaces (package `tests`), `soak` keeps it busy for minutes there, `flood` floods it,
+//! `control` asks a controller for a region, `memory` is `overweave bench`, and the rest are criterion's. Without a name: criterion's, then `memory`.
 //!
 //! Runs the criterion benches of the workspace, prints the median of each with its spread, and
 //! writes the same as JSON under the target directory, with the machine and the kernel: a figure
@@ -20,9 +20,9 @@ use crate::{house, step};
     after_help = "Examples:\n  cargo xtask bench overlay/encap\n  cargo xtask bench memory l2\n  cargo xtask bench wire overweave ovs --works tcp,rr"
 )]
 pub(crate) struct Options {
-    /// `wire`, `soak`, `flood`, `memory`, or only benches whose `package/bench` contains this.
+    /// `wire`, `soak`, `flood`, `control`, `memory`, or only benches whose `package/bench` contains this.
     name: Option<String>,
-    /// What `wire`, `soak`, `flood` and `memory` are told; `cargo xtask bench wire -- --help` lists it.
+    /// What `wire`, `soak`, `flood`, `control` and `memory` are told; `cargo xtask bench wire -- --help` lists it.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     told: Vec<String>,
     /// An earlier result to print beside this one.
@@ -60,10 +60,14 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
                     &options.told,
                 ));
         }
+        Some("control") => {
+            let words = ["run", "--package", "tests", "--bin", "control", "--"];
+            return Ok(release(root, &words, &options.told));
+        }
         Some("memory") => return Ok(memory(root, &options.told)),
         _ if !options.told.is_empty() => {
             bail!(
-                "only wire, soak, flood and memory take arguments: {:?}",
+                "only wire, soak, flood, control and memory take arguments: {:?}",
                 options.told
             )
         }

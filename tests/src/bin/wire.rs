@@ -8,7 +8,7 @@
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{path::PathBuf, process::ExitCode};
 use tests::wire::{self, Sitting, figures, place, system::Wanted, work::Work};
 
@@ -58,23 +58,9 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let series = wire::run(&sitting, &mut |line| eprintln!("{line}"))?;
     print!("{}", figures::table(&series));
     if let Some(path) = &arguments.json {
-        let document = json!({"machine": machine(), "series": figures::document(&series)});
+        let document = json!({"machine": figures::machine(), "series": figures::document(&series)});
         let text = serde_json::to_string_pretty(&document)?;
         std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
-}
-
-/// A figure without its machine says nothing.
-fn machine() -> Value {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let processors = read("/proc/cpuinfo");
-    let models = processors
-        .lines()
-        .filter_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let models: Vec<&str> = models.map(|(_, model)| model).collect();
-    json!({
-        "processor": models.first(), "cores": models.len(),
-        "kernel": read("/proc/sys/kernel/osrelease").trim(),
-    })
 }

@@ -186,6 +186,20 @@ pub fn document(series: &[Series]) -> Value {
     Value::Array(series.iter().map(one).collect())
 }
 
+/// Where figures were taken: without that they say nothing.
+pub fn machine() -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let processors = read("/proc/cpuinfo");
+    let models = processors
+        .lines()
+        .filter_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let models: Vec<&str> = models.map(|(_, model)| model).collect();
+    json!({
+        "processor": models.first(), "cores": models.len(),
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
