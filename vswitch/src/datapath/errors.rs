@@ -128,7 +128,10 @@ pub(super) fn teller(
 ) -> Option<IpAddr> {
     if let Some(hop) = by {
         let interfaces = &tables.router(hop.router)?.interfaces;
-        return interfaces.get(usize::from(hop.interface))?.speaker(src);
+        return match hop.interface {
+            RouterHop::ITSELF => Some(dst),
+            at => interfaces.get(usize::from(at))?.speaker(src),
+        };
     }
     let own = network.subnets.iter().find(|s| s.cidr.contains(src));
     let gateway = own.and_then(|s| s.gateway);

@@ -62,7 +62,7 @@ impl<'a, W: Witness> Walk<'a, W> {
     }
 
     /// It passes a gateway of this host: by its zone the connection is known on the side that has no local port.
-    fn cross(&mut self, router: RouterId, zone: Zone, left: Option<(Mac, Mac)>) {
+    pub(super) fn cross(&mut self, router: RouterId, zone: Zone, left: Option<(Mac, Mac)>) {
         self.zones[0].get_or_insert(zone);
         self.zones[1] = Some(zone);
         let router = self.crossed.map_or(router, |c| c.router);
@@ -107,6 +107,9 @@ impl<'a, W: Witness> Walk<'a, W> {
         route: &Route,
         came_on: NetworkId,
     ) -> Result<Option<&'a Network>, Refusal> {
+        if let Some(floating) = self.floating_source(router) {
+            return self.leave_as(router, floating, hop, route).map(Some);
+        }
         let gateway = router.gateway.as_deref();
         let out = gateway.and_then(|g| router.interfaces.get(usize::from(g.interface?)));
         match (gateway, out) {

@@ -219,6 +219,11 @@ pub struct RouterHop {
     pub to: Option<NetworkId>,
 }
 
+impl RouterHop {
+    /// It comes to a floating IP: in its own destination's name its sender hears.
+    pub const ITSELF: u16 = u16::MAX;
+}
+
 /// One thing to do with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {

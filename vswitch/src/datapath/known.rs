@@ -143,11 +143,14 @@ fn zone_of(tables: &Tables, packet: &Packet) -> Option<Zone> {
     }
     match packet.origin() {
         Origin::Port(port) => tables.port(port).map(|p| p.zone),
-        Origin::Tunnel(network) => match tables.network(network)?.fdb.get(to)?.place {
-            Place::Local(port) => tables.port(port).map(|p| p.zone),
-            Place::Router(router) => tables.router(router)?.gateway_here().map(|g| g.zone),
-            Place::Vtep(_) | Place::Virtual => None,
-        },
+        Origin::Tunnel(network) => {
+            let entry = tables.network(network)?.fdb.get(to)?;
+            match entry.place {
+                Place::Local(port) => tables.port(port).map(|p| p.zone),
+                Place::Router(router) => tables.zone_outside(router, entry.port),
+                Place::Vtep(_) | Place::Virtual => None,
+            }
+        }
         Origin::Switch => None,
     }
 }

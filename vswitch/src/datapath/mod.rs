@@ -20,6 +20,7 @@ mod errors;
 pub mod execute;
 pub mod explain;
 mod external;
+mod floating;
 pub mod flow;
 pub mod fragments;
 mod gate;

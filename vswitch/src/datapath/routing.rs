@@ -33,10 +33,16 @@ impl<'a, W: Witness> Walk<'a, W> {
     ) -> Result<Option<&'a Network>, Refusal> {
         let refusal = |this: &Self, reason| this.about_sender(reason, Stage::L3);
         let router = self.tables.router(id);
+        if let Some((floating, router)) = self.tables.floating().of_port(port).zip(router) {
+            return self.come_to_floating(router, floating);
+        }
         let found = router.and_then(|r| Some((r, r.interface(port)?)));
         let Some((router, (at, interface))) = found else {
             return Err(refusal(self, DropReason::PortGone));
         };
+        if let Some(back) = self.way_back(router, interface) {
+            return Ok(Some(back));
+        }
         if self.is_unrouted() && router.gateway.is_none() {
             return Err(refusal(self, DropReason::SplitHorizon));
         }
@@ -272,7 +278,7 @@ impl<'a, W: Witness> Walk<'a, W> {
 }
 
 /// The interface by which a route leads on, inside.
-fn interface_of<'r>(router: &'r Router, route: &Route) -> Option<&'r Interface> {
+pub(super) fn interface_of<'r>(router: &'r Router, route: &Route) -> Option<&'r Interface> {
     match route.target {
         Target::Link(at) | Target::Via(at, _) => router.interfaces.get(usize::from(at)),
         Target::Outside(_) | Target::Own | Target::Martian => None,

@@ -717,7 +717,13 @@ fn entrance(packet: &Packet) -> Entrance {
 
 /// Where the packets of one side of a connection enter, when no program says: as its record does, or else at the port that has their
 /// Ethernet source, or from the tunnel.
-fn origin_of(tables: &Tables, side: &SideEntry) -> Option<Origin> {
+pub(super) fn origin_of(tables: &Tables, side: &SideEntry) -> Option<Origin> {
+    // What came to a floating IP is known by its workload's zone, but came from outside.
+    let mut floating = tables.floating().iter();
+    let came = floating.find(|f| f.zone == side.zone() && f.interface.mac == side.eth_dst());
+    if let Some(floating) = came {
+        return Some(Origin::Tunnel(floating.interface.network));
+    }
     let Some(port) = tables.ports().find(|p| p.zone == side.zone()) else {
         // At a gateway the router's interface is told by what its packets are sent to.
         let router = tables.router_of_zone(side.zone())?;

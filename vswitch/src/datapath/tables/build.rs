@@ -19,6 +19,7 @@ use super::{
     WireEnd, ZoneMap,
     dense::Dense,
     external::Where,
+    floating::{self, Floating, FloatingIps},
     l3::{Interface, Router},
     ra::{self, Advertisement},
     security_group::GroupSet,
@@ -37,6 +38,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         networks: Dense::default(),
         routers: Dense::default(),
         martians: Arc::default(),
+        floating: FloatingIps::default(),
         vteps: Dense::default(),
         groups: Dense::default(),
         address_sets: BTreeMap::new(),
@@ -99,6 +101,7 @@ struct Sorted<'a> {
     ports: Vec<(&'a hostconfig::Port, SectionIndex, bool)>,
     endpoints: BTreeMap<Id<kind::Network>, Vec<(&'a hostconfig::Endpoint, SectionIndex)>>,
     routers: Vec<(&'a hostconfig::Router, u128)>,
+    floating: Vec<(&'a hostconfig::FloatingIp, SectionIndex)>,
     vteps: Option<&'a hostconfig::Vteps>,
     alive: BTreeSet<Source>,
 }
@@ -127,7 +130,7 @@ impl<'a> Sorted<'a> {
                     sorted.endpoints.entry(e.network).or_default().push((e, at));
                 }
                 Section::Router(r) => sorted.routers.push((r, hash)),
-                Section::FloatingIp(_) => {}
+                Section::FloatingIp(f) => sorted.floating.push((f, at)),
             }
         }
         sorted
@@ -148,7 +151,8 @@ impl Tables {
         next.put_address_sets(&sorted);
         next.put_qos(&mut sorted);
         let ports = next.put_ports(&mut sorted, zones);
-        let routers = next.put_routers(&mut sorted, zones);
+        let mut routers = next.put_routers(&mut sorted, zones);
+        next.put_floating(&mut sorted, &mut routers);
         next.put_networks(&mut sorted, &ports, &routers);
         next.put_chains(&mut sorted);
         next.note_tracking();
@@ -179,6 +183,16 @@ impl Tables {
                 if let Some(tracks) = tracking.get_mut(at) {
                     *tracks |= hides;
                 }
+            }
+        }
+        let shown = self.floating.iter();
+        for at in shown.flat_map(|f| {
+            let router = self.router(f.router);
+            let inside = router.into_iter().flat_map(|r| &r.interfaces);
+            inside.map(|i| i.network).chain([f.interface.network])
+        }) {
+            if let Some(tracks) = tracking.get_mut(at.index()) {
+                *tracks = true;
             }
         }
         // What one network of a router sends may be for any other of them, and through the next router for its. A router that goes may come
@@ -257,18 +271,101 @@ impl Tables {
         by_network
     }
 
+    /// The floating IPs that are here, each on its network outside.
+    fn put_floating(
+        &mut self,
+        sorted: &mut Sorted<'_>,
+        on: &mut BTreeMap<NetworkId, Vec<(RouterId, SectionIndex, Interface)>>,
+    ) {
+        let mut all = FloatingIps::default();
+        for (config, section) in std::mem::take(&mut sorted.floating) {
+            if self.place_outside(config.at, config.movable) != Where::Here {
+                continue;
+            }
+            let known = sorted.networks.iter().any(|(n, ..)| n.id == config.network);
+            let network = known.then(|| NetworkId(self.networks.reserve(&config.network)));
+            let floating = match self.floating_ip(config, network, section) {
+                Ok(floating) => floating,
+                Err(why) => {
+                    let fault = format!("floating_ip {}: {why}", config.id);
+                    self.faults.push(fault);
+                    continue;
+                }
+            };
+            let (router, interface) = (floating.router, floating.interface.clone());
+            if all.put(floating) {
+                let there: &mut Vec<_> = on.entry(interface.network).or_default();
+                there.push((router, section, interface));
+            } else {
+                let fault = "its router has it, or its workload another, already";
+                self.faults
+                    .push(format!("floating_ip {}: {fault}", config.id));
+            }
+        }
+        let routers: Vec<_> = self.routers().map(|r| (r.id, r.dense)).collect();
+        for (id, dense) in routers {
+            let source = Source::Floating(id);
+            let content = digest(all.inside(dense));
+            let (section, _) = self.epochs.note(&source, content, self.version);
+            sorted.alive.insert(source);
+            all.note(dense, section);
+        }
+        self.floating = all;
+    }
+
+    fn floating_ip(
+        &self,
+        config: &hostconfig::FloatingIp,
+        network: Option<NetworkId>,
+        section: SectionIndex,
+    ) -> Result<Floating, String> {
+        let router = self.routers.by_key(&config.router).map(|(_, r)| r);
+        let router = router.ok_or("its router is not here")?;
+        let network = network.ok_or("its network is not here")?;
+        let gateway = || router.gateway_here().map(|g| g.zone);
+        let own = config.to.and_then(|to| self.port_by_id(to.port));
+        let zone = own.map(|port| port.zone).or_else(gateway);
+        let zone = zone.ok_or("neither its workload nor its router's gateway is here")?;
+        let forwards = floating::forwards(config).map_err(|fault| fault.to_string())?;
+        Ok(Floating {
+            id: config.id,
+            addr: config.addr,
+            interface: Interface {
+                port: config.port,
+                network,
+                mac: config.mac.get(),
+                admin_up: true,
+                addrs: vec![(config.addr, Prefix::host(config.addr))],
+                outside: true,
+            },
+            router: router.dense,
+            zone,
+            inside: config.to.map(|to| to.addr),
+            forwards,
+            section,
+        })
+    }
+
+    /// Who has what is outside there.
+    fn place_outside(&self, at: Option<IpAddr>, _movable: bool) -> Where {
+        match at.map(|addr| addr.to_canonical()) {
+            Some(addr) if Some(addr) == self.own => Where::Here,
+            Some(addr) => self.vtep_id(addr).map_or(Where::Nobody, Where::Vtep),
+            None => Where::Nobody,
+        }
+    }
+
     /// Who has a router's gateway, and the scope of its connections.
     fn way_out(&self, config: &hostconfig::Router, zones: &ZoneMap) -> (Where, Zone) {
         let Some(gateway) = &config.gateway else {
             return (Where::Nobody, Zone::default());
         };
         let zone = zones.get(&gateway.port).copied();
-        let at = match gateway.at.map(|addr| addr.to_canonical()) {
-            Some(addr) if Some(addr) == self.own => zone.map(|_| Where::Here),
-            Some(addr) => self.vtep_id(addr).map(Where::Vtep),
-            None => None,
-        };
-        (at.unwrap_or(Where::Nobody), zone.unwrap_or_default())
+        let at = self.place_outside(gateway.at, gateway.movable);
+        match (at, zone) {
+            (Where::Here, None) => (Where::Nobody, Zone::default()),
+            (at, zone) => (at, zone.unwrap_or_default()),
+        }
     }
 
     fn put_vteps(&mut self, sorted: &Sorted<'_>) {

@@ -17,6 +17,7 @@ mod build;
 pub mod dense;
 pub mod dhcp6;
 pub mod external;
+pub mod floating;
 pub mod l2;
 pub mod l3;
 pub mod lpm;
@@ -42,6 +43,7 @@ use overlay::{Fdb, FloodList, Neighbours};
 
 use self::{
     dense::Dense,
+    floating::FloatingIps,
     l3::{Martians, Router},
     security_group::GroupSet,
 };
@@ -71,6 +73,8 @@ pub(crate) enum Source {
     Members(Id<kind::Network>),
     /// A router, and which of its networks are here.
     Router(Id<kind::Router>),
+    /// Which workloads have a floating IP of a router that this host answers for.
+    Floating(Id<kind::Router>),
     /// Which addresses of a network are virtual.
     Virtuals(Id<kind::Network>),
     /// The united rules of a set of groups, with the address sets that they name.
@@ -280,6 +284,7 @@ pub struct Tables {
     networks: Dense<Id<kind::Network>, Arc<Network>>,
     routers: Dense<Id<kind::Router>, Arc<Router>>,
     martians: Arc<Martians>,
+    floating: FloatingIps,
     vteps: Dense<IpAddr, Arc<Vtep>>,
     groups: Dense<BTreeSet<Id<kind::SecurityGroup>>, Arc<GroupSet>>,
     address_sets: BTreeMap<Id<kind::AddressSet>, Arc<AddressSet>>,
@@ -451,6 +456,20 @@ impl Tables {
     pub fn router_of_zone(&self, zone: Zone) -> Option<&Router> {
         let has = |r: &&Router| r.gateway_here().is_some_and(|g| g.zone == zone);
         self.routers().find(has)
+    }
+
+    /// The floating IPs that this host answers for.
+    pub fn floating(&self) -> &FloatingIps {
+        &self.floating
+    }
+
+    /// The scope of what comes out of a tunnel for a router's MAC address, that of this port: its gateway's, or a floating IP's.
+    #[inline]
+    pub fn zone_outside(&self, router: RouterId, port: Id<kind::Port>) -> Option<Zone> {
+        if let Some(floating) = self.floating.of_port(port) {
+            return Some(floating.zone);
+        }
+        self.router(router)?.gateway_here().map(|g| g.zone)
     }
 
     /// A remote VTEP.

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, net::IpAddr, time::Duration};
 
 use hostconfig::{
-    Location, SectionKey,
+    FloatingIp, Location, SectionKey,
     router::{Gateway, InterfaceAddr},
 };
 use net::{
@@ -66,6 +66,8 @@ pub(super) struct Plan {
     pub(super) workloads: Vec<(u16, u16, usize, Vec<u128>)>,
     /// Routers: number, the networks that they are on, and their gateways.
     pub(super) routers: Vec<(u16, Vec<u16>, Option<Gateway>)>,
+    /// Floating IPs, with where they are.
+    pub(super) floating: Vec<FloatingIp>,
     /// The MTU of the network outside.
     pub(super) mtu: u32,
 }
@@ -77,6 +79,7 @@ impl Plan {
         Self {
             workloads: vec![inside(1, 0), inside(2, 1), (OUT, NEXT, 2, vec![])],
             routers: vec![(1, vec![0, 1], Some(gateway(1, GATE, Some(1))))],
+            floating: vec![],
             mtu: 1450,
         }
     }
@@ -110,7 +113,8 @@ impl Plan {
         let gates = self.routers.iter().filter_map(|r| r.2.as_ref());
         let here = |g: &Gateway| g.at == Some(vtep(host));
         let port = |w: &(u16, u16, usize, Vec<u128>)| w.0 == OUT && w.2 == host;
-        let outside = gates.clone().any(here) || self.workloads.iter().any(port);
+        let shown = self.floating.iter().any(|f| f.at == Some(vtep(host)));
+        let outside = shown || gates.clone().any(here) || self.workloads.iter().any(port);
         for k in [0, 1] {
             network(&mut conf, k, 1450, |_| {});
         }
@@ -141,6 +145,22 @@ impl Plan {
                     project: None,
                     mac: gateway.mac,
                     addrs: gateway.addrs.iter().map(|a| a.addr).collect(),
+                    at: Location::Vtep(there),
+                }));
+            }
+        }
+        for floating in &self.floating {
+            conf.put(hostconfig::Section::FloatingIp(floating.clone()));
+            if let Some(there) = floating.at
+                && there != vtep(host)
+                && outside
+            {
+                conf.put(hostconfig::Section::Endpoint(hostconfig::Endpoint {
+                    id: floating.port,
+                    network: floating.network,
+                    project: None,
+                    mac: floating.mac,
+                    addrs: vec![floating.addr],
                     at: Location::Vtep(there),
                 }));
             }

@@ -535,3 +535,40 @@ fn answers_through_a_gateway_find_the_worker_that_hid_their_source() {
     assert_eq!(s.records(), 60);
     assert_eq!(s.claims.sources().len(), 60);
 }
+
+#[test]
+fn a_floating_ip_is_one_whichever_worker_reads_it() {
+    let mut plan = Plan::new(&[GROUP]);
+    let mut floating = super::floating::floating(100, Some(2), &[], None);
+    floating.at = Some(HERE.parse().unwrap());
+    plan.floating.push(floating);
+    plan.place(2, 0);
+    let mut s = Switch::new(&plan.conf(0));
+    let network = s.tables.network_by_id(id(NET + u128::from(several::OUT)));
+    let outside = Origin::Tunnel(network.unwrap().dense);
+    for n in 0..30u16 {
+        let ask = several::outward(FrameBuilder::udp(false, 5000 + n, 53), false, 2);
+        let origin = s.origin(2);
+        for worker in 0..3 {
+            let [sent] = <[_; 1]>::try_from(s.enter(worker, origin, &ask)).unwrap();
+            let shown = (routing::at(several::OUT, 100, false), 5000 + n);
+            let (from, _, port) = several::shows(&sent);
+            assert_eq!((from, port), shown);
+            let back = FrameBuilder::udp(false, 53, port);
+            let back = back
+                .macs(mac(several::NEXT), super::floating::shown(100))
+                .addrs(several::world(false), from);
+            let [got] = <[_; 1]>::try_from(s.enter(worker + 1, outside, &back)).unwrap();
+            let key = net::Headers::parse(&got).unwrap().1;
+            assert_eq!(key.l4_dst, 5000 + n);
+        }
+    }
+    assert_eq!(s.records(), 30);
+    let come = FrameBuilder::tcp(false, 4000, 80).flags(tcp::SYN);
+    let come = come
+        .macs(mac(several::NEXT), super::floating::shown(100))
+        .addrs(several::world(false), routing::at(several::OUT, 100, false));
+    let [got] = <[_; 1]>::try_from(s.enter(0, outside, &come)).unwrap();
+    let key = net::Headers::parse(&got).unwrap().1;
+    assert_eq!((key.dst_addr(), key.l4_dst), (routing::at(0, 2, false), 80));
+}

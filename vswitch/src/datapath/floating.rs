@@ -1,0 +1,209 @@
+//! What becomes of a packet from or to a floating IP that this host answers for?
+//!
+//! Part of the walk. What comes to the address goes to the workload's own address, through its router; what the workload sends outside shows the
+//! floating IP, before the gateway is asked, and wherever that is. Between two floating IPs of one switch both ends are translated, by one record.
+//!
+//! # Invariants
+//! - What was sent from behind one router to a floating IP of another is answered by the way that it came: both may have the same addresses
+//!   inside.
+
+use net::{Consumed, DropReason, Origin, flow_key::ethertype};
+use nfv::function::{AllFree, Context, Decision, NetworkFunction as _};
+
+use super::{
+    flow::{Action, Refusal, RouterHop, Stage},
+    routing::interface_of,
+    tables::{
+        Network,
+        floating::Floating,
+        l3::{Interface, Route, Router, Target},
+    },
+    upcall::origin_of,
+    walk::{Known, Walk, Witness},
+};
+use nfv::conntrack::Side;
+
+impl<'a, W: Witness> Walk<'a, W> {
+    fn is_fresh(&self) -> bool {
+        matches!(self.lent.known, Known::New | Known::Again(_))
+    }
+
+    /// The floating IP of the packet's source, or, of what answers, that which it shows already.
+    pub(super) fn floating_source(&mut self, router: &Router) -> Option<&'a Floating> {
+        let all = self.tables.floating().of_router(router.dense)?;
+        // That a source has none is read too.
+        if let Some(section) = all.section {
+            self.depend(section);
+        }
+        if all.is_empty() {
+            return None;
+        }
+        let src = self.probe.ip_src();
+        if self.is_fresh() {
+            all.of(src)
+        } else {
+            all.shown(src)
+        }
+    }
+
+    /// It leaves the fabric, and shows a floating IP.
+    pub(super) fn leave_as(
+        &mut self,
+        router: &Router,
+        floating: &Floating,
+        hop: RouterHop,
+        route: &Route,
+    ) -> Result<&'a Network, Refusal> {
+        self.depend(floating.section);
+        let next = self.send_by(router, hop, route, &floating.interface)?;
+        let key = self.probe.rewritten_key();
+        let left = (key.src_mac(), key.dst_mac());
+        self.cross(router.dense, floating.zone, Some(left));
+        if self.is_fresh() {
+            let port = self.probe.five_tuple().map_or(0, |tuple| tuple.src_port);
+            self.probe.set_src(floating.addr, port);
+            self.becomes_translated();
+            self.says(Stage::L3, || {
+                let Floating { id, addr, .. } = floating;
+                format!("its source becomes floating ip {addr} ({id})")
+            });
+        }
+        Ok(next)
+    }
+
+    fn becomes_translated(&mut self) {
+        self.flow.tracked = true;
+        if !self.translated {
+            self.flow.actions.push(Action::Translate);
+            self.translated = true;
+        }
+    }
+
+    /// It came to a floating IP, or answers what that one's workload sent.
+    pub(super) fn come_to_floating(
+        &mut self,
+        router: &Router,
+        floating: &Floating,
+    ) -> Result<Option<&'a Network>, Refusal> {
+        self.depend(router.section);
+        self.depend(floating.section);
+        if !router.admin_up {
+            return Err(self.about_sender(DropReason::AdminDown, Stage::L3));
+        }
+        if !matches!(self.probe.ethertype(), ethertype::IPV4 | ethertype::IPV6) {
+            return Err(self.about_sender(DropReason::NoListener, Stage::L3));
+        }
+        self.cross(router.dense, floating.zone, None);
+        if self.is_fresh() && !self.forward_inside(floating)? {
+            return Ok(None);
+        }
+        let route = router.route(self.probe);
+        let hop = RouterHop {
+            router: router.dense,
+            interface: RouterHop::ITSELF,
+            to: None,
+        };
+        if router.is_martian(self.probe) {
+            return Err(self.about_sender(DropReason::Martian, Stage::L3));
+        }
+        let out = route.and_then(|route| Some((route, interface_of(router, &route)?)));
+        let Some((route, out)) = out else {
+            self.flow.actions.push(Action::Route(hop));
+            return Err(self.about_sender(DropReason::NoRoute, Stage::L3));
+        };
+        self.send_by(router, hop, &route, out).map(Some)
+    }
+
+    /// Its destination becomes the workload's own. `false`: it is answered.
+    fn forward_inside(&mut self, floating: &Floating) -> Result<bool, Refusal> {
+        let Floating { id, addr, .. } = floating;
+        let nobody = |this: &Self| this.about_sender(DropReason::NoListener, Stage::L3);
+        if self.probe.ip_dst() != *addr {
+            return Err(nobody(self));
+        }
+        let Some(tuple) = self.probe.five_tuple() else {
+            return Err(nobody(self));
+        };
+        let to = match (floating.inside, &floating.forwards) {
+            (Some(inside), _) => (inside, tuple.dst_port),
+            (None, Some(_)) if self.is_ping() => {
+                self.flow.tracked = false;
+                self.answers(Action::AnswerPing, Consumed::Icmp);
+                self.says(Stage::L3, || {
+                    format!("ping of floating ip {addr} ({id}) answered")
+                });
+                return Ok(false);
+            }
+            (None, Some(forwards)) => {
+                let context = Context {
+                    now: self.lent.now,
+                    seed: self.tables.seed(),
+                    sources: &AllFree,
+                    ..Context::default()
+                };
+                let decided = forwards.decide(self.probe, &context, &mut |_| {});
+                let Decision::Dnat { to, .. } = decided else {
+                    return Err(nobody(self));
+                };
+                to
+            }
+            (None, None) => return Err(nobody(self)),
+        };
+        self.probe.set_dst(to.0, to.1);
+        self.becomes_translated();
+        self.says(Stage::L3, || {
+            format!(
+                "floating ip {addr} ({id}): its destination becomes {}",
+                to.0
+            )
+        });
+        Ok(true)
+    }
+
+    /// The network on which an answer goes on to who asked from behind a gateway, or a floating IP, of this switch: its original side's, by
+    /// that one's Ethernet addresses.
+    pub(super) fn way_back(&mut self, router: &Router, came: &Interface) -> Option<&'a Network> {
+        let (Known::Reply { entry, .. }
+        | Known::Related {
+            entry,
+            side: Side::Reply,
+        }) = self.lent.known
+        else {
+            return None;
+        };
+        let [original, reply] = Side::BOTH.map(|side| entry.side(side));
+        let shown = reply.tuple().dst_addr();
+        let hidden = shown != original.tuple().src_addr();
+        if !hidden || came.outside {
+            return None;
+        }
+        let target = router.route_to(shown).map(|r| r.target);
+        let outside = matches!(target, Some(Target::Outside(_)))
+            || router.gateway.as_deref().is_some_and(|g| g.owns(shown));
+        if !outside {
+            return None;
+        }
+        let network = match origin_of(self.tables, original)? {
+            Origin::Port(port) => self.tables.port(port)?.network,
+            Origin::Tunnel(network) => network,
+            Origin::Switch => return None,
+        };
+        let network = self.tables.network(network)?;
+        self.depend(network.section);
+        self.flow.actions.push(Action::Route(RouterHop {
+            router: router.dense,
+            interface: router.interface(came.port)?.0,
+            to: Some(network.dense),
+        }));
+        self.says(Stage::L3, || {
+            format!(
+                "router {} ({}): back by the way that it came, on network {}",
+                router.name, router.id, network.name
+            )
+        });
+        self.zones[0].get_or_insert(reply.zone());
+        self.cross(router.dense, original.zone(), None);
+        self.set_eth(Some(original.eth_dst()), Some(original.eth_src()));
+        Some(network)
+    }
+}
