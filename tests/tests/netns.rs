@@ -19,6 +19,7 @@ use tests::netns::{Lab, allowed, lab_file, left_of, overweave, printed, run, run
 const LABS: &[&str] = &[
     "chains/nat",
     "chains/web-edge",
+    "gateway",
     "kernel-vtep",
     "mixed-v4-v6",
     "quickstart",
@@ -68,6 +69,11 @@ fn the_quickstart_holds() {
 #[test]
 fn tenants_with_the_same_addresses_do_not_meet() {
     holds("two-tenants");
+}
+
+#[test]
+fn routers_lead_outside_by_their_gateway() {
+    holds("gateway");
 }
 
 #[test]

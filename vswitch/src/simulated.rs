@@ -78,6 +78,7 @@ struct Inner {
     refused: BTreeMap<SectionKey, String>,
     /// Its interfaces on physical networks; `false`: it is down.
     physical: BTreeMap<String, bool>,
+    alone: bool,
 }
 
 /// A machine without devices.
@@ -131,11 +132,18 @@ fn unable(code: &'static str, message: &str) -> DeviceError {
 }
 
 impl Switch for Machine {
+    fn fence(&mut self, alone: bool) {
+        self.inner().alone = alone;
+    }
+
     fn run(&mut self, config: &HostConfig, ports: &Ports) -> Vec<Complaint> {
         let mut inner = self.inner();
         let zones = ports.zones.iter().map(|(id, zone)| (*id, *zone)).collect();
         let before = inner.running.take().map(|(_, tables)| tables);
-        let tables = Tables::build(before.as_ref(), config, &zones, 0);
+        let before = before
+            .unwrap_or_else(|| Tables::empty(0))
+            .alone(inner.alone);
+        let tables = Tables::build(Some(&before), config, &zones, 0);
         let mut complaints: Vec<_> = tables.faults().iter().map(|f| complaint(f)).collect();
         let refused = inner.refused.iter();
         let refused = refused.filter(|(key, _)| config.sections.contains_key(key));

@@ -100,6 +100,8 @@ pub(crate) struct LocalSwitch {
     open: BTreeMap<Id<kind::Port>, PortId>,
     wires: Wires,
     gone: Gone,
+    /// The host does not hear from its controller.
+    alone: bool,
     /// A worker's counters of the uplink tap; none where there is no tap.
     uplink: Vec<Arc<UplinkCounters>>,
 }
@@ -123,7 +125,9 @@ impl LocalSwitch {
     ) -> Result<Self, StartError> {
         let count = u16::try_from(config.workers.get()).unwrap_or(u16::MAX);
         let queues = NonZeroU16::new(count).unwrap_or(NonZeroU16::MIN);
-        let tables = Arc::new(ArcSwap::from_pointee(Tables::empty(seed).at(vtep)));
+        let tables = Arc::new(ArcSwap::from_pointee(
+            Tables::empty(seed).at(vtep).alone(true),
+        ));
         // Two a connection at most, so that the tables of connections are full first, whose limits keep tenants apart.
         let most = config.conntrack_entries * usize::from(count) * 2;
         let claims = Arc::new(Claims::new(most, seed));
@@ -192,6 +196,7 @@ impl LocalSwitch {
             open: BTreeMap::new(),
             wires: Wires::new(config.physical_networks.clone()),
             gone,
+            alone: true,
             uplink: counters,
         })
     }
@@ -394,6 +399,10 @@ fn used_entries(path: &Path, capacity: usize) -> usize {
 }
 
 impl Switch for LocalSwitch {
+    fn fence(&mut self, alone: bool) {
+        self.alone = alone;
+    }
+
     fn run(&mut self, config: &HostConfig, ports: &Ports) -> Vec<Complaint> {
         let leaving: Vec<_> = self
             .open
@@ -408,7 +417,8 @@ impl Switch for LocalSwitch {
             self.tell(|| Command::RemovePort(dense));
         }
         let zones = ports.zones.iter().map(|(id, zone)| (*id, *zone)).collect();
-        let tables = Tables::build(Some(&self.tables.load()), config, &zones, self.seed);
+        let before = Tables::clone(&self.tables.load()).alone(self.alone);
+        let tables = Tables::build(Some(&before), config, &zones, self.seed);
         let faults = tables.faults().iter().map(|fault| complaint(fault));
         let complaints = faults.collect();
         self.settle();

@@ -13,6 +13,7 @@
 pub(crate) mod apply;
 mod attach;
 pub(crate) mod device;
+mod fence;
 pub(crate) mod identity;
 pub(crate) mod join;
 pub(crate) mod link;
@@ -41,6 +42,7 @@ use tracing::{error, info, warn};
 use self::{
     attach::Waiting,
     device::NetnsId,
+    fence::Fence,
     identity::Identity,
     report::{Device, Obstacles, Underlay},
     session::{Applied, Complaint, Effect, Event, PortState, Session, StreamId},
@@ -97,6 +99,8 @@ pub(crate) struct Wanted<'a> {
 
 /// What the agent acts on: the workers of this host and the devices that they hold.
 pub(crate) trait Switch {
+    /// Configs are run from now on for a host that hears from its controller, or does not: then it has nothing that another could have.
+    fn fence(&mut self, alone: bool);
     /// Makes every worker run this config; returns when all do, with what of it can't be realised.
     fn run(&mut self, config: &HostConfig, zones: &Ports) -> Vec<Complaint>;
     /// Makes a port's device and gives it to the workers; one that is there already and the port's own is taken over.
@@ -158,6 +162,11 @@ pub(crate) struct Agent<S, W> {
     state: State,
     ports: Ports,
     session: Session,
+    fence: Fence,
+    /// What the switch was told of it.
+    alone: bool,
+    /// Is there anything that another host could have too?
+    movable: bool,
     tls: Option<Arc<ClientConfig>>,
     /// Why it has not joined.
     unjoined: String,
@@ -214,6 +223,9 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             state,
             ports,
             session,
+            fence: Fence::default(),
+            alone: true,
+            movable: false,
             tls: None,
             unjoined: "not joined yet".to_owned(),
             wire,
@@ -231,6 +243,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             flush: Some(now + FLUSH_AFTER), // what the last process kept
             applied: 0,
         };
+        agent.switch.fence(true);
         if !config.incarnation.is_nil() {
             info!(
                 generation = config.generation.get(),
@@ -246,7 +259,14 @@ impl<S: Switch, W: Wire> Agent<S, W> {
     /// Takes one input.
     pub(crate) fn hear(&mut self, input: Input, now: Now) {
         match input {
-            Input::Session(event) => self.step(event, now),
+            Input::Session(event) => {
+                if let Event::Received(stream, _) = &event
+                    && self.session.is_up(*stream)
+                {
+                    self.fence.hear(now);
+                }
+                self.step(event, now);
+            }
             Input::Joined { identity, fresh } => self.join(&identity, fresh, now),
             Input::NotJoined(why) => self.unjoined = why,
             Input::Ask(ask, reply) => self.answer(ask, reply, now),
@@ -275,6 +295,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
 
     /// Does what the inputs taken so far ask for: one config for many updates, one report for many changes.
     pub(crate) fn settle(&mut self, now: Now) {
+        self.look_for_controller(now);
         if let Some(config) = self.next.take() {
             self.apply(&config, now);
         }
@@ -301,6 +322,26 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         self.tell_ports(now);
     }
 
+    /// What could be another's is given up while the controller is silent, and taken up again.
+    fn look_for_controller(&mut self, now: Now) {
+        let alone = self.fence.is_alone(now);
+        if alone == self.alone {
+            return;
+        }
+        self.alone = alone;
+        self.switch.fence(alone);
+        if self.movable {
+            if alone {
+                warn!(
+                    "the controller is silent; gateways and floating IPs that could move are given up"
+                );
+            } else {
+                info!("the controller is heard; gateways and floating IPs are as it said");
+            }
+            self.switch.run(&self.running.config, &self.ports);
+        }
+    }
+
     fn tell_ports(&mut self, now: Now) {
         let states = self.states();
         if states != self.told {
@@ -315,6 +356,11 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         let wired = apply::wired(&self.running.config).next().is_some();
         let look = (open || wired).then_some(self.look);
         let waiting = self.waiting.iter().map(|w| w.deadline);
+        let silent = self
+            .fence
+            .deadline()
+            .filter(|_| self.movable && !self.alone);
+        let waiting = waiting.chain(silent);
         waiting.chain(self.wake).chain(self.flush).chain(look).min()
     }
 
@@ -422,6 +468,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         if self.ports != before {
             self.keep_ports(); // before a record can name a zone
         }
+        self.movable = movable(&config);
         complaints.extend(self.switch.run(&config, &self.ports));
         self.obstacles = self.switch.wires(&config);
         complaints.extend(self.obstacles.iter().map(|(network, why)| Complaint {
@@ -632,5 +679,24 @@ fn tracked(config: &HostConfig) -> impl Iterator<Item = Id<kind::Port>> + '_ {
             (SectionKey::Port(id), _) => Some(*id),
             (_, Section::Router(router)) => router.gateway.as_ref().map(|g| g.port),
             _ => None,
+        })
+}
+
+/// Is there anything that another host could have too?
+fn movable(config: &HostConfig) -> bool {
+    config
+        .sections
+        .values()
+        .any(|section| match section.body() {
+            Section::Router(router) => router.gateway.as_ref().is_some_and(|g| g.movable),
+            Section::FloatingIp(floating) => floating.movable,
+            Section::Vteps(_)
+            | Section::Network(_)
+            | Section::AddressSet(_)
+            | Section::Group(_)
+            | Section::Qos(_)
+            | Section::Chain(_)
+            | Section::Port(_)
+            | Section::Endpoint(_) => false,
         })
 }

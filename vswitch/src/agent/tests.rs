@@ -32,6 +32,8 @@ pub(crate) struct Machine {
     pub(crate) broken_wires: BTreeSet<String>,
     ports: usize,
     changes: usize,
+    /// It does not hear from its controller.
+    alone: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -42,6 +44,9 @@ fn place(at: &Attachment) -> (PathBuf, String) {
 }
 
 impl Switch for FakeSwitch {
+    fn fence(&mut self, alone: bool) {
+        self.0.lock().unwrap().alone = alone;
+    }
     fn run(&mut self, config: &HostConfig, zones: &Ports) -> Vec<Complaint> {
         let mut machine = self.0.lock().unwrap();
         machine.ran.push(config.generation.get());
@@ -202,6 +207,14 @@ impl Host {
         let stream = self.wire.0.lock().unwrap().last().unwrap().0;
         self.hear(Input::Session(Event::Connected(stream)));
         stream
+    }
+
+    fn ping(&mut self, stream: StreamId) {
+        let message = wire::from_controller::Message::Ping(wire::Ping { nonce: 1 });
+        let message = wire::FromController {
+            message: Some(message),
+        };
+        self.hear(Input::Session(Event::Received(stream, message)));
     }
 
     fn tell(&mut self, stream: StreamId, config: &HostConfig) {
@@ -685,4 +698,53 @@ fn a_port_goes_down_and_up_with_its_networks_wire() {
     set(true);
     host.pass(Duration::from_secs(5));
     assert!(!state(&mut host).0);
+}
+
+#[test]
+fn a_silent_controller_is_waited_for_and_then_what_could_move_is_given_up() {
+    let mut host = Host::new("agent-fence");
+    let gateway = hostconfig::router::Gateway {
+        port: id(70),
+        network: Uuid::from_u128(5).into(),
+        mac: net::testkit::mac(70).try_into().unwrap(),
+        addrs: vec![],
+        nexthops: vec![],
+        snat: true,
+        at: None,
+        movable: true,
+    };
+    let mut told = config([hostconfig::Section::Router(hostconfig::Router {
+        id: Uuid::from_u128(9).into(),
+        name: "r".into(),
+        project: Uuid::from_u128(7).into(),
+        admin_up: true,
+        interfaces: vec![],
+        routes: vec![],
+        gateway: Some(gateway),
+    })]);
+    told.generation.0 = 3;
+    let is_alone = |host: &Host| host.machine.0.lock().unwrap().alone;
+    let runs = |host: &Host| host.machine.0.lock().unwrap().ran.len();
+    assert!(is_alone(&host), "nothing was heard yet");
+    let stream = host.connect();
+    host.tell(stream, &told);
+    assert!(!is_alone(&host));
+    let before = runs(&host);
+    host.pass(Duration::from_millis(1400));
+    assert!(!is_alone(&host));
+    host.pass(Duration::from_millis(200));
+    assert!(is_alone(&host));
+    assert_eq!(runs(&host), before + 1, "its config is run anew");
+    host.ping(stream);
+    assert!(!is_alone(&host));
+    assert_eq!(runs(&host), before + 2);
+    // What is said on another stream is not heard.
+    host.pass(Duration::from_millis(1600));
+    host.ping(session::StreamId::default());
+    assert!(is_alone(&host));
+    // A new process believes what is on disk only when it is told.
+    host.ping(stream);
+    host.kill();
+    host.start();
+    assert!(is_alone(&host));
 }

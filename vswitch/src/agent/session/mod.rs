@@ -205,6 +205,11 @@ impl Session {
         matches!(self.link, Link::Up(_))
     }
 
+    /// Does this stream stand?
+    pub(crate) fn is_up(&self, stream: StreamId) -> bool {
+        self.link == Link::Up(stream)
+    }
+
     /// One step.
     pub(crate) fn on(&mut self, event: Event, now: Now) -> Vec<Effect> {
         match event {

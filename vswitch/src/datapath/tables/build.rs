@@ -51,6 +51,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         by_vni: HashMap::default(),
         own: None,
         wires: HashMap::default(),
+        alone: false,
         by_addr: HashMap::default(),
         tracking: Vec::new(),
         joined: Vec::new(),
@@ -347,8 +348,9 @@ impl Tables {
     }
 
     /// Who has what is outside there.
-    fn place_outside(&self, at: Option<IpAddr>, _movable: bool) -> Where {
+    fn place_outside(&self, at: Option<IpAddr>, movable: bool) -> Where {
         match at.map(|addr| addr.to_canonical()) {
+            Some(addr) if Some(addr) == self.own && movable && self.alone => Where::Nobody,
             Some(addr) if Some(addr) == self.own => Where::Here,
             Some(addr) => self.vtep_id(addr).map_or(Where::Nobody, Where::Vtep),
             None => Where::Nobody,

@@ -302,6 +302,8 @@ pub struct Tables {
     joined: Vec<bool>,
     /// The VTEP of this host: what is at it is here.
     own: Option<IpAddr>,
+    /// Does the host not hear from its controller? Then another may have by now what could move.
+    alone: bool,
     /// Those among the VTEPs from which VXLAN may come, and the others.
     by_addr: HashMap<IpAddr, (VtepId, bool), foldhash::fast::FixedState>,
     /// The one thing here that changes without a swap: it is shared by all versions.
@@ -327,6 +329,18 @@ impl Tables {
             own: Some(vtep.to_canonical()),
             ..self
         }
+    }
+
+    /// Whether the host hears from its controller, for those that are built on these: while it does not, nobody is known to have what could
+    /// move from here.
+    #[must_use]
+    pub fn alone(self, alone: bool) -> Self {
+        Self { alone, ..self }
+    }
+
+    /// Were they built for a host that does not hear from its controller?
+    pub fn is_alone(&self) -> bool {
+        self.alone
     }
 
     /// Grows by one with each snapshot.

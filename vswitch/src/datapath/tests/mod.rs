@@ -6,6 +6,7 @@ mod chains;
 mod dhcp6;
 mod errors;
 mod fairness;
+mod fenced;
 mod floating;
 mod forwarding;
 mod gates;
