@@ -247,7 +247,7 @@ impl Session {
         self.hello.is_some()
     }
 
-    /// Has the host not answered for [`GONE`]? Then nothing is sent to it.
+    /// Has the host not answered for two seconds? Then nothing is sent to it.
     pub fn is_silent(&self) -> bool {
         self.pulse.silent
     }
@@ -505,10 +505,11 @@ impl Session {
         for state in report.ports {
             let id = state.port.parse().or(Err(HangUp::Protocol("port id")))?;
             let key = SectionKey::Port(id);
-            // Only of a port that is this host's: else anything could be piled up here. What was said of
-            // one that went stays until the host says that it went: if it comes back before the host
-            // notices, the host has nothing new to say.
-            if !target.config.sections.contains_key(&key) {
+            // Only of a port that is this host's, or that it was not yet told to let go: else anything could be piled
+            // up here. What was said of one that went stays until the host says that it went: if it comes
+            // back before the host notices, the host has nothing new to say.
+            let known = target.config.sections.contains_key(&key) || self.held.contains_key(&key);
+            if !known {
                 reports.remove(&id);
                 continue;
             }
@@ -568,11 +569,18 @@ impl Session {
             self.extent = Extent::Named;
         }
         while self.in_flight.len() < WINDOW {
-            let update = match self.extent {
-                Extent::Whole => Some(self.all(target)),
+            let (update, keys) = match self.extent {
+                Extent::Whole => {
+                    let (update, keys) = self.all(target);
+                    (Some(update), keys)
+                }
                 Extent::Named | Extent::Compared => self.next(target),
             };
-            let Some((mut update, keys)) = update else {
+            let Some(mut update) = update else {
+                // They are what the host holds again: nothing is sent, so nothing will be acknowledged.
+                if !keys.is_empty() {
+                    effects.push(Effect::Review(Review::Sections(keys)));
+                }
                 return;
             };
             let digest = Digest::over(self.held.values().copied());
@@ -624,8 +632,9 @@ impl Session {
         (update, sections.keys().copied().collect())
     }
 
-    /// The next part of what waits: what others refer to first, then what is gone, in reverse.
-    fn next(&mut self, target: Target<'_>) -> Option<(wire::Update, BTreeSet<SectionKey>)> {
+    /// The next part of what waits: what others refer to first, then what is gone, in reverse; and the sections that it settles. No update
+    /// where the host holds all of them as they are to be.
+    fn next(&mut self, target: Target<'_>) -> (Option<wire::Update>, BTreeSet<SectionKey>) {
         let mut update = wire::Update::default();
         let mut keys = BTreeSet::new();
         let mut bytes = 0;
@@ -657,10 +666,10 @@ impl Session {
         self.pending.retain(|key| !keys.contains(key));
         let idle = update.upserts.is_empty() && update.removals.is_empty();
         if idle && !self.due {
-            return None;
+            return (None, keys);
         }
         self.due = false;
-        Some((update, keys))
+        (Some(update), keys)
     }
 }
 

@@ -571,6 +571,31 @@ fn a_port_that_leaves_and_comes_back_unnoticed_is_active_again() {
     region.assert_converged();
 }
 
+/// Once in some hundred seeds of the storm.
+#[test]
+fn a_port_that_changes_and_changes_back_unnoticed_is_active_again() {
+    let mut region = Region::new(world(2, 6), 0..2);
+    region.connect_all();
+    // Two updates are under way, and nothing besides the port waits behind them.
+    for name in ["a", "b"] {
+        region.commit(kit::put([kit::network(0, name)]));
+    }
+    for group in [1, 0] {
+        region.commit(kit::put([kit::port(0, 0, Some(0), &[group], 200)]));
+        assert!(!region.is_active(0, 0));
+    }
+    region.deliver_all();
+    region.assert_converged();
+}
+
+/// The host told of it while it was to leave, and had not been told so.
+#[test]
+fn what_a_host_says_of_a_port_that_comes_back_is_believed() {
+    for seed in [198_913_730_128_769_188, 1_786_352_656_437_619_006] {
+        storm(seed, 6, 20, 600);
+    }
+}
+
 #[test]
 fn a_restored_store_is_another_incarnation_and_wins() {
     let mut region = Region::new(world(3, 9), 0..3);
