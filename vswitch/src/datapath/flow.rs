@@ -443,7 +443,7 @@ impl Slot {
 ///
 /// # Invariants
 /// No id is given twice before [`Self::renew`]: a place that has no more numbers is left alone until whoever keeps ids forgot them
-/// all. Each has 32,767, so it is needed after two days of stale programs without a pause, or two billion programs beyond the capacity.
+/// all. Each has 32,767, so it is needed after five days of stale programs without a pause, or two billion programs beyond the capacity.
 #[derive(Debug)]
 pub struct Programs {
     slots: Vec<Slot>,
