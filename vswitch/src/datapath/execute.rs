@@ -601,7 +601,13 @@ impl Hands {
         }
     }
 
-    fn tunnel(&mut self, network: NetworkId, vtep: VtepId, packet: Packet, cx: &mut Cx<'_>) {
+    pub(super) fn tunnel(
+        &mut self,
+        network: NetworkId,
+        vtep: VtepId,
+        packet: Packet,
+        cx: &mut Cx<'_>,
+    ) {
         let (Some(network), Some(to)) = (cx.tables.network(network), cx.tables.vtep(vtep)) else {
             return self.lose(packet, DropReason::PortGone, cx);
         };

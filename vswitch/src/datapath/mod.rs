@@ -10,6 +10,7 @@
 //! - No allocation and no lock for a packet whose flow is known.
 
 mod advertise;
+mod announce;
 pub mod budgets;
 pub mod cache;
 mod chains;
@@ -151,7 +152,7 @@ pub struct Datapath<M = Vec<Entry>> {
     heralds: Heralds,
     /// What is to be asked outside in this turn.
     questions: Vec<Question>,
-    announcer: wire::Announcer,
+    announcer: announce::Announcer,
     /// The tables' version that the counters are of.
     seen: u64,
 }
@@ -249,7 +250,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             next_sweep: now,
             heralds: Heralds::new(settings.seed),
             questions: Vec::new(),
-            announcer: wire::Announcer::default(),
+            announcer: announce::Announcer::default(),
             seen: 0,
             settings,
         }

@@ -268,7 +268,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                     return Err(Refusal::new(reason, Stage::Tunnel));
                 }
                 self.says(Stage::Tunnel, || network.outside());
-                if self.asked_for_a_gateway(network) || self.answers_a_router(network) {
+                if self.asked_for_what_is_here(network) || self.answers_a_router(network) {
                     return Ok(());
                 }
                 self.known_connection(network);
@@ -335,7 +335,8 @@ impl<'a, W: Witness> Walk<'a, W> {
             self.says(Stage::Service, || format!("arp answered with {mac}"));
             return true;
         }
-        if let Some((mac, router)) = service::neighbor(network, port, self.probe) {
+        let floating = |port| self.tables.floating().of_port(port).is_some();
+        if let Some((mac, router)) = service::neighbor(network, port, floating, self.probe) {
             let action = Action::AnswerNd { mac, router };
             self.answers(action, Consumed::NeighborDiscovery);
             self.says(Stage::Service, || {

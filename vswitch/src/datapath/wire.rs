@@ -4,22 +4,22 @@
 //! the wire has the origin of one out of a tunnel, [`Origin::Tunnel`], so it passes the same tables and records; it never goes back.
 //! Neighbours that routers look for ([`super::neighbours`]) are asked here, and heard.
 
-use std::{collections::HashSet, net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
 use net::{
-    Consumed, DropReason, Id, Mac, NetworkId, Now, Origin, Originated, Packet,
+    Consumed, DropReason, Mac, NetworkId, Now, Origin, Originated, Packet,
     flow_key::{ethertype, proto},
-    ids::kind,
 };
 use nfv::conntrack::Entry;
 use overlay::Place;
 
 use super::{
     Datapath, Stage, Tables,
+    announce::answers_for,
     execute::{Cx, Hands},
     flow::{Action, Verdict},
-    neighbours::{self, Frame, Heard, Resolution, Said, Speaker},
-    tables::{Network, SectionIndex},
+    neighbours::{Frame, Heard, Resolution, Said, Speaker},
+    tables::Network,
     too_big::exceeds,
     walk::{Walk, Witness},
 };
@@ -61,8 +61,8 @@ impl<'a, W: Witness> Walk<'a, W> {
         }
     }
 
-    /// Does somebody on the wire ask for an address that a gateway here has? It is answered.
-    pub(super) fn asked_for_a_gateway(&mut self, network: &Network) -> bool {
+    /// Does somebody on the wire ask for an address that a gateway here, or a floating IP, has? It is answered.
+    pub(super) fn asked_for_what_is_here(&mut self, network: &Network) -> bool {
         if network.wire.is_none() {
             return false;
         }
@@ -77,19 +77,22 @@ impl<'a, W: Witness> Walk<'a, W> {
             _ => return false,
         };
         self.depend(network.members);
-        let Some((router, speaker)) = gateway_of(self.tables, network, target) else {
+        let Some((answers, sections)) = answers_for(self.tables, network, target) else {
             return false;
         };
-        self.depend(router);
-        let mac = speaker.mac;
+        for section in sections {
+            self.depend(section);
+        }
+        let (mac, router) = (answers.of.mac, answers.router);
         if target.is_ipv4() {
             self.answers(Action::AnswerArp(mac), Consumed::Arp);
         } else {
-            let action = Action::AnswerNd { mac, router: true };
+            let action = Action::AnswerNd { mac, router };
             self.answers(action, Consumed::NeighborDiscovery);
         }
         self.says(Stage::Service, || {
-            format!("{target} is a gateway's, answered with {mac}")
+            let whose = if router { "gateway" } else { "floating ip" };
+            format!("{target} is a {whose}'s, answered with {mac}")
         });
         true
     }
@@ -130,6 +133,38 @@ impl Hands {
         }
         self.hand_out(port, packet, cx);
     }
+
+    /// The switch says something on a network's wire. Where no buffer is free, the next time has one.
+    pub(super) fn say_outside(
+        &mut self,
+        network: &Network,
+        frame: &Frame,
+        what: Originated,
+        cx: &mut Cx<'_>,
+    ) {
+        if let Some(wire) = &network.wire
+            && let Some(packet) = self.make(frame, what, cx)
+        {
+            self.hand_out(wire.port, packet, cx);
+        }
+    }
+
+    /// A packet of the switch's own; `None`: no buffer is free.
+    pub(super) fn make(
+        &mut self,
+        frame: &Frame,
+        what: Originated,
+        cx: &mut Cx<'_>,
+    ) -> Option<Packet> {
+        let mut packet = cx.pool.take_small()?;
+        packet.set_origin(Origin::Switch);
+        if packet.fill(frame.bytes()).is_err() || packet.parse().is_err() {
+            cx.pool.give(packet);
+            return None;
+        }
+        self.ledger.originate(what, 1);
+        Some(packet)
+    }
 }
 
 /// Does it say something of a neighbour?
@@ -155,26 +190,13 @@ pub(super) fn listen(tables: &Tables, packet: &Packet, now: Now) {
     }
 }
 
-/// The gateway here that has this address on a network: what it depends on, and as who it speaks.
-fn gateway_of(tables: &Tables, network: &Network, addr: IpAddr) -> Option<(SectionIndex, Speaker)> {
-    let known = network.neighbours.get(addr)?;
-    let Place::Router(router) = network.fdb.get(known.mac)?.place else {
-        return None;
-    };
-    let router = tables.router(router)?;
-    let (_, interface) = router.interface(known.port)?;
-    let up = router.admin_up && interface.admin_up && interface.outside;
-    let mac = interface.mac;
-    up.then_some((router.section, Speaker { mac, addr }))
-}
-
 fn hear(tables: &Tables, network: &Network, packet: &Packet, now: Now) {
     let Some(heard) = Heard::of(packet) else {
         return;
     };
     let asked = heard.about.filter(|_| heard.said == Said::Asks);
-    let speaker = asked.and_then(|addr| gateway_of(tables, network, addr));
-    let speaker = speaker.map(|(_, speaker)| speaker);
+    let speaker = asked.and_then(|addr| answers_for(tables, network, addr));
+    let speaker = speaker.map(|(answers, _)| answers.of);
     // Who lives here says nothing on the wire: somebody says it in its name.
     let is_here = heard.mac.and_then(|mac| network.fdb.get(mac));
     if !is_here.is_some_and(|entry| matches!(entry.place, Place::Local(_) | Place::Router(_))) {
@@ -182,111 +204,16 @@ fn hear(tables: &Tables, network: &Network, packet: &Packet, now: Now) {
     }
 }
 
-/// Tells what is here now, on wires: as often as RFC 4861 §7.2.6 and RFC 5227 §2.3 have it, in the first second.
-#[derive(Debug, Default)]
-pub(super) struct Announcer {
-    here: HashSet<(Id<kind::Network>, Speaker)>,
-    due: Vec<Announced>,
-}
-
-/// An address that is told of.
-#[derive(Debug, Clone, Copy)]
-struct Announced {
-    network: Id<kind::Network>,
-    of: Speaker,
-    left: u8,
-    at: Now,
-}
-
-/// How often, and how far apart.
-const ANNOUNCEMENTS: u8 = 3;
-const APART: Duration = Duration::from_millis(400);
-
-impl Announcer {
-    /// There are other tables: what begins here is to be told, what went is not told of any more.
-    fn follow(&mut self, tables: &Tables, now: Now) {
-        let mut here = HashSet::new();
-        for router in tables.routers().filter(|r| r.admin_up) {
-            for interface in router.interfaces.iter().filter(|i| i.outside && i.admin_up) {
-                let network = tables.network(interface.network);
-                let Some(network) = network.filter(|n| n.admin_up && n.wire.is_some()) else {
-                    continue;
-                };
-                let mac = interface.mac;
-                here.extend(
-                    interface
-                        .answers_for()
-                        .map(|addr| (network.id, Speaker { mac, addr })),
-                );
-            }
-        }
-        self.due.retain(|d| here.contains(&(d.network, d.of)));
-        let new = here.difference(&self.here);
-        self.due.extend(new.map(|(network, of)| Announced {
-            network: *network,
-            of: *of,
-            left: ANNOUNCEMENTS,
-            at: now,
-        }));
-        self.here = here;
-    }
-}
-
 impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
-    /// There are other tables. One worker speaks for all.
-    pub(super) fn follow_outside(&mut self, tables: &Tables, now: Now) {
-        if self.settings.worker.0 == 0 {
-            self.announcer.follow(tables, now);
-        }
-    }
-
-    /// Tells on wires what is here now. When next; `None` where all is told.
-    pub(super) fn announce(&mut self, cx: &mut Cx<'_>) -> Option<Now> {
-        let mut due = std::mem::take(&mut self.announcer.due);
-        let now = cx.now;
-        for told in due.iter_mut().filter(|told| told.at <= now) {
-            let frame = neighbours::announcement(told.of, true);
-            self.send_by_wire(told.network, &frame, Originated::Announcement, cx);
-            told.left -= 1;
-            told.at = now + APART;
-        }
-        due.retain(|told| told.left > 0);
-        let next = due.iter().map(|told| told.at).min();
-        self.announcer.due = due;
-        next
-    }
-
-    /// The switch says something on a network's wire.
-    fn send_by_wire(
-        &mut self,
-        network: Id<kind::Network>,
-        frame: &Frame,
-        what: Originated,
-        cx: &mut Cx<'_>,
-    ) {
-        let network = cx.tables.network_by_id(network);
-        let Some(wire) = network.and_then(|n| n.wire.as_ref()) else {
-            return;
-        };
-        // Where no buffer is free, the next time has one.
-        let Some(mut packet) = cx.pool.take_small() else {
-            return;
-        };
-        packet.set_origin(Origin::Switch);
-        if packet.fill(frame.bytes()).is_err() || packet.parse().is_err() {
-            return cx.pool.give(packet);
-        }
-        self.hands.ledger.originate(what, 1);
-        self.hands.hand_out(wire.port, packet, cx);
-    }
-
     /// Asks for the neighbours that routers wait for. When next; `None` where none has to be.
     pub(super) fn ask_outside(&mut self, cx: &mut Cx<'_>) -> Option<Now> {
         let next = cx.tables.outside().due(cx.now, &mut self.questions);
         let mut questions = std::mem::take(&mut self.questions);
         for question in questions.drain(..) {
-            if let Some(frame) = question.frame() {
-                self.send_by_wire(question.network, &frame, Originated::Solicitation, cx);
+            let network = cx.tables.network_by_id(question.network);
+            if let Some((network, frame)) = network.zip(question.frame()) {
+                let what = Originated::Solicitation;
+                self.hands.say_outside(network, &frame, what, cx);
             }
         }
         self.questions = questions;

@@ -15,8 +15,9 @@ use dhcproto::{
     v4::{DhcpOption, Message, MessageType, Opcode, OptionCode, UnknownOption, borrowed},
 };
 use net::{
-    Checksum, DropReason, L3, Mac, Offload, Packet, Probe, checksum,
+    Checksum, DropReason, Id, L3, Mac, Offload, Packet, Probe, checksum,
     flow_key::{ethertype, proto},
+    ids::kind,
 };
 
 use overlay::Place;
@@ -55,8 +56,14 @@ fn dhcp_server(network: &Network, target: IpAddr) -> Option<Mac> {
     })
 }
 
-/// Who answers this Neighbor Solicitation, and whether that is a router; `None`: the network.
-pub fn neighbor(network: &Network, port: &Port, probe: &mut Probe) -> Option<(Mac, bool)> {
+/// Who answers this Neighbor Solicitation, and whether that is a router; `None`: the network. `floating`: is this port of the API a floating
+/// IP's? That is at its router's place, but its workload's.
+pub fn neighbor(
+    network: &Network,
+    port: &Port,
+    floating: impl Fn(Id<kind::Port>) -> bool,
+    probe: &mut Probe,
+) -> Option<(Mac, bool)> {
     if probe.ethertype() != ethertype::IPV6
         || probe.ip_proto() != proto::ICMP6
         || probe.l4_src() != 135
@@ -70,6 +77,7 @@ pub fn neighbor(network: &Network, port: &Port, probe: &mut Probe) -> Option<(Ma
     }
     let entry = network.fdb.get(known.mac);
     let router = entry.is_some_and(|e| matches!(e.place, Place::Router(_)));
+    let router = router && !floating(known.port);
     (known.port != port.id).then_some((known.mac, router))
 }
 

@@ -1,24 +1,99 @@
-//! Does one host at a time have what is outside?
+//! Does one host at a time have what is outside, and do its neighbours hear where?
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use net::{
-    DropReason,
+    DropReason, Headers, Mac, Originated,
     testkit::{FrameBuilder, mac},
 };
 
 use super::{
     super::Tables,
     floating::{floating, shown},
+    harness::*,
     routing::at,
     several::*,
 };
+
+/// What a host tells of its own accord now: which addresses are at which Ethernet addresses.
+fn told(h: &mut Host) -> Vec<(At, IpAddr, Mac)> {
+    let (frames, _) = h.tick();
+    let read = |(place, frame): (At, Vec<u8>)| {
+        let key = Headers::parse(&frame).unwrap().1;
+        assert!(key.dst_mac().is_multicast());
+        let addr = match key.src_addr() {
+            IpAddr::V4(_) => {
+                assert_eq!((key.src_addr(), key.ip_proto), (key.dst_addr(), 1));
+                key.src_addr()
+            }
+            IpAddr::V6(_) => {
+                assert_eq!((key.l4_src, key.ip_ttl), (136, 255));
+                IpAddr::V6(key.nd_target.into())
+            }
+        };
+        (place, addr, key.src_mac())
+    };
+    frames.into_iter().map(read).collect()
+}
 
 fn plan() -> Plan {
     let mut plan = Plan::new(&[]);
     plan.place(NEXT, 1);
     plan.floating.push(floating(100, Some(2), &[], Some(1)));
     plan
+}
+
+#[test]
+fn neighbours_hear_three_times_in_a_second_of_what_begins_to_be_here() {
+    let mut s = Several::new(plan());
+    let gateway = [
+        at(OUT, GATE, false),
+        at(OUT, GATE, true),
+        IpAddr::V6(door(1).link_local()),
+    ];
+    let gateway = gateway.map(|addr| (addr, door(1)));
+    let floating = (at(OUT, 100, false), shown(100));
+    let all = [gateway[0], floating, gateway[1], gateway[2]];
+    let here = |all: &[(IpAddr, Mac)]| {
+        let all = all.iter().map(|(addr, mac)| (At::Port(NEXT), *addr, *mac));
+        all.collect::<Vec<_>>()
+    };
+    let mut times = vec![];
+    let begun = s.hosts[1].now;
+    loop {
+        let got = told(&mut s.hosts[1]);
+        if !got.is_empty() {
+            assert_eq!(got, here(&all));
+            times.push(s.hosts[1].now.since(begun).as_millis());
+        }
+        if s.hosts[1].now.since(begun) > Duration::from_secs(5) {
+            break;
+        }
+        s.pass(Duration::from_millis(50));
+    }
+    assert_eq!(times, [0, 400, 800]);
+    let made = s.hosts[1].dp.ledger().originated[Originated::Announcement.index()];
+    assert_eq!(made, 12);
+    // Who has nothing tells nothing; a change that is none is not told.
+    assert_eq!(told(&mut s.hosts[0]), []);
+    s.change(|plan| plan.gateway(1, |g| g.snat = false));
+    assert_eq!(told(&mut s.hosts[1]), []);
+    // It moves: the new host tells, by the tunnel too; the old one does not.
+    s.change(|plan| plan.gateway(1, |g| g.at = Some(vtep(3))));
+    assert_eq!(told(&mut s.hosts[1]), []);
+    let to = At::Vtep(vtep(1).to_string());
+    let got = told(&mut s.hosts[3]);
+    assert!(got.contains(&(to, gateway[0].0, gateway[0].1)), "{got:?}");
+    // What goes before it was told thrice is told no more.
+    s.change(|plan| plan.gateway(1, |g| g.at = None));
+    s.pass(Duration::from_millis(400));
+    assert_eq!(told(&mut s.hosts[3]), []);
+    // Another MAC address is news.
+    s.change(|plan| plan.floating[0].mac = mac(0xbbbb).try_into().unwrap());
+    assert_eq!(
+        told(&mut s.hosts[1]),
+        here(&[(at(OUT, 100, false), mac(0xbbbb))])
+    );
 }
 
 /// The host does not hear from its controller, or does again.

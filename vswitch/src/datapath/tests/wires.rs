@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use hostconfig::Section;
 use net::{
     Batch, DropReason, Headers, Mac, Originated, Vni,
     testkit::{FrameBuilder, mac, tcp},
@@ -12,6 +13,7 @@ use super::{
         Settings,
         neighbours::{Resolution, Speaker},
     },
+    floating::{floating, shown},
     harness::*,
     routing::{at, gate, network, router_with, workload},
     several::{GATE, NEXT, OUT, door, gateway, outward, vtep, world},
@@ -237,6 +239,11 @@ fn what_is_too_large_for_the_network_does_not_leave_by_its_wire() {
 
 /// One host with a workload, and its router's gateway on a wire.
 fn behind_a_gateway() -> Host {
+    Host::at(vtep(1), &on_a_wire(1), Settings::default())
+}
+
+/// A workload of host 1, and a wire on which its router's gateway is, at this host.
+fn on_a_wire(at_host: usize) -> Conf {
     let mut conf = Conf::new();
     conf.web(6, 80);
     network(&mut conf, 0, 1450, |_| {});
@@ -248,9 +255,9 @@ fn behind_a_gateway() -> Host {
     });
     workload(&mut conf, 0, 1, &[]);
     router_with(&mut conf, 1, &[(0, 254)], &[], |config| {
-        config.gateway = Some(gateway(1, GATE, Some(1)));
+        config.gateway = Some(gateway(1, GATE, Some(at_host)));
     });
-    Host::at(vtep(1), &conf, Settings::default())
+    conf
 }
 
 fn out() -> At {
@@ -361,5 +368,102 @@ fn a_gateway_on_a_wire_asks_for_its_next_hop_and_is_asked_for() {
         let left = h.from(1, &ack);
         let (_, key) = Headers::parse(&left[0].1).unwrap();
         assert_eq!(key.dst_mac(), moved);
+    }
+}
+
+#[test]
+fn a_floating_ip_on_a_wire_is_told_of_asked_for_and_reached() {
+    // At its workload's host, with the gateway there or at another one.
+    for at_host in [1, 2] {
+        let mut conf = on_a_wire(at_host);
+        conf.put(Section::FloatingIp(floating(100, Some(1), &[], Some(1))));
+        let mut h = Host::at(vtep(1), &conf, Settings::default());
+        let outside = at(OUT, 100, false);
+        let (own, next) = ((shown(100), outside), (mac(NEXT), at(OUT, NEXT, false)));
+        let tells = FrameBuilder::arp(1, (shown(100), v4_of(outside)), (Mac::ZERO, v4_of(outside)));
+        let mut told = 0;
+        for _ in 0..10 {
+            let (frames, _) = h.tick();
+            let of_it =
+                |(place, frame): &&(At, Vec<u8>)| *place == out() && frame[14..] == tells[14..];
+            told += frames.iter().filter(of_it).count();
+            h.pass(Duration::from_millis(100));
+        }
+        assert_eq!(told, 3, "{at_host}");
+        // Who asks for it is answered.
+        let origin = off_wire(&h);
+        let asks = speaks(false, 1, next, (Mac::ZERO, outside));
+        let got = h.enter(origin, std::slice::from_ref(&asks));
+        assert_eq!(got, [(out(), speaks(false, 2, own, next))], "{at_host}");
+        // Who comes to it comes to the workload, and is answered in its name: who asked is known.
+        let come = FrameBuilder::tcp(false, 4000, 80)
+            .flags(tcp::SYN)
+            .seq(100, 0);
+        let come = come
+            .macs(mac(NEXT), shown(100))
+            .addrs(world(false), outside);
+        let got = h.enter(origin, &[come.build()]);
+        let [(At::Port(1), frame)] = &got[..] else {
+            panic!("to the workload: {got:?}")
+        };
+        let (_, key) = Headers::parse(frame).unwrap();
+        assert_eq!(
+            (key.src_addr(), key.dst_addr()),
+            (world(false), at(0, 1, false))
+        );
+        let answer = FrameBuilder::tcp(false, 80, 4000)
+            .flags(tcp::SYN | tcp::ACK)
+            .seq(500, 101);
+        let left = h.from(1, &outward(answer, false, 1));
+        let [(place, frame)] = &left[..] else {
+            panic!("one frame: {left:?}")
+        };
+        let (_, key) = Headers::parse(frame).unwrap();
+        let macs = (key.src_mac(), key.dst_mac());
+        assert_eq!(
+            (place, macs, key.src_addr()),
+            (&out(), (shown(100), mac(NEXT)), outside)
+        );
+        // What the workload begins itself shows it too.
+        let begun = outward(FrameBuilder::udp(false, 5000, 53), false, 1);
+        let left = h.from(1, &begun);
+        let (_, key) = Headers::parse(&left[0].1).unwrap();
+        assert_eq!((key.src_mac(), key.src_addr()), (shown(100), outside));
+        // It goes elsewhere: nobody here answers for it, or tells.
+        conf.put(Section::FloatingIp(floating(100, Some(1), &[], None)));
+        h.apply(&conf);
+        assert_eq!(h.tick().0, []);
+        let got = h.enter(origin, &[asks]);
+        assert!(got.iter().all(|(place, _)| *place != out()), "{got:?}");
+        assert_eq!(h.enter(origin, &[come.build()]), []);
+    }
+}
+
+#[test]
+fn a_floating_ip_asks_on_the_wire_in_its_own_name() {
+    let mut conf = on_a_wire(2);
+    conf.put(Section::FloatingIp(floating(100, Some(1), &[], Some(1))));
+    let mut h = Host::at(vtep(1), &conf, Settings::default());
+    for _ in 0..4 {
+        h.tick();
+        h.pass(Duration::from_millis(500));
+    }
+    let begun = outward(FrameBuilder::udp(false, 5000, 53), false, 1);
+    assert_eq!(h.places(1, &begun), []);
+    assert_eq!(h.dropped(DropReason::NeighbourUnresolved), 1);
+    let (asked, _) = h.tick();
+    let ours = (shown(100), at(OUT, 100, false));
+    let expected = speaks(false, 1, ours, (Mac::ZERO, at(OUT, NEXT, false)));
+    assert_eq!(asked, [(out(), expected)]);
+    let origin = off_wire(&h);
+    let answer = speaks(false, 2, (mac(NEXT), at(OUT, NEXT, false)), ours);
+    assert_eq!(h.enter(origin, &[answer]), []);
+    assert_eq!(h.places(1, &begun), [out()]);
+}
+
+fn v4_of(addr: IpAddr) -> std::net::Ipv4Addr {
+    match addr {
+        IpAddr::V4(a) => a,
+        IpAddr::V6(_) => unreachable!(),
     }
 }

@@ -129,6 +129,14 @@ impl Switch {
         got
     }
 
+    /// What it tells of its own accord at first is told.
+    fn introduce(&mut self) {
+        for _ in 0..3 {
+            self.let_go();
+            self.now = self.now + Duration::from_secs(1);
+        }
+    }
+
     fn records(&self) -> usize {
         self.workers.iter().map(|w| w.conntrack().len()).sum()
     }
@@ -507,6 +515,7 @@ fn answers_through_a_gateway_find_the_worker_that_hid_their_source() {
     plan.gateway(1, |g| g.at = Some(HERE.parse().unwrap()));
     plan.place(2, 0).place(1, 1);
     let mut s = Switch::new(&plan.conf(0));
+    s.introduce();
     let tunnel = |s: &Switch, k: u16| {
         let network = s.tables.network_by_id(id(NET + u128::from(k)));
         Origin::Tunnel(network.unwrap().dense)
@@ -544,6 +553,7 @@ fn a_floating_ip_is_one_whichever_worker_reads_it() {
     plan.floating.push(floating);
     plan.place(2, 0);
     let mut s = Switch::new(&plan.conf(0));
+    s.introduce();
     let network = s.tables.network_by_id(id(NET + u128::from(several::OUT)));
     let outside = Origin::Tunnel(network.unwrap().dense);
     for n in 0..30u16 {
