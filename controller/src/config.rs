@@ -23,6 +23,10 @@ pub struct RawConfig {
     pub underlay_mtu: Option<i64>,
     /// Connections of the API at once.
     pub max_connections: Option<i64>,
+    /// The Keystone that judges tokens.
+    pub keystone: Option<String>,
+    /// Whose certificates that one may have.
+    pub keystone_ca: Option<PathBuf>,
     /// HTTPS instead of HTTP.
     pub tls: Option<RawTls>,
 }
@@ -59,6 +63,10 @@ pub struct Config {
     pub underlay_mtu: Option<u16>,
     /// Connections of the API at once.
     pub max_connections: usize,
+    /// The Keystone that judges tokens, by its `auth_url`; the embedded one if not set.
+    pub keystone: Option<String>,
+    /// PEM file of the certificates that may have signed that one's; the system's if not set.
+    pub keystone_ca: Option<PathBuf>,
     /// HTTPS instead of HTTP.
     pub tls: Option<Tls>,
 }
@@ -74,6 +82,9 @@ impl Default for Config {
             underlay_mtu: None,
             // Below the usual limit of 1024 descriptors.
             max_connections: 900,
+            // Whoever has no OpenStack yet has one identity service less to run.
+            keystone: None,
+            keystone_ca: None,
             tls: None,
         }
     }
@@ -153,6 +164,17 @@ impl Config {
     }
 }
 
+/// An error on one line, with what caused it.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 impl RawConfig {
     fn validate(self, path: &Path) -> Result<Config, ConfigError> {
         let default = Config::default();
@@ -187,6 +209,15 @@ impl RawConfig {
             Some(value) => bounded("max_connections", value, 1, 1_000_000)?,
             None => 900,
         };
+        if let Some(url) = &self.keystone {
+            let judge = crate::api::Judge::new(url, self.keystone_ca.as_deref());
+            judge.map_err(|error| wrong("keystone", with_causes(&error)))?;
+        } else if self.keystone_ca.is_some() {
+            return Err(wrong(
+                "keystone_ca",
+                "is of no use without keystone".to_owned(),
+            ));
+        }
         Ok(Config {
             listen: match self.listen {
                 Some(text) => address("listen", &text)?,
@@ -199,6 +230,8 @@ impl RawConfig {
             data_dir: self.data_dir.unwrap_or(default.data_dir),
             underlay_mtu,
             max_connections: usize::try_from(max_connections).unwrap_or(default.max_connections),
+            keystone: self.keystone,
+            keystone_ca: self.keystone_ca,
             tls: self.tls.map(|tls| Tls {
                 cert: tls.cert,
                 key: tls.key,
@@ -239,6 +272,11 @@ mod tests {
             (
                 "underlay_mtu = \"big\"",
                 &["controller.toml:1", "underlay_mtu"],
+            ),
+            ("keystone = \"k.example\"", &["keystone", "https://HOST"]),
+            (
+                "keystone_ca = \"ca.pem\"",
+                &["keystone_ca", "without keystone"],
             ),
             ("[tls]\ncert = \"c\"", &["controller.toml:1", "key"]),
             ("=", &["controller.toml:1"]),

@@ -5,7 +5,7 @@
 //! until it is told to stop.
 
 use crate::{
-    api::{self, Api, Limits},
+    api::{self, Api, Judge, JudgeError, Limits},
     audit::Audit,
     config::Config,
     hosts::{
@@ -132,6 +132,9 @@ pub enum StartError {
     /// The certificate or key cannot be used.
     #[error("cannot use the certificate and key of [tls]")]
     Tls(#[source] io::Error),
+    /// The other Keystone cannot be asked.
+    #[error("cannot use the keystone of the config")]
+    Keystone(#[from] JudgeError),
     /// The password cannot be hashed.
     #[error("cannot hash the admin's password: {0}")]
     Password(String),
@@ -152,6 +155,7 @@ pub struct Controller {
     limits: Limits,
     sweeper: JoinHandle<()>,
     clouds: PathBuf,
+    judge: Option<Judge>,
 }
 
 impl std::fmt::Debug for Controller {
@@ -205,14 +209,24 @@ impl Controller {
             path: clouds.clone(),
             source,
         };
-        match first_start(&core)? {
+        let judge = match &config.keystone {
+            Some(url) => Some(Judge::new(url, config.keystone_ca.as_deref())?),
+            None => None,
+        };
+        // Where another Keystone judges, nobody could use an admin of this one.
+        let first = match judge {
+            Some(_) => None,
+            None => first_start(&core)?,
+        };
+        match first {
             Some((password, with)) => {
                 // The file first: a crash between the two makes another admin at the next start,
                 // the other way round it would leave one whose password nobody knows.
                 write_clouds(&clouds, &url, &password).map_err(unusable)?;
                 bootstrap(&core, with).await?;
             }
-            None => refresh_clouds(&clouds, &url).map_err(unusable)?,
+            None if judge.is_none() => refresh_clouds(&clouds, &url).map_err(unusable)?,
+            None => {}
         }
         let limits = Limits {
             connections: config.max_connections,
@@ -229,6 +243,7 @@ impl Controller {
             limits,
             sweeper,
             clouds,
+            judge,
         })
     }
 
@@ -255,7 +270,7 @@ impl Controller {
     /// Answers until `shutdown`, then lets open requests end.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let api = Api::new(Arc::clone(&self.core), self.stats, scheme);
+        let api = Api::new(Arc::clone(&self.core), self.stats, scheme).judged_by(self.judge);
         api::serve(self.listener, api.router(), self.tls, self.limits, shutdown).await;
         self.sweeper.abort();
         tracing::info!("the API has stopped");

@@ -55,6 +55,39 @@ impl Seconds {
         text + ".000000Z"
     }
 
+    /// Reads `2026-11-21T22:10:04Z`, with or without a fraction of a second.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.strip_suffix('Z').unwrap_or(text);
+        let text = text.split('.').next().unwrap_or_default();
+        let (date, time) = text.split_once('T')?;
+        let three = |text: &str, by: char| -> Option<[u64; 3]> {
+            let mut parts = text.split(by).map(|part| {
+                let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+                part.parse::<u64>().ok().filter(|_| digits)
+            });
+            let all = [parts.next()??, parts.next()??, parts.next()??];
+            parts.next().is_none().then_some(all)
+        };
+        let ([year, month, day], [hour, minute, second]) = (three(date, '-')?, three(time, ':')?);
+        let is_date =
+            (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+        if !is_date || hour > 23 || minute > 59 || second > 60 {
+            return None;
+        }
+        // As in `civil`, backwards.
+        let year = if month > 2 { year } else { year - 1 };
+        let (era, of_era) = (year / 400, year % 400);
+        let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+        let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+        Some(Self(days * 86_400 + hour * 3600 + minute * 60 + second))
+    }
+
+    /// This much earlier.
+    #[must_use]
+    pub const fn minus(self, seconds: u64) -> Self {
+        Self(self.0.saturating_sub(seconds))
+    }
+
     /// `2026-11-21 22:10:04`, as agents' times are written.
     pub fn spaced(self) -> String {
         let [year, month, day, hour, minute, second] = self.civil();
@@ -122,8 +155,28 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(Seconds::new(seconds).iso(), text);
+            assert_eq!(Seconds::parse(text), Some(Seconds::new(seconds)));
         }
         assert_eq!(Seconds::new(0).iso_micros(), "1970-01-01T00:00:00.000000Z");
         assert_eq!(Seconds::new(0).spaced(), "1970-01-01 00:00:00");
+    }
+    #[test]
+    fn what_is_no_date_is_none() {
+        for text in [
+            "",
+            "T",
+            "2026-11-21",
+            "2026-13-01T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "2026-11-21T24:00:00Z",
+            "2026-11-21T+1:00:00Z",
+            "2026-11-21T00:00:00:00Z",
+            "99999999999999999999-01-01T00:00:00Z",
+        ] {
+            assert_eq!(Seconds::parse(text), None, "{text}");
+        }
+        let fraction = Seconds::parse("2026-11-21T22:10:04.999999Z");
+        assert_eq!(fraction, Some(Seconds::new(1_795_299_004)));
     }
 }

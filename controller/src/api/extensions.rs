@@ -353,13 +353,13 @@ pub(super) async fn versions(State(api): State<Api>, request: Request<Body>) -> 
     })
 }
 
-fn reading(
+async fn reading(
     api: &Api,
     method: &Method,
     headers: &HeaderMap,
     body: impl FnOnce() -> Answer,
 ) -> Answer {
-    api.caller(headers)?;
+    api.caller(headers).await?;
     if method == Method::GET {
         body()
     } else {
@@ -374,17 +374,20 @@ pub(super) async fn root(
     headers: HeaderMap,
 ) -> Response<Body> {
     let origin = api.origin(&headers);
-    finish(reading(&api, &method, &headers, || {
-        let resources: Vec<Value> = REGISTRY
-            .iter()
-            .map(|spec| {
-                let href = format!("{origin}/v2.0/{}", spec.path);
-                let links = json!([{"rel": "self", "href": href}]);
-                json!({"name": spec.singular, "collection": spec.plural, "links": links})
-            })
-            .collect();
-        Ok(respond(StatusCode::OK, &json!({"resources": resources})))
-    }))
+    finish(
+        reading(&api, &method, &headers, || {
+            let resources: Vec<Value> = REGISTRY
+                .iter()
+                .map(|spec| {
+                    let href = format!("{origin}/v2.0/{}", spec.path);
+                    let links = json!([{"rel": "self", "href": href}]);
+                    json!({"name": spec.singular, "collection": spec.plural, "links": links})
+                })
+                .collect();
+            Ok(respond(StatusCode::OK, &json!({"resources": resources})))
+        })
+        .await,
+    )
 }
 
 /// GET /v2.0/extensions
@@ -393,10 +396,13 @@ pub(super) async fn list(
     method: Method,
     headers: HeaderMap,
 ) -> Response<Body> {
-    finish(reading(&api, &method, &headers, || {
-        let all: Vec<Value> = EXTENSIONS.iter().map(shown).collect();
-        Ok(respond(StatusCode::OK, &json!({"extensions": all})))
-    }))
+    finish(
+        reading(&api, &method, &headers, || {
+            let all: Vec<Value> = EXTENSIONS.iter().map(shown).collect();
+            Ok(respond(StatusCode::OK, &json!({"extensions": all})))
+        })
+        .await,
+    )
 }
 
 /// GET /v2.0/extensions/ALIAS
@@ -406,23 +412,26 @@ pub(super) async fn show(
     method: Method,
     headers: HeaderMap,
 ) -> Response<Body> {
-    finish(reading(&api, &method, &headers, || {
-        match EXTENSIONS.iter().find(|extension| extension.0 == alias) {
-            Some(extension) => {
-                let mut body = Map::new();
-                body.insert("extension".to_owned(), shown(extension));
-                Ok(respond(StatusCode::OK, &Value::Object(body)))
+    finish(
+        reading(&api, &method, &headers, || {
+            match EXTENSIONS.iter().find(|extension| extension.0 == alias) {
+                Some(extension) => {
+                    let mut body = Map::new();
+                    body.insert("extension".to_owned(), shown(extension));
+                    Ok(respond(StatusCode::OK, &Value::Object(body)))
+                }
+                None => Ok(respond(
+                    StatusCode::NOT_FOUND,
+                    &json!({
+                        "message": format!("Extension with alias {alias} does not exist"),
+                        "code": "404 Not Found",
+                        "title": "Not Found",
+                    }),
+                )),
             }
-            None => Ok(respond(
-                StatusCode::NOT_FOUND,
-                &json!({
-                    "message": format!("Extension with alias {alias} does not exist"),
-                    "code": "404 Not Found",
-                    "title": "Not Found",
-                }),
-            )),
-        }
-    }))
+        })
+        .await,
+    )
 }
 
 /// Collections of appliances: empty until they are there, and a create says so.

@@ -11,6 +11,7 @@ mod body;
 mod error;
 mod extensions;
 mod handlers;
+mod judge;
 mod keystone;
 mod openapi;
 mod parts;
@@ -26,6 +27,7 @@ mod tests;
 mod told;
 
 pub use error::ApiError;
+pub use judge::{Judge, JudgeError, NoAnswer};
 pub use openapi::openapi;
 pub use query::Query;
 pub use scene::Scene;
@@ -81,6 +83,8 @@ pub struct Api {
     logins: Arc<Semaphore>,
     /// One backup at a time.
     backups: Arc<Semaphore>,
+    /// The Keystone that judges tokens, where it is not the embedded one.
+    judge: Option<Arc<Judge>>,
 }
 
 impl Api {
@@ -92,7 +96,15 @@ impl Api {
             scheme,
             logins: Arc::new(Semaphore::new(LOGINS)),
             backups: Arc::new(Semaphore::new(1)),
+            judge: None,
         }
+    }
+
+    /// The same, where another Keystone judges tokens: the embedded one is not served.
+    #[must_use]
+    pub fn judged_by(mut self, judge: Option<Judge>) -> Self {
+        self.judge = judge.map(Arc::new);
+        self
     }
 
     /// All routes.
@@ -185,8 +197,10 @@ impl Api {
                     }));
             }
         }
+        if self.judge.is_none() {
+            router = router.merge(keystone::routes());
+        }
         router
-            .merge(keystone::routes())
             .fallback(no_path)
             .layer(middleware::from_fn(readable_path))
             .with_state(self)
@@ -327,7 +341,7 @@ impl Api {
     /// Who asks, and all that the request holds.
     async fn read(&self, request: Request<Body>) -> Result<Asked, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let caller = self.caller(&parts.headers)?;
+        let caller = self.caller(&parts.headers).await?;
         accepts_json(&parts.headers)?;
         let pairs = Pairs::<Vec<(String, String)>>::from_request_parts(&mut parts, &()).await;
         let Ok(Pairs(pairs)) = pairs else {
@@ -345,14 +359,20 @@ impl Api {
         })
     }
 
-    fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, ApiError> {
-        let token = headers
-            .get("x-auth-token")
-            .and_then(|token| token.to_str().ok());
-        let token = token.ok_or(ApiError::Unauthenticated)?;
-        let snapshot = self.core.store.snapshot();
-        let caller = identity::caller(&snapshot, token, self.core.clock.now());
-        caller.map(Arc::new).ok_or(ApiError::Unauthenticated)
+    async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, ApiError> {
+        let text = |name: &str| headers.get(name).and_then(|token| token.to_str().ok());
+        let token = text("x-auth-token").ok_or(ApiError::Unauthenticated)?;
+        let (service, now) = (text("x-service-token"), self.core.clock.now());
+        let known = if let Some(judge) = &self.judge {
+            let judged = judge.caller(token, service, now).await;
+            judged.map_err(|error| ApiError::Unavailable {
+                reason: error.to_string(),
+            })?
+        } else {
+            let snapshot = self.core.store.snapshot();
+            identity::caller_for(&snapshot, token, service, now).map(Arc::new)
+        };
+        known.ok_or(ApiError::Unauthenticated)
     }
 
     /// How the caller calls this server: links lead where it came from.
@@ -470,7 +490,7 @@ async fn readable_path(request: Request<Body>, next: Next) -> Response<Body> {
 
 async fn no_path(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Response<Body> {
     if uri.path().starts_with("/v2.0")
-        && let Err(error) = api.caller(&headers)
+        && let Err(error) = api.caller(&headers).await
     {
         return finish(Err(error));
     }

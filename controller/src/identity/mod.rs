@@ -30,6 +30,9 @@ pub const ROLES: &[&str] = &["admin", "manager", "member", "reader", "service"];
 /// How long a token is good, in seconds: a working day, as Keystone's deployments have it.
 pub const TOKEN_LIFE: u64 = 12 * 3600;
 
+/// How much longer, beside the token of a service: two days, as keystonemiddleware has it.
+pub const EXPIRED_LIFE: u64 = 48 * 3600;
+
 /// A project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Project {
@@ -65,6 +68,9 @@ pub struct User {
     /// The argon2id hash.
     #[serde(default)]
     pub password_hash: Option<String>,
+    /// How often what it could do with its tokens was taken back: older ones are not good.
+    #[serde(default)]
+    pub revocations: u64,
 }
 
 /// A role.
@@ -90,6 +96,44 @@ pub struct Assignment {
     pub role_id: String,
 }
 
+/// What a program acts for a user with, in one project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppCredential {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// Whose.
+    pub user_id: String,
+    /// Where.
+    pub project_id: String,
+    /// Its name, one of a kind among its user's.
+    pub name: String,
+    /// Human note.
+    #[serde(default)]
+    pub description: String,
+    /// As what, by ids of roles.
+    pub roles: Vec<String>,
+    /// May it make and delete credentials?
+    #[serde(default)]
+    pub unrestricted: bool,
+    /// Until when; for good if not said.
+    #[serde(default)]
+    pub expires_at: Option<Seconds>,
+    /// The argon2id hash of its secret.
+    pub secret_hash: String,
+}
+
+impl AppCredential {
+    /// The key that holds its name.
+    pub fn name_key(&self) -> String {
+        name_key("appcred", &format!("{}/{}", self.user_id, self.name))
+    }
+
+    /// Has it not expired?
+    pub fn is_good(&self, now: Seconds) -> bool {
+        self.expires_at.is_none_or(|at| at > now)
+    }
+}
+
 /// A token, under the hash of its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
@@ -105,6 +149,12 @@ pub struct Token {
     pub issued_at: Seconds,
     /// Until when.
     pub expires_at: Seconds,
+    /// The application credential by which it was got, if it was.
+    #[serde(default)]
+    pub credential_id: Option<String>,
+    /// How often its user's tokens had been taken back then.
+    #[serde(default)]
+    pub revocations: u64,
 }
 
 fn json<T>(bytes: &[u8]) -> Result<Arc<dyn Record>, serde_json::Error>
@@ -121,6 +171,7 @@ pub fn decode(kind: &str, bytes: &[u8]) -> Option<Result<Arc<dyn Record>, serde_
         "user" => json::<User>(bytes),
         "role" => json::<Role>(bytes),
         "assignment" => json::<Assignment>(bytes),
+        "appcred" => json::<AppCredential>(bytes),
         "token" => json::<Token>(bytes),
         "idname" => json::<String>(bytes),
         _ => return None,
@@ -165,10 +216,31 @@ pub fn by_name<T: Send + Sync + 'static>(
 /// The roles of a user in a project, what they imply included, by name.
 pub fn roles_in(read: &impl Read, project: &str, user: &str) -> Vec<Arc<Role>> {
     let prefix = format!("assignment/{project}/{user}/");
-    let mut names: Vec<String> = read
+    let ids = read
         .scan(&prefix)
-        .filter_map(|(_, entry)| entry.peek::<Assignment>())
-        .filter_map(|assignment| read.get::<Role>(&key("role", &assignment.role_id)))
+        .filter_map(|(_, entry)| entry.peek::<Assignment>());
+    with_implied(read, ids.map(|assignment| assignment.role_id.as_str()))
+}
+
+/// The roles that a token has: its user's, of which an application credential may have fewer.
+pub fn roles_of(read: &impl Read, token: &Token) -> Vec<Arc<Role>> {
+    let Some(project) = &token.project_id else {
+        return Vec::new();
+    };
+    let mut roles = roles_in(read, project, &token.user_id);
+    if let Some(id) = &token.credential_id {
+        let credential = read.get::<AppCredential>(&key("appcred", id));
+        let ids = credential.iter().flat_map(|it| &it.roles);
+        let lent = with_implied(read, ids.map(String::as_str));
+        roles.retain(|role| lent.iter().any(|lent| lent.id == role.id));
+    }
+    roles
+}
+
+/// The roles of these ids, what they imply included, by name.
+fn with_implied<'a>(read: &impl Read, ids: impl Iterator<Item = &'a str>) -> Vec<Arc<Role>> {
+    let mut names: Vec<String> = ids
+        .filter_map(|id| read.get::<Role>(&key("role", id)))
         .map(|role| role.name.clone())
         .collect();
     let mut at = 0;
@@ -217,7 +289,13 @@ pub fn good_token(
     }
     let user = snapshot
         .get::<User>(&key("user", &token.user_id))
-        .filter(|user| user.enabled)?;
+        .filter(|user| user.enabled && user.revocations == token.revocations)?;
+    if let Some(id) = &token.credential_id {
+        let credential = snapshot.get::<AppCredential>(&key("appcred", id))?;
+        if !credential.is_good(now) {
+            return None;
+        }
+    }
     if let Some(project) = &token.project_id {
         snapshot
             .get::<Project>(&key("project", project))
@@ -226,28 +304,42 @@ pub fn good_token(
     Some((token, user))
 }
 
+/// Who asks with this token. Beside the token of a service, one that expired is good for [`EXPIRED_LIFE`] longer: what a service does for a
+/// user may take longer than the user's token.
+pub fn caller_for(
+    snapshot: &Snapshot,
+    secret: &str,
+    service: Option<&str>,
+    now: Seconds,
+) -> Option<Caller> {
+    let serves = || service.and_then(|service| caller(snapshot, service, now));
+    caller(snapshot, secret, now).or_else(|| {
+        serves().filter(|caller| caller.service)?;
+        caller(snapshot, secret, now.minus(EXPIRED_LIFE))
+    })
+}
+
 /// Who asks with this token.
 pub fn caller(snapshot: &Snapshot, secret: &str, now: Seconds) -> Option<Caller> {
     let (token, user) = good_token(snapshot, secret, now)?;
     let project_id = token.project_id.clone().unwrap_or_default();
-    let roles: Vec<String> = if project_id.is_empty() {
-        Vec::new()
-    } else {
-        roles_in(snapshot, &project_id, &user.id)
-            .iter()
-            .map(|role| role.name.clone())
-            .collect()
-    };
+    let roles = roles_of(snapshot, &token);
+    let roles = roles.iter().map(|role| role.name.clone()).collect();
+    Some(with_roles(&user.id, &user.name, &project_id, roles))
+}
+
+/// A user, as these roles in a project make it.
+pub fn with_roles(user_id: &str, user_name: &str, project_id: &str, roles: Vec<String>) -> Caller {
     let has = |name: &str| roles.iter().any(|role| role == name);
-    Some(Caller {
-        user_id: user.id.clone(),
-        user_name: user.name.clone(),
+    Caller {
+        user_id: user_id.to_owned(),
+        user_name: user_name.to_owned(),
         admin: has("admin"),
         service: has("service"),
         member: has("member") || has("service"),
-        project_id,
+        project_id: project_id.to_owned(),
         roles,
-    })
+    }
 }
 
 /// The default group and all else of a project is found by its id: is there one?
@@ -309,6 +401,7 @@ pub fn bootstrap(view: &mut View, with: &Bootstrap) -> bool {
         enabled: true,
         default_project_id: Some(project_id),
         password_hash: Some(with.password_hash.clone()),
+        revocations: 0,
     };
     view.put(key("user", &user_id), Arc::new(user));
     view.put(name_key("user", "admin"), Arc::new(user_id));
@@ -322,7 +415,7 @@ pub fn sweep(view: &mut View, now: Seconds) -> usize {
         .filter(|(_, entry)| {
             entry
                 .peek::<Token>()
-                .is_some_and(|token| token.expires_at <= now)
+                .is_some_and(|token| token.expires_at.plus(EXPIRED_LIFE) <= now)
         })
         .map(|(key, _)| key.to_owned())
         .take(1000)
@@ -395,6 +488,8 @@ mod tests {
                 audit_id: String::new(),
                 issued_at: Seconds::new(100),
                 expires_at: Seconds::new(200),
+                credential_id: None,
+                revocations: 0,
             };
             view.put(token_key("secret"), Arc::new(token));
             Ok(())
@@ -418,7 +513,10 @@ mod tests {
         .await
         .unwrap();
         assert!(caller(&store.snapshot(), "secret", Seconds::new(150)).is_none());
-        let swept = transact::<_, ()>(&store, |view| Ok(sweep(view, Seconds::new(300)))).await;
+        let swept = transact::<_, ()>(&store, |view| {
+            Ok(sweep(view, Seconds::new(200 + EXPIRED_LIFE)))
+        })
+        .await;
         assert_eq!(swept.unwrap().value, 1);
     }
 }

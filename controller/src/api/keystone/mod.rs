@@ -4,6 +4,7 @@
 //! projects, users, roles and their assignments, the one domain, the catalog. Anyone may read what is
 //! their own; the rest is an admin's.
 
+mod credentials;
 mod records;
 mod roles;
 mod tokens;
@@ -101,6 +102,14 @@ pub(in crate::api) fn routes() -> Router<Api> {
         .route(
             "/identity/v3/users/{user}/password",
             any(tokens::own_password),
+        )
+        .route(
+            "/identity/v3/users/{user}/application_credentials",
+            any(credentials::credentials),
+        )
+        .route(
+            "/identity/v3/users/{user}/application_credentials/{id}",
+            any(credentials::credential),
         )
         .route(
             "/identity/v3/projects/{project}/users/{user}/roles",

@@ -9,7 +9,7 @@ use crate::{
         Api,
         error::{respond, respond_empty},
     },
-    identity::{Assignment, DOMAIN, Project, Role, User, key, name_key},
+    identity::{AppCredential, Assignment, DOMAIN, Project, Role, User, key, name_key},
     resource::boolean,
     rules::Caller,
     store::{Read, Snapshot, View},
@@ -393,6 +393,7 @@ pub(super) fn store_named(
                     enabled: true,
                     default_project_id: None,
                     password_hash: None,
+                    revocations: 0,
                 },
                 None => return Err(gone()),
             };
@@ -408,6 +409,10 @@ pub(super) fn store_named(
             }
             if wanted.password_hash.is_some() {
                 user.password_hash.clone_from(&wanted.password_hash);
+            }
+            // As in Keystone, whoever had a token by the old password, or before it was shut out, begins anew.
+            if !new && (wanted.password_hash.is_some() || wanted.enabled == Some(false)) {
+                user.revocations += 1;
             }
             view.put(key, Arc::new(user));
         }
@@ -464,5 +469,19 @@ pub(super) fn remove(view: &mut View, kind: Kind, id: &str) {
         .collect();
     for key in concerned {
         view.delete(&key);
+    }
+    // What acts for a user in a project goes with either.
+    let lent: Vec<Arc<AppCredential>> = view
+        .scan("appcred/")
+        .filter_map(|(_, entry)| entry.get::<AppCredential>())
+        .filter(|it| match kind {
+            Kind::Project => it.project_id == id,
+            Kind::User => it.user_id == id,
+            Kind::Role => false,
+        })
+        .collect();
+    for it in lent {
+        view.delete(&it.name_key());
+        view.delete(&self::key("appcred", &it.id));
     }
 }

@@ -1,6 +1,8 @@
 //! How is a token got, shown and revoked, and what does it lead to?
 
-use super::{Answer, Fault, SUBJECT, domain_reference, domain_row, finish, fresh_id, hashed};
+use super::{
+    Answer, Fault, SUBJECT, credentials, domain_reference, domain_row, finish, fresh_id, hashed,
+};
 use crate::{
     api::{
         Api,
@@ -9,7 +11,7 @@ use crate::{
     },
     identity::{
         self, DOMAIN, Project, TOKEN_LIFE, Token, User, by_name, key, projects_of, roles_in,
-        token_key, token_text,
+        roles_of, token_key, token_text,
     },
     rules::Caller,
     store::{Read, Snapshot, View},
@@ -101,14 +103,15 @@ pub(super) async fn issue(api: &Api, request: Request<Body>) -> Answer {
         .filter_map(Value::as_str)
         .collect();
     let now = api.core.clock.now();
-    let (user, expires_at, scoped_before) = match methods.as_slice() {
+    let expires = now.plus(TOKEN_LIFE);
+    let (user, expires_at, got) = match methods.as_slice() {
         ["password"] => {
             let given = who.pointer("/password/user");
             let given = given.ok_or_else(|| Fault::bad("password.user is missing"))?;
             (
                 check_password(api, &call.snapshot, given).await?,
-                now.plus(TOKEN_LIFE),
-                None,
+                expires,
+                Got::Password,
             )
         }
         ["token"] => {
@@ -116,12 +119,41 @@ pub(super) async fn issue(api: &Api, request: Request<Body>) -> Answer {
             let given = given.ok_or_else(|| Fault::bad("token.id is missing"))?;
             let found = identity::good_token(&call.snapshot, given, now);
             let (token, user) = found.ok_or_else(Fault::unauthorized)?;
-            (user, token.expires_at, token.project_id.clone())
+            let got = match &token.credential_id {
+                // It stays what it was.
+                Some(id) => Got::Credential(id.clone(), token.project_id.clone()),
+                None => Got::Token(token.project_id.clone()),
+            };
+            (user, token.expires_at, got)
+        }
+        ["application_credential"] => {
+            let given = who.get("application_credential");
+            let given = given.ok_or_else(|| Fault::bad("application_credential is missing"))?;
+            let (it, user) = credentials::check(api, &call.snapshot, given, now).await?;
+            let until = it.expires_at.map_or(expires, |at| at.min(expires));
+            let project = Some(it.project_id.clone());
+            (user, until, Got::Credential(it.id.clone(), project))
         }
         [] => return Err(Fault::bad("methods is missing")),
         _ => return Err(Fault::unauthorized()),
     };
-    let project_id = scope(&call.snapshot, auth, &user, scoped_before)?;
+    let (project_id, credential_id) = match got {
+        Got::Password => (scope(&call.snapshot, auth, &user, None)?, None),
+        Got::Token(before) => (scope(&call.snapshot, auth, &user, before)?, None),
+        Got::Credential(id, project) => {
+            // A credential is for its own project: none is to be named, or that one.
+            if auth.get("scope").is_some() {
+                let wanted = scope(&call.snapshot, auth, &user, None)?;
+                if wanted != project {
+                    return Err(Fault::unauthorized());
+                }
+            }
+            (
+                good_project(&call.snapshot, project.as_deref(), &user)?,
+                Some(id),
+            )
+        }
+    };
     let mut bytes = [0_u8; 32];
     rand::rng().fill_bytes(&mut bytes);
     let secret = token_text(&bytes);
@@ -132,6 +164,8 @@ pub(super) async fn issue(api: &Api, request: Request<Body>) -> Answer {
         audit_id: fresh_id(),
         issued_at: now,
         expires_at,
+        credential_id,
+        revocations: user.revocations,
     };
     let caller = Caller {
         user_id: user.id.clone(),
@@ -148,6 +182,30 @@ pub(super) async fn issue(api: &Api, request: Request<Body>) -> Answer {
         .await?;
     let body = token_body(&call.snapshot, &token, &user, &call.origin);
     Ok(with_subject(respond(StatusCode::CREATED, &body), &secret))
+}
+
+/// By what a token is got.
+enum Got {
+    Password,
+    /// With the project of the other token.
+    Token(Option<String>),
+    /// With its id and its project.
+    Credential(String, Option<String>),
+}
+
+/// The project of a credential, if its user still has a role there.
+fn good_project(
+    snapshot: &Snapshot,
+    project: Option<&str>,
+    user: &User,
+) -> Result<Option<String>, Fault> {
+    let found = project.and_then(|id| snapshot.get::<Project>(&key("project", id)));
+    let found = found
+        .filter(|project| project.enabled)
+        .filter(|project| !roles_in(snapshot, &project.id, &user.id).is_empty());
+    found
+        .map(|project| Some(project.id.clone()))
+        .ok_or_else(Fault::unauthorized)
 }
 
 pub(super) async fn check_password(
@@ -230,7 +288,7 @@ pub(super) fn token_body(snapshot: &Snapshot, token: &Token, user: &User, origin
         .as_ref()
         .and_then(|id| snapshot.get::<Project>(&key("project", id)));
     if let (Some(project), Some(body)) = (project, body.as_object_mut()) {
-        let roles: Vec<Value> = roles_in(snapshot, &project.id, &user.id)
+        let roles: Vec<Value> = roles_of(snapshot, token)
             .iter()
             .map(|role| json!({"id": role.id, "name": role.name}))
             .collect();
@@ -241,6 +299,10 @@ pub(super) fn token_body(snapshot: &Snapshot, token: &Token, user: &User, origin
             }),
         );
         body.insert("is_domain".to_owned(), json!(false));
+        let by = token.credential_id.as_deref();
+        if let Some(by) = by.and_then(|id| credentials::told(snapshot, id)) {
+            body.insert("application_credential".to_owned(), by);
+        }
         body.insert("roles".to_owned(), Value::Array(roles));
         body.insert("catalog".to_owned(), catalog(origin));
     }

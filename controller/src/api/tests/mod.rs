@@ -109,6 +109,7 @@ impl Cloud {
                     enabled: true,
                     default_project_id: Some(project_id.to_owned()),
                     password_hash: Some(hash.clone()),
+                    revocations: 0,
                 };
                 view.put(identity::key("user", &id), Arc::new(user));
                 view.put(identity::name_key("user", name), Arc::new(id.clone()));
@@ -126,6 +127,8 @@ impl Cloud {
                     audit_id: String::new(),
                     issued_at: Seconds::default(),
                     expires_at: Seconds::new(u64::MAX),
+                    credential_id: None,
+                    revocations: 0,
                 };
                 view.put(identity::token_key(name), Arc::new(token));
             }
