@@ -2,6 +2,7 @@
 //!
 //! The controller's TOML file: [`RawConfig`] is its text, [`Config`] what was found valid.
 
+use crate::resources::dns;
 use serde::Deserialize;
 use std::{
     io,
@@ -21,6 +22,8 @@ pub struct RawConfig {
     pub data_dir: Option<PathBuf>,
     /// What the underlay carries, in bytes of IP packet.
     pub underlay_mtu: Option<i64>,
+    /// The domain of networks that have none.
+    pub dns_domain: Option<String>,
     /// Connections of the API at once.
     pub max_connections: Option<i64>,
     /// The Keystone that judges tokens.
@@ -61,6 +64,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What the underlay carries, in bytes of IP packet.
     pub underlay_mtu: Option<u16>,
+    /// The domain of networks that have none, with a dot at its end; empty: their ports have no names.
+    pub dns_domain: String,
     /// Connections of the API at once.
     pub max_connections: usize,
     /// The Keystone that judges tokens, by its `auth_url`; the embedded one if not set.
@@ -80,6 +85,8 @@ impl Default for Config {
             data_dir: PathBuf::from("/var/lib/overweave/controller"),
             // Unknown: networks get 1450, which any Ethernet carries over IPv4.
             underlay_mtu: None,
+            // Neutron's.
+            dns_domain: dns::DEFAULT_DOMAIN.to_owned(),
             // Below the usual limit of 1024 descriptors.
             max_connections: 900,
             // Whoever has no OpenStack yet has one identity service less to run.
@@ -205,6 +212,17 @@ impl RawConfig {
             Some(value) => u16::try_from(bounded("underlay_mtu", value, 576, 65_535)?).ok(),
             None => None,
         };
+        let dns_domain = match self.dns_domain {
+            Some(text) => {
+                let mut domain = text.to_ascii_lowercase();
+                if !domain.is_empty() && !domain.ends_with('.') {
+                    domain.push('.');
+                }
+                dns::check_domain(&domain).map_err(|reason| wrong("dns_domain", reason))?;
+                domain
+            }
+            None => default.dns_domain.clone(),
+        };
         let max_connections = match self.max_connections {
             Some(value) => bounded("max_connections", value, 1, 1_000_000)?,
             None => 900,
@@ -229,6 +247,7 @@ impl RawConfig {
             },
             data_dir: self.data_dir.unwrap_or(default.data_dir),
             underlay_mtu,
+            dns_domain,
             max_connections: usize::try_from(max_connections).unwrap_or(default.max_connections),
             keystone: self.keystone,
             keystone_ca: self.keystone_ca,
@@ -269,6 +288,7 @@ mod tests {
             ),
             ("\n\nlistne = \"x\"", &["controller.toml:3", "listne"]),
             ("underlay_mtu = 5", &["underlay_mtu", "576"]),
+            ("dns_domain = \"a b\"", &["dns_domain", "a b"]),
             (
                 "underlay_mtu = \"big\"",
                 &["controller.toml:1", "underlay_mtu"],

@@ -185,6 +185,7 @@ impl Controller {
         let facts = Facts {
             ca_pin,
             underlay_mtu: config.underlay_mtu,
+            dns_domain: config.dns_domain.clone(),
         };
         let core = Core::new(Arc::new(store), facts, Clock::default(), audit);
         let core = Arc::new(core.of_dir(data_dir));
@@ -293,6 +294,7 @@ pub async fn run(
     let parts = hosts::Parts {
         store: Arc::clone(&controller.core().store),
         status: Arc::clone(&controller.core().status),
+        facts: Arc::clone(&controller.core().facts),
         tls: authority.server_config()?,
         authority,
         stats: hosts::Stats::new(controller.stats().registry())?,

@@ -35,14 +35,15 @@ pub(crate) fn request(message: &[u8]) {
         .build();
     let mut pool = PacketPool::new(1, 1);
     TABLES.with(|tables| {
-        let (Some(network), Some(mut packet)) = (
+        let (Some(network), Some(port), Some(mut packet)) = (
             tables.network_by_id(host::id(host::NETWORK)),
+            tables.port_by_id(host::id(1)),
             pool.take(frame.len()),
         ) else {
-            unreachable!("the network and the packet are there");
+            unreachable!("the network, the port and the packet are there");
         };
         assert!(packet.fill(&frame).is_ok() && packet.parse().is_ok());
-        match answer_dhcp(&mut packet, network, 0, CLIENT) {
+        match answer_dhcp(&mut packet, (network, port), 0, CLIENT) {
             Ok(true) => answered(message, packet.bytes(), network.mtu.get()),
             Ok(false) => assert_eq!(packet.bytes(), frame, "what needs no answer is left alone"),
             Err(reason) => assert!(

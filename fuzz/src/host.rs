@@ -50,6 +50,7 @@ pub(crate) fn tables() -> Tables {
             project: Some(id(7)),
             mac: unicast(3),
             addrs: vec![address(3, false), address(3, true)],
+            dns_name: None,
             at: Location::Vtep(far),
         }),
         Section::Router(router()),
@@ -134,6 +135,8 @@ pub(crate) fn port(n: u8) -> Port {
         max_connections: 8,
         qos: None,
         host_number: Some(0),
+        dns_name: None,
+        dhcp: hostconfig::DhcpOptions::default(),
     }
 }
 
@@ -186,5 +189,6 @@ pub(crate) fn network() -> Network {
             subnet(12, "fd00::/64", None),
         ],
         wire: None,
+        domain: String::new(),
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! # Map
 //! - [`section`]: keys, bodies, hashes
-//! - what sections say: [`network`], [`port`], [`router`], [`group`], [`floating_ip`], [`qos`], [`chain`], [`nat`],
+//! - what sections say: [`network`], [`port`], [`dhcp`], [`router`], [`group`], [`floating_ip`], [`qos`], [`chain`], [`nat`],
 //!   [`vtep`]
 //! - [`config`]: the whole, its digest, [`check`]s and [`diff`]
 
@@ -18,6 +18,7 @@
 pub mod chain;
 pub mod check;
 pub mod config;
+pub mod dhcp;
 pub mod diff;
 pub mod floating_ip;
 pub mod generation;
@@ -41,6 +42,7 @@ pub mod wire {
 
 pub use chain::{Chain, Classifier, Firewall, Function, FunctionKind, LoadBalancer, Shaper};
 pub use config::{Digest, HostConfig};
+pub use dhcp::{DhcpOption, DhcpOptions};
 pub use floating_ip::FloatingIp;
 pub use generation::Generation;
 pub use group::{AddressSet, SecurityGroup, SecurityGroupRule};

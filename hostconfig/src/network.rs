@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use net::{Id, Mac, Mtu, Prefix, Vni, ids::kind};
 use serde::{Deserialize, Serialize};
 
+/// Where a switch serves where no other address is its own (RFC 3927): no workload may hold it, and every router leaves it alone.
+pub const SERVICE_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
 /// A network that has a port, or is needed by one, on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +29,9 @@ pub struct Network {
     /// The wire that it is on; `None`: it is an overlay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wire: Option<Wire>,
+    /// The domain of its ports' names, without a dot at the end; empty: they have none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domain: String,
 }
 
 /// A part of a physical network, which hosts have an interface on.

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use net::{Id, Prefix, UnicastMac, ids::kind};
 use serde::{Deserialize, Serialize};
 
+use crate::DhcpOptions;
+
 /// A port that is bound to this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +40,12 @@ pub struct Port {
     /// and gets no part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_number: Option<u16>,
+    /// Its name in the network's domain; one that ends with a dot is whole. `None`: it has but those of its addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_name: Option<String>,
+    /// What DHCP tells it besides.
+    #[serde(default, skip_serializing_if = "DhcpOptions::is_empty")]
+    pub dhcp: DhcpOptions,
 }
 
 /// An address of a port.
@@ -76,6 +84,9 @@ pub struct Endpoint {
     pub mac: UnicastMac,
     /// Its addresses.
     pub addrs: Vec<IpAddr>,
+    /// Its name in the network's domain, as of a port that is here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_name: Option<String>,
     /// Allowed address pairs with a single address: reachable, but answered by the workload itself.
     pub at: Location,
 }

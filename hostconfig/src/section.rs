@@ -328,6 +328,7 @@ mod tests {
                 project,
                 mac: net::Mac::new([2, 0, 0, 0, 0, 1]).try_into().unwrap(),
                 addrs: vec![],
+                dns_name: None,
                 at: crate::Location::Virtual,
             };
             Keyed::new(Section::Endpoint(endpoint)).unwrap()

@@ -186,6 +186,7 @@ impl Plan {
             admin_up: true,
             subnets: vec![v4, v6],
             wire: None,
+            domain: String::new(),
         };
         self.networks.insert(id, network);
         id
@@ -348,6 +349,8 @@ impl Plan {
             max_connections: 1000,
             qos: None,
             host_number: None,
+            dns_name: None,
+            dhcp: hostconfig::DhcpOptions::default(),
         };
         self.ports.insert(id, (host, port));
         id
@@ -363,6 +366,7 @@ impl Plan {
             project: Some(self.networks[&network].project),
             mac: UnicastMac::try_from(testkit::mac(n)).unwrap(),
             addrs: vec![v4, v6],
+            dns_name: None,
             at: Location::Vtep(at),
         };
         self.elsewhere.insert(id, endpoint);
@@ -605,6 +609,7 @@ impl Plan {
                     project: Some(port.project),
                     mac: port.mac,
                     addrs: port.fixed_ips.iter().map(|ip| ip.addr).collect(),
+                    dns_name: None,
                     at: Location::Vtep(vtep(*at)),
                 }));
             }

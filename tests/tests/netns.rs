@@ -368,6 +368,7 @@ const UDHCPC_SCRIPT: &str = r#"#!/bin/sh
 [ "$1" = bound ] || exit 0
 ip addr add "$ip/$mask" dev "$interface" && ip link set "$interface" mtu "$mtu" || exit 1
 echo "told $ip $mask $mtu $serverid $router"
+echo "named $hostname $domain $boot_file $bootfile $tftp $siaddr $ntpsrv"
 "#;
 
 #[test]
@@ -382,6 +383,22 @@ fn a_dhcp_client_is_told_what_the_api_says() {
     let (addr, to) = (lab.addr("a", false), lab.addr("b", false));
     let ping = ["ping", "-c", "1", "-W", "1", &to];
     lab.ok("a", &ping);
+    let port = || api(name, "ports?name=a");
+    let id = port()["id"].as_str().unwrap().to_owned();
+    let option = |name, value| json!({"opt_name": name, "opt_value": value});
+    let options = [
+        option("bootfile-name", "pxe.0"),
+        option("tftp-server", "10.9.9.9"),
+        option("server-ip-address", "10.9.9.8"),
+        option("42", "10.9.9.7"),
+    ];
+    let body = json!({"port": {"dns_name": "web", "extra_dhcp_opts": options}});
+    put(name, "PUT", &format!("ports/{id}"), &body);
+    until(
+        "the port is as it was asked for",
+        Duration::from_secs(10),
+        || port()["status"] == "ACTIVE",
+    );
     lab.ok("a", &["ip", "-4", "addr", "flush", "dev", "eth0"]);
     lab.ok("a", &["ip", "link", "set", "eth0", "mtu", "1300"]);
     assert!(
@@ -397,11 +414,15 @@ fn a_dhcp_client_is_told_what_the_api_says() {
     let script = script.display().to_string();
     // In the foreground, asks for the MTU too, ends with its lease or after eight seconds without.
     let udhcpc = [
-        "udhcpc", "-f", "-q", "-n", "-t", "8", "-T", "1", "-O", "mtu", "-i", "eth0",
+        "udhcpc", "-f", "-q", "-n", "-t", "8", "-T", "1", "-O", "mtu", "-O", "bootfile", "-O",
+        "tftp", "-O", "ntpsrv", "-i", "eth0",
     ];
     let output = lab.exec("a", &[&udhcpc[..], &["-s", &script]].concat());
     std::fs::remove_dir_all(&dir).unwrap();
     let told = printed("udhcpc", &output);
+    let named = told.lines().find_map(|l| l.strip_prefix("named "));
+    let expected = "web openstacklocal pxe.0 pxe.0 10.9.9.9 10.9.9.8 10.9.9.7";
+    assert_eq!(named, Some(expected));
     let told = told.lines().find_map(|l| l.strip_prefix("told "));
     let mtu = network["mtu"].as_u64().unwrap();
     // A lab's subnets have no router: so the server has an address of its own.

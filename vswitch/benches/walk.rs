@@ -78,6 +78,8 @@ fn port(n: u16, security: bool) -> Section {
         max_connections: 1_000_000,
         qos: None,
         host_number: Some(0),
+        dns_name: None,
+        dhcp: hostconfig::DhcpOptions::default(),
     })
 }
 
@@ -150,6 +152,7 @@ impl Rig {
             admin_up: true,
             subnets: vec![],
             wire: None,
+            domain: String::new(),
         });
         let far = Section::Endpoint(Endpoint {
             id: id(9),
@@ -157,6 +160,7 @@ impl Rig {
             project: None,
             mac: mac(9).try_into().unwrap(),
             addrs: vec![ip(9)],
+            dns_name: None,
             at: Location::Vtep(IpAddr::from([192, 0, 2, 9])),
         });
         let mut sections = vec![network, group(), port(1, security), port(2, security), far];

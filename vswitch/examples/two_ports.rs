@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         admin_up: true,
         subnets: vec![],
         wire: None,
+        domain: String::new(),
     }))?;
     let mut zones = ZoneMap::new();
     for (n, security) in [(1, false), (2, true)] {
@@ -49,6 +50,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             max_connections: 1000,
             qos: None,
             host_number: Some(0),
+            dns_name: None,
+            dhcp: hostconfig::DhcpOptions::default(),
         }))?;
         zones.insert(uuid(n).parse()?, Zone(n));
     }

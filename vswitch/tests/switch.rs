@@ -87,6 +87,7 @@ fn config(here: u16, hosts: u16) -> HostConfig {
         admin_up: true,
         subnets: vec![subnet(1, "10.0.0.0/24"), subnet(2, "fd00::/64")],
         wire: None,
+        domain: String::new(),
     }));
     let mut rules = vec![];
     for family in [Family::V4, Family::V6] {
@@ -120,6 +121,7 @@ fn config(here: u16, hosts: u16) -> HostConfig {
                 project: None,
                 mac: mac(n).try_into().unwrap(),
                 addrs: vec![address(n, false), address(n, true)],
+                dns_name: None,
                 at: Location::Vtep(vtep(n)),
             }));
             continue;
@@ -142,6 +144,8 @@ fn config(here: u16, hosts: u16) -> HostConfig {
             max_connections: 1000,
             qos: None,
             host_number: Some(0),
+            dns_name: None,
+            dhcp: hostconfig::DhcpOptions::default(),
         }));
     }
     config

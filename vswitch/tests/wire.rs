@@ -88,6 +88,7 @@ fn config() -> HostConfig {
                 physical: "physnet1".to_owned(),
                 vlan,
             }),
+            domain: String::new(),
         }));
         let fixed = |v6| FixedIp {
             addr: address(n, v6),
@@ -107,6 +108,8 @@ fn config() -> HostConfig {
             max_connections: 1000,
             qos: None,
             host_number: Some(0),
+            dns_name: None,
+            dhcp: hostconfig::DhcpOptions::default(),
         }));
     }
     put(Section::Group(open_group()));

@@ -135,6 +135,7 @@ fn effective(config: &Config) -> String {
         format!("listen = \"{}\"", config.listen),
         format!("hosts_listen = \"{}\"", config.hosts_addr()),
         format!("data_dir = {}", quoted(&config.data_dir)),
+        format!("dns_domain = \"{}\"", config.dns_domain),
         format!("max_connections = {}", config.max_connections),
     ];
     lines.extend(

@@ -473,6 +473,7 @@ fn named(word: &str, text: &str) -> Refusal {
         "AllowedAddressPairExhausted",
         "AllowedAddressPairsMissingIP",
         "DuplicateAddressPairInRequest",
+        "InvalidInput",
     ];
     let name = WORDS
         .iter()

@@ -95,6 +95,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "Floating IPs show their port forwardings.",
     ),
     (
+        "extra_dhcp_opt",
+        "Neutron Extra DHCP options",
+        "Ports have options for their DHCP client.",
+    ),
+    (
         "fip-port-details",
         "Floating IP Port Details Extension",
         "Floating IPs show whose they are.",

@@ -71,6 +71,7 @@ impl Api {
         Scene {
             snapshot,
             status: &self.core.status,
+            facts: &self.core.facts,
             caller,
             now: self.core.clock.now(),
         }

@@ -5,7 +5,7 @@
 
 use crate::{
     resource::{Field, Object, Policy, Spec},
-    rules::Caller,
+    rules::{Caller, Facts},
     status::StatusBoard,
     store::Snapshot,
     time::Seconds,
@@ -24,6 +24,8 @@ pub struct Scene<'a> {
     pub snapshot: &'a Snapshot,
     /// What the hosts proved.
     pub status: &'a StatusBoard,
+    /// What the controller knows besides.
+    pub facts: &'a Facts,
     /// Who asked.
     pub caller: &'a Caller,
     /// The time.

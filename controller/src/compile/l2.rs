@@ -5,11 +5,11 @@
 //! unicast, and it is no workload's. Otherwise 169.254.169.254, which no workload may hold either; a
 //! client that has no route there renews by broadcast (RFC 2131 §4.4.5).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use hostconfig::{
     Endpoint, Location, Network, Port, Subnet, Vteps,
-    network::{Dhcp, Dhcp6, RaMode},
+    network::{Dhcp, Dhcp6, RaMode, SERVICE_V4},
     vtep::Vtep,
 };
 use net::{Id, Mac, ids::kind};
@@ -22,8 +22,6 @@ use super::{
 
 /// How long a workload may keep its address without asking: Neutron's default, a day.
 const LEASE_SECONDS: u32 = 86_400;
-/// Who answers DHCP where no gateway can.
-const LINK_LOCAL_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 /// The VTEPs of all hosts. Where two hosts claim one address, the first by id has it.
 pub(super) fn vteps(intent: &Intent) -> Vteps {
@@ -46,11 +44,14 @@ pub(super) fn network(intent: &Intent, id: Id<kind::Network>) -> Option<Network>
         .subnets_of
         .of(&id)
         .filter_map(|s| intent.subnets.get(s));
-    network.subnets = subnets.map(|subnet| self::subnet(subnet)).collect();
+    let domain = network.domain.clone();
+    network.subnets = subnets
+        .map(|subnet| self::subnet(subnet, &domain))
+        .collect();
     Some(network)
 }
 
-fn subnet(subnet: &intent::Subnet) -> Subnet {
+fn subnet(subnet: &intent::Subnet, domain: &str) -> Subnet {
     let v4 = |addr: &IpAddr| match addr {
         IpAddr::V4(addr) => Some(*addr),
         IpAddr::V6(_) => None,
@@ -72,18 +73,18 @@ fn subnet(subnet: &intent::Subnet) -> Subnet {
         Some(Dhcp6 {
             server_mac: server_mac(subnet.network),
             lease_seconds,
-            domain: String::new(),
+            domain: domain.to_owned(),
         })
     });
     let dhcp = (subnet.dhcp && subnet.cidr.addr().is_ipv4()).then(|| Dhcp {
         server: match subnet.gateway {
             Some(IpAddr::V4(gateway)) if subnet.cidr.contains(gateway.into()) => gateway,
-            _ => LINK_LOCAL_SERVER,
+            _ => SERVICE_V4,
         },
         server_mac: server_mac(subnet.network),
         lease_seconds: LEASE_SECONDS,
         dns: subnet.dns.iter().filter_map(v4).collect(),
-        domain: String::new(),
+        domain: domain.to_owned(),
         routes: subnet.routes.clone(),
     });
     Subnet {
@@ -144,6 +145,7 @@ pub(super) fn endpoint(intent: &Intent, id: Id<kind::Port>) -> Option<Endpoint> 
         project: Some(section.project),
         mac: section.mac,
         addrs: section.fixed_ips.iter().map(|fixed| fixed.addr).collect(),
+        dns_name: section.dns_name.clone(),
         at,
     })
 }

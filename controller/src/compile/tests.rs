@@ -67,6 +67,7 @@ pub(crate) fn network_with(n: u8, name: &str, qos: Option<u8>) -> Object {
             admin_up: true,
             subnets: Vec::new(),
             wire: None,
+            domain: String::new(),
         },
         qos: qos.map(id),
     }))
@@ -155,6 +156,8 @@ pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project:
             max_connections: 1000,
             qos: None,
             host_number: None,
+            dns_name: None,
+            dhcp: hostconfig::DhcpOptions::default(),
         },
         host: host.map(host_name),
         router: None,

@@ -29,6 +29,7 @@ use crate::{
         intent::{Change, HostName, Object},
         view,
     },
+    rules::Facts,
     status::StatusBoard,
     store::{self, Snapshot},
     time::Seconds,
@@ -68,17 +69,21 @@ pub enum Event {
     Beat,
 }
 
-impl From<store::Event> for Event {
+impl Event {
     /// What the store's watcher heard, as the compiler reads it.
-    fn from(event: store::Event) -> Self {
+    pub fn heard(event: store::Event, facts: &Facts) -> Self {
         match event {
             store::Event::Commit(commit) => Self::Commit(
-                commit.changes.iter().filter_map(view::change).collect(),
+                commit
+                    .changes
+                    .iter()
+                    .filter_map(|change| view::change(change, facts))
+                    .collect(),
                 Generation(commit.revision.get()),
             ),
             store::Event::Resync(snapshot) => {
                 let generation = Generation(snapshot.revision().get());
-                Self::Resync(view::objects(&snapshot), generation)
+                Self::Resync(view::objects(&snapshot, facts), generation)
             }
         }
     }
@@ -142,9 +147,9 @@ impl Publisher {
     }
 
     /// From a store as it is now; what it commits from then on comes as [`Event`]s.
-    pub fn of(snapshot: &Snapshot, board: Arc<StatusBoard>, at: Reading) -> Self {
+    pub fn of(snapshot: &Snapshot, board: Arc<StatusBoard>, facts: &Facts, at: Reading) -> Self {
         let generation = Generation(snapshot.revision().get());
-        let objects = view::objects(snapshot);
+        let objects = view::objects(snapshot, facts);
         let publisher = Self::new(snapshot.incarnation(), objects, generation, board, at);
         Self {
             replaced: snapshot.replaced(),

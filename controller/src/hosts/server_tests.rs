@@ -95,6 +95,7 @@ impl Fabric {
         let parts = Parts {
             store: Arc::clone(&store),
             status: Arc::clone(&status),
+            facts: Arc::default(),
             tls: authority.server_config().unwrap(),
             authority: Arc::clone(&authority),
             stats: Stats::new(&prometheus::Registry::new()).unwrap(),

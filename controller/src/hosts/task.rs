@@ -39,6 +39,7 @@ use crate::{
     refusal::Refusal,
     resource::{Objects as _, Resource as _},
     resources::{Host, Port, port::GATEWAY_OWNER},
+    rules::Facts,
     rules::{self, Occasion, Write},
     status::StatusBoard,
     store::{self, Revision, Store, TransactError, View, Watcher, transact},
@@ -83,6 +84,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// What hosts proved.
     pub status: Arc<StatusBoard>,
+    /// What the controller knows besides.
+    pub facts: Arc<Facts>,
     /// Who signs for hosts.
     pub authority: Arc<Authority>,
     /// The listener's TLS, [`Authority::server_config`].
@@ -101,6 +104,7 @@ pub async fn serve(
     let Parts {
         store,
         status,
+        facts,
         authority,
         tls,
         stats,
@@ -111,7 +115,8 @@ pub async fn serve(
     let (ready, connections) = mpsc::channel(READY);
     let (of_task, said) = (Arc::clone(&store), inbox.clone());
     // Compiling a whole region takes seconds: the API answers meanwhile.
-    let starting = tokio::task::spawn_blocking(move || Task::new(of_task, status, said, stats));
+    let starting =
+        tokio::task::spawn_blocking(move || Task::new(of_task, (status, facts), said, stats));
     let Ok(task) = starting.await else {
         tracing::error!("the publisher did not start");
         return;
@@ -151,6 +156,7 @@ struct Stream {
 
 struct Task {
     publisher: Publisher,
+    facts: Arc<Facts>,
     watcher: Watcher,
     store: Arc<dyn Store>,
     inbox: mpsc::Sender<Message>,
@@ -162,15 +168,16 @@ struct Task {
 impl Task {
     fn new(
         store: Arc<dyn Store>,
-        status: Arc<StatusBoard>,
+        (status, facts): (Arc<StatusBoard>, Arc<Facts>),
         inbox: mpsc::Sender<Message>,
         stats: Stats,
     ) -> Self {
         let started = Instant::now();
         let (snapshot, watcher) = store.watch();
-        let publisher = Publisher::of(&snapshot, status, reading(started));
+        let publisher = Publisher::of(&snapshot, status, &facts, reading(started));
         Self {
             publisher,
+            facts,
             watcher,
             store,
             inbox,
@@ -218,7 +225,7 @@ impl Task {
         if matches!(event, store::Event::Resync(_)) {
             tracing::warn!("the publisher fell behind the store and compares everything");
         }
-        self.step(event.into());
+        self.step(Event::heard(event, &self.facts));
         self.stats.followed(began.elapsed());
     }
 

@@ -4,6 +4,7 @@
 
 pub mod address_group;
 pub mod address_scope;
+pub mod dns;
 pub mod floating_ip;
 pub mod flow_classifier;
 pub mod function;

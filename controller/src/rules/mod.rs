@@ -18,6 +18,7 @@ pub(crate) mod tests;
 use crate::{
     refusal::Refusal,
     resource::{Claim, Object, Resource, Spec, Verb, index_prefix},
+    resources::dns,
     store::{Read, Record, View},
     time::Seconds,
 };
@@ -32,12 +33,24 @@ use uuid::Uuid;
 pub const LIMIT: usize = 20_000;
 
 /// What the controller knows besides the store, fixed at its start.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Facts {
     /// The pin of the hosts' CA, the middle part of a join token.
     pub ca_pin: String,
     /// What the underlay carries, if the operator said so.
     pub underlay_mtu: Option<u16>,
+    /// The domain of networks that have none, with its dot; empty: there is none.
+    pub dns_domain: String,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            ca_pin: String::new(),
+            underlay_mtu: None,
+            dns_domain: dns::DEFAULT_DOMAIN.to_owned(),
+        }
+    }
 }
 
 /// The randomness of one request: the same again when the transaction runs again.

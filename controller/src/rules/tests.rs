@@ -457,6 +457,7 @@ fn tables_and_structs_name_the_same_fields() {
     let scene = Scene {
         snapshot: &snapshot,
         status: &status,
+        facts: &Facts::default(),
         caller: &caller,
         now: Seconds::default(),
     };

@@ -51,7 +51,7 @@ impl Brain {
             Audit::none(),
         );
         let (snapshot, watcher) = core.store.watch();
-        let publisher = Publisher::of(&snapshot, Arc::clone(&core.status), at);
+        let publisher = Publisher::of(&snapshot, Arc::clone(&core.status), &core.facts, at);
         Self {
             core,
             publisher,
@@ -99,7 +99,7 @@ impl Brain {
                 () = std::future::ready(()) => None,
             }
         });
-        Some(self.publisher.on(Event::from(next?), at))
+        Some(self.publisher.on(Event::heard(next?, &self.core.facts), at))
     }
 
     /// Notes where a host's VTEP is, as the publisher asked for.
@@ -123,7 +123,7 @@ impl Brain {
     pub fn wanted(&self, host: &str) -> Option<HostConfig> {
         let snapshot = self.snapshot();
         let mut intent = Intent::default();
-        for object in view::objects(&snapshot) {
+        for object in view::objects(&snapshot, &self.core.facts) {
             intent.apply(&Change::Put(object));
         }
         let generation = Generation(snapshot.revision().get());
@@ -136,6 +136,7 @@ impl Brain {
         let scene = Scene {
             snapshot: &snapshot,
             status: &self.core.status,
+            facts: &self.core.facts,
             caller: &Caller::system(),
             now: Seconds::default(),
         };

@@ -202,7 +202,7 @@ pub fn run(handle: &Handle, core: Arc<Core>, up: &mpsc::Sender<Up>, heard: &mpsc
         now: Now::ZERO,
         wall: Seconds::of(SystemTime::now()),
     };
-    let publisher = Publisher::of(&snapshot, Arc::clone(&core.status), at);
+    let publisher = Publisher::of(&snapshot, Arc::clone(&core.status), &core.facts, at);
     let compiling = started.elapsed();
     let mut hub = Hub {
         publisher,
@@ -269,7 +269,8 @@ pub fn run(handle: &Handle, core: Arc<Core>, up: &mpsc::Sender<Up>, heard: &mpsc
             Ok(Some(event)) => {
                 (hub.sections, hub.bytes) = (0, 0);
                 hub.told.clear();
-                let compiling = hub.on(Event::from(event));
+                let event = Event::heard(event, &hub.core.facts);
+                let compiling = hub.on(event);
                 let one = Heard {
                     revision: hub.publisher.compiler().generation().get(),
                     told: std::mem::take(&mut hub.told),

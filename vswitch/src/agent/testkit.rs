@@ -103,6 +103,7 @@ pub(crate) fn network(id: u128, vni: u32) -> Section {
             dns6: vec![],
         }],
         wire: None,
+        domain: String::new(),
     })
 }
 
@@ -129,6 +130,8 @@ pub(crate) fn port(id: u128, network: u128) -> Section {
         max_connections: 1000,
         qos: None,
         host_number: Some(0),
+        dns_name: None,
+        dhcp: hostconfig::DhcpOptions::default(),
     })
 }
 
@@ -140,6 +143,7 @@ pub(crate) fn endpoint(id: u128, network: u128) -> Section {
         project: None,
         mac: mac(id + 100),
         addrs: Vec::new(),
+        dns_name: None,
         at: Location::Vtep("192.0.2.2".parse().unwrap()),
     })
 }

@@ -129,6 +129,7 @@ fn network() -> Result<Network, BenchError> {
         admin_up: true,
         subnets: vec![],
         wire: None,
+        domain: String::new(),
     })
 }
 
@@ -155,6 +156,8 @@ fn port(number: u128, (mac, addr): ([u8; 6], Ipv4Addr), secured: bool) -> Result
         max_connections: CONNECTIONS,
         qos: None,
         host_number: Some(0),
+        dns_name: None,
+        dhcp: hostconfig::DhcpOptions::default(),
     })
 }
 
@@ -169,6 +172,7 @@ fn endpoint(
         project: Some(id(PROJECT)?),
         mac: unicast(mac)?,
         addrs: vec![addr.into()],
+        dns_name: None,
         at,
     })
 }

@@ -535,11 +535,14 @@ impl Hands {
                 network,
                 subnet,
                 addr,
-            } => match cx.tables.network(*network) {
-                Some(network) => service::answer_dhcp(&mut packet, network, *subnet, *addr)
-                    .map(|answers| answers.then_some(Originated::Dhcp)),
-                None => Err(DropReason::PortGone),
-            },
+            } => {
+                let client = asker.and_then(|port| cx.tables.port(port));
+                match cx.tables.network(*network).zip(client) {
+                    Some(ends) => service::answer_dhcp(&mut packet, ends, *subnet, *addr)
+                        .map(|answers| answers.then_some(Originated::Dhcp)),
+                    None => Err(DropReason::PortGone),
+                }
+            }
             Action::AnswerDhcp6(network) => {
                 let client = asker.and_then(|port| cx.tables.port(port));
                 match cx.tables.network(*network).zip(client) {

@@ -15,6 +15,7 @@ pub mod budgets;
 pub mod cache;
 mod chains;
 pub mod claims;
+pub mod dns;
 pub mod drops;
 pub mod egress;
 mod errors;

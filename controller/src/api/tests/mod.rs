@@ -12,6 +12,7 @@ mod groups;
 mod hosts;
 mod keystone;
 mod listener;
+mod names;
 mod networks;
 mod outside;
 mod pools;
@@ -55,7 +56,7 @@ impl Cloud {
     async fn new() -> Self {
         Self::with(Facts {
             ca_pin: "PIN".to_owned(),
-            underlay_mtu: None,
+            ..Facts::default()
         })
         .await
     }

@@ -96,8 +96,8 @@ async fn networks_have_neutrons_shape_and_policies() {
 #[tokio::test]
 async fn a_known_underlay_bounds_the_mtu() {
     let facts = Facts {
-        ca_pin: String::new(),
         underlay_mtu: Some(1600),
+        ..Facts::default()
     };
     let cloud = Cloud::with(facts).await;
     let network = cloud

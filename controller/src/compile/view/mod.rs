@@ -9,7 +9,7 @@ use std::{
 };
 
 use hostconfig::{
-    Classifier, Firewall, SecurityGroupRule, Shaper,
+    Classifier, DhcpOption, DhcpOptions, Firewall, SecurityGroupRule, Shaper,
     chain::{Action, Algorithm, FirewallRule, Side},
     floating_ip::Workload,
     group::{Direction, Family, L4Match, Remote},
@@ -29,14 +29,18 @@ use crate::{
     resource::{Resource, Spec},
     resources::{
         self, AddressGroup, FlowClassifier, NetworkFunction, PortChain, PortPairGroup, QosPolicy,
-        SecurityGroup, function,
-        port::GATEWAY_OWNER,
+        SecurityGroup, dns, function,
+        port::{
+            GATEWAY_OWNER,
+            dhcp_options::{Sent, encode},
+        },
         protocol::{self, Ethertype},
         qos_policy::{Direction as Way, QosRule, Says},
         router::router_of,
         security_group_rule as rule,
         subnet::{HostRoute, Ipv6Mode},
     },
+    rules::Facts,
     store::{Entry, KeyChange, Read, Snapshot},
 };
 
@@ -55,19 +59,22 @@ const LEAST_BURST: u64 = 2 * 1514;
 const FULL_PACKET_BITS: u64 = 1514 * 8;
 
 /// What a change in the store means to the compiler; `None` for what it does not read.
-pub fn change(change: &KeyChange) -> Option<Change> {
+pub fn change(change: &KeyChange, facts: &Facts) -> Option<Change> {
     let id = object_id(&change.key)?;
-    let object = change.after.as_ref().and_then(|entry| object(id, entry));
+    let object = change
+        .after
+        .as_ref()
+        .and_then(|entry| object(id, entry, facts));
     Some(object.map_or(Change::Gone(id), Change::Put))
 }
 
 /// All objects of a snapshot.
-pub fn objects(snapshot: &Snapshot) -> Vec<Object> {
+pub fn objects(snapshot: &Snapshot, facts: &Facts) -> Vec<Object> {
     let mut objects = Vec::new();
     for (spec, _) in KINDS {
         let prefix = format!("{}/", spec.storage);
         let entries = snapshot.scan(&prefix);
-        objects.extend(entries.filter_map(|(key, entry)| object(object_id(key)?, entry)));
+        objects.extend(entries.filter_map(|(key, entry)| object(object_id(key)?, entry, facts)));
     }
     objects
 }
@@ -100,10 +107,10 @@ fn object_id(key: &str) -> Option<ObjectId> {
     Some(of_kind(id.parse().ok()?))
 }
 
-fn object(id: ObjectId, entry: &Entry) -> Option<Object> {
+fn object(id: ObjectId, entry: &Entry, facts: &Facts) -> Option<Object> {
     Some(match id {
         ObjectId::Host(_) => Object::Host(Arc::new(host(entry.peek()?))),
-        ObjectId::Network(_) => Object::Network(Arc::new(network(entry.peek()?)?)),
+        ObjectId::Network(_) => Object::Network(Arc::new(network(entry.peek()?, facts)?)),
         ObjectId::Subnet(_) => Object::Subnet(Arc::new(subnet(entry.peek()?))),
         ObjectId::Port(_) => Object::Port(Arc::new(port(entry.peek()?)?)),
         ObjectId::Router(_) => Object::Router(Arc::new(router(entry.peek()?))),
@@ -139,7 +146,8 @@ fn host(host: &resources::Host) -> Host {
     }
 }
 
-fn network(network: &resources::Network) -> Option<intent::Network> {
+fn network(network: &resources::Network, facts: &Facts) -> Option<intent::Network> {
+    let domain = dns::domain_of(network, facts);
     Some(intent::Network {
         section: hostconfig::Network {
             id: network.meta.id.into(),
@@ -150,6 +158,7 @@ fn network(network: &resources::Network) -> Option<intent::Network> {
             admin_up: network.admin_state_up,
             subnets: Vec::new(),
             wire: wire(network),
+            domain: domain.strip_suffix('.').unwrap_or(domain).to_owned(),
         },
         qos: network.qos_policy_id.map(Id::new),
     })
@@ -326,6 +335,8 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
             max_connections: PORT_CONNECTIONS,
             qos: port.qos_policy_id.map(Id::new),
             host_number: None,
+            dns_name: dns::told(port),
+            dhcp: dhcp_options(port),
         },
         host: (!port.host.is_empty()).then(|| HostName::from(port.host.as_str())),
         // No host ever has an interface: a port that says both is its host's.
@@ -338,6 +349,31 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
         may_move: port.may_move,
         inherits_qos: !port.device_owner.starts_with("network:"),
     })
+}
+
+fn dhcp_options(port: &resources::Port) -> DhcpOptions {
+    let mut told = DhcpOptions::default();
+    for option in &port.extra_dhcp_opts {
+        let value = option.opt_value.as_deref().unwrap_or_default();
+        let (code, data) = match encode(option.ip_version, &option.opt_name, value) {
+            Ok(Sent::Option(code, data)) => (code, Some(data)),
+            Ok(Sent::Omit(code)) => (code, None),
+            Ok(Sent::NextServer(addr)) => {
+                told.next_server = Some(addr);
+                continue;
+            }
+            Ok(Sent::Nowhere) | Err(_) => continue,
+        };
+        let all = if option.ip_version == 4 {
+            &mut told.v4
+        } else {
+            &mut told.v6
+        };
+        // One code may be said by its name and by its number: the later holds.
+        all.retain(|known: &DhcpOption| known.code != code);
+        all.push(DhcpOption { code, data });
+    }
+    told
 }
 
 fn group(group: &SecurityGroup) -> Group {

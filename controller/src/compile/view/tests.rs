@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     compile::Compiler,
+    rules::Facts,
     store::{Embedded, MemoryDisk, Store as _, View},
 };
 
@@ -229,10 +230,14 @@ fn chain_records() -> Vec<(&'static str, u8, Value)> {
     ]
 }
 
+fn told(of: &KeyChange) -> Option<Change> {
+    change(of, &Facts::default())
+}
+
 #[test]
 fn what_the_api_stores_becomes_what_a_host_hears() {
     let view = stored(&records());
-    let changes: Vec<Change> = view.writes().iter().filter_map(change).collect();
+    let changes: Vec<Change> = view.writes().iter().filter_map(told).collect();
     assert_eq!(changes.len(), records().len());
     let mut compiler = Compiler::new(Uuid::nil());
     compiler.apply(&changes, Generation(1));
@@ -254,7 +259,7 @@ fn what_is_deleted_or_not_read_is_told_apart() {
     let mut view = stored(&records());
     view.put("vni/00004d", Arc::new(json!({})));
     view.delete(&format!("port/{}", uuid(11)));
-    let changes: Vec<Option<Change>> = view.writes().iter().map(change).collect();
+    let changes: Vec<Option<Change>> = view.writes().iter().map(told).collect();
     let [.., claim, gone] = changes.as_slice() else {
         panic!("two writes more")
     };
@@ -270,7 +275,7 @@ fn a_rule_that_cannot_be_told_exactly_allows_nothing() {
     broken[7].2["remote_group_id"] = Value::Null;
     broken[5].2["port_range_max"] = json!(70);
     let view = stored(&broken);
-    let changes: Vec<Change> = view.writes().iter().filter_map(change).collect();
+    let changes: Vec<Change> = view.writes().iter().filter_map(told).collect();
     for n in [6, 8] {
         let id: Uuid = uuid(n).parse().unwrap();
         assert!(

@@ -13,7 +13,7 @@ use crate::{
         ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field,
     },
     resources::{
-        FloatingIp, FlowClassifier, Port, Subnet, address_scope, floating_ip, qos_policy,
+        FloatingIp, FlowClassifier, Port, Subnet, address_scope, dns, floating_ip, qos_policy,
         rbac_policy::{self, Access, Sharable},
     },
     rules::{Caller, Change, Rule, Write, join, usable},
@@ -70,6 +70,9 @@ pub struct Network {
     /// Is it the way outside where none is named?
     #[serde(default)]
     pub is_default: bool,
+    /// The domain of its ports' names; empty: the controller's.
+    #[serde(default)]
+    pub dns_domain: String,
     /// The QoS policy of its ports that have none of their own.
     #[serde(default)]
     pub qos_policy_id: Option<Uuid>,
@@ -119,6 +122,12 @@ impl Resource for Network {
             )
             .writable(Absent::Null)
             .or_null(),
+            field(
+                "dns_domain",
+                Kind::Shape(dns::domain_shape),
+                "The domain of its ports' names; empty: the controller's.",
+            )
+            .writable(Absent::Text("")),
             field("router:external", Kind::Bool, "Does it lead outside?")
                 .writable(Absent::Bool(false))
                 .set_by(Policy::Admin),

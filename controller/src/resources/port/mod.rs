@@ -5,6 +5,7 @@
 //! host proved.
 
 mod allocation;
+pub mod dhcp_options;
 mod rules;
 mod shapes;
 
@@ -12,9 +13,10 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field},
-    resources::{Host, Network, router},
+    resources::{Host, Network, dns, router},
     rules::Rule,
 };
+use dhcp_options::DhcpOption;
 use net::{Mac, Prefix};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::{Map, Value, json};
@@ -136,6 +138,18 @@ pub struct Port {
     /// The name of the host that it is on; empty for none.
     #[serde(rename = "binding:host_id", default)]
     pub host: String,
+    /// Its name; empty: it has but those of its addresses.
+    #[serde(default)]
+    pub dns_name: String,
+    /// The domain of its name, instead of its network's.
+    #[serde(default)]
+    pub dns_domain: String,
+    /// What DHCP tells it besides.
+    #[serde(default)]
+    pub extra_dhcp_opts: Vec<DhcpOption>,
+    /// What the request wants of that; never stored.
+    #[serde(default, skip_serializing)]
+    pub wanted_dhcp: Option<Vec<DhcpOption>>,
     /// How it is attached.
     #[serde(rename = "binding:vnic_type", default = "normal")]
     pub vnic_type: String,
@@ -174,6 +188,10 @@ impl Port {
             device_id: String::new(),
             device_owner: String::new(),
             host: String::new(),
+            dns_name: String::new(),
+            dns_domain: String::new(),
+            extra_dhcp_opts: Vec::new(),
+            wanted_dhcp: None,
             vnic_type: normal(),
             profile: Map::new(),
             qos_policy_id: None,
@@ -243,6 +261,33 @@ impl Resource for Port {
             .or_null()
             .computed(),
             field(
+                "extra_dhcp_opts",
+                Kind::Shape(dhcp_options::shape),
+                "What DHCP tells it besides.",
+            )
+            .writable(Absent::List)
+            .or_null()
+            .unfiltered(),
+            field(
+                "dns_name",
+                Kind::Shape(dns::name_shape),
+                "Its name; empty: it has but those of its addresses.",
+            )
+            .writable(Absent::Text("")),
+            field(
+                "dns_domain",
+                Kind::Shape(dns::domain_shape),
+                "The domain of its name, instead of its network's.",
+            )
+            .writable(Absent::Text("")),
+            field(
+                "dns_assignment",
+                Kind::Shape(fixed_ips_shape),
+                "What its addresses are called.",
+            )
+            .computed()
+            .unfiltered(),
+            field(
                 "binding:vnic_type",
                 Kind::OneOf(VNIC_TYPES),
                 "How it is attached.",
@@ -293,6 +338,8 @@ impl Resource for Port {
         allocation::allocate,
         rules::security,
         rules::quality,
+        dns::named,
+        dhcp_options::options,
         allocation::hold,
         rules::users,
         rules::floating,
@@ -329,6 +376,9 @@ impl Resource for Port {
         if let Some(asked) = fields.shift_remove("asked:fixed_ips") {
             fields.insert("wanted".to_owned(), asked);
         }
+        if let Some(asked) = fields.shift_remove("asked:extra_dhcp_opts") {
+            fields.insert("wanted_dhcp".to_owned(), asked);
+        }
         for (name, empty) in [
             ("binding:host_id", json!("")),
             ("binding:profile", json!({})),
@@ -341,7 +391,7 @@ impl Resource for Port {
     }
 
     fn asked_apart(field: &str) -> bool {
-        field == "fixed_ips"
+        matches!(field, "fixed_ips" | "extra_dhcp_opts")
     }
 
     fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
@@ -352,6 +402,10 @@ impl Resource for Port {
             } else {
                 "DOWN"
             }),
+            "dns_assignment" => {
+                let network = scene.snapshot.object::<Network>(self.network_id);
+                dns::assignment(self, network.as_deref(), scene.facts)
+            }
             "qos_network_policy_id" => {
                 let network = scene.snapshot.object::<Network>(self.network_id);
                 json!(network.and_then(|network| network.qos_policy_id))

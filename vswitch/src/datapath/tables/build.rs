@@ -629,7 +629,7 @@ impl Tables {
             .filter(|(router, _, i)| i.admin_up && !i.outside && up(*router))
             .map(|(router, _, interface)| (*router, interface))
             .collect();
-        ra::advertisements(&network.subnets, network.mtu, &interfaces)
+        ra::advertisements(network, &interfaces)
     }
 
     fn place(&self, at: Location) -> Place {
@@ -817,6 +817,8 @@ fn local_port(
         max_connections: port.max_connections,
         qos: None,
         host_number: port.host_number,
+        dns_name: port.dns_name.clone(),
+        dhcp: port.dhcp.clone(),
         mtu,
         section,
     }

@@ -36,6 +36,8 @@ const ADDRESSES: usize = 8;
 const NAME_SERVERS: usize = 8;
 /// The longest client identifier (RFC 8415 §11.1), and the shortest.
 const DUID: std::ops::RangeInclusive<usize> = 3..=130;
+/// The largest message: what fits the smallest MTU of IPv6. A port's own options that would not are left out, the last first.
+const LARGEST: usize = 1280 - 40 - 8;
 /// For how many seconds what was told besides addresses is good, where no lease says it (`IRT_DEFAULT`).
 const REFRESH_SECONDS: u32 = 86_400;
 
@@ -209,7 +211,7 @@ pub fn answer(packet: &mut Packet, network: &Network, port: &Port) -> Result<boo
     if !informed && served.leased.is_empty() {
         return Ok(false);
     }
-    let Some(message) = reply(&asked, &served, network) else {
+    let Some(message) = reply(&asked, &served, network, port) else {
         return Ok(false);
     };
     let frame = udp_frame((server, client), to, &message).ok_or(malformed)?;
@@ -315,7 +317,12 @@ fn option<'a>(left: &mut &'a [u8]) -> Option<Option<(u16, &'a [u8])>> {
 }
 
 /// The answer; `None` where there is nothing to say.
-fn reply(asked: &Asked<'_>, served: &Served<'_>, network: &Network) -> Option<Vec<u8>> {
+fn reply(
+    asked: &Asked<'_>,
+    served: &Served<'_>,
+    network: &Network,
+    port: &Port,
+) -> Option<Vec<u8>> {
     let rapid = asked.kind == Kind::Solicit && asked.rapid;
     let advertise = asked.kind == Kind::Solicit && !rapid;
     let mut answer = Message(vec![if advertise { 2 } else { 7 }]);
@@ -362,15 +369,27 @@ fn reply(asked: &Asked<'_>, served: &Served<'_>, network: &Network) -> Option<Ve
             return Some(answer.0);
         }
         Kind::Information => {
-            answer.put(code::REFRESH, &[&REFRESH_SECONDS.to_be_bytes()]);
+            let own = |option: &hostconfig::DhcpOption| option.code == code::REFRESH;
+            if !port.dhcp.v6.iter().any(own) {
+                answer.put(code::REFRESH, &[&REFRESH_SECONDS.to_be_bytes()]);
+            }
         }
     }
     let names: Vec<u8> = served.names.iter().flat_map(Ipv6Addr::octets).collect();
-    if !names.is_empty() {
+    let own = &port.dhcp.v6;
+    let says = |code| own.iter().any(|option| option.code == code);
+    if !names.is_empty() && !says(code::NAME_SERVERS) {
         answer.put(code::NAME_SERVERS, &[&names]);
     }
-    if let Some(domain) = domain(&served.dhcp.domain) {
+    if let Some(domain) = domain(&served.dhcp.domain).filter(|_| !says(code::DOMAINS)) {
         answer.put(code::DOMAINS, &[&domain]);
+    }
+    for option in own {
+        let told = |code| asked.kind == Kind::Information || code != code::REFRESH;
+        let data = option.data.as_deref().unwrap_or_default();
+        if told(option.code) && answer.0.len() + 4 + data.len() <= LARGEST {
+            answer.put(option.code, &[data]);
+        }
     }
     Some(answer.0)
 }
@@ -456,7 +475,7 @@ impl Message {
 }
 
 /// A name in labels (RFC 8415 §10); `None` when it is none.
-fn domain(name: &str) -> Option<Vec<u8>> {
+pub(super) fn domain(name: &str) -> Option<Vec<u8>> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let mut labels = Vec::with_capacity(name.len() + 2);
     for label in name.split('.') {

@@ -118,6 +118,10 @@ pub struct Port {
     pub max_connections: u32,
     /// The number of this host among all.
     pub host_number: Option<u16>,
+    /// Its name in its network's domain, unless it ends with a dot.
+    pub dns_name: Option<String>,
+    /// What DHCP tells it besides.
+    pub dhcp: hostconfig::DhcpOptions,
     /// Its network's MTU.
     pub mtu: Mtu,
     /// The QoS policy that holds for it.

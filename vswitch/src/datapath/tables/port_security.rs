@@ -162,6 +162,8 @@ mod tests {
             max_connections: 10,
             qos: None,
             host_number: None,
+            dns_name: None,
+            dhcp: hostconfig::DhcpOptions::default(),
             mtu: net::Mtu::try_from(1450).unwrap(),
             section: SectionIndex(0),
         }

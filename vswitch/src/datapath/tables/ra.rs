@@ -1,12 +1,12 @@
 //! What does a router tell the hosts of a network about itself?
 //!
 //! An [`Advertisement`]: where the router is, for how long, how hosts get their addresses on each subnet that it speaks for, the MTU, and
-//! the name servers. Only subnets that say how ([`hostconfig::network::RaMode`]) are advertised, each by one router: the one that has the
+//! the name servers with the network's domain. Only subnets that say how ([`hostconfig::network::RaMode`]) are advertised, each by one router: the one that has the
 //! gateway's address, or else the first that is on it. Whoever solicits is told ([`asks`]); when all are told unasked is
 //! `datapath::advertise`'s.
 //!
 //! # References
-//! RFC 4861 §4.2, §4.6, §6.2; RFC 4862 §5.5; RFC 8106 §5.1.
+//! RFC 4861 §4.2, §4.6, §6.2; RFC 4862 §5.5; RFC 8106 §5.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -16,7 +16,7 @@ use net::{
     flow_key::{ethertype, proto},
 };
 
-use super::{l3::Interface, service::Writer};
+use super::{dhcp6, l3::Interface, service::Writer};
 
 /// For how many seconds a host believes in the router that it heard of, and in its name servers: three times as long as the next
 /// advertisement takes at most (RFC 4861 §6.2.1, RFC 8106 §5.1).
@@ -46,6 +46,8 @@ pub struct Advertisement {
     /// The subnets, and whether hosts make addresses from each.
     prefixes: Vec<(Prefix, bool)>,
     servers: Vec<Ipv6Addr>,
+    /// The domain in which hosts look for names, in labels.
+    search: Vec<u8>,
 }
 
 /// Does the router stay?
@@ -66,12 +68,11 @@ pub fn asks(probe: &mut Probe) -> bool {
 
 /// What the routers on a network say to its hosts: one for each interface that speaks for a subnet. Those that are down are not told of.
 pub(super) fn advertisements(
-    subnets: &[Subnet],
-    mtu: Mtu,
+    network: &hostconfig::Network,
     interfaces: &[(RouterId, &Interface)],
 ) -> Vec<Advertisement> {
     let mut all: Vec<Advertisement> = Vec::new();
-    for subnet in subnets.iter().filter(|s| !s.cidr.is_ipv4()) {
+    for subnet in network.subnets.iter().filter(|s| !s.cidr.is_ipv4()) {
         let Some(mode) = subnet.ra else {
             continue;
         };
@@ -85,11 +86,12 @@ pub(super) fn advertisements(
             all.push(Advertisement {
                 router,
                 mac,
-                mtu,
+                mtu: network.mtu,
                 managed: false,
                 other: false,
                 prefixes: Vec::new(),
                 servers: Vec::new(),
+                search: dhcp6::domain(&network.domain).unwrap_or_default(),
             });
         }
         if let Some(one) = all.get_mut(at) {
@@ -135,7 +137,11 @@ impl Advertisement {
             0 => 0,
             n => SERVERS_HEAD + 16 * n,
         };
-        let mut icmp = vec![0u8; FIXED + PREFIX * self.prefixes.len() + servers];
+        let search = match self.search.len() {
+            0 => 0,
+            n => SERVERS_HEAD + n.next_multiple_of(8),
+        };
+        let mut icmp = vec![0u8; FIXED + PREFIX * self.prefixes.len() + servers + search];
         let mut w = Writer::new(&mut icmp);
         let managed = if self.managed { 0x80 } else { 0 };
         let other = if self.other { 0x40 } else { 0 };
@@ -166,6 +172,12 @@ impl Advertisement {
             for server in &self.servers {
                 w.put(&server.octets());
             }
+        }
+        // RFC 8106 §5.2; what fills it up is zero already.
+        if let (Ok(units), true) = (u8::try_from(search / 8), search > 0) {
+            w.put(&[31, units, 0, 0]);
+            w.put(&u32::from(seconds).to_be_bytes());
+            w.put(&self.search);
         }
         icmp
     }

@@ -23,6 +23,7 @@ use net::{
 use overlay::Place;
 
 use super::{Network, Port};
+use crate::datapath::dns::host_name;
 
 /// Who answers this ARP request; `None`: the network.
 pub fn arp(network: &Network, port: &Port, probe: &mut Probe) -> Option<Mac> {
@@ -213,7 +214,7 @@ pub fn answer_ping(packet: &mut Packet) -> Result<(), DropReason> {
 /// When the message is none that a server could answer.
 pub fn answer_dhcp(
     packet: &mut Packet,
-    network: &Network,
+    (network, port): (&Network, &Port),
     subnet: u8,
     addr: Ipv4Addr,
 ) -> Result<bool, DropReason> {
@@ -264,7 +265,13 @@ pub fn answer_dhcp(
         | MessageType::Unknown(_) => return Err(malformed),
     };
     let informed = wishes.kind == MessageType::Inform;
-    let answer = dhcp_message(&asked, kind, informed, network, subnet, addr).ok_or(malformed)?;
+    let mut answer =
+        dhcp_message(&asked, kind, informed, network, subnet, addr).ok_or(malformed)?;
+    if kind != MessageType::Nak {
+        let room = wishes.room(network.mtu.get());
+        tell_more(&mut answer, port, addr, room);
+    }
+    let answer = answer.to_vec().or(Err(malformed))?;
     let nak = kind == MessageType::Nak;
     let known = !asked.ciaddr().is_unspecified() && !nak && !asked.flags().broadcast();
     let dst = if known {
@@ -295,12 +302,22 @@ struct Wishes {
     kind: MessageType,
     address: Option<Ipv4Addr>,
     server: Option<Ipv4Addr>,
+    /// The largest message that it takes.
+    largest: Option<u16>,
 }
 
 impl Wishes {
+    /// How much may be said: what the client takes (RFC 2132 §9.10), and fits the network.
+    fn room(&self, mtu: u16) -> usize {
+        // What every host takes (RFC 2131 §2).
+        let largest = self.largest.unwrap_or(0).max(576).min(mtu);
+        usize::from(largest).saturating_sub(28)
+    }
+
     /// `None` when it does not say which message it is, or an address is none.
     fn read(asked: &borrowed::Message<'_>) -> Option<Self> {
         let (mut kind, mut address, mut server) = (None, None, None);
+        let mut largest = None;
         for option in asked.opts() {
             let data = option.data();
             let four = || Some(Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?));
@@ -308,6 +325,7 @@ impl Wishes {
                 50 => address = Some(four()?),
                 53 => kind = Some(MessageType::from(*data.first()?)),
                 54 => server = Some(four()?),
+                57 => largest = data.first_chunk().map(|b| u16::from_be_bytes(*b)),
                 _ => {}
             }
         }
@@ -315,6 +333,7 @@ impl Wishes {
             kind: kind?,
             address,
             server,
+            largest,
         })
     }
 }
@@ -326,7 +345,7 @@ fn dhcp_message(
     network: &Network,
     subnet: &hostconfig::Subnet,
     addr: Ipv4Addr,
-) -> Option<Vec<u8>> {
+) -> Option<Message> {
     let dhcp = subnet.dhcp.as_ref()?;
     let mut answer = Message::default();
     answer
@@ -340,7 +359,7 @@ fn dhcp_message(
     opts.insert(DhcpOption::MessageType(kind));
     opts.insert(DhcpOption::ServerIdentifier(dhcp.server));
     if kind == MessageType::Nak {
-        return answer.to_vec().ok();
+        return Some(answer);
     }
     if !informed {
         let lease = dhcp.lease_seconds;
@@ -380,7 +399,42 @@ fn dhcp_message(
         answer.set_yiaddr(addr).set_ciaddr(asked.ciaddr());
     }
     answer.set_siaddr(dhcp.server);
-    answer.to_vec().ok()
+    Some(answer)
+}
+
+/// What is told to this port alone: what it is called, and its options, instead of what the subnet says under their codes. Those for which
+/// there is no room are left out, the last first.
+fn tell_more(answer: &mut Message, port: &Port, addr: Ipv4Addr, room: usize) {
+    let name = host_name(port.dns_name.as_deref(), addr.into());
+    answer.opts_mut().insert(DhcpOption::Hostname(name));
+    for option in &port.dhcp.v4 {
+        let Ok(number) = u8::try_from(option.code) else {
+            continue;
+        };
+        let code = OptionCode::from(number);
+        let before = answer.opts_mut().remove(code);
+        let Some(data) = &option.data else {
+            continue;
+        };
+        let own = UnknownOption::new(code, data.clone());
+        answer.opts_mut().insert(DhcpOption::Unknown(own));
+        if answer.to_vec().map_or(usize::MAX, |bytes| bytes.len()) > room {
+            answer.opts_mut().remove(code);
+            if let Some(before) = before {
+                answer.opts_mut().insert(before);
+            }
+            continue;
+        }
+        // Who boots by the fields of old reads them there (RFC 2131 §2).
+        match number {
+            66 if data.len() < 64 => answer.set_sname(data),
+            67 if data.len() < 128 => answer.set_fname(data),
+            _ => continue,
+        };
+    }
+    if let Some(server) = port.dhcp.next_server {
+        answer.set_siaddr(server);
+    }
 }
 
 /// RFC 3442: whoever sends classless routes sends the default one among them, since a client then ignores option 3.

@@ -31,6 +31,8 @@ struct Said {
     prefixes: Vec<(IpAddr, u8)>,
     /// Name servers, and for how long.
     servers: Vec<IpAddr>,
+    /// The search list, in labels filled up with zeros.
+    search: Vec<u8>,
 }
 
 /// Reads an advertisement option by option.
@@ -49,6 +51,7 @@ fn said(frame: &[u8]) -> Said {
         mtu: 0,
         prefixes: vec![],
         servers: vec![],
+        search: vec![],
     };
     let mut left = &icmp[16..];
     while let Some((&kind, &units)) = left.first().zip(left.get(1)) {
@@ -68,6 +71,10 @@ fn said(frame: &[u8]) -> Said {
             25 => {
                 assert_eq!(word(4), u32::from(all.seconds));
                 all.servers.extend((8..option.len()).step_by(16).map(addr));
+            }
+            31 => {
+                assert_eq!(word(4), u32::from(all.seconds));
+                all.search.extend(&option[8..]);
             }
             other => panic!("no such option: {other}"),
         }
@@ -91,6 +98,7 @@ fn here(flags: u8, of_prefix: u8) -> Said {
         mtu: 1400,
         prefixes: vec![(v6("fd00::"), of_prefix)],
         servers: vec![],
+        search: vec![],
     }
 }
 
@@ -422,4 +430,22 @@ fn what_a_host_that_is_down_would_hear_is_not_made() {
     h.from(1, &solicit(mac(1).link_local()));
     assert_eq!(h.dropped(DropReason::AdminDown), 1);
     assert_eq!(h.dp.ledger().originated.iter().sum::<u64>(), 0);
+}
+
+#[test]
+fn hosts_hear_in_which_domain_to_look_for_names() {
+    let mut c = two(&[]);
+    network(&mut c, 0, 1400, |n| {
+        n.subnets[1].ra = Some(RaMode::Slaac);
+        n.domain = "blue.example".to_owned();
+    });
+    router(&mut c, |_| {});
+    let mut h = Host::new(&c);
+    let mut search = b"\x04blue\x07example\0".to_vec();
+    search.resize(16, 0);
+    let said = Said {
+        search,
+        ..here(0, 0xc0)
+    };
+    assert_eq!(heard(&mut h), [said]);
 }

@@ -416,3 +416,34 @@ fn explain_says_which_addresses_are_given() {
         assert!(told.to_string().contains("answer_dhcp6"), "{told}");
     }
 }
+
+#[test]
+fn a_port_has_options_of_its_own() {
+    let told = |code, data: &[u8]| hostconfig::DhcpOption {
+        code,
+        data: Some(data.to_vec()),
+    };
+    let own = v6("fd00::99");
+    let mut c = conf(Some(3600));
+    c.port_with(1, &[GROUP], |p| {
+        p.dhcp.v6 = vec![
+            told(23, &own.octets()),
+            told(59, b"tftp://x/"),
+            told(200, &[7; 1000]),
+            told(201, &[8; 300]),
+            told(202, b"last"),
+        ];
+    });
+    let mut h = Host::new(&c);
+    for kind in [MessageType::InformationRequest, MessageType::Solicit] {
+        let associates = kind == MessageType::Solicit;
+        let more = associates.then(|| ia(1, &[]));
+        let asked: Vec<_> = [client()].into_iter().chain(more).collect();
+        let answer = answer(&mut h, kind, &asked).unwrap();
+        let get = |code: u16| answer.opts().get(OptionCode::from(code)).cloned();
+        assert_eq!(get(23), Some(DhcpOption::DomainNameServers(vec![own])));
+        assert!(get(59).is_some() && get(24).is_some());
+        // What would not fit any link of IPv6 is left out.
+        assert!(get(200).is_some() && get(201).is_none() && get(202).is_some());
+    }
+}

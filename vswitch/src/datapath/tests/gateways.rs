@@ -443,6 +443,7 @@ fn tenants_with_the_same_addresses_leave_by_one_network() {
                 project: Some(id(8)),
                 mac: mac(11).try_into().unwrap(),
                 addrs: vec![at(0, 1, false), at(0, 1, true)],
+                dns_name: None,
                 at: hostconfig::Location::Vtep(vtep(0)),
             }));
         }
@@ -454,6 +455,7 @@ fn tenants_with_the_same_addresses_leave_by_one_network() {
                 project: None,
                 mac: other.mac,
                 addrs: other.addrs.iter().map(|a| a.addr).collect(),
+                dns_name: None,
                 at: hostconfig::Location::Vtep(vtep(1)),
             }));
         }

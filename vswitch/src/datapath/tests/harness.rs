@@ -90,6 +90,7 @@ impl Conf {
                 subnet(2, "fd00::/64", None),
             ],
             wire: None,
+            domain: String::new(),
         }));
     }
 
@@ -151,6 +152,8 @@ impl Conf {
             max_connections: 1000,
             qos: None,
             host_number: Some(0),
+            dns_name: None,
+            dhcp: hostconfig::DhcpOptions::default(),
         };
         change(&mut port);
         self.put(Section::Port(port));
@@ -165,6 +168,7 @@ impl Conf {
             project: Some(id(7)),
             mac: mac(n).try_into().unwrap(),
             addrs: vec![ip(n, false), ip(n, true)],
+            dns_name: None,
             at,
         }));
         self

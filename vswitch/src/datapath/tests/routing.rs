@@ -56,6 +56,7 @@ pub(super) fn network(conf: &mut Conf, k: u16, mtu: u32, change: impl FnOnce(&mu
         admin_up: true,
         subnets: vec![subnet(false), subnet(true)],
         wire: None,
+        domain: String::new(),
     };
     change(&mut network);
     conf.put(Section::Network(network));
@@ -83,6 +84,7 @@ pub(super) fn elsewhere(conf: &mut Conf, k: u16, n: u16, at_vtep: Location) {
         project: Some(id(7)),
         mac: mac(n).try_into().unwrap(),
         addrs: vec![at(k, n, false), at(k, n, true)],
+        dns_name: None,
         at: at_vtep,
     }));
 }

@@ -259,3 +259,49 @@ fn whoever_asks_too_often_is_not_answered() {
     h.pass(std::time::Duration::from_secs(1));
     assert_eq!(h.enter(h.origin(1), &[ask]).len(), 1);
 }
+
+#[test]
+fn a_port_is_told_its_name_and_its_own_options() {
+    let mut c = Conf::new();
+    let told = |code, data: Option<&[u8]>| hostconfig::DhcpOption {
+        code,
+        data: data.map(<[u8]>::to_vec),
+    };
+    c.port_with(1, &[], |p| {
+        p.dns_name = Some("web.example.org.".to_owned());
+        p.dhcp.v4 = vec![
+            told(67, Some(b"pxe.0")),
+            told(3, None),
+            told(6, Some(&[9, 9, 9, 9])),
+            told(224, Some(&[7; 200])),
+            told(225, Some(&[8; 200])),
+            told(226, Some(b"last")),
+        ];
+        p.dhcp.next_server = Some(v4(77));
+    });
+    let mut h = Host::new(&c);
+    let offer = answer(&mut h, &dhcp(MessageType::Discover, &[])).unwrap();
+    let get = |c: u8| offer.opts().get(OptionCode::from(c)).cloned();
+    assert_eq!(get(12), Some(DhcpOption::Hostname("web".to_owned())));
+    assert_eq!(get(67), Some(DhcpOption::BootfileName(b"pxe.0".to_vec())));
+    assert_eq!(offer.fname(), Some(&b"pxe.0\0"[..]));
+    assert_eq!((get(3), offer.siaddr()), (None, v4(77)));
+    let servers = vec![[9, 9, 9, 9].into()];
+    assert_eq!(get(6), Some(DhcpOption::DomainNameServer(servers)));
+    // What a client takes is not exceeded: the second long one would.
+    assert_eq!(
+        (get(224).is_some(), get(225).is_some(), get(226).is_some()),
+        (true, false, true)
+    );
+    assert!(offer.to_vec().unwrap().len() <= 548);
+    let large = dhcp(MessageType::Discover, &[DhcpOption::MaxMessageSize(1500)]);
+    let offer = answer(&mut h, &large).unwrap();
+    assert!(offer.opts().get(OptionCode::from(225)).is_some());
+    // Without a name of its own it has that of its address.
+    c.port_with(1, &[], |p| p.dns_name = None);
+    h.apply(&c);
+    let offer = answer(&mut h, &dhcp(MessageType::Discover, &[])).unwrap();
+    let name = offer.opts().get(OptionCode::Hostname).cloned();
+    assert_eq!(name, Some(DhcpOption::Hostname("host-10-0-0-1".to_owned())));
+    assert_eq!((offer.siaddr(), offer.fname()), (v4(2), None));
+}

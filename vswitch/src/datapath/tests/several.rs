@@ -145,6 +145,7 @@ impl Plan {
                     project: None,
                     mac: gateway.mac,
                     addrs: gateway.addrs.iter().map(|a| a.addr).collect(),
+                    dns_name: None,
                     at: Location::Vtep(there),
                 }));
             }
@@ -161,6 +162,7 @@ impl Plan {
                     project: None,
                     mac: floating.mac,
                     addrs: vec![floating.addr],
+                    dns_name: None,
                     at: Location::Vtep(there),
                 }));
             }
