@@ -189,6 +189,6 @@ pub(crate) fn network() -> Network {
             subnet(12, "fd00::/64", None),
         ],
         wire: None,
-        domain: String::new(),
+        domain: "blue.example".into(),
     }
 }

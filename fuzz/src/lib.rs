@@ -12,6 +12,7 @@ mod api_body;
 mod connections;
 mod dhcp;
 mod dhcp6;
+mod dns;
 mod fragments;
 mod frames;
 mod headers;
@@ -65,6 +66,7 @@ pub const TARGETS: &[Target] = &[
     target("uplink", uplink::receive, uplink::seeds),
     target("dhcp", dhcp::request, dhcp::seeds),
     target("dhcp6", dhcp6::request, dhcp6::seeds),
+    target("dns", dns::request, dns::seeds),
     slow(target("fragments", fragments::arrive, fragments::seeds), 10),
     slow(target("api_body", api_body::requests, api_body::seeds), 100),
     target("run_dir", run_dir::request, run_dir::seeds),

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Where a switch serves where no other address is its own (RFC 3927): no workload may hold it, and every router leaves it alone.
 pub const SERVICE_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
+/// The same in IPv6: link-local, so that it is reached without a router.
+pub const SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe);
+
 /// A network that has a port, or is needed by one, on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

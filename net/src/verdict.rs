@@ -55,6 +55,8 @@ closed_list! {
         MalformedNd => "malformed_nd",
         /// A DHCP message that no server could answer (RFC 2131 §2).
         MalformedDhcp => "malformed_dhcp",
+        /// What came to a name server is no question (RFC 1035 §4.1).
+        MalformedDns => "malformed_dns",
         /// A VXLAN header without the I flag, or an outer packet that ends early (RFC 7348 §5).
         MalformedVxlan => "malformed_vxlan",
         /// A virtio-net header that contradicts its frame.
@@ -187,6 +189,8 @@ closed_list! {
         Dhcp => "dhcp",
         /// A DHCPv6 answer.
         Dhcp6 => "dhcp6",
+        /// An answer to a question for a name.
+        Dns => "dns",
         /// A Router Advertisement.
         RouterAdvertisement => "router_advertisement",
         /// An ARP request or Neighbor Solicitation for a neighbour outside.
@@ -221,6 +225,8 @@ closed_list! {
         NeighborDiscovery => "neighbor_discovery",
         /// A DHCP message that was answered, or needs no answer.
         Dhcp => "dhcp",
+        /// A question for a name that was answered.
+        Dns => "dns",
         /// An ICMP echo to an address of the switch.
         Icmp => "icmp",
         /// An answer to a probe.

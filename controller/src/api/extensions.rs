@@ -70,6 +70,16 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "An empty filter means empty.",
     ),
     (
+        "dns-domain-ports",
+        "dns_domain for ports",
+        "A port's name may be in a domain of its own.",
+    ),
+    (
+        "dns-integration",
+        "DNS Integration",
+        "Ports and networks have names, which the switches resolve.",
+    ),
+    (
         "external-net",
         "Neutron external network",
         "Networks say whether they lead outside.",

@@ -4,12 +4,15 @@
 //! The gateway's, where the subnet has one of IPv4 inside it: clients can ask it for a renewal by
 //! unicast, and it is no workload's. Otherwise 169.254.169.254, which no workload may hold either; a
 //! client that has no route there renews by broadcast (RFC 2131 §4.4.5).
+//!
+//! # Name servers
+//! Those that the subnet names. Where it names none the switch is told as one, at its service addresses.
 
 use std::net::IpAddr;
 
 use hostconfig::{
     Endpoint, Location, Network, Port, Subnet, Vteps,
-    network::{Dhcp, Dhcp6, RaMode, SERVICE_V4},
+    network::{Dhcp, Dhcp6, RaMode, SERVICE_V4, SERVICE_V6},
     vtep::Vtep,
 };
 use net::{Id, Mac, ids::kind};
@@ -83,7 +86,7 @@ fn subnet(subnet: &intent::Subnet, domain: &str) -> Subnet {
         },
         server_mac: server_mac(subnet.network),
         lease_seconds: LEASE_SECONDS,
-        dns: subnet.dns.iter().filter_map(v4).collect(),
+        dns: or_the_switch(subnet.dns.iter().filter_map(v4), SERVICE_V4),
         domain: domain.to_owned(),
         routes: subnet.routes.clone(),
     });
@@ -93,13 +96,22 @@ fn subnet(subnet: &intent::Subnet, domain: &str) -> Subnet {
         gateway: subnet.gateway,
         dhcp,
         dns6: if ra.is_some() || dhcp6.is_some() {
-            subnet.dns.iter().filter_map(v6).collect()
+            or_the_switch(subnet.dns.iter().filter_map(v6), SERVICE_V6)
         } else {
             Vec::new()
         },
         dhcp6,
         ra,
     }
+}
+
+/// The name servers that a subnet names; where it names none the switch is the one.
+fn or_the_switch<A>(named: impl Iterator<Item = A>, switch: A) -> Vec<A> {
+    let mut all: Vec<_> = named.collect();
+    if all.is_empty() {
+        all.push(switch);
+    }
+    all
 }
 
 /// The same in every switch, so that a workload that moves finds its server again. The first octet is

@@ -14,6 +14,7 @@ use overlay::Place;
 
 use super::{
     Out, Settings, WorkerId,
+    dns::answer,
     drops::Drops,
     errors::AsSent,
     flow::{Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, Stage, Verdict},
@@ -259,6 +260,12 @@ impl Hands {
         self.count_hops(flow, &packet);
         for (at, action) in flow.actions.iter().enumerate() {
             match action {
+                Action::Resolve(network) => {
+                    packet = match self.resolve(*network, packet, flow.origin, cx) {
+                        Some(packet) => packet,
+                        None => return,
+                    };
+                }
                 Action::Translate => {
                     if !translate(&mut packet, to.as_ref()) {
                         return self.lose(packet, DropReason::FunctionFault, cx);
@@ -286,7 +293,8 @@ impl Hands {
                 | Action::Hear
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. }
-                | Action::AnswerDhcp6(_) => return self.send(flow, at, packet, cx),
+                | Action::AnswerDhcp6(_)
+                | Action::AnswerNames(_) => return self.send(flow, at, packet, cx),
             }
         }
         self.lose(packet, DropReason::NoReceiver, cx);
@@ -340,7 +348,7 @@ impl Hands {
         }
         for (at, action) in flow.actions.iter().enumerate() {
             match action {
-                Action::Translate | Action::Queue(Lane::Function { .. }) => {}
+                Action::Translate | Action::Resolve(_) | Action::Queue(Lane::Function { .. }) => {}
                 Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
                 Action::SetDscp(dscp) => {
                     if rewrite::set_dscp(&mut packet, *dscp).is_err() {
@@ -375,7 +383,8 @@ impl Hands {
                 | Action::Hear
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. }
-                | Action::AnswerDhcp6(_) => return self.send(flow, at, packet, cx),
+                | Action::AnswerDhcp6(_)
+                | Action::AnswerNames(_) => return self.send(flow, at, packet, cx),
             }
         }
         self.lose(packet, DropReason::NoReceiver, cx);
@@ -436,9 +445,11 @@ impl Hands {
             | Action::AnswerRs(_)
             | Action::AnswerPing
             | Action::AnswerDhcp { .. }
-            | Action::AnswerDhcp6(_) => self.answer(action, packet, flow, cx),
+            | Action::AnswerDhcp6(_)
+            | Action::AnswerNames(_) => self.answer(action, packet, flow, cx),
             // These come before what sends; a program that has them behind it is none of the walk's.
             Action::Translate
+            | Action::Resolve(_)
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Route(_)
@@ -551,7 +562,16 @@ impl Hands {
                     None => Err(DropReason::PortGone),
                 }
             }
+            Action::AnswerNames(network) => match cx.tables.network(*network) {
+                Some(network) if segments == 1 => {
+                    answer::answer(&mut packet, network, answer::Server::Switch)
+                        .map(|answers| answers.then_some(Originated::Dns))
+                }
+                Some(_) => Err(DropReason::MalformedDns),
+                None => Err(DropReason::PortGone),
+            },
             Action::Translate
+            | Action::Resolve(_)
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Route(_)
@@ -581,6 +601,40 @@ impl Hands {
             }
             Err(reason) => self.drop(packet, &refused(reason), cx.now, cx.pool),
         }
+    }
+
+    /// A question on its way to a name server is answered here, if its network knows the name; else it is given back.
+    fn resolve(
+        &mut self,
+        network: NetworkId,
+        mut packet: Packet,
+        origin: Origin,
+        cx: &mut Cx<'_>,
+    ) -> Option<Packet> {
+        let network = cx
+            .tables
+            .network(network)
+            .filter(|_| packet.segments() == 1);
+        let Some(network) = network else {
+            return Some(packet);
+        };
+        match answer::answer(&mut packet, network, answer::Server::Another) {
+            Ok(true) => {}
+            Ok(false) | Err(_) => return Some(packet),
+        }
+        if !self.may_answer(origin, cx.now) {
+            self.lose(packet, DropReason::OriginateLimit, cx);
+            return None;
+        }
+        self.consume(Consumed::Dns, 1);
+        packet.set_origin(Origin::Switch);
+        self.ledger.originate(Originated::Dns, 1);
+        if packet.parse().is_err() {
+            self.lose(packet, DropReason::FunctionFault, cx);
+            return None;
+        }
+        self.give_answer(origin, packet, cx);
+        None
     }
 
     /// What the switch made goes to whom it is for: a port, or by the tunnel to who has its Ethernet destination.

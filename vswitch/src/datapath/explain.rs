@@ -637,6 +637,7 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     Action::Tunnel { vtep, .. } => tables.vtep(*vtep).map(|v| v.addr.to_string()),
                     Action::Wire(network) => tables.network(*network).map(Network::outside),
                     Action::Translate
+                    | Action::Resolve(_)
                     | Action::SetEth { .. }
                     | Action::SetDscp(_)
                     | Action::Route(_)
@@ -648,7 +649,8 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     | Action::Hear
                     | Action::AnswerPing
                     | Action::AnswerDhcp { .. }
-                    | Action::AnswerDhcp6(_) => None,
+                    | Action::AnswerDhcp6(_)
+                    | Action::AnswerNames(_) => None,
                 })
                 .collect(),
         },
@@ -725,6 +727,8 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
             Action::AnswerPing => "answer_ping".to_owned(),
             Action::AnswerDhcp { addr, .. } => format!("answer_dhcp({addr})"),
             Action::AnswerDhcp6(_) => "answer_dhcp6".to_owned(),
+            Action::AnswerNames(_) => "answer_names".to_owned(),
+            Action::Resolve(_) => "resolve".to_owned(),
         });
     }
     if let Verdict::Drop(refusal) = flow.verdict {

@@ -281,6 +281,10 @@ pub enum Action {
     },
     /// The switch answers the DHCPv6 client, of this network.
     AnswerDhcp6(NetworkId),
+    /// The switch answers the question for a name on this network; what that does not know it refuses.
+    AnswerNames(NetworkId),
+    /// The switch answers the question if this network knows the name; else it goes on behind this action. First of all actions.
+    Resolve(NetworkId),
 }
 
 /// The answer of one walk: an immutable program that many flows share.

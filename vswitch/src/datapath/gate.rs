@@ -93,6 +93,7 @@ impl Gate {
                 }
                 Action::SetDscp(dscp) => gate.dscp = Some(*dscp),
                 Action::Queue(_)
+                | Action::Resolve(_)
                 | Action::Output(_)
                 | Action::Tunnel { .. }
                 | Action::Wire(_)
@@ -103,7 +104,8 @@ impl Gate {
                 | Action::Hear
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. }
-                | Action::AnswerDhcp6(_) => return gate,
+                | Action::AnswerDhcp6(_)
+                | Action::AnswerNames(_) => return gate,
             }
         }
         let exit = match last {
@@ -128,6 +130,7 @@ impl Gate {
                 Some((Exit::Port(wire.port), network.mtu))
             }),
             Action::Translate
+            | Action::Resolve(_)
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Route(_)
@@ -139,7 +142,8 @@ impl Gate {
             | Action::Hear
             | Action::AnswerPing
             | Action::AnswerDhcp { .. }
-            | Action::AnswerDhcp6(_) => None,
+            | Action::AnswerDhcp6(_)
+            | Action::AnswerNames(_) => None,
         };
         if let (Some((exit, mtu)), Verdict::Deliver) = (exit, &flow.verdict) {
             let networks = flow.routers().filter_map(|hop| tables.network(hop.to?));

@@ -389,6 +389,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let lane = flow.actions.iter().find_map(|action| match action {
             Action::Queue(lane) => Some(*lane),
             Action::Translate
+            | Action::Resolve(_)
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Route(_)
@@ -402,7 +403,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::Hear
             | Action::AnswerPing
             | Action::AnswerDhcp { .. }
-            | Action::AnswerDhcp6(_) => None,
+            | Action::AnswerDhcp6(_)
+            | Action::AnswerNames(_) => None,
         })?;
         let owner = queues::owner(tables, lane, self.settings.workers)?;
         (owner != self.settings.worker).then_some(owner)

@@ -25,6 +25,7 @@ use overlay::{Place, Receiver};
 use smallvec::SmallVec;
 
 use super::{
+    dns::Asks,
     external::Crossed,
     flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
     sources::Lender,
@@ -204,8 +205,10 @@ impl<'a, W: Witness> Walk<'a, W> {
         flow.mask = probe.mask();
         // A packet that waits is rewritten before: what goes on behind the queue needs only to be sent.
         flow.actions.sort_by_key(|action| match action {
-            Action::Translate | Action::SetEth { .. } | Action::SetDscp(_) | Action::Route(_) => 0,
-            Action::Queue(..) => 1,
+            // A question is read as it was asked.
+            Action::Resolve(_) => 0,
+            Action::Translate | Action::SetEth { .. } | Action::SetDscp(_) | Action::Route(_) => 1,
+            Action::Queue(..) => 2,
             Action::Output(_)
             | Action::Tunnel { .. }
             | Action::Wire(_)
@@ -216,7 +219,8 @@ impl<'a, W: Witness> Walk<'a, W> {
             | Action::Hear
             | Action::AnswerPing
             | Action::AnswerDhcp { .. }
-            | Action::AnswerDhcp6(_) => 2,
+            | Action::AnswerDhcp6(_)
+            | Action::AnswerNames(_) => 3,
         });
         let delivers = flow.verdict == Verdict::Deliver;
         flow.tracked &= delivers;
@@ -310,7 +314,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             .says(Stage::PortSecurity, format_args!("{allowed}"));
         self.zones[0] = Some(port.zone);
         self.owner = Some(id);
-        if self.served(network, port) {
+        if self.served(network, port) || self.asks_for_names(network, port)? == Asks::Here {
             return Ok(());
         }
         self.security_group(port, Direction::Egress)?;

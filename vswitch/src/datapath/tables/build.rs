@@ -12,7 +12,10 @@ use net::{Id, NetworkId, PortId, Prefix, RouterId, VtepId, Zone, ids::kind};
 use nfv::rules::AddressSet;
 use overlay::{Fdb, FdbEntry, FloodList, Neighbour, Neighbours, Place};
 
-use crate::datapath::neighbours::{Limits, Outside};
+use crate::datapath::{
+    dns::Names,
+    neighbours::{Limits, Outside},
+};
 
 use super::{
     Chain, Elsewhere, Epochs, Hop, HopId, Network, Port, Qos, SectionIndex, Source, Tables, Vtep,
@@ -574,6 +577,20 @@ impl Tables {
             let source = Source::Virtuals(network.id);
             let (virtuals, _) = self.epochs.note(&source, digest(virtuals), self.version);
             sorted.alive.insert(source);
+            // Who is called what is read when it is asked for: no flow depends on it.
+            let names = digest((
+                local
+                    .iter()
+                    .map(|p| (p.id, &p.dns_name))
+                    .collect::<Vec<_>>(),
+                remote
+                    .iter()
+                    .map(|(e, _)| (e.id, &e.dns_name))
+                    .collect::<Vec<_>>(),
+            ));
+            let source = Source::Names(network.id);
+            let (_, renamed) = self.epochs.note(&source, names, self.version);
+            sorted.alive.insert(source);
             self.by_vni.insert(network.vni, dense);
             let wire = network.wire.as_ref().map(|wire| WireEnd {
                 wire: wire.clone(),
@@ -582,7 +599,7 @@ impl Tables {
             if let Some(wire) = &wire {
                 self.wires.insert(wire.port, dense);
             }
-            if changed || moved || self.networks.get(dense.0).is_none() {
+            if changed || moved || renamed || self.networks.get(dense.0).is_none() {
                 let mut entry = Network {
                     id: network.id,
                     name: network.name.clone(),
@@ -591,6 +608,7 @@ impl Tables {
                     vni: network.vni,
                     mtu: network.mtu,
                     admin_up: network.admin_up,
+                    names: names_of(network, local, remote, self.seed),
                     subnets: network.subnets.clone(),
                     advertisements,
                     fdb: Fdb::new(FDB_CAPACITY, self.seed),
@@ -822,4 +840,25 @@ fn local_port(
         mtu,
         section,
     }
+}
+
+/// What the ports of a network are called, here and elsewhere.
+fn names_of(
+    network: &hostconfig::Network,
+    local: &[Arc<Port>],
+    remote: &[(&hostconfig::Endpoint, SectionIndex)],
+    seed: u64,
+) -> Names {
+    let mut names = Names::new(&network.domain, seed);
+    for port in local {
+        if let Some(name) = &port.dns_name {
+            names.put(port.id, name, port.addrs.iter().copied());
+        }
+    }
+    for (endpoint, _) in remote {
+        if let Some(name) = &endpoint.dns_name {
+            names.put(endpoint.id, name, endpoint.addrs.iter().copied());
+        }
+    }
+    names
 }

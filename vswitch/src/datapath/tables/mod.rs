@@ -47,7 +47,7 @@ use self::{
     l3::{Martians, Router},
     security_group::GroupSet,
 };
-use super::neighbours::Outside;
+use super::{dns::Names, neighbours::Outside};
 
 /// Which zone each port of this host has; the agent keeps it in the state dir.
 pub type ZoneMap = HashMap<Id<kind::Port>, Zone>;
@@ -75,6 +75,8 @@ pub(crate) enum Source {
     Router(Id<kind::Router>),
     /// Which workloads have a floating IP of a router that this host answers for.
     Floating(Id<kind::Router>),
+    /// What the ports of a network are called.
+    Names(Id<kind::Network>),
     /// Which addresses of a network are virtual.
     Virtuals(Id<kind::Network>),
     /// The united rules of a set of groups, with the address sets that they name.
@@ -169,6 +171,8 @@ pub struct Network {
     pub mtu: Mtu,
     /// Forwarding on or off.
     pub admin_up: bool,
+    /// What its ports are called.
+    pub names: Names,
     /// Its subnets.
     pub subnets: Vec<hostconfig::Subnet>,
     /// What its routers say of themselves.

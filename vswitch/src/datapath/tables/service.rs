@@ -14,8 +14,9 @@ use dhcproto::{
     Encodable,
     v4::{DhcpOption, Message, MessageType, Opcode, OptionCode, UnknownOption, borrowed},
 };
+use hostconfig::network::{Route, SERVICE_V4};
 use net::{
-    Checksum, DropReason, Id, L3, Mac, Offload, Packet, Probe, checksum,
+    Checksum, DropReason, Id, L3, Mac, Offload, Packet, Prefix, Probe, checksum,
     flow_key::{ethertype, proto},
     ids::kind,
 };
@@ -23,7 +24,7 @@ use net::{
 use overlay::Place;
 
 use super::{Network, Port};
-use crate::datapath::dns::host_name;
+use crate::datapath::dns::{self, host_name};
 
 /// Who answers this ARP request; `None`: the network.
 pub fn arp(network: &Network, port: &Port, probe: &mut Probe) -> Option<Mac> {
@@ -31,6 +32,9 @@ pub fn arp(network: &Network, port: &Port, probe: &mut Probe) -> Option<Mac> {
         return None;
     }
     let target = probe.ip_dst();
+    if dns::is_service(target) {
+        return Some(dns::MAC);
+    }
     let Some(known) = network.neighbours.get(target) else {
         return dhcp_server(network, target);
     };
@@ -72,6 +76,9 @@ pub fn neighbor(
         return None;
     }
     let target = probe.nd_target();
+    if dns::is_service(target) {
+        return Some((dns::MAC, false));
+    }
     let known = network.neighbours.get(target)?;
     if is_outside(network, known.mac) {
         return None;
@@ -388,7 +395,16 @@ fn dhcp_message(
     if !dhcp.domain.is_empty() {
         opts.insert(DhcpOption::DomainName(dhcp.domain.clone()));
     }
-    let routes = classless_routes(&dhcp.routes, gateway);
+    let mut routes = dhcp.routes.clone();
+    // Who has no router finds the switch on the link.
+    let told = dhcp.dns.contains(&SERVICE_V4);
+    if told && !gateway.is_some_and(|gateway| is_routers(network, gateway)) {
+        routes.push(Route {
+            destination: Prefix::host(SERVICE_V4.into()),
+            nexthop: Ipv4Addr::UNSPECIFIED.into(),
+        });
+    }
+    let routes = classless_routes(&routes, gateway);
     if !routes.is_empty() {
         let code = OptionCode::from(121);
         opts.insert(DhcpOption::Unknown(UnknownOption::new(code, routes)));
@@ -437,8 +453,15 @@ fn tell_more(answer: &mut Message, port: &Port, addr: Ipv4Addr, room: usize) {
     }
 }
 
+/// Is this address a router's of the fabric, by which its clients reach the switch too?
+fn is_routers(network: &Network, gateway: Ipv4Addr) -> bool {
+    let known = network.neighbours.get(gateway.into());
+    let at = known.and_then(|known| network.fdb.get(known.mac));
+    at.is_some_and(|entry| matches!(entry.place, Place::Router(_)))
+}
+
 /// RFC 3442: whoever sends classless routes sends the default one among them, since a client then ignores option 3.
-fn classless_routes(routes: &[hostconfig::network::Route], gateway: Option<Ipv4Addr>) -> Vec<u8> {
+fn classless_routes(routes: &[Route], gateway: Option<Ipv4Addr>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for route in routes {
         let (IpAddr::V4(to), IpAddr::V4(by)) = (route.destination.addr(), route.nexthop) else {
