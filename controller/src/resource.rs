@@ -107,6 +107,10 @@ pub enum Policy {
 
 /// One field of a resource.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one column of the table"
+)]
 pub struct Field {
     /// The name in the API.
     pub name: &'static str,
@@ -128,6 +132,8 @@ pub struct Field {
     pub filter: bool,
     /// Is it computed for each answer?
     pub derived: bool,
+    /// Is it left out of an answer where there is none?
+    pub optional: bool,
 }
 
 /// A read-only field; builders make it more.
@@ -143,6 +149,7 @@ pub const fn field(name: &'static str, kind: Kind, doc: &'static str) -> Field {
         nullable: false,
         filter: true,
         derived: false,
+        optional: false,
     }
 }
 
@@ -211,6 +218,13 @@ impl Field {
         self
     }
 
+    /// Left out of an answer where there is none.
+    #[must_use]
+    pub const fn if_any(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
     /// Never a filter.
     #[must_use]
     pub const fn unfiltered(mut self) -> Self {
@@ -249,11 +263,22 @@ impl Verb {
 pub enum Reply {
     /// The object, under its singular name.
     Object,
+    /// The object, bare.
+    Bare,
     /// These fields, bare.
     Fields(&'static [Field]),
 }
 
-/// What can be done with an object besides the five verbs: a PUT on a path below it.
+/// Does an action change its object?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// A PUT.
+    Change,
+    /// A GET; its answer is the object's own fields.
+    Look,
+}
+
+/// What can be done with an object besides the five verbs: a PUT or GET on a path below it.
 #[derive(Debug, Clone, Copy)]
 pub struct Action {
     /// The last part of the path, and the verb in audit and metrics.
@@ -264,6 +289,8 @@ pub struct Action {
     pub rule: &'static str,
     /// Who may do it at all.
     pub policy: Policy,
+    /// Does it change the object?
+    pub how: How,
     /// Are the arguments under the singular name, as in an update? Otherwise they are the body, which may be left out.
     pub wrapped: bool,
     /// The arguments; who may name them and what they are otherwise is as in a create.

@@ -137,6 +137,7 @@ pub(crate) fn port(n: u8) -> Port {
         host_number: Some(0),
         dns_name: None,
         dhcp: hostconfig::DhcpOptions::default(),
+        trunk: None,
     }
 }
 

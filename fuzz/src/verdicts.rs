@@ -365,6 +365,7 @@ fn port(n: u8) -> Port {
         max_connections: 1024,
         qos: None,
         host_number: Some(0),
+        trunk: None,
         ..host::port(n)
     }
 }

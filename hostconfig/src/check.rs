@@ -23,6 +23,9 @@ pub enum Fault {
     /// Two ports of a network have one MAC address.
     #[error("{0} has the mac address of {1}")]
     SameMac(SectionKey, SectionKey),
+    /// Two sub-ports of a trunk have one VLAN.
+    #[error("{0} has the vlan of {1} on their trunk")]
+    SameVlan(SectionKey, SectionKey),
     /// A port stands as both here and elsewhere.
     #[error("{0} is here and elsewhere")]
     HereAndElsewhere(SectionKey),
@@ -33,6 +36,7 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut vnis = BTreeMap::new();
     let mut macs = BTreeMap::new();
+    let mut tags = BTreeMap::new();
     let has = |key: SectionKey| config.sections.contains_key(&key);
     for (&key, section) in &config.sections {
         let mut needs = BTreeSet::new();
@@ -54,6 +58,12 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
                 needs.insert(SectionKey::Network(p.network));
                 needs.extend(p.security_groups.iter().map(|g| SectionKey::Group(*g)));
                 needs.extend(p.qos.map(SectionKey::Qos));
+                if let Some(trunk) = p.trunk {
+                    needs.insert(SectionKey::Port(trunk.parent));
+                    if let Some(first) = tags.insert(trunk, key) {
+                        faults.push(Fault::SameVlan(key, first));
+                    }
+                }
                 if let Some(first) = macs.insert((p.network, p.mac), key) {
                     faults.push(Fault::SameMac(key, first));
                 }

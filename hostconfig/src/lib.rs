@@ -48,7 +48,7 @@ pub use generation::Generation;
 pub use group::{AddressSet, SecurityGroup, SecurityGroupRule};
 pub use nat::Nat;
 pub use network::{Network, Subnet};
-pub use port::{Endpoint, Location, Port};
+pub use port::{Endpoint, Location, Port, SubPort};
 pub use qos::QosPolicy;
 pub use router::Router;
 pub use section::{Keyed, Section, SectionHash, SectionKey};

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use net::{Id, Prefix, UnicastMac, ids::kind};
+use net::{Id, Prefix, UnicastMac, Vlan, ids::kind};
 use serde::{Deserialize, Serialize};
 
 use crate::DhcpOptions;
@@ -46,6 +46,19 @@ pub struct Port {
     /// What DHCP tells it besides.
     #[serde(default, skip_serializing_if = "DhcpOptions::is_empty")]
     pub dhcp: DhcpOptions,
+    /// It has no device of its own: its frames are those of another port of this host that bear a tag. `None`: it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<SubPort>,
+}
+
+/// Whose device a sub-port of a trunk shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubPort {
+    /// The trunk's parent port.
+    pub parent: Id<kind::Port>,
+    /// The 802.1Q tag that its frames bear there.
+    pub vlan: Vlan,
 }
 
 /// An address of a port.

@@ -8,7 +8,10 @@
 
 use std::fmt;
 
-use crate::{FlowKey, Headers, Malformed, flow_key::Origin};
+use crate::{
+    FlowKey, Headers, Malformed, Vlan,
+    flow_key::{Origin, ethertype},
+};
 
 /// Bytes before the frame: room for the deepest encapsulation (Ethernet, IPv6, UDP, VXLAN-GPE and NSH with context).
 pub const HEADROOM: usize = START as usize;
@@ -19,6 +22,11 @@ pub const SMALL: usize = 2048 - HEADROOM;
 
 /// Bytes of frame that a large buffer holds: the largest IP packet, its Ethernet header and a VLAN tag.
 pub const LARGE: usize = 65_535 + 18;
+
+/// Where an 802.1Q tag stands, how long it is, and where the EtherType behind it ends.
+const TAG_AT: usize = 12;
+const TAG_LEN: u16 = 4;
+const TAGGED: usize = TAG_AT + 6;
 
 /// What is known of the transport checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,6 +72,15 @@ pub struct Offload {
     pub checksum: Checksum,
     /// The segmentation.
     pub gso: Gso,
+}
+
+impl Offload {
+    /// The headers are elsewhere in the frame now.
+    fn shift(&mut self, to: impl Fn(u16) -> u16) {
+        if let Checksum::Partial { start, .. } = &mut self.checksum {
+            *start = to(*start);
+        }
+    }
 }
 
 /// Why one worker hands a packet to another.
@@ -234,6 +251,57 @@ impl Packet {
         true
     }
 
+    /// Takes the 802.1Q tag off a parsed frame: it is then what it would have been without, headers, key and offloads too. The headers behind
+    /// another tag are not known until it is parsed again. `false` where there is none.
+    #[must_use]
+    pub fn pop_vlan(&mut self) -> bool {
+        let p = &mut *self.0;
+        let at = p.start as usize;
+        let frame = p.storage.get_mut(at..at + p.len as usize);
+        let Some(head) = frame.and_then(|f| f.first_chunk_mut::<TAGGED>()) else {
+            return false;
+        };
+        if p.key.vlan == 0 || p.headers.l3_at < TAG_LEN {
+            return false;
+        }
+        head.copy_within(..TAG_AT, TAG_LEN.into());
+        p.start += u32::from(TAG_LEN);
+        p.len -= u32::from(TAG_LEN);
+        p.key.vlan = 0;
+        p.headers.shift(|at| at.saturating_sub(TAG_LEN));
+        p.offload.shift(|at| at.saturating_sub(TAG_LEN));
+        true
+    }
+
+    /// Puts an 802.1Q tag on a parsed, untagged frame; the inverse of [`Packet::pop_vlan`]. `false` where the headroom is used up, or the frame
+    /// has no whole Ethernet header: then nothing is changed.
+    #[must_use]
+    pub fn push_vlan(&mut self, vlan: Vlan) -> bool {
+        let p = &mut *self.0;
+        let (Some(start), true) = (
+            p.start.checked_sub(TAG_LEN.into()),
+            p.len as usize >= TAG_AT,
+        ) else {
+            return false;
+        };
+        let (to, len) = (start as usize, p.len as usize + usize::from(TAG_LEN));
+        let frame = p.storage.get_mut(to..to + len);
+        let Some(head) = frame.and_then(|f| f.first_chunk_mut::<{ TAG_AT + 4 }>()) else {
+            return false;
+        };
+        let (shift, number) = (usize::from(TAG_LEN), u16::from(vlan));
+        head.copy_within(shift..shift + TAG_AT, 0);
+        let [.., t0, t1, n0, n1] = head;
+        [*t0, *t1] = ethertype::VLAN.to_be_bytes();
+        [*n0, *n1] = number.to_be_bytes();
+        p.start = start;
+        p.len += u32::from(TAG_LEN);
+        p.key.vlan = 0x1000 | number;
+        p.headers.shift(|at| at.saturating_add(TAG_LEN));
+        p.offload.shift(|at| at.saturating_add(TAG_LEN));
+        true
+    }
+
     /// Where it entered.
     pub fn origin(&self) -> Origin {
         self.0.origin
@@ -371,5 +439,71 @@ impl fmt::Debug for Packet {
             .field("len", &self.0.len)
             .field("offload", &self.0.offload)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        PacketPool,
+        testkit::{FrameBuilder, tcp},
+    };
+
+    fn parsed(pool: &mut PacketPool, frame: &[u8]) -> Packet {
+        let mut packet = pool.take(frame.len()).unwrap();
+        packet.fill(frame).unwrap();
+        packet.parse().unwrap();
+        packet
+    }
+
+    fn partial(start: u16) -> Offload {
+        Offload {
+            checksum: Checksum::Partial { start, offset: 16 },
+            gso: Gso::Tcp {
+                size: 1000,
+                ecn: false,
+            },
+        }
+    }
+
+    #[test]
+    fn a_tag_comes_off_and_goes_on_again_with_all_that_points_behind_it() {
+        let mut pool = PacketPool::new(4, 0);
+        for v6 in [false, true] {
+            let frame = FrameBuilder::tcp(v6, 1, 2)
+                .flags(tcp::ACK)
+                .payload(&[7; 1200]);
+            let (bare, tagged) = (frame.clone().build(), frame.vlan(101).build());
+            let mut packet = parsed(&mut pool, &tagged);
+            let (headers, key) = (*packet.headers(), *packet.key());
+            packet.set_offload(partial(headers.l4_at));
+            assert_eq!(packet.segments(), 2);
+            assert!(packet.pop_vlan());
+            assert_eq!(packet.bytes(), bare);
+            let own = parsed(&mut pool, &bare);
+            assert_eq!((packet.headers(), packet.key()), (own.headers(), own.key()));
+            pool.give(own);
+            assert_eq!(packet.offload(), partial(packet.headers().l4_at));
+            assert_eq!(packet.segments(), 2);
+            assert!(!packet.pop_vlan(), "there is none any more");
+            assert!(packet.push_vlan(Vlan::try_from(101).unwrap()));
+            assert_eq!(packet.bytes(), tagged);
+            assert_eq!((*packet.headers(), *packet.key()), (headers, key));
+            assert_eq!(packet.offload(), partial(headers.l4_at));
+        }
+    }
+
+    #[test]
+    fn a_frame_too_short_for_a_tag_stays_what_it_is() {
+        let mut pool = PacketPool::new(2, 0);
+        let mut packet = pool.take(11).unwrap();
+        packet.fill(&[1; 11]).unwrap();
+        assert!(!packet.push_vlan(Vlan::try_from(1).unwrap()) && !packet.pop_vlan());
+        assert_eq!(packet.bytes(), [1; 11]);
+        let arp = FrameBuilder::udp(false, 1, 2).build();
+        let mut packet = parsed(&mut pool, &arp);
+        while packet.push_front(4).is_some() {}
+        assert!(!packet.push_vlan(Vlan::try_from(1).unwrap()), "no headroom");
     }
 }

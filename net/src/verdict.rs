@@ -69,6 +69,8 @@ closed_list! {
         FragmentTableFull => "fragment_table_full",
         /// A tagged frame on a port that carries no VLANs.
         VlanNotAllowed => "vlan_not_allowed",
+        /// A tagged frame on the parent of a trunk, none of whose sub-ports has that VLAN.
+        TrunkVlanUnknown => "trunk_vlan_unknown",
         /// Link-local control (STP, LLDP, pause), never forwarded (IEEE 802.1Q §8.6.3).
         LinkLocalControl => "link_local_control",
         /// The port is administratively down, or its network is; or the router, or the interface of it, that it came to.

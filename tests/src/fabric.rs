@@ -10,10 +10,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use hostconfig::HostConfig;
+use hostconfig::{HostConfig, Section, SectionKey};
 use net::{
-    Batch, Consumed, Copied, DropReason, Now, Offload, Origin, Originated, Packet, PacketPool,
-    PortId, Zone, testkit,
+    Batch, Checksum, Consumed, Copied, DropReason, Now, Offload, Origin, Originated, Packet,
+    PacketPool, PortId, Vlan, Zone, testkit,
 };
 use nfv::conntrack::{Entry, Side};
 use vswitch::{
@@ -191,19 +191,26 @@ impl Switch {
     fn configure(&mut self, config: &HostConfig) {
         let wanted: Vec<PortUuid> = (config.sections.keys())
             .filter_map(|key| match key {
-                hostconfig::SectionKey::Port(id) => Some(*id),
+                SectionKey::Port(id) => Some(*id),
                 _ => None,
             })
             .collect();
+        let carrier = |port| match config.sections[&SectionKey::Port(port)].body() {
+            Section::Port(port) => port.trunk,
+            _ => unreachable!("it is a port's key"),
+        };
         for &port in &wanted {
             // Zones are never used again.
             let next = Zone(u32::try_from(self.zones.len() + 1).unwrap());
             self.zones.entry(port).or_insert(next);
-            self.ports
-                .entry(port)
-                .or_insert_with(|| MemoryPort::new(1024));
+            if carrier(port).is_none() {
+                self.ports
+                    .entry(port)
+                    .or_insert_with(|| MemoryPort::new(1024));
+            }
         }
-        self.ports.retain(|port, _| wanted.contains(port));
+        self.ports
+            .retain(|port, _| wanted.contains(port) && carrier(*port).is_none());
         let seed = self.tables.seed();
         let tables = Tables::build(Some(&self.tables), config, &self.zones, seed);
         self.tables = Arc::new(tables);
@@ -316,11 +323,20 @@ impl Switch {
         }
         let mut batch = Batch::new();
         while let Some(dense) = out.next_port(&mut batch) {
-            let port = tables.port(dense).and_then(|p| ports.get_mut(&p.id));
+            // As a worker does it.
+            let carrier = tables.carrier(dense);
+            let device = carrier.map_or(dense, |(parent, _)| parent);
+            let port = tables.port(device).and_then(|p| ports.get_mut(&p.id));
             let mut refused = vec![];
             match port {
                 Some((port, _)) => {
+                    for packet in &mut batch {
+                        assert!(carrier.is_none_or(|(_, vlan)| packet.push_vlan(vlan)));
+                    }
                     port.tx(pool, &mut batch, &mut refused);
+                    for (packet, _) in &mut refused {
+                        assert!(carrier.is_none() || packet.pop_vlan());
+                    }
                 }
                 None => refused.extend(batch.drain().map(|p| (p, DropReason::PortGone))),
             }
@@ -434,9 +450,16 @@ impl Fabric {
     }
 
     /// Puts a frame into a port's device; nothing moves yet.
-    pub fn inject(&mut self, port: PortUuid, frame: Frame) {
+    pub fn inject(&mut self, port: PortUuid, mut frame: Frame) {
         let host = &self.hosts[self.plan.host_of(port)];
-        let sent = host.ports[&port].1.send(frame);
+        let device = match self.plan.get(port).trunk {
+            Some(trunk) => {
+                tag(&mut frame, trunk.vlan);
+                trunk.parent
+            }
+            None => port,
+        };
+        let sent = host.ports[&device].1.send(frame);
         sent.expect("the port's queue has room");
     }
 
@@ -518,7 +541,8 @@ impl Fabric {
         let mut all = vec![];
         for host in &self.hosts {
             for (&port, (_, workload)) in &host.ports {
-                while let Some(frame) = workload.receive() {
+                while let Some(mut frame) = workload.receive() {
+                    let port = untag(&self.plan, port, &mut frame);
                     all.push(Received { port, frame });
                 }
             }
@@ -527,7 +551,7 @@ impl Fabric {
         all
     }
 
-    /// What one port received since the last time.
+    /// What one port received since the last time. Not for ports of trunks: what is not its own is lost.
     pub fn receive_at(&mut self, port: PortUuid) -> Vec<Frame> {
         let workload = &self.hosts[self.plan.host_of(port)].ports[&port].1;
         std::iter::from_fn(|| workload.receive()).collect()
@@ -619,6 +643,31 @@ impl Switch {
         }
         next
     }
+}
+
+/// What a trunk's workload does to what it sends by a sub-port. What is too short for a tag stays what it is.
+fn tag(frame: &mut Frame, vlan: Vlan) {
+    if frame.bytes.len() < 12 {
+        return;
+    }
+    let [t0, t1] = u16::from(vlan).to_be_bytes();
+    frame.bytes.splice(12..12, [0x81, 0, t0, t1]);
+    if let Checksum::Partial { start, .. } = &mut frame.offload.checksum {
+        *start += 4;
+    }
+}
+
+/// Whose a frame is that came by a port's device; then it is what it would be by a device of its own.
+fn untag(plan: &Plan, device: PortUuid, frame: &mut Frame) -> PortUuid {
+    let Some((port, bare)) = plan.bears_the_tag_of(device, &frame.bytes) else {
+        assert!(frame.bytes.get(12..14) != Some(&[0x81, 0]), "nobody's tag");
+        return device;
+    };
+    frame.bytes = bare;
+    if let Checksum::Partial { start, .. } = &mut frame.offload.checksum {
+        *start -= 4;
+    }
+    port
 }
 
 #[expect(

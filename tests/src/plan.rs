@@ -351,6 +351,7 @@ impl Plan {
             host_number: None,
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
+            trunk: None,
         };
         self.ports.insert(id, (host, port));
         id
@@ -381,6 +382,19 @@ impl Plan {
     /// A port, to change.
     pub fn get_mut(&mut self, port: PortUuid) -> &mut Port {
         &mut self.ports.get_mut(&port).unwrap().1
+    }
+
+    /// Whose a frame is that bears a tag on a port's device, and what it is without.
+    pub fn bears_the_tag_of(&self, device: PortUuid, frame: &[u8]) -> Option<(PortUuid, Vec<u8>)> {
+        let [0x81, 0, t0, t1] = *frame.get(12..16)? else {
+            return None;
+        };
+        let own = |port: &&Port| {
+            let trunk = port.trunk.filter(|trunk| trunk.parent == device);
+            trunk.is_some_and(|trunk| u16::from(trunk.vlan) == u16::from_be_bytes([t0, t1]))
+        };
+        let port = self.ports().find(own)?.id;
+        Some((port, [&frame[..12], &frame[16..]].concat()))
     }
 
     /// Where a port is.

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hostconfig::{
-    Firewall, FunctionKind, HostConfig, SecurityGroupRule, Shaper,
+    Firewall, FunctionKind, HostConfig, SecurityGroupRule, Shaper, SubPort,
     chain::{Action, Classifier, Side},
     group::{Direction, Family, L4Match, Remote},
     network::{Dhcp6, RaMode, Route},
@@ -14,7 +14,7 @@ use hostconfig::{
     qos::{Dscp, Limit},
 };
 use net::{
-    DropReason, Fragment, Id, Mac, PortRange, Prefix, UnicastMac,
+    DropReason, Fragment, Id, Mac, PortRange, Prefix, UnicastMac, Vlan,
     flow_key::proto,
     ids::kind,
     testkit::{FrameBuilder, any_frame, mac},
@@ -60,6 +60,8 @@ struct PortSpec {
     open: bool,
     pair: bool,
     qos: usize,
+    /// Does it go by the device of an earlier port of its host?
+    carried: bool,
 }
 
 /// A router of a tenant.
@@ -253,15 +255,19 @@ pub fn scenario(steps: usize) -> impl Strategy<Value = Scenario> {
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.2),
         0usize..6,
+        prop::bool::weighted(0.3),
     );
-    let port = port.prop_map(|(host, network, groups, open, pair, qos)| PortSpec {
-        host,
-        network,
-        groups,
-        open,
-        pair,
-        qos,
-    });
+    let port = port.prop_map(
+        |(host, network, groups, open, pair, qos, carried)| PortSpec {
+            host,
+            network,
+            groups,
+            open,
+            pair,
+            qos,
+            carried,
+        },
+    );
     let chain = (
         prop::collection::vec((any::<bool>(), 0usize..6), 0..4),
         prop::bool::weighted(0.2),
@@ -575,6 +581,9 @@ impl Scenario {
                     prefix: "10.0.0.128/25".parse().unwrap(),
                 }];
             }
+            if spec.carried {
+                carry(&mut plan, port, &ports, n);
+            }
             ports.push(port);
         }
         let chain = self.chain.as_ref().map(|spec| {
@@ -620,6 +629,17 @@ impl Scenario {
             policies,
         }
     }
+}
+
+/// Has a port go by the device of the first of these that is on its host and has one, with a tag of its own.
+fn carry(plan: &mut Plan, port: PortUuid, ports: &[PortUuid], n: usize) {
+    let host = plan.host_of(port);
+    let device = |p: &&PortUuid| plan.host_of(**p) == host && plan.get(**p).trunk.is_none();
+    let parent = ports.iter().find(device).copied();
+    plan.get_mut(port).trunk = parent.map(|parent| SubPort {
+        parent,
+        vlan: Vlan::try_from(u16::try_from(n).unwrap() + 100).unwrap(),
+    });
 }
 
 /// Marks, and limits that hold nobody up: there is credit for all that a scenario sends.
@@ -976,6 +996,11 @@ impl Player {
     }
 
     fn send(&mut self, what: &str, port: PortUuid, frame: &[u8]) {
+        let bare = self.built.plan.bears_the_tag_of(port, frame);
+        let (port, frame) = match &bare {
+            Some((port, bare)) => (*port, &bare[..]),
+            None => (port, frame),
+        };
         let (received, drops) = self.fabric.send_judged(port, frame);
         let seen: Vec<_> = received.iter().map(|r| r.port).collect();
         let mut choices = vec![seen];

@@ -17,7 +17,7 @@ use std::{
 use controller::{
     hosts::session::HangUp,
     resource::{Objects, Resource},
-    resources::{Host, Network, Port, port::AddressPair},
+    resources::{Host, Network, Port, Trunk, port::AddressPair},
     store::{MemoryDisk, Read as _},
 };
 use hostconfig::SectionKey;
@@ -78,6 +78,56 @@ fn a_seed_replays() {
     assert_eq!(one.trace, again.trace);
     assert!(one.trace.len() > 200, "{}", one.trace.len());
     assert_ne!(one.trace, storm(4, 3, 60).trace);
+}
+
+#[test]
+fn a_trunk_moves_whole_and_each_of_its_ports_is_proved() {
+    let mut region = settled(5, 3);
+    let (parent, sub_port) = (
+        port_at(&region, "h1").meta.id,
+        port_at(&region, "h2").meta.id,
+    );
+    let made = region.order(move |view, at| {
+        let sub_ports =
+            [json!({"port_id": sub_port, "segmentation_type": "vlan", "segmentation_id": 101})];
+        intent::create::<Trunk>(
+            view,
+            at,
+            &json!({"port_id": parent, "sub_ports": sub_ports}),
+        )
+    });
+    let trunk = made.unwrap();
+    let says = |region: &mut Region, host: &str, status: &str| {
+        region.advance(SOON);
+        region.assert_converged();
+        let port = region.brain().snapshot().object::<Port>(sub_port).unwrap();
+        assert_eq!(
+            (port.host.as_str(), region.status(sub_port).as_str()),
+            (host, status)
+        );
+    };
+    says(&mut region, "h1", "ACTIVE");
+    let whole = region.brain().shown::<Trunk>(trunk, "status");
+    assert_eq!(whole, json!("ACTIVE"));
+    for (host, body, status) in [
+        ("h3", json!({"binding:host_id": "h3"}), "ACTIVE"),
+        ("", json!({"binding:host_id": ""}), "DOWN"),
+        ("h2", json!({"binding:host_id": "h2"}), "ACTIVE"),
+    ] {
+        region
+            .order(move |view, at| intent::update::<Port>(view, at, parent, &body))
+            .unwrap();
+        says(&mut region, host, status);
+    }
+    // Also of a host that comes back.
+    region.kill_host("h2");
+    region.advance(SOON);
+    region.start_host("h2");
+    says(&mut region, "h2", "ACTIVE");
+    region
+        .order(move |view, at| intent::delete::<Trunk>(view, at, trunk))
+        .unwrap();
+    says(&mut region, "", "DOWN");
 }
 
 /// A port that is bound to this host, and its network.

@@ -80,6 +80,7 @@ fn port(n: u16, security: bool) -> Section {
         host_number: Some(0),
         dns_name: None,
         dhcp: hostconfig::DhcpOptions::default(),
+        trunk: None,
     })
 }
 

@@ -52,6 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             host_number: Some(0),
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
+            trunk: None,
         }))?;
         zones.insert(uuid(n).parse()?, Zone(n));
     }

@@ -185,6 +185,8 @@ pub(crate) mod code {
     pub(crate) const NAME_TAKEN: &str = "name_taken";
     /// The port's device is elsewhere on this host.
     pub(crate) const ATTACHED_ELSEWHERE: &str = "attached_elsewhere";
+    /// It is a sub-port of a trunk, and has no device of its own.
+    pub(crate) const SUB_PORT: &str = "sub_port";
     /// There is no such network namespace.
     pub(crate) const NO_NAMESPACE: &str = "no_such_namespace";
     /// There is nothing to detach.

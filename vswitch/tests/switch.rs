@@ -146,6 +146,7 @@ fn config(here: u16, hosts: u16) -> HostConfig {
             host_number: Some(0),
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
+            trunk: None,
         }));
     }
     config

@@ -110,6 +110,7 @@ fn config() -> HostConfig {
             host_number: Some(0),
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
+            trunk: None,
         }));
     }
     put(Section::Group(open_group()));

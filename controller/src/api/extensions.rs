@@ -344,6 +344,16 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "Tag Ports During Bulk Creation",
         "Tags can be given in a bulk create.",
     ),
+    (
+        "trunk",
+        "Trunk Extension",
+        "Several ports by the device of one, by 802.1Q tags.",
+    ),
+    (
+        "trunk-details",
+        "Trunk port details",
+        "A trunk's parent shows its sub-ports.",
+    ),
 ];
 
 fn shown(extension: &(&str, &str, &str)) -> Value {

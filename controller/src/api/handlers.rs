@@ -254,6 +254,7 @@ impl Api {
             Reply::Object => {
                 json!({spec.singular: rendered(&scene, spec, &enacted).unwrap_or_default()})
             }
+            Reply::Bare => rendered(&scene, spec, &enacted).unwrap_or_default(),
             Reply::Fields(fields) => {
                 let value = |field: &Field| {
                     let value = reply.swap_remove(field.name).unwrap_or_default();
@@ -261,6 +262,26 @@ impl Api {
                 };
                 Value::Object(fields.iter().map(value).collect())
             }
+        };
+        let success = StatusCode::from_u16(action.success).unwrap_or(StatusCode::OK);
+        Ok(respond(success, &shown))
+    }
+
+    /// GET on an action of an object.
+    pub(crate) fn look(
+        &self,
+        spec: &'static Spec,
+        action: &'static Action,
+        id: &str,
+        asked: &Asked,
+    ) -> Answer {
+        may_read(spec, &asked.caller)?;
+        let snapshot = self.core.store.snapshot();
+        let scene = self.scene(&snapshot, &asked.caller);
+        let object = visible(&snapshot, spec, id, &asked.caller)?;
+        let shown = match action.reply {
+            Reply::Fields(fields) => scene.render(fields.iter(), object.as_ref(), &[]),
+            Reply::Object | Reply::Bare => scene.render_whole(object.as_ref()),
         };
         let success = StatusCode::from_u16(action.success).unwrap_or(StatusCode::OK);
         Ok(respond(success, &shown))

@@ -37,7 +37,7 @@ pub use serve::{Limits, serve};
 use crate::{
     Core, identity,
     refusal::Refusal,
-    resource::{Action, Part, Spec, Verb},
+    resource::{Action, How, Part, Spec, Verb},
     resources::REGISTRY,
     rules::Caller,
     stats::Stats,
@@ -264,10 +264,10 @@ impl Api {
         let method = request.method().clone();
         let answer = async {
             let asked = self.read(request).await?;
-            if method == Method::PUT {
-                self.act(spec, action, id, &asked).await
-            } else {
-                Err(ApiError::NoMethod)
+            match (method, action.how) {
+                (Method::PUT, How::Change) => self.act(spec, action, id, &asked).await,
+                (Method::GET, How::Look) => self.look(spec, action, id, &asked),
+                _ => Err(ApiError::NoMethod),
             }
         };
         let response = finish(answer.await);

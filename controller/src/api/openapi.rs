@@ -4,7 +4,7 @@
 
 use crate::{
     api::told::TOLD,
-    resource::{Absent, Action, Field, Kind, PART_ID, Part, Policy, Reply, Spec, Verb},
+    resource::{Absent, Action, Field, How, Kind, PART_ID, Part, Policy, Reply, Spec, Verb},
     resources::REGISTRY,
 };
 use axum::{
@@ -137,7 +137,11 @@ fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
     for action in spec.actions {
         let path = format!("{one}/{}", action.name);
         let done = self::action(spec, action);
-        paths.insert(path, json!({"put": done, "parameters": parameters()}));
+        let method = match action.how {
+            How::Change => "put",
+            How::Look => "get",
+        };
+        paths.insert(path, json!({method: done, "parameters": parameters()}));
     }
     for kind in spec.parts {
         part(spec, kind, &one, paths);
@@ -218,6 +222,7 @@ fn action(spec: &Spec, action: &Action) -> Value {
         content(&arguments)
     };
     let answer = match action.reply {
+        Reply::Bare => content(&json!({"$ref": format!("#/components/schemas/{}", spec.singular)})),
         Reply::Object => {
             let shown = json!({"$ref": format!("#/components/schemas/{}", spec.singular)});
             wrapped(spec.singular, &shown)
@@ -225,7 +230,10 @@ fn action(spec: &Spec, action: &Action) -> Value {
         Reply::Fields(fields) => content(&object_of(fields.iter())),
     };
     let responses = Map::from_iter([(action.success.to_string(), described(answer))]);
-    let body = json!({"requestBody": body, "responses": responses});
+    let body = match action.how {
+        How::Change => json!({"requestBody": body, "responses": responses}),
+        How::Look => json!({"responses": responses}),
+    };
     operation(spec, action.doc.to_owned(), body)
 }
 
@@ -401,7 +409,11 @@ mod tests {
         for spec in REGISTRY {
             for action in spec.actions {
                 let path = format!("/v2.0/{}/{{id}}/{}", spec.path, action.name);
-                let operation = &document["paths"][&path]["put"];
+                let method = match action.how {
+                    How::Change => "put",
+                    How::Look => "get",
+                };
+                let operation = &document["paths"][&path][method];
                 let success = action.success.to_string();
                 assert!(operation["responses"].get(&success).is_some(), "{path}");
             }

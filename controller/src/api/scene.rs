@@ -85,15 +85,20 @@ impl Rows<'_> {
         };
         let mut next = 0;
         out.push(b'{');
-        for (at, field) in self.fields.iter().enumerate() {
-            if at > 0 {
+        let mut first = true;
+        for field in &self.fields {
+            let told = is_told(field, object);
+            let told = told.then(|| self.scene.value(field, object, &mut Map::new()));
+            if field.optional && told.as_ref().is_some_and(Value::is_null) {
+                continue;
+            }
+            if !std::mem::take(&mut first) {
                 out.push(b',');
             }
             out.push(b'"');
             out.extend_from_slice(field.name.as_bytes());
             out.extend_from_slice(b"\":");
-            if is_told(field, object) {
-                let value = self.scene.value(field, object, &mut Map::new());
+            if let Some(value) = told {
                 out.extend_from_slice(value.to_string().as_bytes());
                 continue;
             }
@@ -140,7 +145,9 @@ impl Scene<'_> {
                 continue;
             }
             let value = self.value(field, object, &mut stored);
-            shown.insert(field.name.to_owned(), value);
+            if !(field.optional && value.is_null()) {
+                shown.insert(field.name.to_owned(), value);
+            }
         }
         shown
     }

@@ -379,6 +379,10 @@ impl Compiler {
         if let Some(port) = self.intent.ports.get(&id) {
             dirty.hosts.extend(port.host.clone());
         }
+        for sub_port in self.intent.carried_by.of(&id) {
+            dirty.sections.insert(SectionKey::Port(*sub_port));
+            dirty.ports.insert(*sub_port);
+        }
         self.mark_endpoint(id, dirty);
     }
 

@@ -514,6 +514,8 @@ pub struct Intent {
     ports_with: Index<Id<kind::QosPolicy>, Id<kind::Port>>,
     networks_with: Index<Id<kind::QosPolicy>, Id<kind::Network>>,
     pub(crate) ports_of: Index<Id<kind::Project>, Id<kind::Port>>,
+    /// The sub-ports of a trunk, by its parent.
+    pub(crate) carried_by: Index<Id<kind::Port>, Id<kind::Port>>,
     pub(crate) members: Index<Id<kind::SecurityGroup>, Id<kind::Port>>,
     pub(crate) rules_of: Index<Id<kind::SecurityGroup>, Id<kind::Rule>>,
     pub(crate) classifiers_of: Index<Side, Id<kind::FlowClassifier>>,
@@ -600,31 +602,7 @@ impl Intent {
                 self.subnets_of.insert(o.network, o.id);
                 self.subnets.insert(o.id, o);
             }
-            Object::Port(o) => {
-                let port = &o.section;
-                self.ports_on.insert(port.network, port.id);
-                self.ports_of.insert(port.project, port.id);
-                for group in &port.security_groups {
-                    self.members.insert(*group, port.id);
-                }
-                if let Some(host) = &o.host {
-                    self.ports_at.insert(host.clone(), port.id);
-                    if o.gateway_of.is_some() {
-                        self.gateways_at.insert(host.clone(), port.id);
-                    }
-                }
-                if let Some(policy) = port.qos {
-                    self.ports_with.insert(policy, port.id);
-                }
-                if let Some(router) = o.router {
-                    self.interfaces_of.insert(router, port.id);
-                    self.interfaces_on.insert(port.network, port.id);
-                }
-                if self.holds_vip(port.id) {
-                    self.vips_on.insert(port.network, port.id);
-                }
-                self.ports.insert(port.id, o);
-            }
+            Object::Port(o) => self.insert_port(o),
             Object::Router(o) => {
                 if let Some(gateway) = o.gateway {
                     self.gateways_on.insert(gateway.network, o.id);
@@ -681,6 +659,35 @@ impl Intent {
                 self.chains.insert(o.id, o);
             }
         }
+    }
+
+    fn insert_port(&mut self, o: Arc<Port>) {
+        let port = &o.section;
+        self.ports_on.insert(port.network, port.id);
+        self.ports_of.insert(port.project, port.id);
+        if let Some(trunk) = port.trunk {
+            self.carried_by.insert(trunk.parent, port.id);
+        }
+        for group in &port.security_groups {
+            self.members.insert(*group, port.id);
+        }
+        if let Some(host) = &o.host {
+            self.ports_at.insert(host.clone(), port.id);
+            if o.gateway_of.is_some() {
+                self.gateways_at.insert(host.clone(), port.id);
+            }
+        }
+        if let Some(policy) = port.qos {
+            self.ports_with.insert(policy, port.id);
+        }
+        if let Some(router) = o.router {
+            self.interfaces_of.insert(router, port.id);
+            self.interfaces_on.insert(port.network, port.id);
+        }
+        if self.holds_vip(port.id) {
+            self.vips_on.insert(port.network, port.id);
+        }
+        self.ports.insert(port.id, o);
     }
 
     fn remove(&mut self, id: ObjectId) {
@@ -769,6 +776,9 @@ impl Intent {
         };
         self.ports_on.remove(&o.section.network, &id);
         self.ports_of.remove(&o.section.project, &id);
+        if let Some(trunk) = o.section.trunk {
+            self.carried_by.remove(&trunk.parent, &id);
+        }
         for group in &o.section.security_groups {
             self.members.remove(group, &id);
         }
@@ -810,6 +820,18 @@ impl Intent {
     /// A port.
     pub fn port(&self, id: Id<kind::Port>) -> Option<&Arc<Port>> {
         self.ports.get(&id)
+    }
+
+    /// Has a port its own device, or one that it can share on its host?
+    pub(crate) fn has_device(&self, port: &Port) -> bool {
+        port.section.trunk.is_none_or(|trunk| {
+            let parent = self.ports.get(&trunk.parent);
+            parent.is_some_and(|parent| {
+                let is_there = self.networks.contains_key(&parent.section.network);
+                let own = parent.section.trunk.is_none() && parent.gateway_of.is_none();
+                is_there && own && parent.host == port.host
+            })
+        })
     }
 
     /// A network; its subnets are objects of their own.

@@ -129,7 +129,7 @@ fn server_mac(network: Id<kind::Network>) -> Mac {
 /// A port, for its own host.
 pub(super) fn port(intent: &Intent, id: Id<kind::Port>) -> Option<Port> {
     let port = intent.ports.get(&id)?;
-    if !intent.networks.contains_key(&port.section.network) {
+    if !intent.networks.contains_key(&port.section.network) || !intent.has_device(port) {
         return None;
     }
     let mut section = port.section.clone();
@@ -180,6 +180,7 @@ pub(super) fn complaint(intent: &Intent, id: Id<kind::Port>) -> Option<Complaint
             host: name.clone(),
             physical: wire.map(|wire| wire.physical.clone()).unwrap_or_default(),
         }),
+        Some(_) if !intent.has_device(port) => Some(Complaint::NoDevice { host: name.clone() }),
         Some(_) => None,
     }
 }

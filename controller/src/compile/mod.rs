@@ -72,6 +72,12 @@ pub enum Complaint {
         /// The physical network.
         physical: String,
     },
+    /// The parent of the port's trunk is not on its host.
+    #[error("the parent of its trunk is not on host {host}")]
+    NoDevice {
+        /// The host.
+        host: HostName,
+    },
     /// The port's network is gone.
     #[error("no such network: {network}")]
     NetworkMissing {

@@ -10,7 +10,7 @@ use hostconfig::{
     network::{RaMode, Route, Wire},
     port::{AddressPair, FixedIp},
 };
-use net::{Mac, Mtu, PortRange, UnicastMac, Vni};
+use net::{Mac, Mtu, PortRange, UnicastMac, Vlan, Vni};
 use proptest::prelude::*;
 
 use super::*;
@@ -158,6 +158,7 @@ pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project:
             host_number: None,
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
+            trunk: None,
         },
         host: host.map(host_name),
         router: None,
@@ -165,6 +166,20 @@ pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project:
         may_move: false,
         inherits_qos: n % 4 != 3,
     }))
+}
+
+/// A port by the device of another; each has a tag of its own.
+fn carried(port: Object, parent: Option<u8>) -> Object {
+    let Object::Port(port) = port else {
+        unreachable!("it is a port");
+    };
+    let mut port = Port::clone(&port);
+    let [.., n] = port.section.id.uuid().into_bytes();
+    port.section.trunk = parent.map(|parent| hostconfig::SubPort {
+        parent: id(parent),
+        vlan: Vlan::try_from(u16::from(n) + 1).unwrap(),
+    });
+    Object::Port(Arc::new(port))
 }
 
 pub(crate) fn router(n: u8, admin_up: bool, routes: &[(&str, &str)]) -> Object {
@@ -461,9 +476,12 @@ fn port_strategy() -> impl Strategy<Value = Object> {
     let groups = prop::collection::btree_set(0u8..3, 0..3);
     let qos = prop::option::of(0u8..3);
     let host = prop::option::of(0u8..5);
-    (0u8..8, 0u8..5, host, groups, 200u8..202, qos).prop_map(|(n, w, h, groups, project, qos)| {
+    let trunk = prop::option::weighted(0.3, 0u8..8);
+    let strategy = (0u8..8, 0u8..5, host, groups, 200u8..202, qos, trunk);
+    strategy.prop_map(|(n, w, h, groups, project, qos, trunk)| {
         let groups: Vec<_> = groups.into_iter().collect();
-        with_qos(port(n, w, h, &groups, project), qos)
+        let port = with_qos(port(n, w, h, &groups, project), qos);
+        carried(port, trunk.filter(|parent| *parent != n))
     })
 }
 

@@ -6,8 +6,8 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Action, Field, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Reply,
-        Resource, Spec, field,
+        ALL, Absent, Action, Field, How, Kind, Lookup, Meta, Objects, Operations, Ops, Policy,
+        Reply, Resource, Spec, field,
     },
     resources::{SecurityGroupRule, rbac_policy, subnet::loose_prefix},
     rules::{Act, Acted, Caller, Change, Deed, Judged, Rule, join},
@@ -50,6 +50,7 @@ const fn change(name: &'static str, doc: &'static str) -> Action {
         doc,
         rule: "update_address_group",
         policy: Policy::Anyone,
+        how: How::Change,
         wrapped: false,
         arguments: ARGUMENTS,
         reply: Reply::Object,

@@ -22,6 +22,7 @@ pub mod security_group;
 pub mod security_group_rule;
 pub mod subnet;
 pub mod subnet_pool;
+pub mod trunk;
 
 pub use address_group::AddressGroup;
 pub use address_scope::AddressScope;
@@ -40,6 +41,7 @@ pub use security_group::SecurityGroup;
 pub use security_group_rule::SecurityGroupRule;
 pub use subnet::Subnet;
 pub use subnet_pool::SubnetPool;
+pub use trunk::Trunk;
 
 use crate::{
     identity,
@@ -57,6 +59,7 @@ pub const REGISTRY: &[&Spec] = &[
     Port::SPEC,
     Router::SPEC,
     FloatingIp::SPEC,
+    Trunk::SPEC,
     SecurityGroup::SPEC,
     SecurityGroupRule::SPEC,
     AddressGroup::SPEC,

@@ -7,8 +7,8 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Action, Claim, Field, Kind, Lookup, Meta, Objects, Operations, Ops, Policy,
-        Reply, Resource, Spec, field,
+        ALL, Absent, Action, Claim, Field, How, Kind, Lookup, Meta, Objects, Operations, Ops,
+        Policy, Reply, Resource, Spec, field,
     },
     resources::{
         Subnet, address_scope,
@@ -79,6 +79,7 @@ const fn change(name: &'static str, doc: &'static str) -> Action {
         doc,
         rule: "update_subnetpool",
         policy: Policy::Anyone,
+        how: How::Change,
         wrapped: false,
         arguments: ARGUMENTS,
         reply: Reply::Fields(&[PREFIXES]),

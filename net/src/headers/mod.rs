@@ -164,6 +164,16 @@ impl Headers {
         }
     }
 
+    /// All of them are elsewhere in the frame now.
+    pub(crate) fn shift(&mut self, to: impl Fn(u16) -> u16) {
+        let before = self.l3_at;
+        for at in [&mut self.l3_at, &mut self.l4_at, &mut self.payload_at] {
+            *at = to(*at);
+        }
+        let (end, before) = (i64::from(self.end), i64::from(before));
+        self.end = u32::try_from(end + i64::from(self.l3_at) - before).unwrap_or(self.end);
+    }
+
     fn arp(&mut self, bytes: &[u8], key: &mut FlowKey) -> Result<(), Malformed> {
         let (arp, _) = bytes.split_first_chunk::<28>().ok_or(Malformed::Arp)?;
         let [h0, h1, p0, p1, hlen, plen, o0, o1, rest @ ..] = *arp;

@@ -3,7 +3,7 @@
 use controller::{
     hosts::publish::Conn,
     resource::Objects,
-    resources::{Network, Port},
+    resources::{Network, Port, trunk::Trunking},
 };
 use hostconfig::{
     Section, SectionKey,
@@ -28,7 +28,8 @@ impl Region {
             let up = network.is_some_and(
                 |network| matches!(network.body(), Section::Network(network) if network.admin_up),
             );
-            if port.admin_up && up && open.contains(id) {
+            let device = port.trunk.map_or(*id, |trunk| trunk.parent);
+            if port.admin_up && up && open.contains(&device) {
                 host.proofs.insert((*id, section.hash()));
             }
         }
@@ -121,7 +122,11 @@ impl Region {
         let snapshot = self.brain().snapshot();
         for port in snapshot.objects::<Port>() {
             let network = snapshot.object::<Network>(port.network_id);
-            let up = port.admin_state_up && network.unwrap().admin_state_up;
+            let (device, carried) = match port.trunk {
+                Some(Trunking::SubPort { parent, up, .. }) => (parent, up),
+                Some(Trunking::Parent { .. }) | None => (port.meta.id, true),
+            };
+            let up = port.admin_state_up && network.unwrap().admin_state_up && carried;
             let Some(host) = self.hosts.get(&port.host) else {
                 assert_eq!(
                     self.status(port.meta.id),
@@ -134,7 +139,7 @@ impl Region {
             if host.agent.is_none() || host.away {
                 continue;
             }
-            let open = host.machine.open().contains(&port.meta.id.into());
+            let open = host.machine.open().contains(&device.into());
             let expected = if up && open { "ACTIVE" } else { "DOWN" };
             let status = self.status(port.meta.id);
             assert_eq!(

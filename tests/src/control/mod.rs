@@ -38,7 +38,7 @@ use controller::{
     store::{Disk, MemoryDisk, View},
     time::Seconds,
 };
-use hostconfig::{SectionHash, SectionKey};
+use hostconfig::{Section, SectionHash, SectionKey};
 use net::{Id, Now, ids::kind};
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
@@ -509,8 +509,10 @@ impl Region {
         };
         let open = host.machine.open();
         let mut attached = false;
-        for key in running.sections.keys() {
-            if let SectionKey::Port(id) = key
+        for (key, section) in &running.sections {
+            if let (SectionKey::Port(id), Section::Port(port)) = (key, section.body())
+                // A sub-port has no device of its own.
+                && port.trunk.is_none()
                 && !open.contains(id)
             {
                 agent.attach(*id, self.now);

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use controller::{
     refusal::Refusal,
     resource::Objects,
-    resources::{Network, Port, SecurityGroup, SecurityGroupRule, Subnet},
+    resources::{Network, Port, SecurityGroup, SecurityGroupRule, Subnet, Trunk},
     rules::Moment,
     store::{Disk, MemoryDisk, View},
 };
@@ -143,6 +143,34 @@ fn change_network(view: &mut View, at: &Moment, dice: &mut Dice) -> Result<(), R
     intent::update::<Network>(view, at, network.meta.id, &body)
 }
 
+/// Of ports that may be in one already: then it is refused.
+fn make_trunk(view: &mut View, at: &Moment, dice: &mut Dice) -> Result<(), Refusal> {
+    let ports = view.objects::<Port>();
+    let mut chosen = std::collections::BTreeSet::new();
+    for _ in 0..=dice.below(4) {
+        chosen.extend(pick(dice, &ports).map(|at| ports[at].meta.id));
+    }
+    let Some(parent) = chosen.pop_first() else {
+        return Ok(());
+    };
+    let sub_port = |(port, vlan): (Uuid, u32)| json!({"port_id": port, "segmentation_type": "vlan", "segmentation_id": vlan});
+    let sub_ports: Vec<_> = chosen.into_iter().zip(100..).map(sub_port).collect();
+    let body = json!({"port_id": parent, "sub_ports": sub_ports});
+    intent::create::<Trunk>(view, at, &body).map(drop)
+}
+
+fn change_trunk(view: &mut View, at: &Moment, dice: &mut Dice) -> Result<(), Refusal> {
+    let trunks = view.objects::<Trunk>();
+    let Some(trunk) = pick(dice, &trunks).map(|at| Arc::clone(&trunks[at])) else {
+        return Ok(());
+    };
+    if dice.percent(50) {
+        return intent::delete::<Trunk>(view, at, trunk.meta.id);
+    }
+    let body = json!({"admin_state_up": !trunk.admin_state_up});
+    intent::update::<Trunk>(view, at, trunk.meta.id, &body)
+}
+
 /// An operator's order that a seed decides. A transaction may run again, and must say the same.
 pub fn order(region: &mut Region) {
     if region.brain.is_none() {
@@ -152,7 +180,9 @@ pub fn order(region: &mut Region) {
     let hosts = region.names();
     let done = region.order(move |view, at| {
         let mut dice = dice.clone();
-        match dice.below(10) {
+        match dice.below(12) {
+            10 => make_trunk(view, at, &mut dice),
+            11 => change_trunk(view, at, &mut dice),
             0 => make_port(view, at, &mut dice, &hosts),
             1 => {
                 let ports = view.objects::<Port>();

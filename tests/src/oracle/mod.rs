@@ -616,8 +616,16 @@ impl Host {
         origin: Option<PortUuid>,
         a: &mut Arrival,
     ) -> Result<Option<Vec<Delivery>>, DropReason> {
-        if origin.is_some() && a.key.vlan != 0 {
-            return Err(DropReason::VlanNotAllowed);
+        if let Some(origin) = origin
+            && a.key.vlan != 0
+        {
+            // Tags that are somebody's are off by now.
+            let of_trunk = |p: &Port| p.trunk.is_some_and(|t| t.parent == origin);
+            return Err(if self.ports().any(of_trunk) {
+                DropReason::TrunkVlanUnknown
+            } else {
+                DropReason::VlanNotAllowed
+            });
         }
         let port = origin.and_then(|p| self.port(p)).cloned();
         let up = self.network(a.network).is_some_and(|n| n.admin_up);

@@ -62,7 +62,7 @@ pub(crate) fn usable(told: &Arc<HostConfig>) -> (Arc<HostConfig>, Vec<Complaint>
 fn offender(fault: &Fault) -> SectionKey {
     match fault {
         Fault::Dangling { from, .. } => *from,
-        Fault::SameVni(later, _) | Fault::SameMac(later, _) => *later,
+        Fault::SameVni(later, _) | Fault::SameMac(later, _) | Fault::SameVlan(later, _) => *later,
         // Here is known for certain; elsewhere may be old news.
         Fault::HereAndElsewhere(SectionKey::Port(id)) => SectionKey::Endpoint(*id),
         Fault::HereAndElsewhere(key) => *key,

@@ -121,6 +121,13 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         let Some((section, network)) = sections(&config, port) else {
             return self.absent(port);
         };
+        if let Some(trunk) = section.trunk {
+            let (parent, vlan) = (trunk.parent, trunk.vlan);
+            let text = format!(
+                "port {port} is a sub-port of a trunk: attach its parent {parent}, whose frames with VLAN {vlan} are this port's"
+            );
+            return Step::Refused(Refusal::new(code::SUB_PORT, text));
+        }
         if self.devices.get(&port) != Some(&Device::Open) {
             let before = self.ports.attachments.insert(port, at.clone());
             self.keep_ports();
@@ -272,8 +279,9 @@ impl<S: Switch, W: Wire> Agent<S, W> {
     pub(super) fn follow(&mut self, old: &HostConfig) {
         let config = Arc::clone(&self.running.config);
         for (id, at) in self.ports.attachments.clone() {
-            let Some((port, network)) = sections(&config, id) else {
-                // Unbound: the device stays in its namespace, without a carrier.
+            let own = sections(&config, id).filter(|(port, _)| port.trunk.is_none());
+            let Some((port, network)) = own else {
+                // Unbound, or its trunk's parent has it: the device stays in its namespace, without a carrier.
                 if self.devices.remove(&id).is_some() {
                     self.switch.close(id);
                 }

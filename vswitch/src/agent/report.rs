@@ -57,8 +57,13 @@ pub(crate) fn states(
     });
     ports
         .map(|port| {
-            let device = devices.get(&port.id);
+            // A sub-port's frames go by its parent's device.
+            let parent = port.trunk.map(|trunk| trunk.parent);
+            let device = devices.get(&parent.unwrap_or(port.id));
             let reason = match device {
+                None if parent.is_some() => {
+                    Some("no device of its trunk's parent is attached".to_owned())
+                }
                 None => Some("no device is attached".to_owned()),
                 Some(Device::Broken(why)) => Some(why.clone()),
                 Some(Device::Open) => obstacle(port, run, outside),
@@ -199,6 +204,27 @@ mod tests {
             state(&sound, open, Underlay { mtu: 0, ..UNDERLAY }).active,
             "unknown is no reason"
         );
+    }
+
+    #[test]
+    fn a_sub_port_is_where_its_parent_has_a_device() {
+        let (parent, Section::Port(mut sub_port)) = (port(2, 1), port(1, 1)) else {
+            panic!("not what was asked for");
+        };
+        sub_port.trunk = Some(hostconfig::SubPort {
+            parent: id(2),
+            vlan: net::Vlan::try_from(101).unwrap(),
+        });
+        let sound = config([parent, Section::Port(sub_port), network(1, 5001)]);
+        let of = |devices: &[(u128, Device)]| {
+            let devices = devices.iter().map(|(n, d)| (id(*n), d.clone())).collect();
+            states(&sound, &sound, &devices, (UNDERLAY, &Obstacles::new()))[&id(1)].clone()
+        };
+        let up = of(&[(2, Device::Open)]);
+        assert!(up.active && up.attached);
+        let down = of(&[(1, Device::Open)]);
+        assert!(!down.active && down.reason.contains("parent"), "{down:?}");
+        assert!(!of(&[(2, Device::Broken("gone".into()))]).active);
     }
 
     #[test]

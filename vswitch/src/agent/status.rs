@@ -102,17 +102,20 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         );
         let mut ports = Vec::new();
         for (id, state) in &self.states() {
-            let name = self.port_name(*id);
+            let name = self.port(*id).map_or("", |port| &port.name);
             let attachment = self.ports.attachments.get(id);
-            let place = attachment.map_or("-".to_owned(), |a| {
-                format!("{} in {}", a.ifname, a.netns.display())
-            });
+            let trunk = self.port(*id).and_then(|port| port.trunk);
+            let place = match (trunk, attachment) {
+                (Some(trunk), _) => format!("vlan {} of {}", trunk.vlan, trunk.parent),
+                (None, Some(a)) => format!("{} in {}", a.ifname, a.netns.display()),
+                (None, None) => "-".to_owned(),
+            };
             let word = if state.active { "ACTIVE" } else { "DOWN" };
             // Writing to a String does not fail.
             writeln!(text, "port {id} {name} {word} {place} {}", state.reason).unwrap_or_default();
             ports.push(json!({
                 "id": id, "name": name, "attached": state.attached, "active": state.active,
-                "reason": state.reason, "attachment": attachment,
+                "reason": state.reason, "attachment": attachment, "trunk": trunk,
             }));
         }
         let complaints: Vec<_> = complaints
@@ -138,12 +141,12 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         Answer { ok, text }
     }
 
-    fn port_name(&self, id: Id<kind::Port>) -> &str {
-        let section = self.running.told.sections.get(&SectionKey::Port(id));
-        match section.map(|s| s.body()) {
-            Some(Section::Port(port)) => &port.name,
-            _ => "",
-        }
+    fn port(&self, id: Id<kind::Port>) -> Option<&hostconfig::Port> {
+        let section = self.running.told.sections.get(&SectionKey::Port(id))?;
+        let Section::Port(port) = section.body() else {
+            return None;
+        };
+        Some(port)
     }
 
     /// The agent's own metrics, in Prometheus' text format, behind those of the switch.

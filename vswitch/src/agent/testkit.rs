@@ -132,6 +132,7 @@ pub(crate) fn port(id: u128, network: u128) -> Section {
         host_number: Some(0),
         dns_name: None,
         dhcp: hostconfig::DhcpOptions::default(),
+        trunk: None,
     })
 }
 

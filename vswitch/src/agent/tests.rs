@@ -545,6 +545,37 @@ fn an_unbound_port_lets_go_of_its_device_and_takes_it_again_when_it_is_back() {
 }
 
 #[test]
+fn a_sub_port_goes_by_its_parents_device_alone() {
+    let mut host = Host::new("agent-trunk");
+    let stream = host.connect();
+    host.tell(stream, &two_ports(3));
+    assert_eq!(code_of(&mut host.attach(2, "eth0")), "ok");
+    let mut sub_port = port(2, 1);
+    if let Section::Port(p) = &mut sub_port {
+        p.trunk = Some(hostconfig::SubPort {
+            parent: id(1),
+            vlan: net::Vlan::try_from(101).unwrap(),
+        });
+    }
+    let mut trunk = config([network(1, 5001), port(1, 1), sub_port]);
+    trunk.generation.0 = 4;
+    host.tell(stream, &trunk);
+    // The device that it had is left alone, and is not given back to it.
+    assert!(host.machine.0.lock().unwrap().held.is_empty());
+    assert_eq!(code_of(&mut host.attach(2, "eth0")), code::SUB_PORT);
+    assert!(!host.told_of(2).unwrap().active);
+    assert_eq!(code_of(&mut host.attach(1, "eth1")), "ok");
+    assert!(host.told_of(1).unwrap().active && host.told_of(2).unwrap().active);
+    host.kill();
+    host.start();
+    assert_eq!(host.machine.0.lock().unwrap().held, [id(1)].into());
+    // No trunk's any more, it has its own again.
+    let stream = host.connect();
+    host.tell(stream, &two_ports(5));
+    assert_eq!(host.machine.0.lock().unwrap().held, [id(1), id(2)].into());
+}
+
+#[test]
 fn a_changed_mtu_is_followed_and_nothing_else_is_touched() {
     let mut host = Host::new("agent-mtu");
     let stream = host.connect();

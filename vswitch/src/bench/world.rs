@@ -158,6 +158,7 @@ fn port(number: u128, (mac, addr): ([u8; 6], Ipv4Addr), secured: bool) -> Result
         host_number: Some(0),
         dns_name: None,
         dhcp: hostconfig::DhcpOptions::default(),
+        trunk: None,
     })
 }
 

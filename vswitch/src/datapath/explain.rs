@@ -3,17 +3,17 @@
 //! The datapath's own walk with a [`Witness`] that writes down what each table said. A packet is described in words
 //! (`tcp 10.0.1.5:40000 > 10.0.2.9:443`); what is not said follows from the tables: the Ethernet addresses are those that the
 //! workload would use. `len 1500` says how large its IP packet is; where that is not said, it is small enough. `ttl 1` says its TTL or hop
-//! limit, else 64.
+//! limit, else 64. `vlan 101` says that it bears that 802.1Q tag.
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     net::{IpAddr, SocketAddr},
     str::FromStr,
 };
 
 use hostconfig::group::Direction;
 use net::{
-    DropReason, FlowKey, FlowMask, Fragment, Id, Mac, Now, Origin, Probe, TcpSegment, Vni,
+    DropReason, FlowKey, FlowMask, Fragment, Id, Mac, Now, Origin, Probe, TcpSegment, Vlan, Vni,
     flow_key::{addr_bytes, ethertype, proto},
     ids::kind,
 };
@@ -24,7 +24,7 @@ use super::{
     drops::describe,
     errors::{self, Told},
     flow::{Action, CompiledFlow, Lane, Refusal, RouterHop, Stage, Verdict},
-    tables::{Network, Port, Tables},
+    tables::{Network, Port, Tables, trunk::Tagged},
     too_big,
     walk::{Known, Lent, Outcome, Witness, advertisers, walk},
 };
@@ -52,6 +52,7 @@ pub struct Described {
     eth: Option<(Mac, Mac)>,
     len: Option<usize>,
     ttl: u8,
+    vlan: Option<Vlan>,
 }
 
 /// Why a packet can't be explained.
@@ -122,6 +123,7 @@ impl FromStr for Described {
             eth: None,
             len: None,
             ttl: 64,
+            vlan: None,
         };
         while let Some(word) = words.next() {
             described.option(word, &mut words).ok_or_else(bad)?;
@@ -160,6 +162,7 @@ impl Described {
                 (words.next()? == ">").then_some(())?;
                 self.eth = Some((src, words.next()?.parse().ok()?));
             }
+            "vlan" => self.vlan = Some(words.next()?.parse::<u16>().ok()?.try_into().ok()?),
             "ttl" => self.ttl = words.next()?.parse().ok()?,
             "len" => self.len = Some(words.next()?.parse().ok()?),
             _ => return None,
@@ -368,16 +371,29 @@ pub fn explain(
     packet: &Described,
     now: Now,
 ) -> Result<Explanation, NotExplained> {
+    let mut key_vlan = packet.vlan;
     let (network, port, text) = match entrance {
         Entrance::Port(name) => {
-            let port = find_port(tables, name)?;
+            let device = find_port(tables, name)?;
+            let port = match packet.vlan.map(|v| tables.tagged(device.dense, v.into())) {
+                Some(Tagged::Is(port)) => {
+                    key_vlan = None;
+                    tables.port(port).unwrap_or(device)
+                }
+                Some(Tagged::Unknown) => return Ok(nobodys_tag(device, packet)),
+                Some(Tagged::NoTrunk) | None => device,
+            };
             let network = tables
                 .network(port.network)
                 .ok_or_else(|| NotExplained::Port(name.clone()))?;
-            let text = format!(
+            let mut text = format!(
                 "port {} (network {}, vni {})",
                 port.name, network.name, network.vni
             );
+            if let Some((parent, vlan)) = tables.carrier(port.dense) {
+                let parent = tables.port(parent).map_or("?", |p| &p.name);
+                write!(text, ", vlan {vlan} of trunk parent {parent}").unwrap_or_default();
+            }
             (network, Some(port), text)
         }
         Entrance::Tunnel(vni) => {
@@ -398,6 +414,7 @@ pub fn explain(
         }
     };
     let mut key = packet.key(network, port)?;
+    key.vlan = key_vlan.map_or(0, |vlan| 0x1000 | u16::from(vlan));
     key.set_origin(match port {
         Some(port) => Origin::Port(port.dense),
         None => Origin::Tunnel(network.dense),
@@ -602,6 +619,28 @@ fn not_by_tunnel(network: &Network, vni: Vni, packet: &Described) -> Explanation
             stage: Stage::Io.name().to_owned(),
             rule: None,
             object: None,
+        },
+    }
+}
+
+/// What bears a tag that no sub-port of the device's trunk has.
+fn nobodys_tag(device: &Port, packet: &Described) -> Explanation {
+    let reason = DropReason::TrunkVlanUnknown;
+    let tag = packet.vlan.map_or(0, u16::from);
+    Explanation {
+        entrance: format!("port {}", device.name),
+        packet: format!("{} > {}", packet.src.0, packet.dst.0),
+        steps: vec![Step {
+            stage: Stage::Ingress.name(),
+            says: format!("no sub-port of its trunk has vlan {tag}"),
+        }],
+        megaflow: String::new(),
+        actions: format!("drop({reason})"),
+        verdict: Ending::Dropped {
+            reason: reason.name().to_owned(),
+            stage: Stage::Ingress.name().to_owned(),
+            rule: None,
+            object: Some(format!("port {} ({})", device.name, device.id)),
         },
     }
 }

@@ -13,7 +13,10 @@ use net::{
 };
 use nfv::conntrack::Entry;
 
-use super::{Budget, Datapath, Job, Payer, Refusal, Stage, Start, Tables, port_of, wire};
+use super::{
+    Budget, Datapath, Job, Payer, Refusal, Stage, Start, Tables, port_of, tables::trunk::Tagged,
+    wire,
+};
 use crate::io::Tunnelled;
 
 /// What the tables say of the tunnel from which the last frame came: frames of one come in runs.
@@ -95,7 +98,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let mut of = Origin::Switch;
         let mut sum = (0, 0);
         for mut packet in batch.drain() {
-            let admitted = admit(&mut packet);
+            let admitted = admit(&mut packet).and_then(|()| untag(tables, &mut packet));
             if admitted.is_ok() {
                 wire::listen(tables, &packet, now);
             }
@@ -204,6 +207,33 @@ pub fn admit(packet: &mut Packet) -> Result<(), DropReason> {
         && key.ip_ttl != 255
     {
         return Err(DropReason::MalformedNd);
+    }
+    Ok(())
+}
+
+/// What bears a tag on a trunk's device is a sub-port's, without it; from here on nothing tells it from what comes by a device of its own.
+#[inline]
+fn untag(tables: &Tables, packet: &mut Packet) -> Result<(), DropReason> {
+    if packet.key().vlan == 0 {
+        return Ok(());
+    }
+    let Origin::Port(device) = packet.origin() else {
+        return Ok(());
+    };
+    let sub_port = match tables.tagged(device, packet.key().vlan & 0x0fff) {
+        Tagged::Is(port) => Origin::Port(port),
+        Tagged::Unknown => return Err(DropReason::TrunkVlanUnknown),
+        // The tables refuse it, as all that is tagged.
+        Tagged::NoTrunk => return Ok(()),
+    };
+    if !packet.pop_vlan() {
+        return Err(DropReason::MalformedEthernet);
+    }
+    packet.set_origin(sub_port);
+    packet.key_mut().set_origin(sub_port);
+    if packet.key().ethertype == ethertype::VLAN {
+        // One more tag: refused like any port's.
+        return admit(packet);
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::{ArcSwap, Cache};
-use net::{Batch, DropReason, Now, Origin, Packet, PacketPool, PortId};
+use net::{Batch, DropReason, Now, Origin, Packet, PacketPool, PortId, Vlan};
 use nfv::conntrack::Entry;
 
 use super::Corridor;
@@ -69,6 +69,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]> + Send + 'static> Corridor for Lane<M> {
             Some(_) => DropReason::NoWire,
             None => DropReason::PortGone,
         }
+    }
+
+    fn carrier(&self, port: PortId) -> Option<(PortId, Vlan)> {
+        self.tables.carrier(port)
     }
 
     fn surcharge(&mut self) -> u32 {

@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use net::{Batch, DropReason, Now, Origin, Packet, PacketPool, PortId, batch::BATCH};
+use net::{Batch, DropReason, Now, Origin, Packet, PacketPool, PortId, Vlan, batch::BATCH};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     time::{ClockId, clock_gettime},
@@ -65,6 +65,11 @@ pub trait Corridor: Send + 'static {
     /// Why nothing can be sent under this number while no device is there.
     fn absent(&self, _port: PortId) -> DropReason {
         DropReason::PortGone
+    }
+
+    /// The port whose device this one shares, and the tag that its frames bear there; `None`: it has one of its own, or none.
+    fn carrier(&self, _port: PortId) -> Option<(PortId, Vlan)> {
+        None
     }
 
     /// Runs packets that were just read; their origin is set.
@@ -722,8 +727,7 @@ impl<C: Corridor> Worker<C> {
                 let effort = &mut self.out.meter.effort;
                 effort.count_tx(Medium::Port, frames, segments);
             } else {
-                let reason = self.corridor.absent(id);
-                self.refused.extend(self.tx.drain().map(|p| (p, reason)));
+                self.send_tagged(id);
             }
             for (packet, reason) in self.refused.drain(..) {
                 self.corridor
@@ -738,6 +742,37 @@ impl<C: Corridor> Worker<C> {
         }
         self.seat.ring_bells();
         self.out.meter.lap(Part::Tx);
+    }
+
+    /// Sends what is in the batch for a port without a device: by the one that it shares, if it does.
+    fn send_tagged(&mut self, id: PortId) {
+        let carrier = self.corridor.carrier(id);
+        let device = carrier.and_then(|(parent, vlan)| {
+            let slot = self.ports.get_mut(parent.index())?.as_mut()?;
+            Some((slot, vlan))
+        });
+        let Some((slot, vlan)) = device else {
+            let reason = self.corridor.absent(id);
+            self.refused.extend(self.tx.drain().map(|p| (p, reason)));
+            return;
+        };
+        let refused = &mut self.refused;
+        let tag = |packet: &mut Packet| packet.push_vlan(vlan).then_some(());
+        self.tx.judge(
+            |packet| tag(packet).ok_or(DropReason::PortSend),
+            |packet, reason| refused.push((packet, reason)),
+        );
+        let (frames, before) = (self.tx.len(), self.refused.len());
+        let segments = slot.io.tx(&mut self.pool, &mut self.tx, &mut self.refused);
+        let not_sent = self.refused.get_mut(before..).unwrap_or_default();
+        for (packet, _) in &mut *not_sent {
+            // It is counted as what it was.
+            let bore_the_tag = packet.pop_vlan();
+            debug_assert!(bore_the_tag, "it was put on above");
+        }
+        let frames = frames.saturating_sub(not_sent.len());
+        let effort = &mut self.out.meter.effort;
+        effort.count_tx(Medium::Port, frames, segments);
     }
 
     fn flush_tunnel(&mut self, now: Now) {

@@ -19,11 +19,16 @@ const REMOTE: [u8; 4] = [127, 48, 0, 2];
 struct Seen {
     refused_rx: Vec<DropReason>,
     refused_tx: Vec<DropReason>,
+    /// The last frame that was not sent to a port.
+    unsent: Vec<u8>,
     refused_handed: usize,
     taken_over: usize,
     ticks: usize,
     refreshed: usize,
 }
+
+/// Port 5 has no device: its frames go by that of port 3, with this tag.
+const TAG: u16 = 101;
 
 /// Joins ports 0 and 1, 2 and 3 …; port 8 to the tunnel; hands what enters port 9 to worker 1.
 #[derive(Debug, Default)]
@@ -97,6 +102,10 @@ impl Corridor for Patch {
         self.forward(batch, out);
     }
 
+    fn carrier(&self, port: PortId) -> Option<(PortId, Vlan)> {
+        (port == PortId(5)).then(|| (PortId(3), Vlan::try_from(TAG).unwrap()))
+    }
+
     fn surcharge(&mut self) -> u32 {
         std::mem::take(&mut self.surcharge)
     }
@@ -139,6 +148,7 @@ impl Corridor for Patch {
         pool: &mut PacketPool,
     ) {
         self.seen.refused_tx.push(reason);
+        self.seen.unsent = packet.bytes().to_vec();
         pool.give(packet);
     }
 
@@ -232,6 +242,33 @@ fn frames_go_from_port_to_port_and_idle_is_idle() {
     let idle = b.turn();
     assert!(!idle.busy && idle.next == Next::By(None));
     assert_eq!(b.worker.corridor.seen.refreshed, 3, "once a turn");
+}
+
+#[test]
+fn what_is_for_a_sub_port_goes_by_its_parents_device_with_its_tag() {
+    let mut b = alone();
+    let (sender, parent) = (b.port(4), b.port(3));
+    b.turn();
+    let send = |n| sender.send(frame(n)).unwrap();
+    send(1);
+    b.turn();
+    let tagged = FrameBuilder::udp(true, 1, 7).payload(&[1; 50]).vlan(TAG);
+    assert_eq!(parent.receive().unwrap().bytes, tagged.build());
+    // What the device does not take is given back as it was.
+    for n in 0..2 {
+        (0..1000).for_each(|_| drop(sender.send(frame(n))));
+        while b.turn().busy {}
+    }
+    assert_eq!(drain(&parent), 1000);
+    let seen = &b.worker.corridor.seen;
+    assert_eq!(seen.refused_tx, [DropReason::PortQueueFull].repeat(1000));
+    assert_eq!(seen.unsent, frame(1).bytes);
+    // Without the device it is the port's own that is gone.
+    b.handle.tell(Command::RemovePort(PortId(3))).unwrap();
+    send(2);
+    while b.turn().busy {}
+    let last = b.worker.corridor.seen.refused_tx.last();
+    assert_eq!(last, Some(&DropReason::PortGone));
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod sharing;
 mod subnets;
 mod tags;
 mod told;
+mod trunks;
 
 use super::*;
 use crate::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hostconfig::{
-    Classifier, DhcpOption, DhcpOptions, Firewall, SecurityGroupRule, Shaper,
+    Classifier, DhcpOption, DhcpOptions, Firewall, SecurityGroupRule, Shaper, SubPort,
     chain::{Action, Algorithm, FirewallRule, Side},
     floating_ip::Workload,
     group::{Direction, Family, L4Match, Remote},
@@ -39,6 +39,7 @@ use crate::{
         router::router_of,
         security_group_rule as rule,
         subnet::{HostRoute, Ipv6Mode},
+        trunk::Trunking,
     },
     rules::Facts,
     store::{Entry, KeyChange, Read, Snapshot},
@@ -328,7 +329,7 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
             project: project(&port.meta.project_id),
             mac: own,
             fixed_ips: fixed_ips.collect(),
-            admin_up: port.admin_state_up,
+            admin_up: port.admin_state_up && is_carried(port),
             port_security: port.port_security_enabled,
             allowed_address_pairs: pairs.collect(),
             security_groups: port.security_groups.iter().map(|id| Id::new(*id)).collect(),
@@ -337,6 +338,7 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
             host_number: None,
             dns_name: dns::told(port),
             dhcp: dhcp_options(port),
+            trunk: sub_port(port),
         },
         host: (!port.host.is_empty()).then(|| HostName::from(port.host.as_str())),
         // No host ever has an interface: a port that says both is its host's.
@@ -374,6 +376,22 @@ fn dhcp_options(port: &resources::Port) -> DhcpOptions {
         all.push(DhcpOption { code, data });
     }
     told
+}
+
+/// Whose device it shares, if it is a trunk's.
+fn sub_port(port: &resources::Port) -> Option<SubPort> {
+    match port.trunk? {
+        Trunking::Parent { .. } => None,
+        Trunking::SubPort { parent, vlan, .. } => Some(SubPort {
+            parent: parent.into(),
+            vlan,
+        }),
+    }
+}
+
+/// Is it no sub-port of a trunk that is down?
+const fn is_carried(port: &resources::Port) -> bool {
+    !matches!(port.trunk, Some(Trunking::SubPort { up: false, .. }))
 }
 
 fn group(group: &SecurityGroup) -> Group {

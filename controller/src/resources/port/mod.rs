@@ -13,7 +13,10 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field},
-    resources::{Host, Network, dns, router},
+    resources::{
+        Host, Network, Trunk, dns, router,
+        trunk::{self, Trunking},
+    },
     rules::Rule,
 };
 use dhcp_options::DhcpOption;
@@ -34,7 +37,7 @@ pub const GATEWAY_OWNER: &str = "network:router_gateway";
 /// The owner of a port that holds a floating IP.
 pub const FLOATING_OWNER: &str = "network:floatingip";
 /// Owners whose ports go with what they belong to, never by themselves.
-const SERVICE_OWNERS: &[&str] = &[
+pub(in crate::resources) const SERVICE_OWNERS: &[&str] = &[
     VIP_OWNER,
     NAT_OWNER,
     router::OWNER,
@@ -162,6 +165,9 @@ pub struct Port {
     /// Of a router's gateway: has its host proved that it knows that another may have it? Only then it is given to another while its host is silent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_move: bool,
+    /// Its part in a trunk, kept by the trunk's rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<Trunking>,
 }
 
 const fn zero() -> Mac {
@@ -196,6 +202,7 @@ impl Port {
             profile: Map::new(),
             qos_policy_id: None,
             may_move: false,
+            trunk: None,
         }
     }
 }
@@ -327,6 +334,14 @@ impl Resource for Port {
             .read_by(Policy::AdminOrService)
             .computed()
             .unfiltered(),
+            field(
+                "trunk_details",
+                Kind::Shape(profile_shape),
+                "The trunk that it is the parent of.",
+            )
+            .computed()
+            .unfiltered()
+            .if_any(),
         ],
         actions: &[],
         parts: &[],
@@ -343,6 +358,7 @@ impl Resource for Port {
         allocation::hold,
         rules::users,
         rules::floating,
+        trunk::rules::of_port,
         rules::removal,
     ];
 
@@ -410,6 +426,13 @@ impl Resource for Port {
                 let network = scene.snapshot.object::<Network>(self.network_id);
                 json!(network.and_then(|network| network.qos_policy_id))
             }
+            "trunk_details" => match self.trunk {
+                Some(Trunking::Parent { trunk }) => {
+                    let trunk = scene.snapshot.object::<Trunk>(trunk);
+                    trunk.map_or(Value::Null, |trunk| trunk.details(scene))
+                }
+                Some(Trunking::SubPort { .. }) | None => Value::Null,
+            },
             "binding:vif_type" => json!(self.vif_type(scene)),
             "binding:vif_details" => match self.vif_type(scene) {
                 "tap" => json!({"port_filter": true, "connectivity": "l2"}),
@@ -438,7 +461,7 @@ impl Port {
         }
     }
 
-    fn is_active(&self, scene: &Scene<'_>) -> bool {
+    pub(super) fn is_active(&self, scene: &Scene<'_>) -> bool {
         if !self.admin_state_up {
             return false;
         }

@@ -19,8 +19,8 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Action, Field, Kind, Meta, Objects, Operations, Ops, Policy, Reply, Resource,
-        Spec, field,
+        ALL, Absent, Action, Field, How, Kind, Meta, Objects, Operations, Ops, Policy, Reply,
+        Resource, Spec, field,
     },
     resources::{
         Port,
@@ -115,6 +115,7 @@ const fn interface(name: &'static str, doc: &'static str) -> Action {
         doc,
         rule: name,
         policy: Policy::Anyone,
+        how: How::Change,
         wrapped: false,
         arguments: INTERFACE,
         reply: Reply::Fields(ATTACHMENT),
@@ -128,6 +129,7 @@ const fn extra_routes(name: &'static str, doc: &'static str) -> Action {
         doc,
         rule: name,
         policy: Policy::Anyone,
+        how: How::Change,
         wrapped: true,
         arguments: ROUTES,
         reply: Reply::Object,

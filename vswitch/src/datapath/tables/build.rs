@@ -26,6 +26,7 @@ use super::{
     l3::{Interface, Router},
     ra::{self, Advertisement},
     security_group::GroupSet,
+    trunk::Trunks,
 };
 
 /// A network may have as many addresses as its subnets let the controller give out; this is where memory says stop.
@@ -54,6 +55,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         by_vni: HashMap::default(),
         own: None,
         wires: HashMap::default(),
+        trunks: Trunks::default(),
         alone: false,
         by_addr: HashMap::default(),
         tracking: Vec::new(),
@@ -524,6 +526,13 @@ impl Tables {
             }
         }
         self.ports.retain(|id| alive.contains(id));
+        let ports = self.ports.iter().map(|(_, _, port)| &**port);
+        let parent = |port: &Port| {
+            let (dense, parent) = self.ports.by_key(&port.trunk?.parent)?;
+            // A sub-port has no device to share.
+            parent.trunk.is_none().then_some(PortId(dense))
+        };
+        self.trunks = Trunks::new(ports, parent, self.seed);
         self.groups.retain(|ids| sets.contains(ids));
         by_network
     }
@@ -838,6 +847,7 @@ fn local_port(
         dns_name: port.dns_name.clone(),
         dhcp: port.dhcp.clone(),
         mtu,
+        trunk: port.trunk,
         section,
     }
 }

@@ -25,6 +25,7 @@ pub mod port_security;
 pub mod ra;
 pub mod security_group;
 pub mod service;
+pub mod trunk;
 pub mod tunnel;
 
 use std::{
@@ -34,9 +35,9 @@ use std::{
     sync::Arc,
 };
 
-use hostconfig::{SectionKey, group::Direction, qos::Limit};
+use hostconfig::{SectionKey, SubPort, group::Direction, qos::Limit};
 use net::{
-    GroupId, Id, Mac, Mtu, NetworkId, PortId, Prefix, RouterId, Vni, VtepId, Zone, ids::kind,
+    GroupId, Id, Mac, Mtu, NetworkId, PortId, Prefix, RouterId, Vlan, Vni, VtepId, Zone, ids::kind,
 };
 use nfv::rules::AddressSet;
 use overlay::{Fdb, FloodList, Neighbours};
@@ -46,6 +47,7 @@ use self::{
     floating::FloatingIps,
     l3::{Martians, Router},
     security_group::GroupSet,
+    trunk::{Tagged, Trunks},
 };
 use super::{dns::Names, neighbours::Outside};
 
@@ -126,6 +128,8 @@ pub struct Port {
     pub dhcp: hostconfig::DhcpOptions,
     /// Its network's MTU.
     pub mtu: Mtu,
+    /// Whose device it shares, and by which tag.
+    pub trunk: Option<SubPort>,
     /// The QoS policy that holds for it.
     pub qos: Option<Arc<Qos>>,
     /// Its section.
@@ -304,6 +308,7 @@ pub struct Tables {
     chains_section: SectionIndex,
     by_vni: HashMap<Vni, NetworkId, foldhash::fast::FixedState>,
     wires: HashMap<PortId, NetworkId, foldhash::fast::FixedState>,
+    trunks: Trunks,
     /// By network: may a connection of its packets be tracked at all?
     tracking: Vec<bool>,
     /// By network: has it ever been because routers joined it with others?
@@ -429,6 +434,16 @@ impl Tables {
     /// All wires, with their networks.
     pub fn wires(&self) -> impl Iterator<Item = (&Network, &WireEnd)> + '_ {
         self.networks().filter_map(|n| Some((n, n.wire.as_ref()?)))
+    }
+
+    /// Whose is what a port's device sends with this tag (IEEE 802.1Q §9.6)?
+    pub fn tagged(&self, device: PortId, vlan: u16) -> Tagged {
+        self.trunks.tagged(device, vlan)
+    }
+
+    /// The port whose device a sub-port shares, and its tag there; `None`: it has one of its own.
+    pub fn carrier(&self, port: PortId) -> Option<(PortId, Vlan)> {
+        self.trunks.carrier(port)
     }
 
     /// One past the largest [`PortId`].

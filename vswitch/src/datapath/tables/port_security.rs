@@ -164,6 +164,7 @@ mod tests {
             host_number: None,
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
+            trunk: None,
             mtu: net::Mtu::try_from(1450).unwrap(),
             section: SectionIndex(0),
         }

@@ -154,6 +154,7 @@ impl Conf {
             host_number: Some(0),
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
+            trunk: None,
         };
         change(&mut port);
         self.put(Section::Port(port));

@@ -21,5 +21,6 @@ mod routing;
 mod services;
 mod several;
 mod tracking;
+mod trunks;
 mod wires;
 mod workers;

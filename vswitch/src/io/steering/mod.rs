@@ -45,6 +45,8 @@ pub struct Steering {
 
 const ETHERNET: usize = 14;
 const UDP: usize = 8;
+/// Bytes of an 802.1Q tag.
+const TAG: i32 = 4;
 
 /// What a register holds.
 const READ: u8 = 0;
@@ -67,42 +69,61 @@ impl Steering {
     /// The program for packets whose inner Ethernet header begins at `frame`.
     fn program(&self, frame: i32) -> Vec<Instruction> {
         let mut a = Assembly::default();
+        a.push(op(COPY, PACKET, 1, 0, 0));
+        self.deal(&mut a, frame);
+        a.finish()
+    }
+
+    /// The same for a device that may be a trunk's parent: what is in a tagged frame is dealt as if it bore none.
+    fn program_with_tags(&self) -> Vec<Instruction> {
+        let mut a = Assembly::default();
+        let mut tagged = Label::default();
+        a.push(op(COPY, PACKET, 1, 0, 0));
+        a.push(op(LOAD_2, READ, 0, 0, 12));
+        a.jump(&mut tagged, JUMP_IF, READ, ethertype::VLAN.into());
+        self.deal(&mut a, 0);
+        a.place(tagged);
+        self.deal(&mut a, TAG);
+        a.finish()
+    }
+
+    /// Reckons whose a packet is whose EtherType stands 12 bytes behind `frame`, and ends.
+    fn deal(&self, a: &mut Assembly, frame: i32) {
         let (mut v6, mut other, mut ports, mut take, mut done) =
             <(Label, Label, Label, Label, Label)>::default();
         let load = |a: &mut Assembly, code, at: i32| a.push(op(code, READ, 0, 0, frame + at));
         let is = |number: u16| i32::from(number);
 
-        a.push(op(COPY, PACKET, 1, 0, 0));
         a.set_wide(SOURCE, self.spread.key);
         a.set_wide(DESTINATION, self.spread.key);
-        load(&mut a, LOAD_2, 12);
+        load(a, LOAD_2, 12);
         a.jump(&mut v6, JUMP_IF, READ, is(ethertype::IPV6));
         a.jump(&mut other, JUMP_UNLESS, READ, is(ethertype::IPV4));
 
-        load(&mut a, LOAD_4, 26);
-        self.step(&mut a, SOURCE);
-        load(&mut a, LOAD_4, 30);
-        self.step(&mut a, DESTINATION);
+        load(a, LOAD_4, 26);
+        self.step(a, SOURCE);
+        load(a, LOAD_4, 30);
+        self.step(a, DESTINATION);
         // Fragments have no ports, and meet elsewhere anyway.
-        load(&mut a, LOAD_2, 20);
+        load(a, LOAD_2, 20);
         a.push(op(AND, READ, 0, 0, 0x3fff));
         a.jump(&mut done, JUMP_UNLESS, READ, 0);
-        load(&mut a, LOAD_1, 14);
+        load(a, LOAD_1, 14);
         a.push(op(AND, READ, 0, 0, 15));
         a.push(op(SHIFT_LEFT, READ, 0, 0, 2));
         a.push(op(COPY, TRANSPORT, READ, 0, 0));
-        load(&mut a, LOAD_1, 23);
+        load(a, LOAD_1, 23);
         a.jump(&mut ports, JUMP, 0, 0);
 
         a.place(v6);
         for (register, first) in [(SOURCE, 22), (DESTINATION, 38)] {
             for word in 0..4 {
-                load(&mut a, LOAD_4, first + 4 * word);
-                self.step(&mut a, register);
+                load(a, LOAD_4, first + 4 * word);
+                self.step(a, register);
             }
         }
         a.push(op(SET, TRANSPORT, 0, 0, 40));
-        load(&mut a, LOAD_1, 20);
+        load(a, LOAD_1, 20);
 
         a.place(ports);
         a.jump(&mut take, JUMP_IF, READ, is(proto::TCP.into()));
@@ -111,13 +132,13 @@ impl Steering {
         a.place(take);
         for (register, at) in [(SOURCE, 14), (DESTINATION, 16)] {
             a.push(op(LOAD_2_FROM, READ, TRANSPORT, 0, frame + at));
-            self.step(&mut a, register);
+            self.step(a, register);
         }
 
         a.place(done);
         a.push(op(ADD_FROM, SOURCE, DESTINATION, 0, 0));
         a.push(op(SET, READ, 0, 0, 0));
-        self.step(&mut a, SOURCE);
+        self.step(a, SOURCE);
         a.push(op(REST_OF, SOURCE, 0, 0, i32::from(self.workers)));
         a.push(op(COPY, READ, SOURCE, 0, 0));
         a.push(op(EXIT, 0, 0, 0, 0));
@@ -125,7 +146,6 @@ impl Steering {
         a.place(other);
         a.push(op(SET, READ, 0, 0, 0));
         a.push(op(EXIT, 0, 0, 0, 0));
-        a.finish()
     }
 
     /// [`Spread::step`] of a register, with what was read.
@@ -143,27 +163,20 @@ impl Steering {
         sys::load_socket_filter(b"ow_steering", &self.program(frame))
     }
 
+    fn load_with_tags(&self) -> io::Result<OwnedFd> {
+        sys::load_socket_filter(b"ow_steering", &self.program_with_tags())
+    }
+
     /// Has a tap put packets that its device sends into the queue of their worker: the queues are the workers', in order.
     pub(super) fn of_tap(&self, queue: BorrowedFd<'_>) {
-        self.of_queues(queue, 0);
+        of_queues(queue, self.load_with_tags());
     }
 
     /// The same of a tap that carries VXLAN by IPv4 or IPv6.
     pub(super) fn of_uplink(&self, queue: BorrowedFd<'_>, v4: bool) {
         let ip = if v4 { 20 } else { 40 };
-        self.of_queues(queue, ETHERNET + ip + UDP + VXLAN_HEADER);
-    }
-
-    fn of_queues(&self, queue: BorrowedFd<'_>, frame: usize) {
-        let set = |fd| sys::tun_set_by_pointer(queue, libc::TUNSETSTEERINGEBPF, fd);
-        let steered = self.load(frame).and_then(|p| set(p.as_raw_fd()));
-        if let Err(error) = steered {
-            say_once(&error);
-            // What an earlier owner of the tap set deals by another seed.
-            if let Err(error) = set(-1) {
-                tracing::debug!(%error, "a tap's queues were never steered");
-            }
-        }
+        let frame = ETHERNET + ip + UDP + VXLAN_HEADER;
+        of_queues(queue, self.load(frame));
     }
 
     /// Has the kernel give datagrams to the socket of their worker: those that share the port are the workers', in the order in
@@ -175,6 +188,18 @@ impl Steering {
             .and_then(|p| sys::set_option(one, libc::SOL_SOCKET, option, p.as_raw_fd()));
         if let Err(error) = steered {
             say_once(&error);
+        }
+    }
+}
+
+fn of_queues(queue: BorrowedFd<'_>, program: io::Result<OwnedFd>) {
+    let set = |fd| sys::tun_set_by_pointer(queue, libc::TUNSETSTEERINGEBPF, fd);
+    let steered = program.and_then(|p| set(p.as_raw_fd()));
+    if let Err(error) = steered {
+        say_once(&error);
+        // What an earlier owner of the tap set deals by another seed.
+        if let Err(error) = set(-1) {
+            tracing::debug!(%error, "a tap's queues were never steered");
         }
     }
 }

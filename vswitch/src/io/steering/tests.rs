@@ -88,6 +88,23 @@ fn the_kernel_reckons_what_the_switch_does() {
 }
 
 #[test]
+fn a_tagged_frame_goes_where_it_would_without_its_tag() {
+    let steering = Steering::new(0xfeed, 5);
+    let (plain, program) = (steering.program(0), steering.program_with_tags());
+    let mut seen = std::collections::BTreeSet::new();
+    for v6 in [false, true] {
+        for port in 1..50 {
+            let frame = FrameBuilder::udp(v6, port, 53).payload(b"whatever");
+            let (bare, tagged) = (frame.clone().build(), frame.vlan(101).build());
+            let home = run(&plain, &bare);
+            assert_eq!([run(&program, &bare), run(&program, &tagged)], [home; 2]);
+            seen.insert(home);
+        }
+    }
+    assert_eq!(seen.len(), 5);
+}
+
+#[test]
 fn an_inner_frame_is_found_behind_its_headers() {
     let steering = Steering::new(3, 7);
     let frame = FrameBuilder::tcp(true, 9, 80).build();
