@@ -25,6 +25,7 @@ const LABS: &[&str] = &[
     "quickstart",
     "routed",
     "three-hosts-chain",
+    "trunk",
     "twenty-hosts",
     "two-tenants",
 ];
@@ -74,6 +75,11 @@ fn tenants_with_the_same_addresses_do_not_meet() {
 #[test]
 fn routers_lead_outside_by_their_gateway() {
     holds("gateway");
+}
+
+#[test]
+fn a_trunks_sub_ports_go_by_their_parents_device() {
+    holds("trunk");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::probe::side_by_side;
 use super::provision::{self, Inventory};
 use super::state::{Manifest, Process, State};
 use super::underlay::{self, CONTROLLER, Way, namespace};
-use super::{neighbours, netns, relay, vtep};
+use super::{neighbours, netns, relay, tagger, vtep};
 use crate::api::{Api, text};
 use crate::cancel::Cancel;
 use crate::clouds;
@@ -169,6 +169,7 @@ impl Fabric {
 
         progress.step("attaching the workloads");
         self.attach_all(cancel)?;
+        self.tag()?;
         for host in self.lab.hosts.iter().filter(|h| h.kernel_vtep) {
             vtep::build(&self.lab, &self.inventory, host)?;
         }
@@ -412,7 +413,7 @@ impl Fabric {
             .inventory
             .workloads
             .iter()
-            .filter(|(_, placed)| !kernel(&placed.host))
+            .filter(|(name, placed)| !kernel(&placed.host) && !tagger::is_sub_port(&self.lab, name))
             .collect();
         side_by_side(&all, 16, |(name, placed)| {
             cancel.check()?;
@@ -427,6 +428,20 @@ impl Fabric {
             .with_context(|| format!("attach workload {name} on host {}", placed.host))
         })
         .map(drop)
+    }
+
+    /// Makes the devices of sub-ports, on those of their trunks' parents.
+    fn tag(&mut self) -> anyhow::Result<()> {
+        if self.lab.trunks.is_empty() {
+            return Ok(());
+        }
+        let orders = tagger::orders(&self.lab, &self.inventory)?;
+        self.state.write_json(tagger::ORDERS, &orders)?;
+        if self.start_attendant("tagger")? != tagger::READY {
+            let said = self.state.log_tail("tagger");
+            bail!("the sub-ports' devices are not there: {said}");
+        }
+        Ok(())
     }
 
     fn wait_active(&self, api: &Api, cancel: &Cancel) -> anyhow::Result<()> {

@@ -29,6 +29,8 @@ pub(crate) struct RawLab {
     #[serde(default)]
     pub(crate) floating_ips: Vec<RawFloating>,
     #[serde(default)]
+    pub(crate) trunks: Vec<RawTrunk>,
+    #[serde(default)]
     pub(crate) workloads: Vec<RawWorkload>,
     #[serde(default)]
     pub(crate) security_groups: BTreeMap<String, Vec<RawRule>>,
@@ -103,6 +105,22 @@ pub(crate) struct RawFloating {
     pub(crate) network: String,
     pub(crate) workload: String,
     pub(crate) ip: Option<IpAddr>,
+}
+
+/// Workloads by the device of another.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawTrunk {
+    pub(crate) parent: String,
+    pub(crate) sub_ports: Vec<RawSubPort>,
+}
+
+/// One of them, and the 802.1Q tag of its frames.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawSubPort {
+    pub(crate) workload: String,
+    pub(crate) vlan: u16,
 }
 
 #[derive(Debug, Deserialize)]

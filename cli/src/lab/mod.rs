@@ -20,5 +20,6 @@ pub(crate) mod probe;
 pub(crate) mod provision;
 pub(crate) mod relay;
 pub(crate) mod state;
+pub(crate) mod tagger;
 pub(crate) mod underlay;
 pub(crate) mod vtep;

@@ -11,7 +11,7 @@ use vswitch::UplinkChoice;
 
 use super::file::{
     Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, RawFloating, RawGateway,
-    RawQos, Reach,
+    RawQos, RawTrunk, Reach,
 };
 use super::nat::Nat;
 use crate::units::{Percent, Rate, RateRange, Size, Span};
@@ -25,6 +25,7 @@ pub(crate) struct Lab {
     pub(crate) networks: Vec<Network>,
     pub(crate) gateways: Vec<RawGateway>,
     pub(crate) floating_ips: Vec<RawFloating>,
+    pub(crate) trunks: Vec<RawTrunk>,
     pub(crate) workloads: Vec<Workload>,
     pub(crate) groups: BTreeMap<String, Vec<Rule>>,
     pub(crate) qos: BTreeMap<String, RawQos>,

@@ -19,7 +19,7 @@ use crate::lab::plan::Lab;
 use crate::lab::provision::Inventory;
 use crate::lab::state::{self, ROOT, State};
 use crate::lab::underlay::Way;
-use crate::lab::{check, keeper, ledger, netns, relay, underlay};
+use crate::lab::{check, keeper, ledger, netns, relay, tagger, underlay};
 use crate::say::{self, Progress};
 
 /// A whole fabric on this machine, from one file
@@ -95,6 +95,9 @@ enum Verb {
     /// The process that makes a lab's wires bad where the kernel can't
     #[command(hide = true)]
     Relay { dir: PathBuf },
+    /// The process that makes the devices of a lab's sub-ports
+    #[command(hide = true)]
+    Tagger { dir: PathBuf },
 }
 
 impl Args {
@@ -110,6 +113,7 @@ impl Args {
             Verb::Status { name, json } => status(name.as_deref(), *json),
             Verb::Down { name } => down(name.as_deref()),
             Verb::Keeper { dir } => keeper::run(dir).map(|()| ExitCode::SUCCESS),
+            Verb::Tagger { dir } => tagger::run(dir).map(|()| ExitCode::SUCCESS),
             Verb::Relay { dir } => relay::run(dir).map(|()| ExitCode::SUCCESS),
         }
     }

@@ -8,6 +8,7 @@ mod expectations;
 mod intent;
 mod outside;
 mod qos;
+mod trunks;
 
 use std::collections::BTreeSet;
 
@@ -78,6 +79,7 @@ fn checked(name: &str, raw: RawLab) -> Result<Lab, Wrong> {
         networks,
         gateways: Vec::new(),
         floating_ips: Vec::new(),
+        trunks: Vec::new(),
         workloads,
         groups,
         qos: raw.qos,
@@ -87,6 +89,7 @@ fn checked(name: &str, raw: RawLab) -> Result<Lab, Wrong> {
     };
     lab.gateways = outside::gateways(raw.gateways, &lab.networks)?;
     lab.floating_ips = outside::floating(raw.floating_ips, &lab)?;
+    lab.trunks = trunks::trunks(raw.trunks, &lab)?;
     qos::users(&lab)?;
     lab.chains = raw
         .chains

@@ -7,6 +7,7 @@ mod chains;
 mod groups;
 mod outside;
 mod qos;
+mod trunks;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,6 +82,7 @@ pub(crate) fn provision(lab: &Lab, api: &Api) -> anyhow::Result<Inventory> {
     let routers = routers(lab, api, &projects, &inventory.networks)?;
     let groups = groups::make(lab, api, &projects)?;
     inventory.workloads = ports(lab, api, &inventory.networks, (&groups, &policies))?;
+    trunks::make(lab, api, &inventory)?;
     outside::lead(lab, api, &projects, &routers, &inventory)?;
     for chain in &lab.chains {
         chains::make(api, &projects, &inventory, chain)
