@@ -130,6 +130,8 @@ async fn cloud() -> Api {
             audit_id: String::new(),
             issued_at: Seconds::default(),
             expires_at: Seconds::new(u64::MAX),
+            credential_id: None,
+            revocations: 0,
         };
         view.put(identity::token_key(TOKEN), Arc::new(token));
         Ok(())
