@@ -441,6 +441,173 @@ fn a_dhcp_client_is_told_what_the_api_says() {
     assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
 }
 
+/// Answers every question by UDP with one address, and says a word to who connects by TCP.
+const NAME_SERVER: &str = r#"
+import socket, struct, threading
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind(("", 53))
+tcp = socket.create_server(("", 53))
+def words():
+    while True:
+        to, _ = tcp.accept()
+        to.sendall(b"heard")
+        to.close()
+threading.Thread(target=words, daemon=True).start()
+print("ready", flush=True)
+while True:
+    asked, whom = udp.recvfrom(4096)
+    end = asked.index(b"\0", 12) + 5
+    of = struct.unpack("!H", asked[end - 4:end - 2])[0]
+    answer = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4\xc0\0\2\x4d" if of == 1 else b""
+    head = asked[:2] + b"\x81\x80\0\1" + struct.pack("!H", int(of == 1)) + b"\0\0\0\0"
+    udp.sendto(head + asked[12:end] + answer, whom)
+"#;
+
+/// What the C library makes of a name in a workload, by these name servers; empty: nothing.
+fn resolved(workload: &str, kind: &str, name: &str) -> String {
+    let output = Command::new("ip")
+        .args([
+            "netns", "exec", workload, "timeout", "8", "getent", kind, name,
+        ])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a test made outside of its lab; it goes with it, however that ends.
+struct Left {
+    dir: std::path::PathBuf,
+    server: Option<std::process::Child>,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            drop(server.kill().and_then(|()| server.wait()));
+        }
+        drop(std::fs::remove_dir_all(&self.dir));
+    }
+}
+
+/// The workload of this port is a name server from now on: its subnet says so, and its group lets questions in.
+fn name_server(name: &str, port: &serde_json::Value, v4: &str) {
+    let group = port["security_groups"][0].clone();
+    for protocol in ["udp", "tcp"] {
+        let rule = json!({"security_group_rule": {
+            "security_group_id": group, "direction": "ingress", "ethertype": "IPv4",
+            "protocol": protocol, "port_range_min": 53, "port_range_max": 53,
+            "project_id": port["project_id"],
+        }});
+        put(name, "POST", "security-group-rules", &rule);
+    }
+    let subnet = api(name, "subnets?cidr=10.30.0.0/24");
+    let path = format!("subnets/{}", subnet["id"].as_str().unwrap());
+    put(
+        name,
+        "PUT",
+        &path,
+        &json!({"subnet": {"dns_nameservers": [v4]}}),
+    );
+}
+
+#[test]
+fn a_resolver_finds_ports_by_name_and_others_by_the_subnets_servers() {
+    if !allowed() {
+        return;
+    }
+    let name = "t-names";
+    let lab = Lab::up("mixed-v4-v6", name);
+    let workload = format!("{name}-a");
+    let etc = std::path::Path::new("/etc/netns").join(&workload);
+    let mut left = Left {
+        dir: etc.clone(),
+        server: None,
+    };
+    let by = |server: &str| {
+        std::fs::create_dir_all(&etc).unwrap();
+        let text =
+            format!("nameserver {server}\nsearch openstacklocal\noptions timeout:2 attempts:2\n");
+        std::fs::write(etc.join("resolv.conf"), text).unwrap();
+    };
+    let (v4, v6) = (lab.addr("b", false), lab.addr("b", true));
+    let port = api(name, "ports?name=b");
+    let path = format!("ports/{}", port["id"].as_str().unwrap());
+    let called = |dns: &str| put(name, "PUT", &path, &json!({"port": {"dns_name": dns}}));
+    called("db");
+    // What DHCP would tell it.
+    lab.ok(
+        "a",
+        &["ip", "route", "add", "169.254.169.254", "dev", "eth0"],
+    );
+    for server in ["169.254.169.254", "fe80::a9fe:a9fe%eth0"] {
+        by(server);
+        let found = |of: &str| resolved(&workload, "ahosts", of);
+        until("the name is known", Duration::from_secs(5), || {
+            found("db").contains(&v4)
+        });
+        assert!(found("db").contains(&v6), "both families");
+        for of in ["db.openstacklocal", "DB.OpenStackLocal."] {
+            assert!(found(of).contains(&v4), "{of} by {server}");
+        }
+        let generated = format!("host-{}", v4.replace('.', "-"));
+        assert!(found(&generated).contains(&v4), "{generated}");
+        for addr in [&v4, &v6] {
+            let back = resolved(&workload, "hosts", addr);
+            assert!(back.contains("db.openstacklocal"), "{addr}: {back}");
+        }
+        assert_eq!(found("nobody"), "");
+        assert_eq!(found("example.org"), "", "nobody is there to ask");
+    }
+    // Another name holds at once, and the old one no more.
+    by("169.254.169.254");
+    called("store");
+    let since = std::time::Instant::now();
+    until("the new name is known", Duration::from_secs(5), || {
+        resolved(&workload, "ahosts", "store").contains(&v4)
+    });
+    assert!(
+        since.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        since.elapsed()
+    );
+    assert_eq!(resolved(&workload, "ahosts", "db"), "");
+
+    // A name server of the tenant's own.
+    name_server(name, &port, &v4);
+    let mut server = Command::new("ip")
+        .args([
+            "netns",
+            "exec",
+            &format!("{name}-b"),
+            "python3",
+            "-c",
+            NAME_SERVER,
+        ])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut word = [0; 5];
+    let mut says = server.stdout.take().unwrap();
+    left.server = Some(server);
+    std::io::Read::read_exact(&mut says, &mut word).unwrap();
+    // By the switch, and by the server itself.
+    let mut held = true;
+    for by_whom in ["169.254.169.254", v4.as_str()] {
+        by(by_whom);
+        until("others are found", Duration::from_secs(10), || {
+            resolved(&workload, "ahostsv4", "www.example.org").contains("192.0.2.77")
+        });
+        held &= resolved(&workload, "ahosts", "store").contains(&v4);
+        held &= !resolved(&workload, "ahostsv4", "nobody.openstacklocal").contains("192.0.2.77");
+    }
+    let connect =
+        "import socket; print(socket.create_connection(('169.254.169.254', 53), 3).recv(9))";
+    let heard = lab.exec("a", &["python3", "-c", connect]);
+    assert!(held, "names hold whoever is asked");
+    let heard = printed("the server by TCP", &heard);
+    assert!(heard.contains("heard"), "{heard}");
+}
+
 /// The kernel makes the address that the API gave its port, and believes in its router until that takes its leave.
 #[test]
 fn a_kernel_gets_its_address_and_its_router_by_advertisements() {
