@@ -66,7 +66,14 @@ pub(super) struct Schedule {
     parted: BTreeMap<HostName, Now>,
     asked: BTreeMap<Id<kind::Port>, Asked>,
     /// Gateways that were taken from a host that is here, until it proved that it heard it.
-    given_up: BTreeMap<Id<kind::Port>, HostName>,
+    given_up: BTreeMap<Id<kind::Port>, GivenUp>,
+}
+
+/// Who had a gateway, and did that one know that another may have it?
+#[derive(Debug)]
+struct GivenUp {
+    host: HostName,
+    may_move: bool,
 }
 
 impl Schedule {
@@ -163,7 +170,7 @@ impl Schedule {
                 continue;
             }
             let had = self.given_up.get(id).filter(|_| port.host.is_none());
-            if had.is_some_and(|had| !self.has_heard(had, router, live, now)) {
+            if had.is_some_and(|had| !self.has_heard(had, router, (compiler, live), now)) {
                 continue;
             }
             let placement = if self.is_to_move(gateway, port, compiler, live, now) {
@@ -174,7 +181,8 @@ impl Schedule {
             let here = port.host.as_ref().filter(|host| is_here(host, live));
             let placement = placement.map(|placement| match here {
                 Some(host) if placement.to.as_ref() != Some(host) => {
-                    self.given_up.insert(*id, host.clone());
+                    let (host, may_move) = (host.clone(), port.may_move);
+                    self.given_up.insert(*id, GivenUp { host, may_move });
                     Placement {
                         to: None,
                         may_move: false,
@@ -192,17 +200,19 @@ impl Schedule {
         placements
     }
 
-    /// Does a host that had a gateway hold the router as it is now, or is it gone?
+    /// Does a host that had a gateway hold the router as it is now, or answer for it no more? One that is gone and did not know that another may have
+    /// it goes on answering, unless it is no host any more.
     fn has_heard(
         &self,
-        host: &HostName,
+        had: &GivenUp,
         router: Id<kind::Router>,
-        live: &Sessions,
+        (compiler, live): (&Compiler, &Sessions),
         now: Now,
     ) -> bool {
-        let session = live.get(host).map(|live| &live.session);
+        let session = live.get(&had.host).map(|live| &live.session);
         let proved = session.is_some_and(|session| session.is_proved(SectionKey::Router(router)));
-        proved || self.is_gone(host, live, now)
+        let known = compiler.intent().host(&had.host).is_some();
+        proved || !known || had.may_move && self.is_gone(&had.host, live, now)
     }
 
     /// What was asked for has happened, or something else.
