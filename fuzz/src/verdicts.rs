@@ -216,6 +216,7 @@ impl World {
             }
         }
         let set = |n: u8, c: &mut Choices<'_>| AddressSet {
+            part: None,
             id: set_id(n),
             members: (0..c.byte() % 8)
                 .map(|_| {

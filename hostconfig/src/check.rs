@@ -41,7 +41,10 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
     for (&key, section) in &config.sections {
         let mut needs = BTreeSet::new();
         match section.body() {
-            Section::Vteps(_) | Section::AddressSet(_) | Section::Qos(_) | Section::Chain(_) => {}
+            Section::Vteps(_) | Section::Qos(_) | Section::Chain(_) => {}
+            Section::AddressSet(set) => {
+                needs.extend(set.part.map(|_| SectionKey::AddressSet(set.id)));
+            }
             Section::Network(n) => {
                 if let Some(first) = vnis.insert(n.vni, key) {
                     faults.push(Fault::SameVni(key, first));

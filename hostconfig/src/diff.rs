@@ -67,6 +67,7 @@ mod tests {
             let prefix = format!("10.0.0.{member}/32").parse().unwrap();
             let set = AddressSet {
                 id: uuid::Uuid::from_u128(u128::from(*id)).into(),
+                part: None,
                 members: [prefix].into(),
             };
             config.insert(Arc::new(Keyed::new(Section::AddressSet(set)).unwrap()));

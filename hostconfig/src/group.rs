@@ -88,11 +88,16 @@ pub enum Remote {
 }
 
 /// A set of addresses that follows its members: those of a remote group, or an address group.
+///
+/// A large set changes often, by one member. So a remote group's members are told in parts: the set is what all sections with its id hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddressSet {
     /// Its id: that of the group.
     pub id: Id<kind::AddressSet>,
+    /// Which part this is; `None`: what is in no part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<u8>,
     /// Its addresses.
     pub members: BTreeSet<Prefix>,
 }

@@ -22,6 +22,8 @@ pub enum SectionKey {
     Network(Id<kind::Network>),
     /// A set of addresses.
     AddressSet(Id<kind::AddressSet>),
+    /// A part of one.
+    AddressPart(Id<kind::AddressSet>, u8),
     /// A security group.
     Group(Id<kind::SecurityGroup>),
     /// A QoS policy.
@@ -44,6 +46,7 @@ impl fmt::Display for SectionKey {
             Self::Vteps => f.write_str("vteps"),
             Self::Network(id) => write!(f, "network/{id}"),
             Self::AddressSet(id) => write!(f, "address_set/{id}"),
+            Self::AddressPart(id, part) => write!(f, "address_set/{id}/{part}"),
             Self::Group(id) => write!(f, "group/{id}"),
             Self::Qos(id) => write!(f, "qos/{id}"),
             Self::Chain(id) => write!(f, "chain/{id}"),
@@ -57,7 +60,7 @@ impl fmt::Display for SectionKey {
 
 /// Why a text names no section.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a section key (kind/uuid): {0}")]
+#[error("not a section key (kind/uuid, or address_set/uuid/part): {0}")]
 pub struct InvalidSectionKey(pub String);
 
 impl FromStr for SectionKey {
@@ -69,7 +72,15 @@ impl FromStr for SectionKey {
         match s.split_once('/') {
             None if s == "vteps" => Ok(Self::Vteps),
             Some(("network", u)) => Ok(Self::Network(id(s, u)?)),
-            Some(("address_set", u)) => Ok(Self::AddressSet(id(s, u)?)),
+            Some(("address_set", u)) => match u.split_once('/') {
+                None => Ok(Self::AddressSet(id(s, u)?)),
+                Some((u, part)) => match part.parse::<u8>() {
+                    Ok(number) if number.to_string() == part => {
+                        Ok(Self::AddressPart(id(s, u)?, number))
+                    }
+                    Ok(_) | Err(_) => Err(InvalidSectionKey(s.to_owned())),
+                },
+            },
             Some(("group", u)) => Ok(Self::Group(id(s, u)?)),
             Some(("qos", u)) => Ok(Self::Qos(id(s, u)?)),
             Some(("chain", u)) => Ok(Self::Chain(id(s, u)?)),
@@ -200,7 +211,9 @@ impl Keyed {
         let body = match key {
             SectionKey::Vteps => Section::Vteps(read(key, &bytes)?),
             SectionKey::Network(_) => Section::Network(read(key, &bytes)?),
-            SectionKey::AddressSet(_) => Section::AddressSet(read(key, &bytes)?),
+            SectionKey::AddressSet(_) | SectionKey::AddressPart(..) => {
+                Section::AddressSet(read(key, &bytes)?)
+            }
             SectionKey::Group(_) => Section::Group(read(key, &bytes)?),
             SectionKey::Qos(_) => Section::Qos(read(key, &bytes)?),
             SectionKey::Chain(_) => Section::Chain(read(key, &bytes)?),
@@ -247,7 +260,10 @@ impl Section {
         match self {
             Self::Vteps(_) => SectionKey::Vteps,
             Self::Network(b) => SectionKey::Network(b.id),
-            Self::AddressSet(b) => SectionKey::AddressSet(b.id),
+            Self::AddressSet(b) => match b.part {
+                None => SectionKey::AddressSet(b.id),
+                Some(part) => SectionKey::AddressPart(b.id, part),
+            },
             Self::Group(b) => SectionKey::Group(b.id),
             Self::Qos(b) => SectionKey::Qos(b.id),
             Self::Chain(b) => SectionKey::Chain(b.id),
@@ -280,11 +296,17 @@ mod tests {
             SectionKey::Vteps,
             SectionKey::Port(u.into()),
             SectionKey::AddressSet(u.into()),
+            SectionKey::AddressPart(u.into(), 0),
+            SectionKey::AddressPart(u.into(), 255),
             SectionKey::Router(u.into()),
             SectionKey::Qos(u.into()),
             SectionKey::FloatingIp(u.into()),
         ] {
             assert_eq!(key.to_string().parse::<SectionKey>().unwrap(), key);
+        }
+        for bad in ["256", "-1", "01", "", "+1", "1/2"] {
+            let key = format!("address_set/{u}/{bad}");
+            assert!(key.parse::<SectionKey>().is_err(), "{key}");
         }
         assert!("port".parse::<SectionKey>().is_err());
         assert!(
@@ -299,6 +321,7 @@ mod tests {
         let set = |n| {
             Section::AddressSet(AddressSet {
                 id: uuid::Uuid::from_u128(n).into(),
+                part: None,
                 members: [].into(),
             })
         };

@@ -237,7 +237,12 @@ impl Plan {
     pub fn address_set(&mut self, members: impl IntoIterator<Item = Prefix>) -> Remote {
         let id = self.uuid().into();
         let members = members.into_iter().collect();
-        self.sets.insert(id, AddressSet { id, members });
+        let set = AddressSet {
+            id,
+            part: None,
+            members,
+        };
+        self.sets.insert(id, set);
         Remote::Set(id)
     }
 
@@ -606,7 +611,9 @@ impl Plan {
             put(Section::Group(group.clone()));
             for rule in &group.rules {
                 if let Remote::Set(id) = rule.remote {
-                    put(Section::AddressSet(self.set(id)));
+                    for set in self.set(id) {
+                        put(Section::AddressSet(set));
+                    }
                 }
             }
         }
@@ -667,19 +674,27 @@ impl Plan {
         }
     }
 
-    fn set(&self, id: Id<kind::AddressSet>) -> AddressSet {
+    /// All parts of a set; a group's members are in three, as a controller might cut it.
+    fn set(&self, id: Id<kind::AddressSet>) -> Vec<AddressSet> {
         if let Some(set) = self.sets.get(&id) {
-            return set.clone();
+            return vec![set.clone()];
         }
         let group: GroupUuid = id.uuid().into();
-        let members = self
-            .ports
-            .values()
-            .filter(|(_, p)| p.security_groups.contains(&group))
-            .flat_map(|(_, p)| &p.fixed_ips)
-            .map(|ip| Prefix::host(ip.addr))
-            .collect();
-        AddressSet { id, members }
+        let members = |part: Option<u8>| {
+            let ports = self.ports.iter().filter(|(_, (_, port))| {
+                port.security_groups.contains(&group)
+                    && part.is_some_and(|part| port.id.uuid().as_u128() % 3 == u128::from(part))
+            });
+            let ips = ports.flat_map(|(_, (_, port))| &port.fixed_ips);
+            ips.map(|ip| Prefix::host(ip.addr)).collect()
+        };
+        let parts = [None, Some(0), Some(1), Some(2)];
+        let of = |part| AddressSet {
+            id,
+            part,
+            members: members(part),
+        };
+        parts.into_iter().map(of).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
         scene::Scene,
     },
     refusal::Refusal,
-    resource::{Action, Field, Lookup, Meta, Object, Reply, Spec, Verb, index_prefix},
+    resource::{Action, Field, Meta, Object, Reply, Spec, Verb, index_prefix},
     resources::security_group,
     rules::{self, Caller, Enacted, Given, Order, enact, stored, usable},
     store::{Read, Snapshot, transact},
@@ -104,7 +104,8 @@ impl Api {
         let scene = self.scene(&snapshot, &asked.caller);
         let candidates = candidates(spec, &snapshot, &asked.caller, &query);
         let base = format!("{}/v2.0/{}", asked.origin, spec.path);
-        let (chosen, links) = query.select(spec, candidates, &scene, &base)?;
+        let (chosen, links) =
+            query.select(spec, candidates.objects, candidates.passed, &scene, &base)?;
         let rows = scene.rows(spec, &query.fields);
         let mut body = format!("{{\"{}\":[", spec.plural).into_bytes();
         for (at, object) in chosen.iter().enumerate() {
@@ -355,54 +356,104 @@ impl Api {
     }
 }
 
+/// What a query is to choose from.
+struct Candidates<'a> {
+    objects: Box<dyn Iterator<Item = Arc<dyn Object>> + 'a>,
+    /// The filter that all of them pass: they were found by its index.
+    passed: Option<&'static str>,
+}
+
 /// All objects that the caller may see, or fewer if the query names an index, in the order of their
-/// ids; from the query's start on, if that is all that it wants.
+/// ids; from the query's start on, if that is all that it wants. Nothing is read before it is asked for.
 fn candidates<'a>(
     spec: &'static Spec,
     snapshot: &'a Snapshot,
     caller: &'a Caller,
     query: &Query,
-) -> Box<dyn Iterator<Item = Arc<dyn Object>> + 'a> {
+) -> Candidates<'a> {
     let seen = move |object: &Arc<dyn Object>| usable(snapshot, &**object, caller);
     let start = query.start();
-    let load = move |ids: BTreeSet<Uuid>| {
-        let rest = ids
-            .into_iter()
-            .filter(move |id| start.is_none_or(|start| *id >= start));
-        Box::new(
-            rest.filter_map(move |id| stored(snapshot, spec, id))
-                .filter(seen),
-        )
+    let load = move |sources: Vec<Ids<'a>>, passed| {
+        let rest = Merged::new(sources).skip_while(move |id| start.is_some_and(|from| *id < from));
+        let objects = rest.filter_map(move |id| stored(snapshot, spec, id));
+        Candidates {
+            objects: Box::new(objects.filter(seen)),
+            passed,
+        }
+    };
+    let indexed_ids = move |field: &str, value: &str| -> Ids<'a> {
+        let prefix = index_prefix(spec.storage, field, value);
+        let from = start.map(|id| id.to_string()).unwrap_or_default();
+        let ids = snapshot.rest_of_keys(prefix, &from);
+        Box::new(ids.filter_map(|id| id.parse().ok()))
     };
     if let Some(ids) = query.filter("id") {
-        return load(ids.iter().filter_map(|id| id.parse().ok()).collect());
+        let ids: BTreeSet<Uuid> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+        return load(vec![Box::new(ids.into_iter())], None);
     }
     for field in indexed(spec) {
         if let Some(values) = query.filter(field)
             && values.iter().all(|value| !value.is_empty())
         {
-            let prefixes = values
-                .iter()
-                .map(|value| index_prefix(spec.storage, field, value));
-            return load(prefixes.flat_map(|prefix| snapshot.ids(&prefix)).collect());
+            let ids = values.iter().map(|value| indexed_ids(field, value));
+            return load(ids.collect(), Some(field));
         }
     }
     if caller.admin {
         let from = start.map_or_else(|| "/".to_owned(), |id| format!("/{id}"));
         let own = |(key, _): &(&str, _)| key.as_bytes().get(spec.storage.len()) == Some(&b'/');
         let all = snapshot.scan_from(spec.storage, &from).take_while(own);
-        return Box::new(all.filter_map(|(_, entry)| spec.ops.object(entry)));
+        return Candidates {
+            objects: Box::new(all.filter_map(|(_, entry)| spec.ops.object(entry))),
+            passed: None,
+        };
     }
-    let project = index_prefix(spec.storage, "project_id", &caller.project_id);
-    let shared = index_prefix(spec.storage, "shared", "true");
-    load(
-        snapshot
-            .ids(&project)
-            .into_iter()
-            .chain(snapshot.ids(&shared))
-            .chain(spec.ops.granted(snapshot, &caller.project_id))
-            .collect(),
-    )
+    let mut granted = spec.ops.granted(snapshot, &caller.project_id);
+    granted.sort_unstable();
+    let own = indexed_ids("project_id", &caller.project_id);
+    let shared = indexed_ids("shared", "true");
+    load(vec![own, shared, Box::new(granted.into_iter())], None)
+}
+
+/// Ids in ascending order.
+type Ids<'a> = Box<dyn Iterator<Item = Uuid> + 'a>;
+
+/// Ids of several sources as one, in order, each once.
+struct Merged<'a> {
+    /// Each with what comes next of it; those that are at their end are left out.
+    sources: Vec<(Uuid, Ids<'a>)>,
+    last: Option<Uuid>,
+}
+
+impl<'a> Merged<'a> {
+    fn new(sources: Vec<Ids<'a>>) -> Self {
+        Self {
+            sources: sources
+                .into_iter()
+                .filter_map(|mut ids| Some((ids.next()?, ids)))
+                .collect(),
+            last: None,
+        }
+    }
+}
+
+impl Iterator for Merged<'_> {
+    type Item = Uuid;
+
+    fn next(&mut self) -> Option<Uuid> {
+        loop {
+            let places = self.sources.iter_mut().enumerate();
+            let (at, (next, ids)) = places.min_by_key(|(_, (next, _))| *next)?;
+            let id = *next;
+            match ids.next() {
+                Some(after) => *next = after,
+                None => drop(self.sources.swap_remove(at)),
+            }
+            if self.last.replace(id) != Some(id) {
+                return Some(id);
+            }
+        }
+    }
 }
 
 /// The filters that have an index, the most selective first.
@@ -463,5 +514,30 @@ fn compare_revision(object: &dyn Object, wanted: Option<u64>) -> Result<(), Refu
     match wanted {
         Some(wanted) if wanted != current => Err(Refusal::Stale { wanted, current }),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_several_sources_come_in_order_and_once() {
+        let ids = |numbers: &[u128]| -> Ids<'static> {
+            let ids: Vec<Uuid> = numbers.iter().copied().map(Uuid::from_u128).collect();
+            Box::new(ids.into_iter())
+        };
+        let merged = Merged::new(vec![ids(&[1, 4, 9]), ids(&[]), ids(&[2, 4, 4, 5])]);
+        let merged: Vec<u128> = merged.map(|id| id.as_u128()).collect();
+        assert_eq!(merged, [1, 2, 4, 5, 9]);
+        assert_eq!(Merged::new(Vec::new()).next(), None);
+        // And are read only as they are asked for: a page costs what it shows.
+        let read = std::cell::Cell::new(0);
+        let endless = (0..).map(|number| {
+            read.set(read.get() + 1);
+            Uuid::from_u128(number)
+        });
+        let page = Merged::new(vec![Box::new(endless)]).take(3).count();
+        assert_eq!((page, read.get()), (3, 4));
     }
 }

@@ -106,7 +106,7 @@ impl Query {
         marker.parse().ok()
     }
 
-    /// The objects of the answer, and its links. Candidates come in the order of their ids.
+    /// The objects of the answer, and its links. Candidates come in the order of their ids, and pass the filter `passed` all.
     ///
     /// # Errors
     /// When a filter's value is not valid, or the marker is not known.
@@ -114,10 +114,12 @@ impl Query {
         &self,
         spec: &Spec,
         candidates: impl Iterator<Item = Arc<dyn Object>>,
+        passed: Option<&str>,
         scene: &Scene<'_>,
         base: &str,
     ) -> Result<Selection, Refusal> {
-        let filters = self.compiled(spec, scene)?;
+        let mut filters = self.compiled(spec, scene)?;
+        filters.retain(|(field, _)| Some(field.name) != passed);
         let mut chosen = candidates.filter(|object| {
             self.tags_match(&object.meta().tags) && matches(&filters, object.as_ref(), scene)
         });

@@ -18,12 +18,12 @@ use net::{Id, ids::kind};
 use uuid::Uuid;
 
 use super::{
-    Complaint, chain,
+    Complaint, all_keys, chain,
     intent::{
         Change, Function, Host, HostName, Index, Intent, Network, Object, Port, remote_set, sides,
         virtual_ports,
     },
-    l2, needs, section,
+    l2, needs, policy, section,
 };
 
 /// What a batch of changes altered.
@@ -71,8 +71,10 @@ pub struct Compiler {
     /// What somebody needs, compiled.
     pub(super) sections: BTreeMap<SectionKey, Arc<Keyed>>,
     hosts: BTreeMap<HostName, HostState>,
-    /// Who needs a section; endpoints are not here but follow their networks.
+    /// Who needs a section; endpoints and parts of sets are not here but follow their networks and sets.
     holders: Index<SectionKey, HostName>,
+    /// How often a section was compiled.
+    compiled: u64,
 }
 
 /// What a change may have altered, before anything is compiled.
@@ -80,6 +82,8 @@ pub struct Compiler {
 struct Dirty {
     sections: BTreeSet<SectionKey>,
     hosts: BTreeSet<HostName>,
+    /// Those that have nothing yet: their configs are made whole, not entry by entry.
+    fresh: BTreeSet<HostName>,
     /// Entries to set right.
     entries: BTreeSet<(SectionKey, HostName)>,
     ports: BTreeSet<Id<kind::Port>>,
@@ -105,7 +109,13 @@ impl Compiler {
             sections: BTreeMap::new(),
             hosts: BTreeMap::new(),
             holders: Index::default(),
+            compiled: 0,
         }
+    }
+
+    /// How often a section was compiled so far: what a change costs does not grow with the region.
+    pub fn compiled(&self) -> u64 {
+        self.compiled
     }
 
     /// What it compiles.
@@ -140,6 +150,7 @@ impl Compiler {
             SectionKey::Network(id) => Some(*id),
             SectionKey::Vteps
             | SectionKey::AddressSet(_)
+            | SectionKey::AddressPart(..)
             | SectionKey::Group(_)
             | SectionKey::Qos(_)
             | SectionKey::Chain(_)
@@ -343,8 +354,7 @@ impl Compiler {
             self.mark_gateway(router, dirty);
         }
         for group in &port.section.security_groups {
-            let set = SectionKey::AddressSet(Id::new(group.uuid()));
-            dirty.sections.insert(set);
+            dirty.sections.insert(policy::part_of(*group, id));
         }
         self.mark_vip(id, dirty);
         for function in self.intent.functions_of.of(&id) {
@@ -524,21 +534,45 @@ impl Compiler {
             networks: dirty.networks,
             records: dirty.records,
         };
+        for host in dirty.fresh {
+            let told = self.furnish(&host);
+            touched.hosts.insert(host, told);
+        }
         for (key, host) in dirty.entries {
             if self.set_right(&host, key) {
                 touched.hosts.entry(host).or_default().insert(key);
             }
         }
-        let gone: Vec<HostName> = self
-            .hosts
-            .iter()
-            .filter(|(name, state)| state.needs.is_empty() && touched.hosts.contains_key(*name))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for host in gone {
-            self.hosts.remove(&host);
+        for host in touched.hosts.keys() {
+            if self.hosts.get(host).is_some_and(|s| s.needs.is_empty()) {
+                self.hosts.remove(host);
+            }
         }
         touched
+    }
+
+    /// Makes the config of a host that has none yet; what is in it.
+    fn furnish(&mut self, host: &HostName) -> BTreeSet<SectionKey> {
+        let Some(state) = self.hosts.get(host) else {
+            return BTreeSet::new();
+        };
+        let all = all_keys(&self.intent, host, state.needs.clone());
+        for key in &all {
+            if !self.sections.contains_key(key) {
+                self.refresh(*key);
+            }
+        }
+        let sections = all.into_iter().filter_map(|key| {
+            let section = self.sections.get(&key)?;
+            Some((key, Arc::clone(section)))
+        });
+        let sections: BTreeMap<_, _> = sections.collect();
+        let keys = sections.keys().copied().collect();
+        if let Some(state) = self.hosts.get_mut(host) {
+            state.config.sections = sections;
+            state.config.generation = self.generation;
+        }
+        keys
     }
 
     /// Lists a host's needs anew and notes every entry that comes or goes.
@@ -554,7 +588,11 @@ impl Compiler {
                 };
                 let needs = new.clone();
                 self.hosts.insert(host.clone(), HostState { needs, config });
-                BTreeSet::new()
+                for &key in &new {
+                    self.holders.insert(key, host.clone());
+                }
+                dirty.fresh.insert(host.clone());
+                return;
             }
         };
         for &key in new.difference(&old) {
@@ -577,8 +615,17 @@ impl Compiler {
                         .entries
                         .insert((SectionKey::Endpoint(port), host.clone()));
                 }
+                SectionKey::AddressSet(set) => {
+                    let had = self.hosts.get(host).into_iter().flat_map(|state| {
+                        let parts = policy::all_parts(set);
+                        state.config.sections.range(parts).map(|(key, _)| *key)
+                    });
+                    let has = policy::parts(&self.intent, set);
+                    let entries = had.chain(has).map(|key| (key, host.clone()));
+                    dirty.entries.extend(entries);
+                }
                 SectionKey::Vteps
-                | SectionKey::AddressSet(_)
+                | SectionKey::AddressPart(..)
                 | SectionKey::Group(_)
                 | SectionKey::Qos(_)
                 | SectionKey::Chain(_)
@@ -596,6 +643,7 @@ impl Compiler {
                 let port = self.intent.ports.get(&id)?;
                 Some(SectionKey::Network(port.section.network))
             }
+            SectionKey::AddressPart(set, _) => Some(SectionKey::AddressSet(set)),
             SectionKey::Vteps
             | SectionKey::Network(_)
             | SectionKey::AddressSet(_)
@@ -621,6 +669,7 @@ impl Compiler {
     /// Compiles a section anew; did it change?
     fn refresh(&mut self, key: SectionKey) -> bool {
         let new = if self.is_needed(key) {
+            self.compiled += 1;
             section(&self.intent, key)
         } else {
             None
@@ -652,6 +701,7 @@ impl Compiler {
             SectionKey::Vteps
             | SectionKey::Network(_)
             | SectionKey::AddressSet(_)
+            | SectionKey::AddressPart(..)
             | SectionKey::Group(_)
             | SectionKey::Qos(_)
             | SectionKey::Chain(_)

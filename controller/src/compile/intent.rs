@@ -10,6 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
+    ops::RangeInclusive,
     sync::Arc,
 };
 
@@ -453,6 +454,16 @@ impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
     /// The things of a key, in order.
     pub(crate) fn of(&self, key: &K) -> impl Iterator<Item = &V> + use<'_, K, V> {
         self.0.get(key).into_iter().flatten()
+    }
+
+    /// The things of a key that are in a range, in order.
+    pub(crate) fn within(
+        &self,
+        key: &K,
+        range: RangeInclusive<V>,
+    ) -> impl Iterator<Item = &V> + use<'_, K, V> {
+        let values = self.0.get(key).into_iter();
+        values.flat_map(move |values| values.range(range.clone()))
     }
 
     /// All keys.

@@ -19,8 +19,8 @@
 //! - `hostconfig::check` finds no fault in what is compiled.
 //!
 //! # Cost
-//! A port that changes: its two sections, the sets of its groups, one entry in each host that has a
-//! port on its network or on one that routers join with it. Its own host's needs are listed anew: a walk
+//! A port that changes: its two sections, its part of each of its groups' sets, one entry in each host that has a
+//! port on its network or on one that routers join with it. A part is a 256th of a set. Its own host's needs are listed anew: a walk
 //! over that host's ports, and over the routers that they reach.
 
 pub mod incremental;
@@ -202,12 +202,32 @@ fn served(intent: &Intent, networks: &BTreeSet<Id<kind::Network>>) -> BTreeSet<S
     sides
 }
 
+/// What a host is told that needs this: its needs, the endpoints of its networks, and the parts of its sets.
+fn all_keys(intent: &Intent, host: &HostName, needs: BTreeSet<SectionKey>) -> BTreeSet<SectionKey> {
+    let mut all: Vec<SectionKey> = Vec::with_capacity(needs.len() * 2);
+    for key in &needs {
+        if let SectionKey::Network(network) = key {
+            let ports = intent.ports_on(*network);
+            let elsewhere = ports.filter(|port| intent.place(port) != Some(host));
+            all.extend(elsewhere.map(|port| SectionKey::Endpoint(port.section.id)));
+        }
+        if let SectionKey::AddressSet(set) = key {
+            all.extend(policy::parts(intent, *set));
+        }
+    }
+    all.extend(needs);
+    all.into_iter().collect()
+}
+
 /// Compiles one section; `None` if its object can't be had.
 fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
     let body = match key {
         SectionKey::Vteps => Section::Vteps(l2::vteps(intent)),
         SectionKey::Network(id) => Section::Network(l2::network(intent, id)?),
         SectionKey::AddressSet(id) => Section::AddressSet(policy::address_set(intent, id)),
+        SectionKey::AddressPart(id, part) => {
+            Section::AddressSet(policy::address_part(intent, id, part)?)
+        }
         SectionKey::Group(id) => Section::Group(policy::group(intent, id)?),
         SectionKey::Qos(id) => Section::Qos(hostconfig::QosPolicy::clone(intent.qos.get(&id)?)),
         SectionKey::Chain(id) => Section::Chain(chain::chain(intent, id)?.0),
@@ -231,24 +251,11 @@ pub fn compile(
     let mut shared: BTreeMap<SectionKey, Option<Arc<Keyed>>> = BTreeMap::new();
     let mut plan = BTreeMap::new();
     for host in intent.hosts.values() {
-        let mut keys = needs(intent, &host.name);
+        let keys = needs(intent, &host.name);
         if keys.is_empty() {
             continue;
         }
-        let elsewhere: Vec<SectionKey> = keys
-            .iter()
-            .flat_map(|key| {
-                let network = if let SectionKey::Network(id) = key {
-                    Some(*id)
-                } else {
-                    None
-                };
-                network.into_iter().flat_map(|id| intent.ports_on(id))
-            })
-            .filter(|port| intent.place(port) != Some(&host.name))
-            .map(|port| SectionKey::Endpoint(port.section.id))
-            .collect();
-        keys.extend(elsewhere);
+        let keys = all_keys(intent, &host.name, keys);
         let mut config = HostConfig {
             incarnation,
             generation,

@@ -20,7 +20,8 @@ use intent::{
 };
 
 pub(crate) fn id<K>(n: u8) -> Id<K> {
-    Uuid::from_u128(0x1000 + u128::from(n)).into()
+    // The first byte is drawn by lot in a real one: members of a group are in parts by it.
+    Uuid::from_u128(u128::from(n) << 120 | (0x1000 + u128::from(n))).into()
 }
 
 pub(crate) fn host_name(n: u8) -> HostName {
@@ -610,13 +611,16 @@ fn a_remote_group_follows_its_members_and_their_pairs() {
     let key = SectionKey::AddressSet(id(1));
     let members = |compiler: &Compiler| {
         let config = compiler.config(&host_name(0)).unwrap();
-        let Section::AddressSet(set) = config.sections[&key].body() else {
-            unreachable!()
-        };
-        set.members
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
+        assert!(config.sections.contains_key(&key));
+        let sets = config.sections.values().filter_map(|section| {
+            let Section::AddressSet(set) = section.body() else {
+                return None;
+            };
+            (set.id == id(1)).then_some(&set.members)
+        });
+        let mut all: Vec<_> = sets.flatten().map(ToString::to_string).collect();
+        all.sort();
+        all
     };
     assert!(members(&compiler).is_empty());
     compiler.apply(&put([port(1, 0, None, &[1], 200)]), Generation(2));
@@ -763,6 +767,63 @@ fn what_a_router_does_changes_its_section_alone() {
     let section = router_of(config, 0).unwrap();
     assert!(!section.admin_up);
     assert_eq!(section.routes.len(), 1);
+}
+
+/// So many ports of one group, each on a host of its own, that follow each other's addresses.
+fn following(count: u8) -> Compiler {
+    let mut all = put([
+        network(0, "a"),
+        group(0, true),
+        rule(0, 0, Remote::Set(id(0))),
+    ]);
+    all.extend(put((0..count).map(|n| host(n, true, false))));
+    all.extend(put((0..count).map(|n| port(n, 0, Some(n), &[0], 200))));
+    compiled(&all)
+}
+
+#[test]
+fn a_member_that_changes_costs_its_part_of_the_set_however_many_there_are() {
+    let (mut few, mut many) = (following(3), following(200));
+    let mut costs = Vec::new();
+    for compiler in [&mut few, &mut many] {
+        let before = compiler.compiled();
+        let mut moved = port(1, 0, Some(1), &[0], 200);
+        if let Object::Port(port) = &mut moved {
+            let port = Arc::make_mut(port);
+            port.section.fixed_ips[0].addr = addr(250);
+        }
+        let touched = compiler.apply(&put([moved]), Generation(2));
+        let part = SectionKey::AddressPart(id(0), 1);
+        let told = &touched.hosts[&host_name(2)];
+        assert_eq!(*told, [part, SectionKey::Endpoint(id(1))].into());
+        let set = &compiler.config(&host_name(2)).unwrap().sections[&part];
+        let Section::AddressSet(set) = set.body() else {
+            unreachable!()
+        };
+        assert_eq!(
+            set.members.len(),
+            2,
+            "its address and its pair's, of nobody else"
+        );
+        costs.push(compiler.compiled() - before);
+    }
+    assert_eq!(costs[0], costs[1], "sections compiled for one change");
+    assert!(costs[0] <= 4, "{costs:?}");
+}
+
+#[test]
+fn a_change_that_moves_no_address_is_no_news_for_a_set() {
+    let mut compiler = following(3);
+    let mut other = port(1, 0, Some(1), &[0], 200);
+    if let Object::Port(port) = &mut other {
+        Arc::make_mut(port).section.mac =
+            UnicastMac::try_from(Mac::new([2, 0, 0, 9, 9, 9])).unwrap();
+    }
+    let touched = compiler.apply(&put([other]), Generation(2));
+    let mut told = touched.hosts.values().flatten();
+    assert!(
+        told.all(|key| !matches!(key, SectionKey::AddressPart(..) | SectionKey::AddressSet(_)))
+    );
 }
 
 #[test]

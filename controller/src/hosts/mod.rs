@@ -24,4 +24,4 @@ mod tests;
 pub use schedule::Placement;
 pub use server::Limits;
 pub use stats::{METRICS, Stats};
-pub use task::{Parts, note_vtep, note_wires, place, serve};
+pub use task::{Parts, TOGETHER, note_vtep, note_wires, place, serve};

@@ -70,21 +70,29 @@ pub enum Event {
 }
 
 impl Event {
-    /// What the store's watcher heard, as the compiler reads it.
-    pub fn heard(event: store::Event, facts: &Facts) -> Self {
-        match event {
-            store::Event::Commit(commit) => Self::Commit(
-                commit
-                    .changes
-                    .iter()
-                    .filter_map(|change| view::change(change, facts))
-                    .collect(),
-                Generation(commit.revision.get()),
+    /// What the store's watcher heard, as the compiler reads it: commits that came together are followed as one. What they touch is
+    /// compiled once, and hosts hear of it once.
+    pub fn heard(events: &[store::Event], facts: &Facts) -> Self {
+        let (mut changes, mut generation, mut anew) = (Vec::new(), Generation::default(), None);
+        for event in events {
+            let snapshot = match event {
+                store::Event::Resync(snapshot) => snapshot,
+                store::Event::Commit(commit) if anew.is_some() => &commit.snapshot,
+                store::Event::Commit(commit) => {
+                    let new = commit.changes.iter();
+                    changes.extend(new.filter_map(|change| view::change(change, facts)));
+                    generation = Generation(commit.revision.get());
+                    continue;
+                }
+            };
+            anew = Some(snapshot);
+        }
+        match anew {
+            Some(snapshot) => Self::Resync(
+                view::objects(snapshot, facts),
+                Generation(snapshot.revision().get()),
             ),
-            store::Event::Resync(snapshot) => {
-                let generation = Generation(snapshot.revision().get());
-                Self::Resync(view::objects(&snapshot, facts), generation)
-            }
+            None => Self::Commit(changes, generation),
         }
     }
 }

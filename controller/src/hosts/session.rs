@@ -16,7 +16,7 @@
 //! kept of it by the ports and sections that exist; a message out of order ends the stream.
 //!
 //! # Cost
-//! An update hashes the list of the host's section hashes once: 16 bytes a section.
+//! An update costs what it names: the digest over all that the host holds follows each section that comes or goes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -179,6 +179,41 @@ struct Pulse {
     beaten: bool,
 }
 
+/// Sections by hash, and the digest over them.
+#[derive(Debug, Default)]
+struct Held {
+    hashes: BTreeMap<SectionKey, SectionHash>,
+    digest: Digest,
+}
+
+impl Held {
+    /// Has the section another hash now than it had?
+    fn insert(&mut self, key: SectionKey, hash: SectionHash) -> bool {
+        let before = self.hashes.insert(key, hash);
+        if before == Some(hash) {
+            return false;
+        }
+        if let Some(before) = before {
+            self.digest.take(before);
+        }
+        self.digest.add(hash);
+        true
+    }
+
+    /// Was it there?
+    fn remove(&mut self, key: SectionKey) -> bool {
+        let before = self.hashes.remove(&key);
+        if let Some(before) = before {
+            self.digest.take(before);
+        }
+        before.is_some()
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
 /// One stream of one host.
 #[derive(Debug)]
 pub struct Session {
@@ -189,7 +224,7 @@ pub struct Session {
     nonce: u64,
     pulse: Pulse,
     /// What the host holds once all under way is applied.
-    held: BTreeMap<SectionKey, SectionHash>,
+    held: Held,
     pending: BTreeSet<SectionKey>,
     extent: Extent,
     /// An update is due even if it changes nothing: the first after `Hello`.
@@ -223,7 +258,7 @@ impl Session {
                 silent: false,
                 beaten: false,
             },
-            held: BTreeMap::new(),
+            held: Held::default(),
             pending: BTreeSet::new(),
             extent: Extent::Named,
             due: false,
@@ -508,7 +543,8 @@ impl Session {
             // Only of a port that is this host's, or that it was not yet told to let go: else anything could be piled
             // up here. What was said of one that went stays until the host says that it went: if it comes
             // back before the host notices, the host has nothing new to say.
-            let known = target.config.sections.contains_key(&key) || self.held.contains_key(&key);
+            let known =
+                target.config.sections.contains_key(&key) || self.held.hashes.contains_key(&key);
             if !known {
                 reports.remove(&id);
                 continue;
@@ -583,7 +619,7 @@ impl Session {
                 }
                 return;
             };
-            let digest = Digest::over(self.held.values().copied());
+            let digest = self.held.digest;
             update.incarnation = target.incarnation.to_string();
             update.generation = target.generation.get();
             update.digest = digest.0.to_vec();
@@ -604,11 +640,13 @@ impl Session {
     fn differences(&self, config: &HostConfig) -> BTreeSet<SectionKey> {
         let lacks = config.sections.iter().filter(|(key, section)| {
             self.held
+                .hashes
                 .get(key)
                 .is_none_or(|hash| *hash != section.hash())
         });
         let gone = self
             .held
+            .hashes
             .keys()
             .filter(|key| !config.sections.contains_key(key));
         lacks.map(|(key, _)| *key).chain(gone.copied()).collect()
@@ -617,10 +655,10 @@ impl Session {
     /// Everything in one update; what it does not name is gone.
     fn all(&mut self, target: Target<'_>) -> (wire::Update, BTreeSet<SectionKey>) {
         let sections = &target.config.sections;
-        self.held = sections
-            .iter()
-            .map(|(key, section)| (*key, section.hash()))
-            .collect();
+        self.held.clear();
+        for (key, section) in sections {
+            self.held.insert(*key, section.hash());
+        }
         self.pending.clear();
         self.extent = Extent::Named;
         self.due = false;
@@ -643,7 +681,7 @@ impl Session {
             let Some(section) = target.config.sections.get(key) else {
                 continue;
             };
-            if self.held.insert(*key, section.hash()) != Some(section.hash()) {
+            if self.held.insert(*key, section.hash()) {
                 bytes += section.bytes().len();
                 update.upserts.push(body(section));
                 twins.extend(twin(*key));
@@ -658,7 +696,7 @@ impl Session {
             if target.config.sections.contains_key(key) || (cut && !twins.contains(key)) {
                 continue;
             }
-            if self.held.remove(key).is_some() {
+            if self.held.remove(*key) {
                 update.removals.push(key.to_string());
             }
             keys.insert(*key);
@@ -681,6 +719,7 @@ fn twin(key: SectionKey) -> Option<SectionKey> {
         SectionKey::Vteps
         | SectionKey::Network(_)
         | SectionKey::AddressSet(_)
+        | SectionKey::AddressPart(..)
         | SectionKey::Group(_)
         | SectionKey::Qos(_)
         | SectionKey::Chain(_)

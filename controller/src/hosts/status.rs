@@ -266,6 +266,7 @@ impl Status {
                 }
                 SectionKey::Vteps
                 | SectionKey::AddressSet(_)
+                | SectionKey::AddressPart(..)
                 | SectionKey::Group(_)
                 | SectionKey::Qos(_)
                 | SectionKey::Chain(_)

@@ -50,6 +50,8 @@ use crate::{
 const INBOX: usize = 1024;
 /// Connections whose handshake is done and that gRPC has not taken yet.
 const READY: usize = 64;
+/// Commits that are followed as one when they came together: hosts that say hello meanwhile wait no longer than for these.
+pub const TOGETHER: usize = 256;
 /// Sessions are looked at this often: their shortest time limit is 5 s.
 const TICK: Duration = Duration::from_secs(1);
 /// Hosts with gateways are looked at this often: they stop answering after 1.5 s.
@@ -194,8 +196,8 @@ impl Task {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                event = self.watcher.next() => match event {
-                    Some(event) => self.follow(event),
+                events = self.watcher.some(TOGETHER) => match events {
+                    Some(events) => self.follow(&events),
                     None => break,
                 },
                 message = messages.recv() => match message {
@@ -220,12 +222,13 @@ impl Task {
         }
     }
 
-    fn follow(&mut self, event: store::Event) {
+    fn follow(&mut self, events: &[store::Event]) {
         let began = Instant::now();
-        if matches!(event, store::Event::Resync(_)) {
+        let fell_behind = |event| matches!(event, &store::Event::Resync(_));
+        if events.iter().any(fell_behind) {
             tracing::warn!("the publisher fell behind the store and compares everything");
         }
-        self.step(Event::heard(event, &self.facts));
+        self.step(Event::heard(events, &self.facts));
         self.stats.followed(began.elapsed());
     }
 
@@ -241,10 +244,10 @@ impl Task {
             } => {
                 // The stream was let in by a commit that may still be on its way here.
                 while self.publisher.compiler().generation() < Generation(revision.get()) {
-                    let Some(event) = self.watcher.next().await else {
+                    let Some(events) = self.watcher.some(TOGETHER).await else {
                         return;
                     };
-                    self.follow(event);
+                    self.follow(&events);
                 }
                 self.streams.insert(conn, Stream { outgoing, hang_up });
                 tracing::info!(%host, "a host connected");

@@ -9,7 +9,10 @@
 //! - One process has the file open: a second is refused, and told which it is.
 
 use super::{Entry, KeyChange, OrderedMap, Record, Revision};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    backends::FileBackend,
+};
 use std::{
     fs, io,
     os::unix::fs::OpenOptionsExt,
@@ -126,12 +129,88 @@ pub struct RedbDisk {
     decode: Decode,
 }
 
+/// A step of a commit, as the file sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// These bytes are about to be written there.
+    Write(u64, &'a [u8]),
+    /// What was written is about to be synced.
+    Sync,
+    /// It is on stable storage.
+    Synced,
+}
+
+/// Who hears of each step before it is taken, to die there; see [`RedbDisk::open_heard`].
+pub type Hear = Box<dyn Fn(Step<'_>) + Send + Sync>;
+
+/// A file whose steps somebody hears.
+struct HeardFile {
+    file: FileBackend,
+    hear: Hear,
+}
+
+impl std::fmt::Debug for HeardFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
+impl StorageBackend for HeardFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        (self.hear)(Step::Sync);
+        self.file.sync_data()?;
+        (self.hear)(Step::Synced);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        (self.hear)(Step::Write(offset, data));
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+}
+
 impl RedbDisk {
     /// Opens or makes the store of a data dir.
     ///
     /// # Errors
     /// When the directory cannot be made or another process has the file open.
     pub fn open(data_dir: &Path, decode: Decode) -> Result<Self, DiskError> {
+        Self::open_by(data_dir, decode, |path| Database::create(path))
+    }
+
+    /// The same, and `hear` is told of each step that changes the file: for tests that die in the midst of a commit.
+    ///
+    /// # Errors
+    /// As [`RedbDisk::open`].
+    pub fn open_heard(data_dir: &Path, decode: Decode, hear: Hear) -> Result<Self, DiskError> {
+        Self::open_by(data_dir, decode, |path| {
+            let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+            let file = FileBackend::new(file)?;
+            Database::builder().create_with_backend(HeardFile { file, hear })
+        })
+    }
+
+    fn open_by(
+        data_dir: &Path,
+        decode: Decode,
+        create: impl FnOnce(&Path) -> Result<Database, DatabaseError>,
+    ) -> Result<Self, DiskError> {
         fs::create_dir_all(data_dir).map_err(|source| DiskError::File {
             path: data_dir.to_owned(),
             source,
@@ -149,8 +228,8 @@ impl RedbDisk {
                     source,
                 })?;
         }
-        let database = Database::create(&path).map_err(|source| {
-            if matches!(source, redb::DatabaseError::DatabaseAlreadyOpen) {
+        let database = create(&path).map_err(|source| {
+            if matches!(source, DatabaseError::DatabaseAlreadyOpen) {
                 DiskError::InUse(path.clone())
             } else {
                 failed(&path, source)

@@ -8,15 +8,16 @@
 //! - No node but the root is empty; none holds more than [`MAX`] items.
 //!
 //! # Cost
-//! Look-up O(log n); a write copies at most one node a level (32 entries), none when the last
-//! snapshot was taken before the last write to the same nodes. A scan steps through the leaves.
+//! Look-up O(log n); a write copies at most one node a level, none when the last snapshot was taken before
+//! the last write to the same nodes. To copy an item is to count two references, each somewhere else in
+//! memory: in a large map that is what a write costs, so nodes are small. A scan steps through the leaves.
 
 use std::sync::Arc;
 
-/// The most items in one node: two cache lines of keys a search touches, 1.5 KiB to copy.
-const MAX: usize = 64;
+/// The most items in one node: a level more than with 64, and a third of the items to copy.
+const MAX: usize = 16;
 /// Below this a node looks for a neighbour to merge with.
-const MIN: usize = 16;
+const MIN: usize = 4;
 
 #[derive(Debug, Clone)]
 enum Node<V> {

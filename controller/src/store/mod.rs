@@ -26,7 +26,7 @@ mod map;
 mod tests;
 
 pub use backup::{BackupFile, Beside, Scribe, restore};
-pub use disk::{Decode, Disk, DiskError, Loaded, MemoryDisk, RedbDisk, SCHEMA};
+pub use disk::{Decode, Disk, DiskError, Hear, Loaded, MemoryDisk, RedbDisk, SCHEMA, Step};
 pub use embedded::Embedded;
 
 use map::OrderedMap;
@@ -127,6 +127,11 @@ impl Snapshot {
     /// Is there none?
     pub fn is_empty(&self) -> bool {
         self.map.len() == 0
+    }
+
+    /// What follows `prefix` in the keys that begin with it, in order, from `from` on; read as it is asked for.
+    pub fn rest_of_keys(&self, prefix: String, from: &str) -> impl Iterator<Item = &str> + use<'_> {
+        range(&self.map, &prefix, from).map_while(move |(key, _)| key.strip_prefix(prefix.as_str()))
     }
 
     /// Changes when the store was made anew or restored from a backup; fences hosts.
@@ -232,23 +237,33 @@ pub struct View {
     map: OrderedMap<Entry>,
     revision: Revision,
     log: Vec<KeyChange>,
-    reads: RefCell<Vec<ReadRange>>,
+    /// `None` where there is one writer, who compares nothing.
+    reads: Option<RefCell<Vec<ReadRange>>>,
 }
 
 impl View {
-    /// A view whose writes will carry `revision`.
+    /// A view whose writes will carry `revision`; what is read is not noted.
     fn new(map: OrderedMap<Entry>, revision: Revision) -> Self {
         Self {
             map,
             revision,
             log: Vec::new(),
-            reads: RefCell::default(),
+            reads: None,
         }
     }
 
-    /// A view of a snapshot whose writes go nowhere: for trying a rule out.
+    /// A view of a snapshot whose writes go nowhere: for trying a rule out. What is read is noted.
     pub fn of(snapshot: &Snapshot) -> Self {
-        Self::new(snapshot.map.clone(), Revision(snapshot.revision.0 + 1))
+        Self {
+            reads: Some(RefCell::default()),
+            ..Self::new(snapshot.map.clone(), Revision(snapshot.revision.0 + 1))
+        }
+    }
+
+    fn note(&self, read: impl FnOnce() -> ReadRange) {
+        if let Some(reads) = &self.reads {
+            reads.borrow_mut().push(read());
+        }
     }
 
     /// Writes a record.
@@ -282,12 +297,18 @@ impl View {
     /// The same state again, to try something out.
     #[cfg(test)]
     pub(crate) fn clone_for_test(&self) -> Self {
-        Self::new(self.map.clone(), Revision(self.revision.0 + 1))
+        Self {
+            reads: Some(RefCell::default()),
+            ..Self::new(self.map.clone(), Revision(self.revision.0 + 1))
+        }
     }
 
-    /// What was read up to now.
+    /// What was read up to now, where that is noted.
     pub fn reads(&self) -> Vec<ReadRange> {
-        self.reads.borrow().clone()
+        let noted = self.reads.as_ref();
+        noted
+            .map(|reads| reads.borrow().clone())
+            .unwrap_or_default()
     }
 
     /// What was written up to now, each write by itself.
@@ -312,14 +333,12 @@ impl View {
 
 impl Read for View {
     fn entry(&self, key: &str) -> Option<&Entry> {
-        self.reads.borrow_mut().push(ReadRange::Key(key.to_owned()));
+        self.note(|| ReadRange::Key(key.to_owned()));
         self.map.get(key)
     }
 
     fn scan_from<'a>(&'a self, prefix: &'a str, from: &str) -> Scan<'a> {
-        self.reads
-            .borrow_mut()
-            .push(ReadRange::Prefix(prefix.to_owned(), from.to_owned()));
+        self.note(|| ReadRange::Prefix(prefix.to_owned(), from.to_owned()));
         Scan {
             inner: range(&self.map, prefix, from),
             prefix,
@@ -359,22 +378,48 @@ impl Watcher {
     /// The next event; `None` once the store is closed.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
-            match self.stream.recv().await {
-                Ok(commit) if commit.revision > self.after => {
-                    self.after = commit.revision;
-                    return Some(Event::Commit(commit));
-                }
-                Ok(_) => {}
-                Err(broadcast::error::RecvError::Lagged(_)) => {
-                    // From the newest on, or the next commit would lag again.
-                    self.stream = self.stream.resubscribe();
-                    let snapshot = self.latest.load_full();
-                    self.after = snapshot.revision;
-                    return Some(Event::Resync(Snapshot::clone(&snapshot)));
-                }
+            let heard = match self.stream.recv().await {
+                Ok(commit) => Some(commit),
+                Err(broadcast::error::RecvError::Lagged(_)) => None,
                 Err(broadcast::error::RecvError::Closed) => return None,
+            };
+            if let Some(event) = self.take(heard) {
+                return Some(event);
             }
         }
+    }
+
+    /// All that has come, at least one event, and at most so many: a watcher that fell behind catches up with what it can
+    /// take in one piece. `None` once the store is closed.
+    pub async fn some(&mut self, most: usize) -> Option<Vec<Event>> {
+        let mut events = vec![self.next().await?];
+        while events.len() < most {
+            let heard = match self.stream.try_recv() {
+                Ok(commit) => Some(commit),
+                Err(broadcast::error::TryRecvError::Lagged(_)) => None,
+                Err(
+                    broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed,
+                ) => break,
+            };
+            events.extend(self.take(heard));
+        }
+        Some(events)
+    }
+
+    /// What a commit is to this watcher; none: some were missed.
+    fn take(&mut self, heard: Option<Arc<Commit>>) -> Option<Event> {
+        if let Some(commit) = heard {
+            if commit.revision <= self.after {
+                return None;
+            }
+            self.after = commit.revision;
+            return Some(Event::Commit(commit));
+        }
+        // From the newest on, or the next commit would lag again.
+        self.stream = self.stream.resubscribe();
+        let snapshot = self.latest.load_full();
+        self.after = snapshot.revision;
+        Some(Event::Resync(Snapshot::clone(&snapshot)))
     }
 }
 

@@ -203,6 +203,32 @@ async fn a_slow_watcher_is_told_to_resync() {
 }
 
 #[tokio::test]
+async fn a_watcher_that_was_away_takes_what_came_as_one() {
+    let store = memory();
+    let (_, mut watcher) = store.watch();
+    for _ in 0..10 {
+        put(&store, "k", "v").await;
+    }
+    let some = watcher.some(4).await.unwrap();
+    let rest = watcher.some(100).await.unwrap();
+    assert_eq!((some.len(), rest.len()), (4, 6));
+    let revisions = some.iter().chain(&rest).map(|event| match event {
+        Event::Commit(commit) => commit.revision,
+        Event::Resync(_) => panic!("nothing was missed"),
+    });
+    let revisions: Vec<_> = revisions.collect();
+    assert!(revisions.is_sorted() && revisions.last() == Some(&store.snapshot().revision()));
+    // One that missed some is told so once, and then goes on.
+    for _ in 0..1100 {
+        put(&store, "k", "w").await;
+    }
+    let all = watcher.some(usize::MAX).await.unwrap();
+    assert!(matches!(all.as_slice(), [Event::Resync(_)]));
+    put(&store, "k", "x").await;
+    assert_eq!(watcher.some(9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let dir = Scratch::new("restart");
     let mut incarnation = None;

@@ -99,7 +99,8 @@ impl Brain {
                 () = std::future::ready(()) => None,
             }
         });
-        Some(self.publisher.on(Event::heard(next?, &self.core.facts), at))
+        let event = Event::heard(&[next?], &self.core.facts);
+        Some(self.publisher.on(event, at))
     }
 
     /// Notes where a host's VTEP is, as the publisher asked for.

@@ -1224,13 +1224,12 @@ impl Host {
             let remote = match r.remote {
                 Remote::Any => true,
                 Remote::Prefix(p) => p.contains(remote),
-                Remote::Set(id) => match self.config.sections.get(&SectionKey::AddressSet(id)) {
-                    Some(s) => match s.body() {
-                        Section::AddressSet(s) => s.members.iter().any(|p| p.contains(remote)),
-                        _ => false,
-                    },
-                    None => false,
-                },
+                Remote::Set(id) => self.config.sections.values().any(|s| match s.body() {
+                    Section::AddressSet(s) => {
+                        s.id == id && s.members.iter().any(|p| p.contains(remote))
+                    }
+                    _ => false,
+                }),
             };
             let l4 = match r.l4 {
                 L4Match::Any => true,

@@ -5,14 +5,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use controller::{
     Core,
     hosts::{
-        note_vtep,
+        TOGETHER, note_vtep,
         publish::{Conn, Effect, Event, Publisher, Reading},
     },
     resource::{Objects as _, Resource as _},
@@ -49,6 +53,8 @@ pub struct Heard {
 struct Host {
     name: Arc<str>,
     hashes: BTreeMap<SectionKey, SectionHash>,
+    /// Over them.
+    digest: Digest,
 }
 
 /// The publisher with its hosts.
@@ -85,17 +91,25 @@ impl Host {
         };
         if update.whole {
             self.hashes.clear();
+            self.digest = Digest::default();
         }
         for section in update.upserts {
             heard.0 += 1;
             heard.1 += section.body.len();
             let hash = SectionHash(section.hash.try_into().unwrap());
-            self.hashes.insert(section.key.parse().unwrap(), hash);
+            let before = self.hashes.insert(section.key.parse().unwrap(), hash);
+            if let Some(before) = before {
+                self.digest.take(before);
+            }
+            self.digest.add(hash);
         }
         for key in update.removals {
-            self.hashes.remove(&key.parse().unwrap());
+            let before = self.hashes.remove(&key.parse().unwrap());
+            if let Some(before) = before {
+                self.digest.take(before);
+            }
         }
-        let digest = Digest::over(self.hashes.values().copied());
+        let digest = self.digest;
         assert_eq!(digest.0.to_vec(), update.digest, "{} differs", self.name);
         said(from_host::Message::Ack(wire::Ack {
             generation: update.generation,
@@ -191,11 +205,16 @@ pub struct Up {
     pub bytes: usize,
 }
 
-/// The publisher's thread: first how the region came up, then what becomes of each commit.
+/// The publisher's thread, until it is told to stop: first how the region came up, then what becomes of each commit.
 ///
 /// # Panics
 /// When a host's digest differs from what the controller says of it.
-pub fn run(handle: &Handle, core: Arc<Core>, up: &mpsc::Sender<Up>, heard: &mpsc::Sender<Heard>) {
+pub fn run(
+    handle: &Handle,
+    core: Arc<Core>,
+    (up, heard): (&mpsc::Sender<Up>, &mpsc::Sender<Heard>),
+    stop: &AtomicBool,
+) {
     let started = Instant::now();
     let (snapshot, mut watcher) = core.store.watch();
     let at = Reading {
@@ -243,7 +262,7 @@ pub fn run(handle: &Handle, core: Arc<Core>, up: &mpsc::Sender<Up>, heard: &mpsc
     };
     let mut waiting = !records.is_empty();
     let mut synced = None;
-    loop {
+    while !stop.load(Ordering::Relaxed) {
         if waiting
             && !vtep_less(&hub)
             && hub.publisher.compiler().generation().get()
@@ -263,13 +282,14 @@ pub fn run(handle: &Handle, core: Arc<Core>, up: &mpsc::Sender<Up>, heard: &mpsc
                 return;
             }
         }
-        let next = async { tokio::time::timeout(Duration::from_secs(1), watcher.next()).await };
+        let next =
+            async { tokio::time::timeout(Duration::from_secs(1), watcher.some(TOGETHER)).await };
         match handle.block_on(next) {
             Ok(None) => return,
-            Ok(Some(event)) => {
+            Ok(Some(events)) => {
                 (hub.sections, hub.bytes) = (0, 0);
                 hub.told.clear();
-                let event = Event::heard(event, &hub.core.facts);
+                let event = Event::heard(&events, &hub.core.facts);
                 let compiling = hub.on(event);
                 let one = Heard {
                     revision: hub.publisher.compiler().generation().get(),

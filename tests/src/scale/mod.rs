@@ -13,7 +13,11 @@ pub mod http;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -156,12 +160,12 @@ pub fn document(figures: &[Figure]) -> Value {
 }
 
 /// A controller that serves, with its store in a directory that goes with it.
-struct Stand {
+pub(crate) struct Stand {
     runtime: Runtime,
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     addr: SocketAddr,
     token: String,
-    project: String,
+    pub(crate) project: String,
     stop: Option<oneshot::Sender<()>>,
     dir: PathBuf,
 }
@@ -177,9 +181,9 @@ impl Drop for Stand {
 }
 
 impl Stand {
-    fn up(dir: &std::path::Path) -> anyhow::Result<Self> {
+    pub(crate) fn up(dir: &std::path::Path) -> anyhow::Result<Self> {
         let runtime = Builder::new_multi_thread().enable_all().build()?;
-        let dir = dir.join(format!("ow-control-{}", std::process::id()));
+        let dir = dir.join(format!("ow-control-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let config = Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -230,7 +234,7 @@ impl Stand {
         Ok(stand)
     }
 
-    fn client(&self) -> anyhow::Result<Http> {
+    pub(crate) fn client(&self) -> anyhow::Result<Http> {
         Http::connect(self.addr, &self.token)
     }
 }
@@ -435,6 +439,45 @@ fn fill(
     Ok((listed, ports))
 }
 
+/// The publisher's thread, which ends with this: before the runtime that it waits in.
+struct Publishing {
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Publishing {
+    fn start(run: impl FnOnce(&AtomicBool) + Send + 'static) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name("publisher".to_owned())
+            .spawn(move || run(&told))?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Publishing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, that was told already.
+            drop(thread.join());
+        }
+    }
+}
+
+/// How many hosts were told of a change that have no port of its network.
+fn strangers(one: &hosts::Heard, network: &str, http: &mut Http) -> anyhow::Result<usize> {
+    let path = format!("/v2.0/ports?network_id={network}&fields=binding:host_id");
+    let of = http.ask("GET", &path, b"")?.json()?;
+    let of = of["ports"].as_array().cloned().unwrap_or_default();
+    let its = |name: &str| of.iter().any(|port| port["binding:host_id"] == name);
+    Ok(one.told.iter().filter(|name| !its(name)).count())
+}
+
 /// Single changes, each with how long it took until its hosts had acknowledged it.
 fn changes(
     stand: &Stand,
@@ -448,9 +491,8 @@ fn changes(
     let handle = stand.runtime.handle().clone();
     hosts::certify(&handle, &stand.core);
     let core = Arc::clone(&stand.core);
-    thread::Builder::new()
-        .name("publisher".to_owned())
-        .spawn(move || hosts::run(&handle, core, &up_to, &heard_to))?;
+    let run = move |stop: &AtomicBool| hosts::run(&handle, core, (&up_to, &heard_to), stop);
+    let _publishing = Publishing::start(run)?;
     let up = up
         .recv_timeout(Duration::from_mins(30))
         .context("the hosts did not come up")?;
@@ -475,13 +517,6 @@ fn changes(
     let mut http = stand.client()?;
     let (mut whole, mut compiling, mut told) = (vec![], vec![], vec![]);
     let mut sent = 0;
-    let strangers = |one: &hosts::Heard, network: &str, http: &mut Http| -> anyhow::Result<usize> {
-        let path = format!("/v2.0/ports?network_id={network}&fields=binding:host_id");
-        let of = http.ask("GET", &path, b"")?.json()?;
-        let of = of["ports"].as_array().cloned().unwrap_or_default();
-        let its = |name: &str| of.iter().any(|port| port["binding:host_id"] == name);
-        Ok(one.told.iter().filter(|name| !its(name)).count())
-    };
     for (n, id) in ports.iter().cycle().take(wish.requests).enumerate() {
         // Its MAC address follows it to all who talk to it.
         let mac = format!("02:00:00:{:02x}:{:02x}:01", n >> 8 & 0xff, n & 0xff);

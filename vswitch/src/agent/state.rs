@@ -473,6 +473,7 @@ mod tests {
         };
         for n in 1..4 {
             let set = AddressSet {
+                part: None,
                 id: Uuid::from_u128(n).into(),
                 members: ["10.0.0.1/32".parse().unwrap()].into(),
             };

@@ -24,7 +24,6 @@ use hostconfig::{
     wire::{self, from_controller, from_host},
 };
 use net::{Id, Now, ids::kind};
-use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -535,11 +534,7 @@ fn hashes(
 
 /// As [`HostConfig::digest`], over sections that are held by hash only too.
 fn digest(hashes: &BTreeMap<SectionKey, SectionHash>) -> Digest {
-    let mut sha = Sha256::new();
-    for hash in hashes.values() {
-        sha.update(hash.0);
-    }
-    Digest(sha.finalize().into())
+    Digest::over(hashes.values().copied())
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         vteps: Dense::default(),
         groups: Dense::default(),
         address_sets: BTreeMap::new(),
+        set_contents: BTreeMap::new(),
         group_names: BTreeMap::new(),
         qos: BTreeMap::new(),
         chains: Vec::new(),
@@ -101,7 +102,8 @@ fn digest(content: impl Hash) -> u128 {
 struct Sorted<'a> {
     networks: Vec<(&'a hostconfig::Network, SectionIndex, bool)>,
     groups: BTreeMap<Id<kind::SecurityGroup>, (&'a hostconfig::SecurityGroup, u128)>,
-    sets: BTreeMap<Id<kind::AddressSet>, (&'a hostconfig::AddressSet, u128, bool)>,
+    /// The parts of each set.
+    sets: BTreeMap<Id<kind::AddressSet>, Vec<(&'a hostconfig::AddressSet, u128)>>,
     qos: Vec<(&'a hostconfig::QosPolicy, SectionIndex, bool)>,
     chains: Vec<(&'a hostconfig::Chain, SectionIndex, bool)>,
     ports: Vec<(&'a hostconfig::Port, SectionIndex, bool)>,
@@ -124,7 +126,7 @@ impl<'a> Sorted<'a> {
                 Section::Vteps(v) => sorted.vteps = Some(v),
                 Section::Network(n) => sorted.networks.push((n, at, changed)),
                 Section::AddressSet(s) => {
-                    sorted.sets.insert(s.id, (s, hash, changed));
+                    sorted.sets.entry(s.id).or_default().push((s, hash));
                 }
                 Section::Group(g) => {
                     sorted.groups.insert(g.id, (g, hash));
@@ -414,9 +416,13 @@ impl Tables {
     fn put_address_sets(&mut self, sorted: &Sorted<'_>) {
         self.address_sets
             .retain(|id, _| sorted.sets.contains_key(id));
-        for (id, (set, _, changed)) in &sorted.sets {
-            if *changed || !self.address_sets.contains_key(id) {
-                let members = AddressSet::new(set.members.iter().copied());
+        self.set_contents
+            .retain(|id, _| sorted.sets.contains_key(id));
+        for (id, parts) in &sorted.sets {
+            let content = digest(parts.iter().map(|(_, hash)| *hash).collect::<Vec<_>>());
+            if self.set_contents.insert(*id, content) != Some(content) {
+                let members = parts.iter().flat_map(|(part, _)| part.members.iter());
+                let members = AddressSet::new(members.copied());
                 self.address_sets.insert(*id, Arc::new(members));
             }
         }
@@ -452,7 +458,10 @@ impl Tables {
         let content: Vec<u128> = groups
             .iter()
             .map(|(_, hash)| *hash)
-            .chain(sets.iter().filter_map(|s| Some(sorted.sets.get(s)?.1)))
+            .chain(
+                sets.iter()
+                    .filter_map(|s| self.set_contents.get(s).copied()),
+            )
             .collect();
         let (at, changed) = self.epochs.note(&source, digest(content), self.version);
         if changed || self.groups.by_key(ids).is_none() {

@@ -300,6 +300,8 @@ pub struct Tables {
     vteps: Dense<IpAddr, Arc<Vtep>>,
     groups: Dense<BTreeSet<Id<kind::SecurityGroup>>, Arc<GroupSet>>,
     address_sets: BTreeMap<Id<kind::AddressSet>, Arc<AddressSet>>,
+    /// What each was made of.
+    set_contents: BTreeMap<Id<kind::AddressSet>, u128>,
     group_names: BTreeMap<Id<kind::SecurityGroup>, String>,
     qos: BTreeMap<Id<kind::QosPolicy>, Arc<Qos>>,
     chains: Vec<Arc<Chain>>,

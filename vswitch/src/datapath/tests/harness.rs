@@ -210,6 +210,7 @@ impl Conf {
 
     pub(super) fn set(&mut self, n: u128, members: &[&str]) -> &mut Self {
         self.put(Section::AddressSet(AddressSet {
+            part: None,
             id: id(n),
             members: members.iter().map(|m| m.parse().unwrap()).collect(),
         }));
