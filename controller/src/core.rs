@@ -172,8 +172,20 @@ impl Controller {
     /// # Errors
     /// What is in the way, with the file or address.
     pub async fn start(config: &Config, ca_pin: String) -> Result<Self, StartError> {
+        let disk = RedbDisk::open(&config.data_dir, resources::decode)?;
+        Self::start_on(disk, config, ca_pin).await
+    }
+
+    /// The same with the store's file already open.
+    ///
+    /// # Errors
+    /// What is in the way, with the file or address.
+    pub async fn start_on(
+        disk: RedbDisk,
+        config: &Config,
+        ca_pin: String,
+    ) -> Result<Self, StartError> {
         let data_dir = config.data_dir.as_path();
-        let disk = RedbDisk::open(data_dir, resources::decode)?;
         let (store, writer) = Embedded::open(Arc::new(disk))?;
         tokio::spawn(writer);
         let in_dir = |name: &str| data_dir.join(name);
@@ -287,7 +299,21 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), StartError> {
     let authority = Arc::new(Authority::open(&config.data_dir)?);
-    let controller = Controller::start(&config, authority.pin()).await?;
+    let disk = RedbDisk::open(&config.data_dir, resources::decode)?;
+    run_on(disk, authority, config, shutdown).await
+}
+
+/// The same with the store's file already open.
+///
+/// # Errors
+/// What is in the way of its start.
+pub async fn run_on(
+    disk: RedbDisk,
+    authority: Arc<Authority>,
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), StartError> {
+    let controller = Controller::start_on(disk, &config, authority.pin()).await?;
     let addr = config.hosts_addr();
     let listener = TcpListener::bind(addr).await;
     let listener = listener.map_err(|source| StartError::Listen { addr, source })?;

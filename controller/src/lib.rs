@@ -39,4 +39,4 @@ pub mod time;
 
 pub use backup::{backup, restore};
 pub use config::{Config, ConfigError};
-pub use core::{Controller, Core, StartError, run};
+pub use core::{Controller, Core, StartError, run, run_on};

@@ -6,9 +6,11 @@
 //! - [`oracle`]: the naive switch that says where a frame must go
 //! - [`fabric`]: real switches in one process, with wires in memory and a virtual clock
 //! - [`stack`]: workloads with TCP, UDP, DHCP of their own, on a fabric
+//! - [`churn`]: many who want the last address
 //! - [`control`]: a controller and its hosts in one process, with streams that break
 //! - [`random`]: fabrics and traffic that nobody thought of, held to the oracle
 //! - [`transcript`]: commands and their exact answers
+//! - [`ledger`]: a controller that is killed, and clients that remember
 //! - [`netns`]: labs of real namespaces, driven by the binary
 //! - [`openstack`]: the real client, and the traffic that obeys it
 //! - [`scale`]: what the control plane bears
@@ -25,8 +27,10 @@
     reason = "test kit"
 )]
 
+pub mod churn;
 pub mod control;
 pub mod fabric;
+pub mod ledger;
 pub mod netns;
 pub mod openstack;
 pub mod oracle;

@@ -31,6 +31,8 @@ use crate::{
         session::{Complaint, Event, StreamId},
         state::{Attachment, Ports, State},
     },
+    config::Config,
+    daemon::{self, Error},
     datapath::Tables,
     local::{self, Answer, Ask, Attach, Refusal, code},
     switch::complaint,
@@ -384,6 +386,19 @@ fn own_identity(host: &str) -> Result<Identity, NotStarted> {
     let certificate = params.self_signed(&key)?.der().to_vec();
     let identity = Identity::new(key.serialize_der(), certificate.clone(), certificate);
     Ok(identity?)
+}
+
+/// Runs the whole vswitch of a machine until `shutdown`, as [`run`](crate::run) does, but for devices and worker threads: it joins, keeps its
+/// state, and speaks gRPC to a controller.
+///
+/// # Errors
+/// As [`run`](crate::run).
+pub async fn run(
+    config: Config,
+    machine: Machine,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    daemon::serve(config, shutdown, |_, _, _, _| Ok(machine)).await
 }
 
 /// Reads a line as the run dir's socket does, and does nothing.

@@ -1,6 +1,7 @@
 //! How does one client speak to the API, without a library's pace in the figures?
 //!
-//! HTTP/1.1 over one connection that is kept, one request after the other: the body's length is said by the server.
+//! HTTP/1.1 over one connection that is kept, one request after the other: the body's length is said by the server, of the whole or of each
+//! chunk.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -73,7 +74,7 @@ impl Http {
         self.stream.read_line(&mut line)?;
         let status = line.split(' ').nth(1).and_then(|text| text.parse().ok());
         let status = status.with_context(|| format!("{method} {path}: no status: {line:?}"))?;
-        let (mut length, mut token) = (0, None);
+        let (mut length, mut token, mut in_chunks) = (0, None, false);
         loop {
             line.clear();
             self.stream.read_line(&mut line)?;
@@ -82,12 +83,24 @@ impl Http {
             };
             match name {
                 "content-length" => length = value.parse()?,
+                "transfer-encoding" => in_chunks = value == "chunked",
                 "x-subject-token" => token = Some(value.to_owned()),
                 _ => {}
             }
         }
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body)?;
+        while in_chunks {
+            line.clear();
+            self.stream.read_line(&mut line)?;
+            let length = usize::from_str_radix(line.trim_end(), 16)?;
+            let from = body.len();
+            // A chunk, and the end of its line.
+            body.resize(from + length + 2, 0);
+            self.stream.read_exact(&mut body[from..])?;
+            body.truncate(from + length);
+            in_chunks = length > 0;
+        }
         Ok(Answer {
             status,
             token,

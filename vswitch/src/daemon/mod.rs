@@ -86,7 +86,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 }
 
 /// Runs the parts around a switch that `build` makes, until `shutdown`.
-async fn serve<S: Switch + Send + 'static>(
+pub(crate) async fn serve<S: Switch + Send + 'static>(
     config: Config,
     shutdown: impl Future<Output = ()>,
     build: impl FnOnce(&Config, &State, Underlay, mpsc::Sender<Input>) -> Result<S, Error>,
