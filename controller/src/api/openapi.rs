@@ -245,9 +245,15 @@ fn operation(spec: &Spec, summary: String, mut operation: Value) -> Value {
         if let Some(Value::Object(responses)) = object.get_mut("responses") {
             let refused = json!({"$ref": "#/components/responses/Refused"});
             responses.insert("default".to_owned(), refused);
+            responses.insert("401".to_owned(), unauthenticated());
         }
     }
     operation
+}
+
+/// The answer to who shows no good token: of Keystone's form, not Neutron's.
+fn unauthenticated() -> Value {
+    json!({"$ref": "#/components/responses/Unauthenticated"})
 }
 
 /// What is no resource, but somebody's to ask for.
@@ -256,6 +262,7 @@ fn backup() -> Value {
         "summary": "Take a backup of the running controller; an admin's.",
         "responses": {
             "200": {"description": "the backup, its checksum last", "content": {"application/octet-stream": {}}},
+            "401": unauthenticated(),
             "default": {"$ref": "#/components/responses/Refused"},
         },
     }})
@@ -267,6 +274,7 @@ fn get(summary: &str, key: &str, inner: &Value) -> Value {
         "summary": summary,
         "responses": {
             "200": described(wrapped(key, inner)),
+            "401": unauthenticated(),
             "default": {"$ref": "#/components/responses/Refused"},
         },
     })
@@ -317,6 +325,7 @@ fn service_providers() -> Value {
         "summary": "List who provides services: always empty.",
         "responses": {
             "200": described(wrapped("service_providers", &many)),
+            "401": unauthenticated(),
             "default": {"$ref": "#/components/responses/Refused"},
         },
     }})
@@ -333,13 +342,25 @@ fn components() -> Value {
     if let Some(object) = refused.as_object_mut() {
         object.insert("description".to_owned(), json!("refused"));
     }
+    let told = json!({
+        "type": "object",
+        "properties": {"code": {"type": "integer"}, "title": text, "message": text},
+        "required": ["code", "title", "message"],
+    });
+    let mut unauthenticated = wrapped("error", &told);
+    if let Some(object) = unauthenticated.as_object_mut() {
+        object.insert(
+            "description".to_owned(),
+            json!("no token, or none that is good"),
+        );
+    }
     let shown = |spec: &&Spec| {
         let schema = object(spec, |field| field.read != Policy::Nobody);
         (spec.singular.to_owned(), schema)
     };
     json!({
         "schemas": REGISTRY.iter().map(shown).collect::<Map<String, Value>>(),
-        "responses": {"Refused": refused},
+        "responses": {"Refused": refused, "Unauthenticated": unauthenticated},
         "securitySchemes": {"token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token"}},
     })
 }

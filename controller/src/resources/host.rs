@@ -149,7 +149,9 @@ impl Resource for Host {
             .writable(Absent::Bool(false))
             .read_by(Policy::Nobody),
             field("alive", Kind::Bool, "Is it connected?").computed(),
-            field("complaint", Kind::Text(255), "What it could not do.").computed(),
+            field("complaint", Kind::Text(255), "What it could not do.")
+                .or_null()
+                .computed(),
             field(
                 "revision_number",
                 Kind::Int(0, i64::MAX),
@@ -250,12 +252,16 @@ pub const AGENT: Spec = Spec {
         )
         .computed(),
         field("description", Kind::Text(255), "Human note.").writable(Absent::Text("")),
-        field("resources_synced", Kind::Bool, "Nothing.").computed(),
-        field("availability_zone", Kind::Text(255), "None.").computed(),
+        field("resources_synced", Kind::Bool, "Nothing.")
+            .or_null()
+            .computed(),
+        field("availability_zone", Kind::Text(255), "None.")
+            .or_null()
+            .computed(),
         field("alive", Kind::Bool, "Is it connected?").computed(),
         field(
             "configurations",
-            Kind::Text(255),
+            Kind::Shape(told),
             "Its tunnel endpoint and how many ports.",
         )
         .computed()
@@ -383,6 +389,12 @@ fn token(_: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
         ..host.clone()
     }));
     Ok(writes)
+}
+
+/// Of what is only told.
+#[expect(clippy::unnecessary_wraps, reason = "a shape's signature")]
+fn told(value: &Value) -> Result<Value, String> {
+    Ok(value.clone())
 }
 
 fn removal(view: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {

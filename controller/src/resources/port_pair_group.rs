@@ -126,7 +126,8 @@ impl Resource for PortPairGroup {
                 "vip_port_id",
                 Kind::Uuid,
                 "The port of a load balancer's virtual address.",
-            ),
+            )
+            .or_null(),
             field(
                 "nat_port_ids",
                 Kind::Uuids,

@@ -208,7 +208,8 @@ impl Resource for SecurityGroupRule {
                 "normalized_cidr",
                 Kind::Text(64),
                 "The prefix without host bits.",
-            ),
+            )
+            .or_null(),
             field(
                 "belongs_to_default_sg",
                 Kind::Bool,

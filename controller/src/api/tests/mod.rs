@@ -12,6 +12,7 @@ mod groups;
 mod hosts;
 mod keystone;
 mod listener;
+mod matrix;
 mod names;
 mod networks;
 mod outside;

@@ -170,6 +170,15 @@ async fn a_list_shows_what_a_show_shows() {
                     value.as_object().unwrap().keys().cloned().collect()
                 };
                 assert_eq!(names(&shown[spec.singular]), names(row), "{one}");
+                for (name, _) in row.as_object().unwrap().iter().filter(|(_, v)| v.is_null()) {
+                    let field = spec.field(name).unwrap();
+                    let is_free = matches!(field.kind, crate::resource::Kind::Shape(_));
+                    assert!(
+                        field.nullable || is_free,
+                        "{}.{name} is null, the document says never",
+                        spec.singular
+                    );
+                }
                 let (_, few) = cloud
                     .get(
                         who,

@@ -143,12 +143,14 @@ impl Resource for Network {
                 Kind::Uuid,
                 "The address scope of its IPv4 subnets.",
             )
+            .or_null()
             .computed(),
             field(
                 "ipv6_address_scope",
                 Kind::Uuid,
                 "The address scope of its IPv6 subnets.",
             )
+            .or_null()
             .computed(),
             field(
                 "l2_adjacency",
