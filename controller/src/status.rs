@@ -9,7 +9,7 @@
 
 use crate::time::Seconds;
 use dashmap::DashMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +27,21 @@ pub struct StatusBoard {
     /// Networks that some host concerned has not realised.
     unrealised: DashMap<Uuid, ()>,
     complaints: DashMap<Uuid, Arc<str>>,
+    /// What each host has counted at routers' gateways, by label and router.
+    meters: DashMap<Uuid, Sums>,
 }
+
+/// Segments and bytes of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sum {
+    /// Segments.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Sums by label and router.
+pub type Sums = BTreeMap<(Uuid, Uuid), Sum>;
 
 impl StatusBoard {
     /// Notes that a host is connected or not, and when that was seen.
@@ -39,6 +53,7 @@ impl StatusBoard {
     pub fn forget_host(&self, host: Uuid) {
         self.hosts.remove(&host);
         self.complaints.remove(&host);
+        self.meters.remove(&host);
         self.ports.retain(|_, prover| *prover != host);
     }
 
@@ -83,6 +98,24 @@ impl StatusBoard {
     /// Has every host with a port on the network realised it? So it is if there are none.
     pub fn is_network_realised(&self, network: Uuid) -> bool {
         !self.unrealised.contains_key(&network)
+    }
+
+    /// Notes all that a host has counted.
+    pub fn set_meters(&self, host: Uuid, sums: Sums) {
+        self.meters.insert(host, sums);
+    }
+
+    /// What all hosts have counted, as they said last.
+    pub fn meters(&self) -> Sums {
+        let mut all = Sums::new();
+        for host in &self.meters {
+            for (key, of) in host.value() {
+                let sum = all.entry(*key).or_default();
+                sum.packets = sum.packets.saturating_add(of.packets);
+                sum.bytes = sum.bytes.saturating_add(of.bytes);
+            }
+        }
+        all
     }
 
     /// Notes what could not be realised of an object (host, port, chain …), or that all could.

@@ -99,6 +99,7 @@ fn router() -> Router {
             },
         ],
         gateway: None,
+        meters: Vec::new(),
     }
 }
 

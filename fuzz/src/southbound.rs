@@ -73,8 +73,8 @@ fn announced(key: SectionKey, body: &[u8]) -> SectionHash {
 
 pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
     use hostconfig::wire::{
-        Ack, Complaint, Hello, Ping, Pong, PortState, Report, SectionBody, SectionHash, Update,
-        from_controller, from_host,
+        Ack, Complaint, Hello, Metered, Ping, Pong, PortState, Report, SectionBody, SectionHash,
+        Update, from_controller, from_host,
     };
     let key = format!("port/{ID}");
     let from_host = [
@@ -104,6 +104,12 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
                 attached: true,
                 active: false,
                 reason: "down".into(),
+            }],
+            meters: vec![Metered {
+                label: ID.into(),
+                router: ID.into(),
+                packets: 7,
+                bytes: u64::MAX,
             }],
         }),
         from_host::Message::Pong(Pong { nonce: u64::MAX }),

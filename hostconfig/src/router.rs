@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use net::{Id, Prefix, UnicastMac, ids::kind};
 use serde::{Deserialize, Serialize};
 
-use crate::network::Route;
+use crate::{meter::Meter, network::Route};
 
 /// A router that joins a network of this host with others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct Router {
     /// Its way out of the fabric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
+    /// The labels under which what crosses its gateway is counted, by id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub meters: Vec<Meter>,
 }
 
 /// Where a router leaves the fabric: a port of the API on an external network, for which one host at a time answers.

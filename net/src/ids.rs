@@ -51,6 +51,8 @@ pub mod kind {
         FloatingIp,
         /// A QoS policy.
         QosPolicy,
+        /// A metering label.
+        MeteringLabel,
     }
 }
 

@@ -296,6 +296,7 @@ impl Plan {
             interfaces,
             routes,
             gateway: None,
+            meters: Vec::new(),
         };
         self.routers.insert(id, router);
         id

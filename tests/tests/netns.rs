@@ -979,3 +979,58 @@ fn a_bad_lab_file_leaves_nothing() {
         assert_eq!(left_of(&name), Vec::<String>::new());
     }
 }
+
+/// A router counts what crosses its gateway, by the host that has it, also over that one's sudden end.
+#[test]
+fn what_leaves_by_a_gateway_is_counted_under_its_label() {
+    if !allowed() {
+        return;
+    }
+    let name = "t-meter";
+    let mut lab = Lab::up("gateway", name);
+    let gateway = api(name, "ports?device_owner=network:router_gateway");
+    let host = gateway["binding:host_id"].as_str().unwrap().to_owned();
+    let project = api(name, "routers")["project_id"].clone();
+    let label = json!({"metering_label": {"name": "all", "project_id": project}});
+    let label = put(name, "POST", "metering/metering-labels", &label)["id"].clone();
+    for direction in ["ingress", "egress"] {
+        let rule = json!({"metering_label_rule": {
+            "metering_label_id": label, "direction": direction, "remote_ip_prefix": "10.0.0.0/24",
+        }});
+        put(name, "POST", "metering/metering-label-rules", &rule);
+    }
+    let metric = format!("vswitch_meter_packets_total{{label={label},");
+    until("the host knows the label", Duration::from_secs(10), || {
+        let metrics = lab.ok(&host, &["curl", "-s", "http://127.0.0.1:9698/metrics"]);
+        metrics.contains(&metric)
+    });
+    let sum = || {
+        let sums = request(name, "overweave/metering-sums", &[]);
+        let sums = sums.as_array().unwrap().clone();
+        let of = |field: &str| sums.iter().filter_map(|s| s[field].as_u64()).sum::<u64>();
+        (of("packets"), of("bytes"))
+    };
+    let server = lab.addr("server", false);
+    lab.ok("a", &["ping", "-c", "5", "-i", "0.2", &server]);
+    // Five there and five back, of 84 bytes each.
+    until("the API tells it", Duration::from_secs(20), || {
+        sum() == (10, 840)
+    });
+    let command = lab.kill(&host);
+    lab.restart(&host, &command);
+    until("it goes on", Duration::from_secs(20), || {
+        lab.exec("a", &["ping", "-c", "1", "-W", "1", &server])
+            .status
+            .success()
+    });
+    let (before, _) = sum();
+    lab.ok("a", &["ping", "-c", "5", "-i", "0.2", &server]);
+    until(
+        "what it counted before is still there",
+        Duration::from_secs(20),
+        || {
+            let (packets, bytes) = sum();
+            packets >= 22.max(before) && bytes == packets * 84 && packets % 2 == 0
+        },
+    );
+}

@@ -27,6 +27,7 @@ use crate::{
         Agent, DeviceError, IdentityError, Input, JoinError, Me, StateError, Switch, Wanted, Wire,
         apply::wired,
         identity::Identity,
+        meters::{self, Count},
         report::{Obstacles, Underlay},
         session::{Complaint, Event, StreamId},
         state::{Attachment, Ports, State},
@@ -207,6 +208,10 @@ impl Switch for Machine {
 
     fn gone(&mut self) -> Vec<Id<kind::Port>> {
         Vec::new()
+    }
+
+    fn meters(&mut self) -> BTreeMap<meters::Key, Count> {
+        BTreeMap::new()
     }
 
     fn ask(&mut self, _: &Ask) -> Result<Answer, Refusal> {

@@ -7,10 +7,10 @@
 //! Labels come from configuration, never from packets.
 
 use hostconfig::group::Direction;
-use net::{DropReason, PortId, VtepId};
+use net::{DropReason, Id, PortId, VtepId, ids::kind};
 use nfv::{chain::HopCounters, conntrack::Entry};
 
-use crate::datapath::{Datapath, HopId, Ledger, Refusal, Stage, Tables};
+use crate::datapath::{Datapath, HopId, Ledger, MeterId, Refusal, Stage, Tables};
 use crate::effort::{self, Effort};
 use crate::io::uplink::UplinkTraffic;
 
@@ -252,6 +252,18 @@ pub const METRICS: &[Metric] = &[
         "Bytes at a function.",
     ),
     metric(
+        "vswitch_meter_packets_total",
+        MetricKind::Counter,
+        &["label", "router"],
+        "Segments that crossed a router's gateway and count under a metering label.",
+    ),
+    metric(
+        "vswitch_meter_bytes_total",
+        MetricKind::Counter,
+        &["label", "router"],
+        "Bytes of IP of those.",
+    ),
+    metric(
         "nfv_conntrack_entries",
         MetricKind::Gauge,
         &[],
@@ -324,6 +336,8 @@ pub struct Counters {
     pub vteps: Vec<Traffic>,
     /// By [`HopId`].
     pub hops: Vec<HopCounters>,
+    /// By [`MeterId`].
+    pub meters: Vec<HopCounters>,
     /// By [`PortId`], then by direction: what came to a limit.
     pub limits: Vec<[HopCounters; 2]>,
     /// Where flows were found.
@@ -343,6 +357,7 @@ impl Default for Counters {
             ports: Vec::new(),
             vteps: Vec::new(),
             hops: Vec::new(),
+            meters: Vec::new(),
             limits: Vec::new(),
             lookups: Lookups::default(),
             batches: [0; BATCH_BOUNDS.len()],
@@ -400,6 +415,10 @@ impl Counters {
         at(&mut self.hops, hop.0 as usize).unwrap_or(&mut self.nowhere)
     }
 
+    pub(crate) fn meter(&mut self, meter: MeterId) -> &mut HopCounters {
+        at(&mut self.meters, meter.0 as usize).unwrap_or(&mut self.nowhere)
+    }
+
     pub(crate) fn limit(&mut self, port: PortId, direction: Direction) -> &mut HopCounters {
         at(&mut self.limits, port.index())
             .and_then(|both| both.get_mut(direction as usize))
@@ -444,6 +463,11 @@ impl Counters {
                 *hop = HopCounters::default();
             }
         }
+        for (id, meter) in (0u32..).zip(&mut self.meters) {
+            if !tables.is_metered(MeterId(id)) {
+                *meter = HopCounters::default();
+            }
+        }
     }
 
     /// Drops by stage and reason, where there were any.
@@ -471,6 +495,11 @@ impl Counters {
         }
         for (index, from) in other.hops.iter().enumerate() {
             if let Some(to) = at(&mut self.hops, index) {
+                *to += *from;
+            }
+        }
+        for (index, from) in other.meters.iter().enumerate() {
+            if let Some(to) = at(&mut self.meters, index) {
                 *to += *from;
             }
         }
@@ -653,6 +682,8 @@ impl WorkerStats {
                 .collect(),
             "nfv_packets_total" => verdicts(self.hops(tables)),
             "nfv_bytes_total" => self.hops(tables).map(|(l, c)| (l, c.bytes)).collect(),
+            "vswitch_meter_packets_total" => self.metered(tables, |c| c.packets),
+            "vswitch_meter_bytes_total" => self.metered(tables, |c| c.bytes),
             "nfv_conntrack_entries" => plain(self.connections),
             "nfv_conntrack_inserted_total" => plain(self.conntrack.inserted),
             "nfv_conntrack_evicted_total" => plain(self.conntrack.evicted),
@@ -709,6 +740,26 @@ impl WorkerStats {
                 (labels, counters.unwrap_or_default())
             })
         })
+    }
+
+    /// What each router counted under each of its labels.
+    pub fn meters<'a>(
+        &'a self,
+        tables: &'a Tables,
+    ) -> impl Iterator<Item = (Id<kind::MeteringLabel>, Id<kind::Router>, HopCounters)> + 'a {
+        tables.meters().map(|(id, label, router)| {
+            let counters = self.counters.meters.get(id.0 as usize).copied();
+            (label, router, counters.unwrap_or_default())
+        })
+    }
+
+    fn metered(&self, tables: &Tables, value: fn(&HopCounters) -> u64) -> Vec<Row> {
+        let rows = self.meters(tables);
+        rows.map(|(label, router, counters)| {
+            let labels = vec![label.to_string(), router.to_string()];
+            (labels, value(&counters))
+        })
+        .collect()
     }
 
     /// Each hop's counters, by chain and function.

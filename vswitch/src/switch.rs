@@ -33,6 +33,7 @@ use crate::{
         apply::wired,
         chain,
         device::{place, spec},
+        meters::{self, Count},
         report::Obstacles,
         session::Complaint,
         state::{Attachment, Ports},
@@ -504,6 +505,23 @@ impl Switch for LocalSwitch {
     fn gone(&mut self) -> Vec<Id<kind::Port>> {
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *gone).into_iter().collect()
+    }
+
+    fn meters(&mut self) -> BTreeMap<meters::Key, Count> {
+        let tables = self.tables.load_full();
+        let Ok(stats) = self.stats() else {
+            // A worker that ended counts no more: the agent sees that by itself.
+            return BTreeMap::new();
+        };
+        let rows = stats.meters(&tables);
+        rows.map(|(label, router, counted)| {
+            let count = Count {
+                packets: counted.packets,
+                bytes: counted.bytes,
+            };
+            ((label, router), count)
+        })
+        .collect()
     }
 
     fn ask(&mut self, ask: &Ask) -> Result<Answer, Refusal> {

@@ -23,6 +23,26 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "Pools of subnets that do not overlap, and what they scope.",
     ),
     (
+        "dhcp_agent_scheduler",
+        "DHCP Agent Scheduler",
+        "Which hosts answer DHCP on a network can be asked for: there is nothing to choose.",
+    ),
+    (
+        "l3_agent_scheduler",
+        "L3 Agent Scheduler",
+        "Which hosts have a router can be asked for: there is nothing to choose.",
+    ),
+    (
+        "dvr",
+        "Distributed Virtual Router",
+        "Routers are in every switch, whether they are asked to be or not.",
+    ),
+    (
+        "l3-ha",
+        "HA Router extension",
+        "Routers may be asked to be highly available: none has a place that it could fail with, and gateways move.",
+    ),
+    (
         "default-subnetpools",
         "Default Subnetpools",
         "Subnets may ask for the default pool of their family.",
@@ -54,6 +74,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
     ),
     ("agent", "agent", "Hosts are shown as agents."),
     (
+        "agent_sort_key",
+        "Agents Sort Key",
+        "Lists of agents can be sorted.",
+    ),
+    (
         "allowed-address-pairs",
         "Allowed Address Pairs",
         "A port may send from other addresses.",
@@ -62,6 +87,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "aap-reject-multicast",
         "Allowed address pairs reject multicast extension",
         "Multicast addresses are refused in pairs.",
+    ),
+    (
+        "auto-allocated-topology",
+        "Auto Allocated Topology Services",
+        "A project gets a network that leads outside when it asks.",
     ),
     ("binding", "Port Binding", "A port is bound to a host."),
     (
@@ -135,6 +165,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "Runs of ports are forwarded to runs of as many.",
     ),
     (
+        "floatingip-pools",
+        "Floating IP Pools Extension",
+        "The subnets that floating IPs can be had from.",
+    ),
+    (
         "flow_classifier",
         "Flow Classifier",
         "Which connections enter a chain.",
@@ -153,6 +188,16 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "l2_adjacency",
         "L2 Adjacency",
         "Networks say that they are one broadcast domain.",
+    ),
+    (
+        "metering",
+        "Neutron Metering",
+        "What crosses routers' gateways is counted under labels.",
+    ),
+    (
+        "metering_source_and_destination_fields",
+        "Neutron Metering with source and destination filtering",
+        "It counts by where it comes from and where it goes.",
     ),
     (
         "network-ip-availability",
@@ -207,6 +252,21 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "What a workload sends and what it gets are limited apart.",
     ),
     (
+        "qos-bw-minimum-ingress",
+        "Ingress direction for QoS minimum bandwidth rule",
+        "What a workload gets is kept free at its host too.",
+    ),
+    (
+        "qos-pps-minimum",
+        "QoS Packet Rate Minimum Rule",
+        "Packets a second are kept free at the workload's host.",
+    ),
+    (
+        "qos-pps-minimum-rule-alias",
+        "QoS Packet Rate Minimum Rule Alias",
+        "Such a rule is found by its own id.",
+    ),
+    (
         "qos-default",
         "QoS default policy",
         "New networks of a project get its default policy.",
@@ -240,6 +300,16 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "quotas",
         "Quota management support",
         "How many of a kind a project may have.",
+    ),
+    (
+        "quota-check-limit",
+        "Quota engine limit check",
+        "A limit below what is used is refused.",
+    ),
+    (
+        "quota-check-limit-default",
+        "Quota engine limit check by default",
+        "So it is unless the request forces it.",
     ),
     (
         "quota_details",

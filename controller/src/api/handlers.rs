@@ -67,7 +67,7 @@ fn may_read(spec: &Spec, caller: &Caller) -> Result<(), Refusal> {
 }
 
 impl Api {
-    fn scene<'a>(&'a self, snapshot: &'a Snapshot, caller: &'a Caller) -> Scene<'a> {
+    pub(super) fn scene<'a>(&'a self, snapshot: &'a Snapshot, caller: &'a Caller) -> Scene<'a> {
         Scene {
             snapshot,
             status: &self.core.status,
@@ -467,7 +467,11 @@ fn indexed(spec: &Spec) -> &'static [&'static str] {
     }
 }
 
-fn build(spec: &Spec, admitted: &Admitted, id: Uuid) -> Result<Arc<dyn Object>, Refusal> {
+pub(super) fn build(
+    spec: &Spec,
+    admitted: &Admitted,
+    id: Uuid,
+) -> Result<Arc<dyn Object>, Refusal> {
     let mut fields = admitted.fields.clone();
     let text = |name: &str| match admitted.fields.get(name) {
         Some(Value::String(text)) => text.clone(),

@@ -6,6 +6,7 @@
 //! [`REGISTRY`]; what is no resource (versions, extensions, quotas, tags, the identity API, metrics)
 //! has a file each.
 
+mod auto_allocated;
 mod backup;
 mod body;
 mod error;
@@ -13,12 +14,15 @@ mod extensions;
 mod handlers;
 mod judge;
 mod keystone;
+mod metering_sums;
 mod openapi;
 mod parts;
+mod pools;
 mod qos;
 mod query;
 mod quotas;
 mod scene;
+mod schedules;
 mod serve;
 mod service_providers;
 mod tags;
@@ -26,6 +30,7 @@ mod tags;
 mod tests;
 mod told;
 
+pub(crate) use auto_allocated::Topology;
 pub use error::ApiError;
 pub use judge::{Judge, JudgeError, NoAnswer};
 pub use openapi::openapi;
@@ -54,6 +59,7 @@ use error::{keystone_error, respond, respond_empty};
 use handlers::{Answer, Asked};
 use parts::Place;
 use percent_encoding::percent_decode_str;
+use schedules::SERVED;
 use serde_json::json;
 use std::{
     sync::Arc,
@@ -119,6 +125,13 @@ impl Api {
             .route("/v2.0/extensions", any(extensions::list))
             .route("/v2.0/extensions/{alias}", any(extensions::show))
             .route("/v2.0/overweave/backup", any(backup::take))
+            .route("/v2.0/overweave/metering-sums", any(metering_sums::list))
+            .route(
+                "/v2.0/auto-allocated-topology/{project}",
+                any(auto_allocated::one),
+            )
+            .route("/v2.0/floatingip_pools", any(pools::list))
+            .route("/v2.0/floatingip-pools", any(pools::list))
             .route("/v2.0/qos/rule-types", any(qos::list))
             .route("/v2.0/qos/rule-types/{name}", any(qos::show))
             .route("/v2.0/service-providers", any(service_providers::list))
@@ -134,24 +147,7 @@ impl Api {
                 }),
             );
         }
-        for told in TOLD {
-            let many = format!("/v2.0/{}", told.path);
-            router = router
-                .route(
-                    &many,
-                    any(move |State(api): State<Api>, request| async move {
-                        told.list(&api, request).await
-                    }),
-                )
-                .route(
-                    &format!("{many}/{{id}}"),
-                    any(
-                        move |State(api): State<Api>, Path(id): Path<String>, request| async move {
-                            told.show(&api, &id, request).await
-                        },
-                    ),
-                );
-        }
+        router = with_views(router);
         for spec in REGISTRY {
             let spec: &'static Spec = spec;
             let many = format!("/v2.0/{}", spec.path);
@@ -395,6 +391,52 @@ impl Api {
             host.filter(plain).unwrap_or(&fallback)
         )
     }
+}
+
+/// The paths of what is told of objects and is none.
+fn with_views(mut router: Router<Api>) -> Router<Api> {
+    for served in SERVED {
+        let many = format!("/v2.0/{}/{{id}}/{}", served.of.path, served.path);
+        let one = format!("{many}/{{one}}");
+        router = router
+            .route(
+                &many,
+                any(
+                    move |State(api): State<Api>, Path(id): Path<String>, request| async move {
+                        served.answer(&api, &id, false, request).await
+                    },
+                ),
+            )
+            .route(
+                &one,
+                any(
+                    move |State(api): State<Api>,
+                          Path((id, _)): Path<(String, String)>,
+                          request| async move {
+                        served.answer(&api, &id, true, request).await
+                    },
+                ),
+            );
+    }
+    for told in TOLD {
+        let many = format!("/v2.0/{}", told.path);
+        router = router
+            .route(
+                &many,
+                any(move |State(api): State<Api>, request| async move {
+                    told.list(&api, request).await
+                }),
+            )
+            .route(
+                &format!("{many}/{{id}}"),
+                any(
+                    move |State(api): State<Api>, Path(id): Path<String>, request| async move {
+                        told.show(&api, &id, request).await
+                    },
+                ),
+            );
+    }
+    router
 }
 
 /// The paths of an object's parts, and those that need only a part's own id.

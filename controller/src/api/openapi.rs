@@ -3,7 +3,7 @@
 //! An `OpenAPI` 3.1 document made from the tables. It is served, and committed as `controller/openapi.json`.
 
 use crate::{
-    api::told::TOLD,
+    api::{schedules::SERVED, told::TOLD},
     resource::{Absent, Action, Field, How, Kind, PART_ID, Part, Policy, Reply, Spec, Verb},
     resources::REGISTRY,
 };
@@ -280,6 +280,22 @@ fn get(summary: &str, key: &str, inner: &Value) -> Value {
     })
 }
 
+/// Which hosts serve what.
+fn served(paths: &mut Map<String, Value>) {
+    for served in SERVED {
+        let path = format!("/v2.0/{}/{{id}}/{}", served.of.path, served.path);
+        let many = json!({"type": "array", "items": {"type": "object"}});
+        let words = served.path.replace('-', " ");
+        let of = served.of.singular;
+        let list = get(
+            &format!("List the {words} of a {of}; an admin's."),
+            served.listed.plural,
+            &many,
+        );
+        paths.insert(path, json!({"get": list, "parameters": parameters()}));
+    }
+}
+
 /// What is told of networks.
 fn told(paths: &mut Map<String, Value>) {
     for told in TOLD {
@@ -294,6 +310,65 @@ fn told(paths: &mut Map<String, Value>) {
         let one = json!({"get": show, "parameters": parameters()});
         paths.insert(format!("{path}/{{id}}"), one);
     }
+}
+
+/// A project's network that leads outside.
+fn auto_allocated() -> Value {
+    let text = json!({"type": "string"});
+    let fields = json!({"id": text, "tenant_id": text, "project_id": text});
+    let one = json!({"type": "object", "properties": fields});
+    let show = get(
+        "Make a project a network that leads outside, if it has none, and show it.",
+        "auto_allocated_topology",
+        &one,
+    );
+    let project = json!({
+        "name": "project", "in": "path", "required": true, "schema": {"type": "string"},
+    });
+    json!({
+        "get": show,
+        "delete": {
+            "summary": "Delete it, if nothing uses it.",
+            "responses": {
+                "204": {"description": "Deleted."},
+                "default": {"$ref": "#/components/responses/Refused"},
+            },
+        },
+        "parameters": [project],
+    })
+}
+
+/// Where floating IPs can be had from.
+fn floating_ip_pools() -> Value {
+    let text = json!({"type": "string"});
+    let fields = super::pools::FIELDS.iter();
+    let fields: Map<String, Value> = fields.map(|f| ((*f).to_owned(), text.clone())).collect();
+    let many = json!({"type": "array", "items": {"type": "object", "properties": fields}});
+    let list = get(
+        "List the subnets that floating IPs can be had from.",
+        "floatingip_pools",
+        &many,
+    );
+    json!({"get": list})
+}
+
+/// What routers counted under their labels.
+fn metering_sums() -> Value {
+    let fields = super::metering_sums::FIELDS.iter().map(|name| {
+        let kind = match *name {
+            "packets" | "bytes" => "integer",
+            _ => "string",
+        };
+        ((*name).to_owned(), json!({"type": kind}))
+    });
+    let fields: Map<String, Value> = fields.collect();
+    let many = json!({"type": "array", "items": {"type": "object", "properties": fields}});
+    let list = get(
+        "List what the caller's routers counted under metering labels.",
+        "metering_sums",
+        &many,
+    );
+    json!({"get": list})
 }
 
 /// The kinds of rules of a QoS policy: no objects, but to be asked for.
@@ -376,7 +451,16 @@ pub fn openapi() -> Value {
     paths.insert("/v2.0/overweave/backup".to_owned(), backup());
     rule_types(&mut paths);
     told(&mut paths);
+    served(&mut paths);
     paths.insert("/v2.0/service-providers".to_owned(), service_providers());
+    paths.insert(
+        "/v2.0/auto-allocated-topology/{project}".to_owned(),
+        auto_allocated(),
+    );
+    for path in ["/v2.0/floatingip_pools", "/v2.0/floatingip-pools"] {
+        paths.insert(path.to_owned(), floating_ip_pools());
+    }
+    paths.insert("/v2.0/overweave/metering-sums".to_owned(), metering_sums());
     json!({
         "openapi": "3.1.0",
         "info": {"title": "overweave", "version": env!("CARGO_PKG_VERSION")},

@@ -1,14 +1,20 @@
 //! What is told of networks that is no object of anybody's?
 //!
-//! How many addresses of each are used, and the one segment that each is. Both are an admin's to see, made for each answer, and changed by
-//! nobody: their networks and subnets are.
+//! How many addresses of each are used, and the one segment that each is. Both are an admin's to see, made for each answer, and changed with
+//! their networks and subnets alone, but for a segment's name and note.
 
 use crate::{
-    api::{Api, error::respond, finish, handlers::Asked, query},
+    api::{
+        Api, ApiError,
+        error::respond,
+        finish,
+        handlers::{Answer, Asked},
+        query,
+    },
     refusal::Refusal,
-    resource::Objects,
+    resource::{Object, Objects, Resource},
     resources::{Network, Subnet, subnet::Pool},
-    rules::addresses::number,
+    rules::{Given, Order, addresses::number},
     store::{Read, Snapshot},
 };
 use axum::{
@@ -23,6 +29,9 @@ use std::{
 };
 use uuid::Uuid;
 
+/// The most characters of a segment's name and note.
+const LONGEST: usize = 255;
+
 /// A collection that is made of networks.
 #[derive(Debug)]
 pub(super) struct Told {
@@ -36,6 +45,8 @@ pub(super) struct Told {
     row: fn(&Snapshot, &Network, &Asked) -> Option<Row>,
     /// Why none is made, where clients might try.
     fixed: Option<&'static str>,
+    /// Which of its fields can be changed, and what they are called in the network.
+    set: &'static [(&'static str, &'static str)],
 }
 
 /// All of them.
@@ -56,6 +67,7 @@ pub(super) const TOLD: &[Told] = &[
         ],
         row: availability,
         fixed: None,
+        set: &[],
     },
     Told {
         path: "segments",
@@ -76,6 +88,7 @@ pub(super) const TOLD: &[Told] = &[
         ],
         row: segment,
         fixed: Some("a network is one segment, which is made and changed with it"),
+        set: &[("name", "segment_name"), ("description", "segment_note")],
     },
 ];
 
@@ -199,8 +212,8 @@ fn segment(_: &Snapshot, network: &Network, _: &Asked) -> Option<Row> {
     let fields = [
         ("id", json!(meta.id)),
         ("network_id", json!(meta.id)),
-        ("name", Value::Null),
-        ("description", Value::Null),
+        ("name", json!(network.segment_name)),
+        ("description", json!(network.segment_note)),
         ("physical_network", json!(network.physical_network)),
         ("network_type", json!(network.carrier)),
         ("segmentation_id", json!(network.segment)),
@@ -262,6 +275,9 @@ impl Told {
 
     /// One of it.
     pub(super) async fn show(&self, api: &Api, id: &str, request: Request<Body>) -> Response<Body> {
+        if request.method() == Method::PUT && !self.set.is_empty() {
+            return finish(self.update(api, id, request).await);
+        }
         let get = api.get(request, |asked| {
             let snapshot = api.core.store.snapshot();
             let network = id.parse().ok().filter(|_| asked.caller.admin);
@@ -271,5 +287,77 @@ impl Told {
             Ok(shown(self.singular, &row))
         });
         get.await
+    }
+
+    /// Changes of it what is its own; the network has another revision then.
+    async fn update(&self, api: &Api, id: &str, request: Request<Body>) -> Answer {
+        let asked = api.read(request).await?;
+        let wanted = self.wanted(&asked.body)?;
+        let missing = Refusal::missing(self.title, id);
+        if !asked.caller.admin {
+            return Err(missing.into());
+        }
+        let given: Given = wanted.keys().cloned().collect();
+        let order = move |before: Arc<dyn Object>| {
+            let mut fields = before.to_map();
+            fields.extend(wanted.clone());
+            let after = Network::SPEC.ops.build(fields)?;
+            Ok(Order::Update(before, after, given.clone()))
+        };
+        let enacted = api.enact(Network::SPEC, "update", id, &asked, order);
+        enacted.await.map_err(|error| {
+            // A network that is not there is a segment that is not.
+            if matches!(error, ApiError::Refused(Refusal::Missing { .. })) {
+                missing.into()
+            } else {
+                error
+            }
+        })?;
+        let snapshot = api.core.store.snapshot();
+        let network = id
+            .parse()
+            .ok()
+            .and_then(|id| snapshot.object::<Network>(id));
+        let row = self.rows(&snapshot, network.as_slice(), &asked)?.pop();
+        let row = row.ok_or_else(|| Refusal::missing(self.title, id))?;
+        Ok(shown(self.singular, &row))
+    }
+
+    /// What a body changes, by the network's names for it.
+    fn wanted(&self, bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {
+        let bad = |text: String| Refusal::invalid("HTTPBadRequest", text);
+        let body: Value = serde_json::from_slice(bytes)
+            .ok()
+            .ok_or_else(|| bad("Body contains invalid data".to_owned()))?;
+        let named = body.get(self.singular).and_then(Value::as_object);
+        let named = named.ok_or_else(|| {
+            bad(format!(
+                "Unable to find '{}' in request body",
+                self.singular
+            ))
+        })?;
+        let mut wanted = Map::new();
+        for (name, value) in named {
+            let Some((_, own)) = self.set.iter().find(|(field, _)| field == name) else {
+                return Err(bad(if self.fields.contains(&name.as_str()) {
+                    format!("Cannot update read-only attribute {name}")
+                } else {
+                    format!("Unrecognized attribute(s) '{name}'")
+                }));
+            };
+            let fits = match value {
+                Value::Null => true,
+                Value::String(text) => text.chars().count() <= LONGEST,
+                Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => false,
+            };
+            if !fits {
+                return Err(Refusal::attribute(
+                    name,
+                    format_args!("{value} is no text of at most {LONGEST} characters"),
+                ));
+            }
+            wanted.insert((*own).to_owned(), value.clone());
+        }
+        Ok(wanted)
     }
 }

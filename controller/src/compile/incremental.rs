@@ -285,6 +285,8 @@ impl Compiler {
                     self.mark_virtual_addresses(function, dirty);
                 }
             }
+            Object::Label(label) => self.mark_metered(label.id, dirty),
+            Object::LabelRule(rule) => self.mark_metered(rule.label, dirty),
         }
     }
 
@@ -310,6 +312,12 @@ impl Compiler {
                 self.mark_gateway(router, dirty);
             }
         }
+    }
+
+    /// The routers that count under a label.
+    fn mark_metered(&self, label: Id<kind::MeteringLabel>, dirty: &mut Dirty) {
+        let routers = self.intent.metered(label).into_iter();
+        dirty.sections.extend(routers.map(SectionKey::Router));
     }
 
     /// A network, and what is on it if it came or went.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use hostconfig::{
-    Classifier, Firewall, SecurityGroupRule, Shaper,
+    Classifier, Firewall, MeterRule, SecurityGroupRule, Shaper,
     chain::{Algorithm, Side},
     floating_ip::Workload,
     group::Remote,
@@ -194,6 +194,28 @@ pub struct FloatingIp {
     pub forwards: Vec<Forward>,
 }
 
+/// A metering label, without its rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Its id.
+    pub id: Id<kind::MeteringLabel>,
+    /// Whose routers count under it.
+    pub project: Id<kind::Project>,
+    /// Do all routers?
+    pub shared: bool,
+}
+
+/// A rule of a metering label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelRule {
+    /// Its id.
+    pub id: Id<kind::Rule>,
+    /// Its label.
+    pub label: Id<kind::MeteringLabel>,
+    /// What routers are told of it.
+    pub section: MeterRule,
+}
+
 /// A security group, without its rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
@@ -364,6 +386,10 @@ pub enum Object {
     Function(Arc<Function>),
     /// A port chain.
     Chain(Arc<Chain>),
+    /// A metering label.
+    Label(Arc<Label>),
+    /// A rule of one.
+    LabelRule(Arc<LabelRule>),
 }
 
 /// The id of any of them.
@@ -395,6 +421,10 @@ pub enum ObjectId {
     Function(Id<kind::Function>),
     /// A port chain.
     Chain(Id<kind::PortChain>),
+    /// A metering label.
+    Label(Id<kind::MeteringLabel>),
+    /// A rule of one.
+    LabelRule(Id<kind::Rule>),
 }
 
 impl Object {
@@ -414,6 +444,8 @@ impl Object {
             Self::Classifier(o) => ObjectId::Classifier(o.id),
             Self::Function(o) => ObjectId::Function(o.id),
             Self::Chain(o) => ObjectId::Chain(o.id),
+            Self::Label(o) => ObjectId::Label(o.id),
+            Self::LabelRule(o) => ObjectId::LabelRule(o.id),
         }
     }
 }
@@ -504,6 +536,8 @@ pub struct Intent {
     pub(crate) classifiers: Table<kind::FlowClassifier, Classifier>,
     pub(crate) functions: Table<kind::Function, Function>,
     pub(crate) chains: Table<kind::PortChain, Chain>,
+    pub(crate) labels: Table<kind::MeteringLabel, Label>,
+    pub(crate) label_rules: Table<kind::Rule, LabelRule>,
 
     pub(crate) hosts_named: Index<HostName, Id<kind::Host>>,
     pub(crate) subnets_of: Index<Id<kind::Network>, Id<kind::Subnet>>,
@@ -535,6 +569,17 @@ pub struct Intent {
     pub(crate) functions_of: Index<Id<kind::Port>, Id<kind::Function>>,
     /// Ports that hold a function's virtual address, whether a chain uses it or not.
     pub(crate) vips_on: Index<Id<kind::Network>, Id<kind::Port>>,
+    pub(crate) routers_of: Index<Id<kind::Project>, Id<kind::Router>>,
+    /// By whose routers count under it; under none: all do.
+    labels_of: Index<Option<Id<kind::Project>>, Id<kind::MeteringLabel>>,
+    label_rules_of: Index<Id<kind::MeteringLabel>, Id<kind::Rule>>,
+}
+
+impl Label {
+    /// Whose routers count under it; `None`: all.
+    fn of(&self) -> Option<Id<kind::Project>> {
+        (!self.shared).then_some(self.project)
+    }
 }
 
 impl Intent {
@@ -560,6 +605,8 @@ impl Intent {
             ObjectId::Classifier(id) => self.classifiers.get(&id).cloned().map(Object::Classifier),
             ObjectId::Function(id) => self.functions.get(&id).cloned().map(Object::Function),
             ObjectId::Chain(id) => self.chains.get(&id).cloned().map(Object::Chain),
+            ObjectId::Label(id) => self.labels.get(&id).cloned().map(Object::Label),
+            ObjectId::LabelRule(id) => self.label_rules.get(&id).cloned().map(Object::LabelRule),
         }
     }
 
@@ -580,6 +627,8 @@ impl Intent {
         ids.extend(self.classifiers.keys().copied().map(ObjectId::Classifier));
         ids.extend(self.functions.keys().copied().map(ObjectId::Function));
         ids.extend(self.chains.keys().copied().map(ObjectId::Chain));
+        ids.extend(self.labels.keys().copied().map(ObjectId::Label));
+        ids.extend(self.label_rules.keys().copied().map(ObjectId::LabelRule));
         ids
     }
 
@@ -618,6 +667,7 @@ impl Intent {
                 if let Some(gateway) = o.gateway {
                     self.gateways_on.insert(gateway.network, o.id);
                 }
+                self.routers_of.insert(o.project, o.id);
                 self.routers.insert(o.id, o);
             }
             Object::FloatingIp(o) => {
@@ -668,6 +718,14 @@ impl Intent {
                     self.chains_of_function.insert(*function, o.id);
                 }
                 self.chains.insert(o.id, o);
+            }
+            Object::Label(o) => {
+                self.labels_of.insert(o.of(), o.id);
+                self.labels.insert(o.id, o);
+            }
+            Object::LabelRule(o) => {
+                self.label_rules_of.insert(o.label, o.id);
+                self.label_rules.insert(o.id, o);
             }
         }
     }
@@ -724,8 +782,11 @@ impl Intent {
             }
             ObjectId::Port(id) => self.remove_port(id),
             ObjectId::Router(id) => {
-                let gateway = self.routers.remove(&id).and_then(|o| o.gateway);
-                if let Some(gateway) = gateway {
+                let Some(o) = self.routers.remove(&id) else {
+                    return;
+                };
+                self.routers_of.remove(&o.project, &id);
+                if let Some(gateway) = o.gateway {
                     self.gateways_on.remove(&gateway.network, &id);
                 }
             }
@@ -776,6 +837,16 @@ impl Intent {
                 }
                 for function in &o.functions {
                     self.chains_of_function.remove(function, &id);
+                }
+            }
+            ObjectId::Label(id) => {
+                if let Some(o) = self.labels.remove(&id) {
+                    self.labels_of.remove(&o.of(), &id);
+                }
+            }
+            ObjectId::LabelRule(id) => {
+                if let Some(o) = self.label_rules.remove(&id) {
+                    self.label_rules_of.remove(&o.label, &id);
                 }
             }
         }
@@ -967,6 +1038,33 @@ impl Intent {
     /// A floating IP.
     pub fn floating_ip(&self, id: Id<kind::FloatingIp>) -> Option<&Arc<FloatingIp>> {
         self.floating_ips.get(&id)
+    }
+
+    /// The labels under which a project's routers count, by id.
+    pub(crate) fn labels_for(
+        &self,
+        project: Id<kind::Project>,
+    ) -> BTreeSet<Id<kind::MeteringLabel>> {
+        let own = self.labels_of.of(&Some(project));
+        own.chain(self.labels_of.of(&None)).copied().collect()
+    }
+
+    /// The rules of a label, by id.
+    pub(crate) fn label_rules(
+        &self,
+        label: Id<kind::MeteringLabel>,
+    ) -> impl Iterator<Item = &Arc<LabelRule>> {
+        let ids = self.label_rules_of.of(&label);
+        ids.filter_map(|id| self.label_rules.get(id))
+    }
+
+    /// The routers that count under a label.
+    pub(crate) fn metered(&self, label: Id<kind::MeteringLabel>) -> BTreeSet<Id<kind::Router>> {
+        match self.labels.get(&label).map(|label| label.of()) {
+            Some(Some(project)) => self.routers_of.of(&project).copied().collect(),
+            Some(None) => self.routers.keys().copied().collect(),
+            None => BTreeSet::new(),
+        }
     }
 
     /// All routers that have a way out, whether it is there or not.

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use hostconfig::{
-    FloatingIp, Router,
+    FloatingIp, Meter, Router,
     router::{Gateway, Interface, InterfaceAddr},
 };
 use net::{Id, ids::kind};
@@ -27,7 +27,21 @@ pub(super) fn router(intent: &Intent, id: Id<kind::Router>) -> Option<Router> {
         interfaces: interfaces.map(|port| interface(intent, port)).collect(),
         routes: router.routes.clone(),
         gateway: gateway(intent, id),
+        meters: meters(intent, router.project),
     })
+}
+
+/// What of a project's routers' traffic is counted; a label without rules counts nothing.
+fn meters(intent: &Intent, project: Id<kind::Project>) -> Vec<Meter> {
+    let labels = intent.labels_for(project).into_iter();
+    let meters = labels.map(|label| Meter {
+        label,
+        rules: intent
+            .label_rules(label)
+            .map(|rule| rule.section.clone())
+            .collect(),
+    });
+    meters.filter(|meter| !meter.rules.is_empty()).collect()
 }
 
 /// The subnets of a port's addresses, each with the address.

@@ -290,6 +290,8 @@ impl fmt::Display for ObjectId {
             Self::Classifier(id) => write!(f, "flow classifier {id}"),
             Self::Function(id) => write!(f, "port pair group {id}"),
             Self::Chain(id) => write!(f, "port chain {id}"),
+            Self::Label(id) => write!(f, "metering label {id}"),
+            Self::LabelRule(id) => write!(f, "metering label rule {id}"),
         }
     }
 }

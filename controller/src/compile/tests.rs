@@ -392,6 +392,27 @@ pub(crate) fn chain(n: u8, classifiers: &[u8], functions: &[u8]) -> Object {
     }))
 }
 
+pub(crate) fn label(n: u8, project: u8, shared: bool) -> Object {
+    Object::Label(Arc::new(intent::Label {
+        id: id(n),
+        project: id(project),
+        shared,
+    }))
+}
+
+pub(crate) fn label_rule(n: u8, label: u8, excluded: bool) -> Object {
+    Object::LabelRule(Arc::new(intent::LabelRule {
+        id: id(n),
+        label: id(label),
+        section: hostconfig::MeterRule {
+            direction: Direction::Egress,
+            excluded,
+            source: Some("10.0.0.0/8".parse().unwrap()),
+            destination: None,
+        },
+    }))
+}
+
 /// Small worlds, so that references meet; dangling ones occur, as they do between commits.
 fn object() -> impl Strategy<Value = Object> {
     let small = || 0u8..4;
@@ -464,6 +485,8 @@ fn object() -> impl Strategy<Value = Object> {
             .prop_map(|(n, vip, members)| balancer(n, vip, &members)),
         (0u8..3, 0u8..7, 0u8..8).prop_map(|(n, holder, to)| nat(n, holder, to)),
         (0u8..3, 1u64..3).prop_map(|(n, rate)| shaper(n, rate * 1_000_000)),
+        (0u8..3, 200u8..202, any::<bool>()).prop_map(|(n, p, s)| label(n, p, s)),
+        (0u8..3, 0u8..3, any::<bool>()).prop_map(|(n, l, e)| label_rule(n, l, e)),
         (
             0u8..2,
             prop::collection::vec(0u8..3, 0..3),

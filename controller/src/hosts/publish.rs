@@ -350,6 +350,11 @@ impl Publisher {
                         effects.push(Effect::Wires(record.id, wires));
                     }
                 }
+                session::Effect::Metered(metered) => {
+                    if let Some(record) = self.compiler.intent().host(host) {
+                        self.status.metered(record.id.uuid(), &metered);
+                    }
+                }
                 session::Effect::Review(review) => {
                     self.status
                         .review(host, &review, &self.compiler, &self.live, at);

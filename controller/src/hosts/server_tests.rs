@@ -69,6 +69,7 @@ impl Fabric {
             vtep: None,
             physical_networks: std::collections::BTreeSet::new(),
             foreign: false,
+            capacity: None,
             admin_state_up: true,
             token_key: Some(key.clone()),
             certificate: None,

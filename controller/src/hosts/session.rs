@@ -52,6 +52,8 @@ const DEAD_AFTER: Duration = Duration::from_secs(15);
 const ACK_WITHIN: Duration = Duration::from_secs(30);
 /// Physical networks that a host may have an interface on.
 const WIRES: usize = 256;
+/// Pairs of label and router that a host may have counted for; a host keeps 4,096.
+const METERS: usize = 8192;
 /// Complaints that are kept of one acknowledgement.
 const COMPLAINTS: usize = 1024;
 /// Characters of a host's reasons and complaints that are kept.
@@ -94,8 +96,23 @@ pub enum Effect {
     Vtep(Option<IpAddr>),
     /// The host says that it has an interface on these physical networks.
     Wires(BTreeSet<String>),
+    /// The host says what it has counted at routers' gateways, all of it.
+    Metered(Vec<Metered>),
     /// What is proved may have changed.
     Review(Review),
+}
+
+/// What a host has counted of a router under a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metered {
+    /// The label.
+    pub label: Uuid,
+    /// The router.
+    pub router: Uuid,
+    /// Segments.
+    pub packets: u64,
+    /// Bytes of IP.
+    pub bytes: u64,
 }
 
 /// Of what the proof may have changed.
@@ -534,6 +551,22 @@ impl Session {
         target: Target<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), HangUp> {
+        if report.meters.len() > METERS {
+            return Err(HangUp::Protocol("too many meters"));
+        }
+        if !report.meters.is_empty() {
+            let bad = HangUp::Protocol("id of a meter");
+            let metered = report.meters.iter().map(|m| {
+                Ok::<_, uuid::Error>(Metered {
+                    label: m.label.parse()?,
+                    router: m.router.parse()?,
+                    packets: m.packets,
+                    bytes: m.bytes,
+                })
+            });
+            let metered = metered.collect::<Result<Vec<_>, _>>();
+            effects.push(Effect::Metered(metered.or(Err(bad))?));
+        }
         let first = self.reports.is_none();
         let reports = self.reports.get_or_insert_default();
         let mut keys = BTreeSet::new();

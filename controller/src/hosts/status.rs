@@ -22,11 +22,11 @@ use uuid::Uuid;
 
 use super::{
     publish::{Live, Reading},
-    session::{Review, Session},
+    session::{Metered, Review, Session},
 };
 use crate::{
     compile::{Compiler, Touched, intent::HostName},
-    status::StatusBoard,
+    status::{StatusBoard, Sum},
     time::Seconds,
 };
 
@@ -70,6 +70,18 @@ pub(super) struct Status {
 }
 
 impl Status {
+    /// What a host has counted at routers' gateways.
+    pub(super) fn metered(&self, host: Uuid, metered: &[Metered]) {
+        let sums = metered.iter().map(|metered| {
+            let sum = Sum {
+                packets: metered.packets,
+                bytes: metered.bytes,
+            };
+            ((metered.label, metered.router), sum)
+        });
+        self.board.set_meters(host, sums.collect());
+    }
+
     pub(super) fn new(board: Arc<StatusBoard>) -> Self {
         Self {
             board,

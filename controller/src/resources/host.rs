@@ -12,7 +12,12 @@ use crate::{
         ALL, Absent, Claim, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec,
         Verb, field,
     },
-    resources::{Port, port::GATEWAY_OWNER, port_pair_group::lowest_number},
+    resources::{
+        Port,
+        guarantee::{self, Amounts},
+        port::GATEWAY_OWNER,
+        port_pair_group::lowest_number,
+    },
     rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
     time::Seconds,
@@ -59,6 +64,9 @@ pub struct Host {
     /// A tunnel endpoint without an agent.
     #[serde(default)]
     pub foreign: bool,
+    /// What it can guarantee its ports, as its admin says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Amounts>,
     /// May new ports be bound to it?
     #[serde(default = "yes")]
     pub admin_state_up: bool,
@@ -148,6 +156,21 @@ impl Resource for Host {
             )
             .writable(Absent::Bool(false))
             .read_by(Policy::Nobody),
+            field(
+                "capacity",
+                Kind::Shape(guarantee::shape),
+                "What it can guarantee its ports; what is not said is none.",
+            )
+            .writable(Absent::Null)
+            .or_null()
+            .unfiltered(),
+            field(
+                "reserved",
+                Kind::Text(255),
+                "What its ports are guaranteed.",
+            )
+            .computed()
+            .unfiltered(),
             field("alive", Kind::Bool, "Is it connected?").computed(),
             field("complaint", Kind::Text(255), "What it could not do.")
                 .or_null()
@@ -164,7 +187,8 @@ impl Resource for Host {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[naming, kind, numbering, token, removal];
+    const RULES: &'static [Rule<Self>] =
+        &[naming, kind, numbering, token, guarantee::of_host, removal];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -183,6 +207,7 @@ impl Resource for Host {
                 .complaint(self.meta.id)
                 .map_or(Value::Null, |complaint| json!(complaint)),
             "physical_networks" => json!(self.physical_networks),
+            "reserved" => guarantee::reserved(scene.snapshot, &self.meta.name),
             "agent_type" => json!("overweave vswitch"),
             "binary" => json!("overweave-vswitch"),
             "topic" => json!("N/A"),

@@ -8,7 +8,10 @@ pub mod dns;
 pub mod floating_ip;
 pub mod flow_classifier;
 pub mod function;
+pub mod guarantee;
 pub mod host;
+pub mod metering_label;
+pub mod metering_label_rule;
 pub mod nat;
 pub mod network;
 pub mod port;
@@ -30,6 +33,8 @@ pub use floating_ip::FloatingIp;
 pub use flow_classifier::FlowClassifier;
 pub use function::NetworkFunction;
 pub use host::Host;
+pub use metering_label::MeteringLabel;
+pub use metering_label_rule::MeteringLabelRule;
 pub use network::Network;
 pub use port::Port;
 pub use port_chain::PortChain;
@@ -67,6 +72,8 @@ pub const REGISTRY: &[&Spec] = &[
     SubnetPool::SPEC,
     QosPolicy::SPEC,
     RbacPolicy::SPEC,
+    MeteringLabel::SPEC,
+    MeteringLabelRule::SPEC,
     FlowClassifier::SPEC,
     PortPairGroup::SPEC,
     PortChain::SPEC,
@@ -95,6 +102,7 @@ pub fn decode(key: &str, bytes: &[u8]) -> Result<Arc<dyn Record>, serde_json::Er
         "free" => json::<u128>(bytes),
         "guard" | "quota" => json::<u64>(bytes),
         "limits" => json::<Limits>(bytes),
+        "autotopology" => json::<crate::api::Topology>(bytes),
         "jointoken" => json::<host::JoinToken>(bytes),
         "ip" | "mac" | "vni" | "vlan" | "flat" | "fipport" | "name" | "unique" | "iface" => {
             json::<Claim>(bytes)

@@ -11,7 +11,7 @@ use crate::{
         Resource, Spec, field,
     },
     resources::{
-        Network, Port,
+        Network, Port, guarantee,
         rbac_policy::{self, Access, Sharable},
     },
     rules::{Caller, Change, Judged, Rule, Write, usable},
@@ -39,6 +39,18 @@ pub enum Direction {
     Egress,
 }
 
+/// Which way, or both ways together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Span {
+    /// What it gets.
+    Ingress,
+    /// What it sends.
+    Egress,
+    /// Both, as one sum.
+    Any,
+}
+
 /// What a rule says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -61,6 +73,20 @@ pub enum Says {
         /// Which way.
         direction: Direction,
     },
+    /// So much a second is kept free for it at its host.
+    MinimumBandwidth {
+        /// Kilobits a second.
+        min_kbps: u32,
+        /// Which way.
+        direction: Direction,
+    },
+    /// So many packets a second are kept free for it at its host.
+    MinimumPacketRate {
+        /// Thousands of packets a second.
+        min_kpps: u32,
+        /// Which way, or both together.
+        direction: Span,
+    },
     /// What is sent has this mark.
     DscpMarking {
         /// Six bits.
@@ -70,12 +96,24 @@ pub enum Says {
 
 impl Says {
     /// Its type's word, and the direction that it is about.
-    fn about(&self) -> (&'static str, Option<Direction>) {
+    fn about(&self) -> (&'static str, Span) {
+        let of = |direction: &Direction| match direction {
+            Direction::Ingress => Span::Ingress,
+            Direction::Egress => Span::Egress,
+        };
         match self {
-            Self::BandwidthLimit { direction, .. } => ("bandwidth_limit", Some(*direction)),
-            Self::PacketRateLimit { direction, .. } => ("packet_rate_limit", Some(*direction)),
-            Self::DscpMarking { .. } => ("dscp_marking", None),
+            Self::BandwidthLimit { direction, .. } => ("bandwidth_limit", of(direction)),
+            Self::PacketRateLimit { direction, .. } => ("packet_rate_limit", of(direction)),
+            Self::MinimumBandwidth { direction, .. } => ("minimum_bandwidth", of(direction)),
+            Self::MinimumPacketRate { direction, .. } => ("minimum_packet_rate", *direction),
+            Self::DscpMarking { .. } => ("dscp_marking", Span::Any),
         }
+    }
+
+    /// Does it say the same as another, or a part of it?
+    fn meets(&self, other: &Self) -> bool {
+        let ((kind, one), (of, two)) = (self.about(), other.about());
+        kind == of && (one == two || one == Span::Any || two == Span::Any)
     }
 }
 
@@ -162,6 +200,52 @@ const PARTS: &[Part] = &[
         ],
     },
     Part {
+        singular: "minimum_bandwidth_rule",
+        plural: "minimum_bandwidth_rules",
+        title: "QosRule",
+        doc: "So many kilobits a second are kept free at the port's host.",
+        policy: Policy::Admin,
+        alias: Some((
+            "alias_minimum_bandwidth_rule",
+            &[
+                "qos/alias_minimum_bandwidth_rules",
+                "qos/alias-minimum-bandwidth-rules",
+            ],
+        )),
+        fields: &[
+            field("min_kbps", Kind::Int(0, MOST), "Kilobits a second.").writable(Absent::Required),
+            DIRECTION,
+        ],
+    },
+    Part {
+        singular: "minimum_packet_rate_rule",
+        plural: "minimum_packet_rate_rules",
+        title: "QosRule",
+        doc: "So many thousand packets a second are kept free at the port's host.",
+        policy: Policy::Admin,
+        alias: Some((
+            "alias_minimum_packet_rate_rule",
+            &[
+                "qos/alias_minimum_packet_rate_rules",
+                "qos/alias-minimum-packet-rate-rules",
+            ],
+        )),
+        fields: &[
+            field(
+                "min_kpps",
+                Kind::Int(0, MOST),
+                "Thousands of packets a second.",
+            )
+            .writable(Absent::Required),
+            field(
+                "direction",
+                Kind::OneOf(&["ingress", "egress", "any"]),
+                "Which way, as the workload sees it; any: both together.",
+            )
+            .writable(Absent::Text("egress")),
+        ],
+    },
+    Part {
         singular: "dscp_marking_rule",
         plural: "dscp_marking_rules",
         title: "QosRule",
@@ -215,7 +299,8 @@ impl Resource for QosPolicy {
         parts: PARTS,
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[default, conflicts, sharing, removal];
+    const RULES: &'static [Rule<Self>] =
+        &[default, conflicts, guarantee::of_policy, sharing, removal];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -390,10 +475,9 @@ fn conflicts(_: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
         return Ok(Vec::new());
     };
     for (at, rule) in after.rules.iter().enumerate() {
-        let about = rule.says.about();
         let mut others = after.rules.iter().take(at);
-        if let Some(other) = others.find(|other| other.says.about() == about) {
-            let (kind, policy) = (about.0, after.meta.id);
+        if let Some(other) = others.find(|other| other.says.meets(&rule.says)) {
+            let (kind, policy) = (rule.says.about().0, after.meta.id);
             return Err(Refusal::conflict(
                 "QoSRulesConflict",
                 format!(
@@ -403,7 +487,54 @@ fn conflicts(_: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
             ));
         }
     }
+    if let Some((least, most)) = above_limit(after) {
+        let had = |rule: &QosRule| change.before.is_some_and(|b| b.rules.contains(rule));
+        // Of the two the one that is new is refused.
+        let (new, old) = if had(least.0) {
+            (most, least)
+        } else {
+            (least, most)
+        };
+        return Err(Refusal::conflict(
+            "QoSRuleParameterConflict",
+            format!(
+                "Unable to add the rule with value {} to the policy {} as the existing rule of type {} has value {}.",
+                new.1,
+                after.meta.id,
+                old.0.says.about().0,
+                old.1
+            ),
+        ));
+    }
     Ok(Vec::new())
+}
+
+/// A rule with its number.
+type Numbered<'a> = (&'a QosRule, u32);
+
+/// A guarantee that is above the limit of the same direction, and that limit.
+fn above_limit(policy: &QosPolicy) -> Option<(Numbered<'_>, Numbered<'_>)> {
+    policy.rules.iter().find_map(|rule| {
+        let Says::MinimumBandwidth {
+            min_kbps,
+            direction,
+        } = rule.says
+        else {
+            return None;
+        };
+        policy.rules.iter().find_map(|limit| {
+            let Says::BandwidthLimit {
+                max_kbps,
+                direction: way,
+                ..
+            } = limit.says
+            else {
+                return None;
+            };
+            let above = way == direction && max_kbps > 0 && min_kbps > max_kbps;
+            above.then_some(((rule, min_kbps), (limit, max_kbps)))
+        })
+    })
 }
 
 /// What has a policy.

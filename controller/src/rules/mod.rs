@@ -516,7 +516,13 @@ fn persist(
             view.put(key, Arc::clone(after).into_record());
         }
         (None, Some(before)) => {
-            view.delete(&before.spec().key(before.meta().id));
+            let (spec, id) = (before.spec(), before.meta().id);
+            view.delete(&spec.key(id));
+            // Whether it was shared may be another object's to say, which has gone before it.
+            view.delete(&format!(
+                "{}{id}",
+                index_prefix(spec.storage, "shared", "true")
+            ));
         }
         (None, None) => {}
     }

@@ -17,6 +17,7 @@ mod fence;
 pub(crate) mod identity;
 pub(crate) mod join;
 pub(crate) mod link;
+pub(crate) mod meters;
 pub(crate) mod report;
 pub(crate) mod session;
 pub(crate) mod state;
@@ -44,6 +45,7 @@ use self::{
     device::NetnsId,
     fence::Fence,
     identity::Identity,
+    meters::{Count, Meters},
     report::{Device, Obstacles, Underlay},
     session::{Applied, Complaint, Effect, Event, PortState, Session, StreamId},
     state::{Attachment, Ports, State},
@@ -118,6 +120,8 @@ pub(crate) trait Switch {
     fn wires(&mut self, config: &HostConfig) -> Obstacles;
     /// The ports whose devices went away since this was last asked.
     fn gone(&mut self) -> Vec<Id<kind::Port>>;
+    /// What the workers counted at routers' gateways.
+    fn meters(&mut self) -> BTreeMap<meters::Key, Count>;
     /// Answers a question about packets: explain, flows, conntrack, drops, fdb, metrics, and the switch's part of the status.
     fn ask(&mut self, ask: &Ask) -> Result<Answer, Refusal>;
     /// Do all workers still run?
@@ -191,6 +195,9 @@ pub(crate) struct Agent<S, W> {
     flush: Option<Now>,
     /// Configs applied, for metrics.
     applied: u64,
+    /// What was counted at routers' gateways, and when to look next; `None`: nothing is.
+    meters: Meters,
+    count: Option<Now>,
 }
 
 /// How long a config may be kept and not flushed: a burst of changes costs one flush.
@@ -209,6 +216,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         now: Now,
     ) -> Result<Self, StateError> {
         let ports = state.ports()?;
+        let meters = Meters::new(state.meters()?);
         let config = Arc::new(state.config()?);
         let introduction = session::Introduction {
             vtep: me.underlay.vtep.to_string(),
@@ -242,7 +250,11 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             waiting: Vec::new(),
             flush: Some(now + FLUSH_AFTER), // what the last process kept
             applied: 0,
+            meters,
+            count: None,
         };
+        let counted = agent.meters.told();
+        agent.step(Event::Metered(counted), now);
         agent.switch.fence(true);
         if !config.incarnation.is_nil() {
             info!(
@@ -312,6 +324,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             self.look_after_wires();
             self.look = now + attach::LOOK_EVERY;
         }
+        self.look_at_meters(now);
         for port in self.switch.gone() {
             warn!(%port, "the port's device is gone");
             self.switch.close(port);
@@ -320,6 +333,33 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         }
         self.attach_waiting(now);
         self.tell_ports(now);
+    }
+
+    /// Adds up what was counted, where anything is to be.
+    fn look_at_meters(&mut self, now: Now) {
+        if !meters::wanted(&self.running.config) {
+            self.count = None;
+            return;
+        }
+        if self.count.is_some_and(|at| now < at) {
+            return;
+        }
+        self.count = Some(now + meters::LOOK_EVERY);
+        self.count_meters(now);
+    }
+
+    fn count_meters(&mut self, now: Now) {
+        self.meters.take(self.switch.meters());
+        if !self.meters.news() {
+            return;
+        }
+        if let Err(error) = self.state.keep_meters(&self.meters.kept()) {
+            error!(
+                error = chain(&error),
+                "what was counted is not on disk: a restart counts from what was kept before"
+            );
+        }
+        self.step(Event::Metered(self.meters.told()), now);
     }
 
     /// What could be another's is given up while the controller is silent, and taken up again.
@@ -355,6 +395,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         let open = self.devices.values().any(|d| *d == Device::Open);
         let wired = apply::wired(&self.running.config).next().is_some();
         let look = (open || wired).then_some(self.look);
+        let look = look.into_iter().chain(self.count).min();
         let waiting = self.waiting.iter().map(|w| w.deadline);
         let silent = self
             .fence
@@ -375,6 +416,12 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             waiting.refuse(Refusal::new(code::UNAVAILABLE, "the vswitch is stopping"));
         }
         self.flush_config();
+        if self.count.is_some() {
+            self.meters.take(self.switch.meters());
+            if let Err(error) = self.state.keep_meters(&self.meters.kept()) {
+                error!(error = chain(&error), "what was counted is not on disk");
+            }
+        }
         self.switch.stop();
     }
 
@@ -469,6 +516,10 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             self.keep_ports(); // before a record can name a zone
         }
         self.movable = movable(&config);
+        if self.count.is_some() {
+            // The counters of what goes go with it.
+            self.meters.take(self.switch.meters());
+        }
         complaints.extend(self.switch.run(&config, &self.ports));
         self.obstacles = self.switch.wires(&config);
         complaints.extend(self.obstacles.iter().map(|(network, why)| Complaint {

@@ -26,7 +26,10 @@ use sha2::{Digest as _, Sha256};
 use tracing::error;
 use uuid::Uuid;
 
-use super::identity::{Identity, IdentityError};
+use super::{
+    identity::{Identity, IdentityError},
+    meters::Kept,
+};
 
 /// The version of the envelopes and their contents.
 const VERSION: u32 = 1;
@@ -38,6 +41,8 @@ const PORTS: &str = "ports";
 const HOST: &str = "host";
 /// Incarnations of the controller's store that were replaced.
 const REPLACED: &str = "replaced";
+/// What was counted at routers' gateways.
+const METERS: &str = "meters";
 
 /// Why the state dir can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -316,6 +321,23 @@ impl State {
     /// When they can't be written.
     pub(crate) fn keep_replaced(&self, replaced: &[Uuid]) -> Result<(), StateError> {
         self.keep(REPLACED, &replaced, Flush::Now)
+    }
+
+    /// What earlier processes counted at routers' gateways; nothing at first.
+    ///
+    /// # Errors
+    /// When it can't be read, or is of a newer version.
+    pub(crate) fn meters(&self) -> Result<Vec<Kept>, StateError> {
+        let path = self.dir.join(METERS);
+        or_empty(&path, load(&path).map(Option::unwrap_or_default))
+    }
+
+    /// Keeps it: it outlives this process, and a crash of the machine mostly.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(crate) fn keep_meters(&self, meters: &[Kept]) -> Result<(), StateError> {
+        self.keep(METERS, &meters, Flush::Later)
     }
 
     /// This host's seed for hashes: made once, kept, so that tables outlive a restart.

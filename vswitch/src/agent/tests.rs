@@ -34,6 +34,8 @@ pub(crate) struct Machine {
     changes: usize,
     /// It does not hear from its controller.
     alone: bool,
+    /// What its workers counted.
+    counted: BTreeMap<meters::Key, Count>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -109,6 +111,9 @@ impl Switch for FakeSwitch {
     }
     fn gone(&mut self) -> Vec<Id<kind::Port>> {
         std::mem::take(&mut self.0.lock().unwrap().gone)
+    }
+    fn meters(&mut self) -> BTreeMap<meters::Key, Count> {
+        self.0.lock().unwrap().counted.clone()
     }
     fn ask(&mut self, _: &Ask) -> Result<Answer, Refusal> {
         Ok(Answer::default())
@@ -671,6 +676,7 @@ fn a_gateway_has_a_zone_of_its_own_that_outlives_the_process() {
             interfaces: vec![],
             routes: vec![],
             gateway: Some(gateway),
+            meters: Vec::new(),
         })]);
         told.generation.0 = generation;
         told
@@ -752,6 +758,7 @@ fn a_silent_controller_is_waited_for_and_then_what_could_move_is_given_up() {
         interfaces: vec![],
         routes: vec![],
         gateway: Some(gateway),
+        meters: Vec::new(),
     })]);
     told.generation.0 = 3;
     let is_alone = |host: &Host| host.machine.0.lock().unwrap().alone;

@@ -30,6 +30,9 @@ use super::{
 };
 use crate::{io::Tunnelled, stats::Counters};
 
+/// Bytes of an Ethernet header.
+const ETHERNET: u64 = 14;
+
 /// What a packet's execution is lent.
 #[derive(Debug)]
 pub(super) struct Cx<'a> {
@@ -158,8 +161,11 @@ impl Hands {
         if segments == 0 {
             return;
         }
-        for hop in programs.get(program).iter().flat_map(|f| &f.hops) {
-            self.counters.hop(*hop).count(segments, bytes);
+        if let Some(flow) = programs.get(program) {
+            for hop in &flow.hops {
+                self.counters.hop(*hop).count(segments, bytes);
+            }
+            self.count_meters(flow, segments, bytes);
         }
         let segments = u64::from(segments);
         self.ledger.tx += segments;
@@ -346,6 +352,7 @@ impl Hands {
             let refusal = Refusal::new(DropReason::TtlExceeded, Stage::L3);
             return self.drop(packet, &refusal, cx.now, cx.pool);
         }
+        self.count_meters(flow, packet.segments(), packet.wire_bytes());
         for (at, action) in flow.actions.iter().enumerate() {
             match action {
                 Action::Translate | Action::Resolve(_) | Action::Queue(Lane::Function { .. }) => {}
@@ -362,6 +369,7 @@ impl Hands {
                         mask: net::FlowMask::default(),
                         actions: rest.iter().copied().collect(),
                         hops: smallvec::SmallVec::new(),
+                        meters: smallvec::SmallVec::new(),
                         ..flow.clone()
                     };
                     self.settle(programs);
@@ -390,11 +398,21 @@ impl Hands {
         self.lose(packet, DropReason::NoReceiver, cx);
     }
 
+    /// At a router's gateway IP packets are counted, without what Ethernet adds.
+    fn count_meters(&mut self, flow: &CompiledFlow, segments: u32, bytes: u64) {
+        for meter in &flow.meters {
+            let ethernet = u64::from(segments) * ETHERNET;
+            let ip = bytes.saturating_sub(ethernet);
+            self.counters.meter(*meter).count(segments, ip);
+        }
+    }
+
     fn count_hops(&mut self, flow: &CompiledFlow, packet: &Packet) {
-        if flow.hops.is_empty() {
+        if flow.hops.is_empty() && flow.meters.is_empty() {
             return;
         }
         let (segments, bytes) = (packet.segments(), packet.wire_bytes());
+        self.count_meters(flow, segments, bytes);
         for hop in &flow.hops {
             self.counters.hop(*hop).count(segments, bytes);
         }

@@ -533,6 +533,7 @@ fn drop_at(flow: &mut CompiledFlow, refusal: Refusal, origin: Origin) {
     });
     flow.actions.clear();
     flow.hops.clear();
+    flow.meters.clear();
 }
 
 /// Who tells its sender what became of it?

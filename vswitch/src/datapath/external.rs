@@ -12,7 +12,9 @@
 //! # References
 //! RFC 3022; RFC 4787; RFC 5508; RFC 1812 §5.2.
 
+use hostconfig::{MeterRule, group::Direction};
 use net::{DropReason, Id, Mac, NetworkId, Origin, RouterId, Zone, flow_key::ethertype, ids::kind};
+use nfv::conntrack::Side;
 use nfv::function::{AllFree, Context, Decision, NetworkFunction as _};
 
 use super::{
@@ -96,6 +98,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             });
             return Err(self.about_sender(DropReason::HiddenAddress, Stage::L3));
         }
+        self.meter(router, Direction::Ingress);
         Ok(())
     }
 
@@ -118,6 +121,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                 let key = self.probe.rewritten_key();
                 let left = (key.src_mac(), key.dst_mac());
                 self.cross(router.dense, gateway.zone, Some(left));
+                self.meter(router, Direction::Egress);
                 self.hide(router, gateway)?;
                 Ok(Some(next))
             }
@@ -135,6 +139,50 @@ impl<'a, W: Witness> Walk<'a, W> {
                 });
                 Err(self.about_sender(DropReason::NoGateway, Stage::L3))
             }
+        }
+    }
+
+    /// It crosses a router's gateway, and counts under those of the router's labels whose rules mean it: by the addresses that it has inside.
+    pub(super) fn meter(&mut self, router: &Router, direction: Direction) {
+        if router.meters.is_empty() {
+            return;
+        }
+        // What answers shows already what it is known by outside.
+        let inside = match (direction, self.lent.known) {
+            (Direction::Egress, Known::Reply { entry, .. }) => {
+                Some(entry.side(Side::Reply).tuple().src_addr())
+            }
+            _ => None,
+        };
+        for meter in &router.meters {
+            let rules = meter.rules.iter().filter(|r| r.direction == direction);
+            let meant = |this: &mut Self, rule: &MeterRule| {
+                let source = rule.source.is_none_or(|prefix| match inside {
+                    Some(inside) => prefix.contains(inside),
+                    None => this.probe.ip_src_in(prefix),
+                });
+                source
+                    && rule
+                        .destination
+                        .is_none_or(|prefix| this.probe.ip_dst_in(prefix))
+            };
+            let mut first = None;
+            for rule in rules {
+                if meant(self, rule) {
+                    first = Some(rule);
+                    break;
+                }
+            }
+            if first.is_none_or(|rule| rule.excluded) || self.flow.meters.contains(&meter.id) {
+                continue;
+            }
+            self.flow.meters.push(meter.id);
+            self.says(Stage::L3, || {
+                format!(
+                    "router {} ({}): counts for label {}",
+                    router.name, router.id, meter.label
+                )
+            });
         }
     }
 

@@ -7,6 +7,7 @@
 //! - What was sent from behind one router to a floating IP of another is answered by the way that it came: both may have the same addresses
 //!   inside.
 
+use hostconfig::group::Direction;
 use net::{Consumed, DropReason, Origin, flow_key::ethertype};
 use nfv::function::{AllFree, Context, Decision, NetworkFunction as _};
 
@@ -59,6 +60,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         let key = self.probe.rewritten_key();
         let left = (key.src_mac(), key.dst_mac());
         self.cross(router.dense, floating.zone, Some(left));
+        self.meter(router, Direction::Egress);
         if self.is_fresh() {
             let port = self.probe.five_tuple().map_or(0, |tuple| tuple.src_port);
             self.probe.set_src(floating.addr, port);
@@ -111,6 +113,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             self.flow.actions.push(Action::Route(hop));
             return Err(self.about_sender(DropReason::NoRoute, Stage::L3));
         };
+        self.meter(router, Direction::Ingress);
         self.send_by(router, hop, &route, out).map(Some)
     }
 
@@ -201,6 +204,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                 router.name, router.id, network.name
             )
         });
+        self.meter(router, Direction::Egress);
         self.zones[0].get_or_insert(reply.zone());
         self.cross(router.dense, original.zone(), None);
         self.set_eth(Some(original.eth_dst()), Some(original.eth_src()));

@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 
 use super::{
     gate::Gate,
-    tables::{Dependency, HopId, Tables},
+    tables::{Dependency, HopId, MeterId, Tables},
 };
 
 /// Which room judged.
@@ -298,6 +298,8 @@ pub struct CompiledFlow {
     pub actions: SmallVec<[Action; 4]>,
     /// The functions that it passes, first to last as its packets meet them.
     pub hops: SmallVec<[HopId; 4]>,
+    /// What its packets are counted under at routers' gateways, once each.
+    pub meters: SmallVec<[MeterId; 2]>,
     /// What was read of the tables.
     pub depends: SmallVec<[Dependency; 6]>,
     /// How it ends.
@@ -689,6 +691,7 @@ mod tests {
             mask: FlowMask::default(),
             actions: [Action::Output(PortId(port))].into_iter().collect(),
             hops: SmallVec::new(),
+            meters: SmallVec::new(),
             depends: SmallVec::new(),
             verdict: Verdict::Deliver,
             tracked: false,

@@ -144,6 +144,7 @@ pub fn walk<W: Witness>(
             mask: net::FlowMask::default(),
             actions: SmallVec::new(),
             hops: SmallVec::new(),
+            meters: SmallVec::new(),
             depends: SmallVec::new(),
             verdict: Verdict::Deliver,
             tracked: false,
@@ -223,6 +224,10 @@ impl<'a, W: Witness> Walk<'a, W> {
             | Action::AnswerNames(_) => 3,
         });
         let delivers = flow.verdict == Verdict::Deliver;
+        if !delivers {
+            // What a router did not send on did not cross its gateway.
+            flow.meters.clear();
+        }
         flow.tracked &= delivers;
         let [first, second] = zones;
         let key = probe.rewritten_key();

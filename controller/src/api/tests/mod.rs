@@ -6,13 +6,16 @@
 )]
 
 mod address_groups;
+mod auto_allocated;
 mod backup;
 mod chains;
 mod groups;
+mod guarantees;
 mod hosts;
 mod keystone;
 mod listener;
 mod matrix;
+mod metering;
 mod names;
 mod networks;
 mod outside;
@@ -25,6 +28,7 @@ mod quotas;
 mod registry;
 mod requests;
 mod routers;
+mod schedules;
 mod sharing;
 mod subnets;
 mod tags;

@@ -708,3 +708,42 @@ async fn ports_of_a_floating_ip_are_forwarded() {
     world.gone("a", &own).await;
     world.balance();
 }
+
+#[tokio::test]
+async fn pools_are_the_subnets_that_floating_ips_can_be_had_from() {
+    let world = World::new().await;
+    let cloud = &world.cloud;
+    let second = cloud
+        .subnet("admin", &world.public, "198.51.100.0/24")
+        .await;
+    let (_, list) = cloud.get("a", "/v2.0/floatingip_pools").await;
+    let pools = list["floatingip_pools"].as_array().unwrap();
+    assert_eq!(pools.len(), 2, "none of IPv6, none of inside: {list}");
+    let pool = pools.iter().find(|p| p["subnet_id"] == second["id"]);
+    let expected = json!({
+        "network_id": world.public, "subnet_id": second["id"], "subnet_name": "", "cidr": "198.51.100.0/24",
+        "project_id": ADMIN, "tenant_id": ADMIN,
+    });
+    assert_eq!(pool, Some(&expected));
+    let floating = world
+        .floating("a", json!({"subnet_id": second["id"]}))
+        .await;
+    let address = floating["floating_ip_address"].as_str().unwrap();
+    assert!(address.starts_with("198.51.100."), "{address}");
+    let query = "/v2.0/floatingip-pools?cidr=203.0.113.0/24&fields=subnet_id";
+    let (_, list) = cloud.get("b", query).await;
+    assert_eq!(
+        list,
+        json!({"floatingip_pools": [{"subnet_id": world.subnet["id"]}]})
+    );
+    cloud
+        .refused(
+            "a",
+            "POST",
+            "/v2.0/floatingip_pools",
+            json!({}),
+            405,
+            "HTTPMethodNotAllowed",
+        )
+        .await;
+}

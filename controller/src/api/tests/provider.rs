@@ -170,7 +170,7 @@ async fn a_port_needs_a_host_on_its_physical_network() {
 }
 
 #[tokio::test]
-async fn everybody_sees_an_external_network_but_not_its_subnets() {
+async fn everybody_sees_an_external_network_and_its_subnets_but_puts_nothing_there() {
     let cloud = Cloud::new().await;
     let (network, subnet) = cloud.external("203.0.113.0/24").await;
     assert_eq!(subnet["router:external"], true);
@@ -189,11 +189,25 @@ async fn everybody_sees_an_external_network_but_not_its_subnets() {
         .await;
     assert_eq!(names(&list["networks"]), ["public"]);
     let subnet_path = format!("/v2.0/subnets/{}", id(&subnet));
-    cloud
-        .refused("a", "GET", &subnet_path, Value::Null, 404, "SubnetNotFound")
-        .await;
+    let (status, seen) = cloud.get("a", &subnet_path).await;
+    assert_eq!((status, &seen["subnet"]["id"]), (200, &subnet["id"]));
     let (_, list) = cloud.get("a", "/v2.0/subnets").await;
-    assert_eq!(list["subnets"], json!([]));
+    assert_eq!(list["subnets"][0]["id"], subnet["id"]);
+    let (_, router) = cloud
+        .ask("a", "POST", "/v2.0/routers", json!({"router": {}}))
+        .await;
+    let attach = format!(
+        "/v2.0/routers/{}/add_router_interface",
+        id(&router["router"])
+    );
+    let body = json!({"subnet_id": subnet["id"]});
+    cloud
+        .refused("a", "PUT", &attach, body, 400, "BadRequest")
+        .await;
+    let body = json!({"subnet": {"name": "x"}});
+    cloud
+        .refused("a", "PUT", &subnet_path, body, 403, "PolicyNotAuthorized")
+        .await;
     let body = json!({"port": {"network_id": network}});
     cloud
         .refused("a", "POST", "/v2.0/ports", body, 403, "PolicyNotAuthorized")

@@ -16,7 +16,7 @@ impl Cloud {
     }
 }
 
-/// The recorded steps of a real Neutron, but for minimum guarantees, which are not here.
+/// The recorded steps of a real Neutron; minimum guarantees are in `guarantees.rs`.
 #[tokio::test]
 async fn policies_and_rules_have_neutrons_shape() {
     let cloud = Cloud::new().await;
@@ -394,7 +394,8 @@ async fn rule_types_are_those_that_have_an_effect() {
     let path = "/v2.0/qos/rule-types";
     for who in ["a", "r", "admin"] {
         let types = json!([
-            {"type": "bandwidth_limit"}, {"type": "packet_rate_limit"}, {"type": "dscp_marking"},
+            {"type": "bandwidth_limit"}, {"type": "packet_rate_limit"}, {"type": "minimum_bandwidth"},
+            {"type": "minimum_packet_rate"}, {"type": "dscp_marking"},
         ]);
         assert_eq!(
             cloud.get(who, path).await,
@@ -418,7 +419,7 @@ async fn rule_types_are_those_that_have_an_effect() {
         parameters[2]["parameter_values"],
         json!(["ingress", "egress"])
     );
-    let other = format!("{path}/minimum_bandwidth");
+    let other = format!("{path}/maximum_patience");
     let missing = "QosRuleTypeNotFound";
     cloud
         .refused("admin", "GET", &other, Value::Null, 404, missing)

@@ -140,6 +140,12 @@ async fn a_list_shows_what_a_show_shows() {
         ("admin", "qos/policies", "policy", json!({"shared": true})),
         ("admin", "overweave/hosts", "host", json!({"name": "h1"})),
         (
+            "admin",
+            "metering/metering-labels",
+            "metering_label",
+            json!({"shared": true, "name": name}),
+        ),
+        (
             "a",
             "sfc/flow_classifiers",
             "flow_classifier",
@@ -154,6 +160,13 @@ async fn a_list_shows_what_a_show_shows() {
     ] {
         cloud.made(who, &format!("/v2.0/{path}"), key, body).await;
     }
+    let (_, labels) = cloud.get("admin", "/v2.0/metering/metering-labels").await;
+    let label = &labels["metering_labels"][0]["id"];
+    let body = json!({"metering_label_id": label, "remote_ip_prefix": "10.0.0.0/8"});
+    let rules = "/v2.0/metering/metering-label-rules";
+    cloud
+        .made("admin", rules, "metering_label_rule", body)
+        .await;
     for spec in REGISTRY {
         for who in ["a", "r", "b", "admin"] {
             let many = format!("/v2.0/{}", spec.path);

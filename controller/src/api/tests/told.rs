@@ -190,16 +190,56 @@ async fn a_network_is_one_segment() {
         )
         .await;
     assert_eq!(cloud.ask("", "POST", SEGMENTS, body.clone()).await.0, 401);
-    for method in ["PUT", "DELETE"] {
+    cloud
+        .refused("admin", "DELETE", &one, body, 405, "HTTPMethodNotAllowed")
+        .await;
+    let put = |body: Value| json!({"segment": body});
+    let named = put(json!({"name": "uplink", "description": "d"}));
+    let (status, now) = cloud.ask("admin", "PUT", &one, named).await;
+    let now = &now["segment"];
+    assert_eq!(
+        (status, &now["name"], &now["description"]),
+        (200, &json!("uplink"), &json!("d"))
+    );
+    assert_ne!(now["revision_number"], segment["revision_number"]);
+    assert_eq!(now["created_at"], segment["created_at"]);
+    let (_, list) = cloud.get("admin", &format!("{SEGMENTS}?name=uplink")).await;
+    assert_eq!(list, json!({"segments": [now]}));
+    // The network has no such field.
+    let (_, shown) = cloud
+        .get("admin", &format!("/v2.0/networks/{network}"))
+        .await;
+    assert!(shown["network"].get("segment_name").is_none());
+    for (who, body, status, kind) in [
+        ("a", json!({"name": "x"}), 404, "SegmentNotFound"),
+        (
+            "admin",
+            json!({"network_type": "vlan"}),
+            400,
+            "HTTPBadRequest",
+        ),
+        ("admin", json!({"bogus": 1}), 400, "HTTPBadRequest"),
+        ("admin", json!({"name": 5}), 400, "HTTPBadRequest"),
+        (
+            "admin",
+            json!({"name": "x".repeat(256)}),
+            400,
+            "HTTPBadRequest",
+        ),
+    ] {
         cloud
-            .refused(
-                "admin",
-                method,
-                &one,
-                body.clone(),
-                405,
-                "HTTPMethodNotAllowed",
-            )
+            .refused(who, "PUT", &one, put(body), status, kind)
             .await;
     }
+    let missing = format!("{SEGMENTS}/{MISSING}");
+    cloud
+        .refused(
+            "admin",
+            "PUT",
+            &missing,
+            put(json!({})),
+            404,
+            "SegmentNotFound",
+        )
+        .await;
 }

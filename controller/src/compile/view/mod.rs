@@ -9,7 +9,7 @@ use std::{
 };
 
 use hostconfig::{
-    Classifier, DhcpOption, DhcpOptions, Firewall, SecurityGroupRule, Shaper, SubPort,
+    Classifier, DhcpOption, DhcpOptions, Firewall, MeterRule, SecurityGroupRule, Shaper, SubPort,
     chain::{Action, Algorithm, FirewallRule, Side},
     floating_ip::Workload,
     group::{Direction, Family, L4Match, Remote},
@@ -23,13 +23,13 @@ use uuid::Uuid;
 
 use super::intent::{
     self, Balancer, BalancerMember, Chain, Change, FloatingIp, Function, Group, Host, HostName,
-    Nat, NatForward, Object, ObjectId, Router, Rule, Target, Work,
+    Label, LabelRule, Nat, NatForward, Object, ObjectId, Router, Rule, Target, Work,
 };
 use crate::{
     resource::{Resource, Spec},
     resources::{
-        self, AddressGroup, FlowClassifier, NetworkFunction, PortChain, PortPairGroup, QosPolicy,
-        SecurityGroup, dns, function,
+        self, AddressGroup, FlowClassifier, MeteringLabel, MeteringLabelRule, NetworkFunction,
+        PortChain, PortPairGroup, QosPolicy, SecurityGroup, dns, function,
         port::{
             GATEWAY_OWNER,
             dhcp_options::{Sent, encode},
@@ -100,6 +100,8 @@ const KINDS: &[(&Spec, OfKind)] = &[
     (FlowClassifier::SPEC, |id| ObjectId::Classifier(id.into())),
     (PortPairGroup::SPEC, |id| ObjectId::Function(id.into())),
     (PortChain::SPEC, |id| ObjectId::Chain(id.into())),
+    (MeteringLabel::SPEC, |id| ObjectId::Label(id.into())),
+    (MeteringLabelRule::SPEC, |id| ObjectId::LabelRule(id.into())),
 ];
 
 fn object_id(key: &str) -> Option<ObjectId> {
@@ -123,6 +125,8 @@ fn object(id: ObjectId, entry: &Entry, facts: &Facts) -> Option<Object> {
         ObjectId::Classifier(_) => Object::Classifier(Arc::new(classifier(entry.peek()?))),
         ObjectId::Function(_) => Object::Function(Arc::new(port_pair_group(entry.peek()?))),
         ObjectId::Chain(_) => Object::Chain(Arc::new(chain(entry.peek()?))),
+        ObjectId::Label(_) => Object::Label(Arc::new(label(entry.peek()?))),
+        ObjectId::LabelRule(_) => Object::LabelRule(Arc::new(label_rule(entry.peek()?))),
     })
 }
 
@@ -213,6 +217,8 @@ fn qos_policy(policy: &QosPolicy) -> hostconfig::QosPolicy {
                 };
                 limit(&mut told, *direction).packets = (per_second > 0).then_some(rate);
             }
+            // Kept free when the port is bound (`resources/guarantee.rs`): a switch has nothing to do for it.
+            Says::MinimumBandwidth { .. } | Says::MinimumPacketRate { .. } => {}
             Says::DscpMarking { dscp_mark } => {
                 let mark = *dscp_mark;
                 told.dscp = Some(Dscp { rule, mark });
@@ -454,6 +460,32 @@ fn group_rule(rule: &resources::SecurityGroupRule) -> Option<Rule> {
             remote,
         },
     })
+}
+
+fn label(label: &MeteringLabel) -> Label {
+    Label {
+        id: label.meta.id.into(),
+        project: project(&label.meta.project_id),
+        shared: label.shared,
+    }
+}
+
+fn label_rule(rule: &MeteringLabelRule) -> LabelRule {
+    let direction = match rule.direction {
+        rule::Direction::Ingress => Direction::Ingress,
+        rule::Direction::Egress => Direction::Egress,
+    };
+    let (source, destination) = rule.ends();
+    LabelRule {
+        id: rule.meta.id.into(),
+        label: rule.metering_label_id.into(),
+        section: MeterRule {
+            direction,
+            excluded: rule.excluded,
+            source,
+            destination,
+        },
+    }
 }
 
 /// With neither side named it means the sources of its project (SEMANTICS: never another's).

@@ -123,6 +123,7 @@ impl SimHost {
         });
         let report = wire::Report {
             ports: states.collect(),
+            meters: Vec::new(),
         };
         if only.is_none() || !report.ports.is_empty() {
             self.up
@@ -193,6 +194,7 @@ impl SimHost {
         });
         let report = wire::Report {
             ports: gone.collect(),
+            meters: Vec::new(),
         };
         self.up
             .push_back(from_host(from_host::Message::Report(report)));
@@ -814,6 +816,7 @@ fn a_complaint_keeps_a_port_down_and_is_shown() {
                 active: false,
                 reason: "tap is gone".to_owned(),
             }],
+            meters: Vec::new(),
         })));
     region.deliver_all();
     assert!(!region.is_active(0, 0));

@@ -1,8 +1,8 @@
 //! Which networks lead outside?
 //!
 //! Routers have gateways on an external network, and floating IPs are its addresses. Who has a grant of the way out
-//! ([`Access::AccessAsExternal`]) sees the network and has gateways and floating IPs there, but puts no ports on it and
-//! sees none of its subnets; a network that is made external is granted to all so.
+//! ([`Access::AccessAsExternal`]) sees the network with its subnets and has gateways and floating IPs there, but puts no ports on
+//! it; a network that is made external is granted to all so.
 
 use super::Network;
 use crate::{
@@ -18,12 +18,12 @@ use crate::{
 };
 
 /// Who holds it is the default external network.
-const DEFAULT: &str = "unique/default_external_network";
+pub const DEFAULT_EXTERNAL: &str = "unique/default_external_network";
 
 pub(super) fn leading_out(view: &View, change: &Change<'_, Network>, _: &Caller) -> Judged {
     let was = change.before.is_some_and(|before| before.external);
     let held = change.before.is_some_and(|before| before.is_default);
-    let release = || Write::Release(DEFAULT.to_owned());
+    let release = || Write::Release(DEFAULT_EXTERNAL.to_owned());
     let Some(after) = change.after else {
         return Ok(held.then(release).into_iter().collect());
     };
@@ -46,7 +46,7 @@ pub(super) fn leading_out(view: &View, change: &Change<'_, Network>, _: &Caller)
         network.is_default = false;
     }
     if network.is_default && !held {
-        let holder = view.get::<Claim>(DEFAULT);
+        let holder = view.get::<Claim>(DEFAULT_EXTERNAL);
         if let Some(claim) = holder.filter(|claim| claim.holder != after.meta.id) {
             return Err(Refusal::conflict(
                 "DefaultExternalNetworkExists",
@@ -56,7 +56,7 @@ pub(super) fn leading_out(view: &View, change: &Change<'_, Network>, _: &Caller)
                 ),
             ));
         }
-        writes.push(Write::Claim(DEFAULT.to_owned(), after.meta.id));
+        writes.push(Write::Claim(DEFAULT_EXTERNAL.to_owned(), after.meta.id));
     } else if held && !network.is_default {
         writes.push(release());
     }

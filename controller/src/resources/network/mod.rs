@@ -13,7 +13,8 @@ use crate::{
         ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field,
     },
     resources::{
-        FloatingIp, FlowClassifier, Port, Subnet, address_scope, dns, floating_ip, qos_policy,
+        FloatingIp, FlowClassifier, Port, Subnet, address_scope, dns, floating_ip, guarantee,
+        qos_policy,
         rbac_policy::{self, Access, Sharable},
     },
     rules::{Caller, Change, Rule, Write, join, usable},
@@ -24,6 +25,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use uuid::Uuid;
 
+pub use external::DEFAULT_EXTERNAL;
 pub use provider::{Carrier, check_physical_name};
 
 /// What the fabric puts around an inner IP packet at most: IPv6 (40), UDP (8), VXLAN-GPE (8), NSH
@@ -76,6 +78,12 @@ pub struct Network {
     /// The QoS policy of its ports that have none of their own.
     #[serde(default)]
     pub qos_policy_id: Option<Uuid>,
+    /// What its segment is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment_name: Option<String>,
+    /// What is noted of its segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment_note: Option<String>,
 }
 
 static OPS: Ops<Network> = Ops::new();
@@ -192,6 +200,7 @@ impl Resource for Network {
         provider::carried,
         size,
         quality,
+        guarantee::of_network,
         sharing,
         external::leading_out,
         removal,
@@ -406,7 +415,7 @@ fn sharing(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<
             ));
         }
     }
-    if before.shared != after.shared {
+    if (before.shared, before.external) != (after.shared, after.external) {
         // Whoever sees the network sees its subnets.
         let subnets = view.related::<Subnet>("network_id", after.meta.id);
         let touch = |subnet: &Arc<Subnet>| Write::Touch(Subnet::SPEC, subnet.meta.id);

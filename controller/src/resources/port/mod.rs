@@ -14,7 +14,7 @@ use crate::{
     refusal::Refusal,
     resource::{ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field},
     resources::{
-        Host, Network, Trunk, dns, router,
+        Host, Network, Trunk, dns, guarantee, router,
         trunk::{self, Trunking},
     },
     rules::Rule,
@@ -353,6 +353,7 @@ impl Resource for Port {
         allocation::allocate,
         rules::security,
         rules::quality,
+        guarantee::of_port,
         dns::named,
         dhcp_options::options,
         allocation::hold,

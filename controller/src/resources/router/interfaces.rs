@@ -9,7 +9,7 @@ use crate::{
     refusal::Refusal,
     resource::{Claim, Meta, Objects, Resource},
     resources::{
-        Port, Subnet, address_scope, floating_ip,
+        Network, Port, Subnet, address_scope, floating_ip,
         port::{FixedIp, WantedIp},
     },
     rules::{Acted, Caller, Deed, Write, usable},
@@ -127,6 +127,21 @@ fn visible_subnet(view: &View, id: Uuid, caller: &Caller) -> Result<Arc<Subnet>,
         .ok_or_else(|| Refusal::missing("Subnet", id))
 }
 
+/// Who sees a subnet because its network leads outside may not put a router there.
+fn open(view: &View, subnet: &Subnet, caller: &Caller) -> Result<(), Refusal> {
+    let network = view.object::<Network>(subnet.network_id);
+    let open = network.is_some_and(|network| {
+        caller.owns(&network.meta.project_id) || network.is_open_to(view, &caller.project_id)
+    });
+    if open {
+        return Ok(());
+    }
+    Err(bad(format_args!(
+        "Subnet {} is neither the caller's nor shared with its project",
+        subnet.meta.id
+    )))
+}
+
 /// The answer, and another revision of the router.
 fn acted(
     router: &Router,
@@ -171,6 +186,7 @@ pub(super) fn add(
             ..
         } => {
             let subnet = visible_subnet(view, subnet, caller)?;
+            open(view, &subnet, caller)?;
             add_subnet(view, deed, &subnet)
         }
         Wanted { .. } => unreachable!("one of the two is there"),

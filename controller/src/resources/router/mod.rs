@@ -147,7 +147,7 @@ impl Resource for Router {
         doc: "What joins networks.",
         verbs: ALL,
         policy: Policy::Anyone,
-        quota: Some(("router", 10)),
+        quota: Some(("router", 50)),
         tags: true,
         bare: false,
         fields: &[

@@ -11,7 +11,7 @@ use crate::{
         ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
         field,
     },
-    resources::{Network, Port, port::FixedIp, rbac_policy, router},
+    resources::{Network, Port, port::FixedIp, router},
     rules::{
         Caller, Change, Rule, Write,
         addresses::{address, floor_key, holder, is_automatic, number, slaac},
@@ -243,16 +243,16 @@ impl Resource for Subnet {
 
     fn shared(&self, read: &dyn Lookup) -> bool {
         read.object::<Network>(self.network_id)
-            .is_some_and(|network| network.shared)
+            .is_some_and(|network| Resource::shared(&*network, read))
     }
 
     fn shared_with(&self, read: &dyn Lookup, project: &str) -> bool {
         read.object::<Network>(self.network_id)
-            .is_some_and(|network| network.is_open_to(read, project))
+            .is_some_and(|network| Resource::shared_with(&*network, read, project))
     }
 
     fn granted(read: &dyn Lookup, project: &str) -> Vec<Uuid> {
-        let networks = rbac_policy::granted::<Network>(read, project);
+        let networks = Network::granted(read, project);
         let subnets = networks
             .into_iter()
             .flat_map(|id| read.related::<Self>("network_id", id));

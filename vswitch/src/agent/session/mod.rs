@@ -94,6 +94,8 @@ pub(crate) enum Event {
     Applied(Applied),
     /// The state of every port.
     Ports(BTreeMap<Id<kind::Port>, PortState>),
+    /// All that was counted at routers' gateways.
+    Metered(Vec<wire::Metered>),
     /// The time of [`Effect::Wake`] has come.
     Tick,
 }
@@ -162,6 +164,9 @@ pub(crate) struct Session {
     ports: BTreeMap<Id<kind::Port>, PortState>,
     /// What the controller was told of ports on this stream.
     told: BTreeMap<Id<kind::Port>, PortState>,
+    /// What was counted at routers' gateways, and whether the controller heard it on this stream.
+    meters: Vec<wire::Metered>,
+    metered: bool,
     /// Ask for everything on the next stream.
     resync: bool,
     failures: u32,
@@ -187,6 +192,8 @@ impl Session {
             unknown: BTreeMap::new(),
             ports: BTreeMap::new(),
             told: BTreeMap::new(),
+            meters: Vec::new(),
+            metered: false,
             resync: false,
             failures: 0,
             random: seed | 1,
@@ -251,6 +258,14 @@ impl Session {
                 self.ports = ports;
                 self.report_changes()
             }
+            Event::Metered(meters) => {
+                self.metered = self.metered && self.meters == meters;
+                self.meters = meters;
+                match self.link {
+                    Link::Up(stream) if !self.metered => vec![self.report(stream)],
+                    Link::Up(_) | Link::Off | Link::Dialling(_) | Link::Waiting(_) => Vec::new(),
+                }
+            }
             Event::Tick => match self.link {
                 Link::Waiting(until) if now >= until => vec![self.dial()],
                 Link::Waiting(until) => vec![Effect::Wake(until)],
@@ -269,6 +284,7 @@ impl Session {
     fn greet(&mut self, stream: StreamId) -> Vec<Effect> {
         self.link = Link::Up(stream);
         self.told.clear();
+        self.metered = false;
         let sections = if self.resync {
             Vec::new()
         } else {
@@ -335,7 +351,14 @@ impl Session {
             })
             .collect();
         self.told.clone_from(&self.ports);
-        send(stream, from_host::Message::Report(wire::Report { ports }))
+        let meters = if self.metered {
+            Vec::new()
+        } else {
+            self.meters.clone()
+        };
+        self.metered = true;
+        let report = wire::Report { ports, meters };
+        send(stream, from_host::Message::Report(report))
     }
 
     fn update(&mut self, stream: StreamId, mut update: wire::Update, now: Now) -> Vec<Effect> {

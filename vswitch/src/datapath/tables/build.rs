@@ -18,8 +18,8 @@ use crate::datapath::{
 };
 
 use super::{
-    Chain, Elsewhere, Epochs, Hop, HopId, Network, Port, Qos, SectionIndex, Source, Tables, Vtep,
-    WireEnd, ZoneMap,
+    Chain, Elsewhere, Epochs, Hop, HopId, MeterId, Network, Port, Qos, SectionIndex, Source,
+    Tables, Vtep, WireEnd, ZoneMap,
     dense::Dense,
     external::Where,
     floating::{self, Floating, FloatingIps},
@@ -52,6 +52,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         chains: Vec::new(),
         faults: Vec::new(),
         hops: Dense::default(),
+        meters: Dense::default(),
         chains_section: SectionIndex(0),
         by_vni: HashMap::default(),
         own: None,
@@ -247,7 +248,13 @@ impl Tables {
         let network = |id| here.get(&id).copied();
         let mut by_network: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let mut alive = BTreeSet::new();
+        let mut metered = BTreeSet::new();
         for (config, hash) in listed {
+            for meter in &config.meters {
+                let key = (meter.label, config.id);
+                self.meters.put(&key, ());
+                metered.insert(key);
+            }
             alive.insert(config.id);
             let attached = config.interfaces.iter().map(|i| network(i.network));
             let outside = self.way_out(config, zones);
@@ -265,6 +272,10 @@ impl Tables {
                     (dense, section),
                     outside,
                     network,
+                    |label| {
+                        let known = self.meters.by_key(&(label, config.id));
+                        known.map(|(id, ())| MeterId(id))
+                    },
                     &self.martians,
                 )),
             };
@@ -276,6 +287,7 @@ impl Tables {
             self.routers.put(&config.id, router);
         }
         self.routers.retain(|id| alive.contains(id));
+        self.meters.retain(|key| metered.contains(key));
         by_network
     }
 

@@ -16,6 +16,7 @@ use std::{
     sync::Arc,
 };
 
+use hostconfig::MeterRule;
 use net::{
     FlowKey, Id, Mac, NetworkId, Prefix, Probe, RouterId, Zone,
     flow_key::{addr_bytes, ethertype},
@@ -23,7 +24,7 @@ use net::{
 };
 
 use super::{
-    SectionIndex,
+    MeterId, SectionIndex,
     external::{self, Gateway, Where},
     lpm::Lpm,
 };
@@ -48,12 +49,37 @@ pub struct Router {
     pub interfaces: Vec<Interface>,
     /// Its way out of the fabric.
     pub gateway: Option<Arc<Gateway>>,
+    /// What of what crosses its gateway is counted.
+    pub meters: Vec<Meter>,
     /// What it was read from, and which of its networks are here.
     pub section: SectionIndex,
     routes: Vec<Route>,
     longest: Lpm,
     martians: Arc<Martians>,
     faults: Vec<String>,
+}
+
+/// A label under which a router counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meter {
+    /// Its counter.
+    pub id: MeterId,
+    /// The label.
+    pub label: Id<kind::MeteringLabel>,
+    /// What counts; those that exclude are before all others.
+    pub rules: Vec<MeterRule>,
+}
+
+impl Meter {
+    fn new(config: &hostconfig::Meter, id: MeterId) -> Self {
+        let mut rules = config.rules.clone();
+        rules.sort_by_key(|rule| !rule.excluded);
+        Self {
+            id,
+            label: config.label,
+            rules,
+        }
+    }
 }
 
 /// Where a router is attached.
@@ -169,12 +195,13 @@ impl Interface {
 
 impl Router {
     /// The router of this config, attached to those of its networks that are here: `network` says which. `outside`: who has its gateway,
-    /// and the scope of that one's connections.
+    /// and the scope of that one's connections; `meter`: the counters of its labels.
     pub(super) fn new(
         config: &hostconfig::Router,
         (dense, section): (RouterId, SectionIndex),
         outside: (Where, Zone),
         network: impl Fn(Id<kind::Network>) -> Option<NetworkId>,
+        meter: impl Fn(Id<kind::MeteringLabel>) -> Option<MeterId>,
         martians: &Arc<Martians>,
     ) -> Self {
         let attached = config.interfaces.iter().filter_map(|interface| {
@@ -224,6 +251,11 @@ impl Router {
             admin_up: config.admin_up,
             interfaces,
             gateway,
+            meters: config
+                .meters
+                .iter()
+                .filter_map(|of| Some(Meter::new(of, meter(of.label)?)))
+                .collect(),
             section,
             routes: Vec::new(),
             longest: Lpm::default(),
@@ -400,6 +432,7 @@ mod tests {
                 to("10.0.1.1/32", "10.0.2.9"),
             ],
             gateway: None,
+            meters: Vec::new(),
         };
         let here = |id: Id<kind::Network>| {
             let n = u32::try_from(id.uuid().as_u128()).unwrap();
@@ -407,7 +440,7 @@ mod tests {
         };
         let ids = (RouterId(0), SectionIndex(0));
         let outside = (Where::Nobody, Zone(0));
-        let router = Router::new(&config, ids, outside, here, &Arc::default());
+        let router = Router::new(&config, ids, outside, here, |_| None, &Arc::default());
         let faults = router.faults();
         let via: IpAddr = "10.0.2.9".parse().unwrap();
         for (dst, target) in [

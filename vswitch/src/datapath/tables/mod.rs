@@ -268,6 +268,10 @@ pub struct Chain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HopId(pub u32);
 
+/// What a router counts under a label, on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct MeterId(pub u32);
+
 /// Whose counters those of a hop are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hop {
@@ -307,6 +311,7 @@ pub struct Tables {
     chains: Vec<Arc<Chain>>,
     faults: Vec<String>,
     hops: Dense<(Id<kind::PortChain>, Id<kind::Function>), Arc<Hop>>,
+    meters: Dense<(Id<kind::MeteringLabel>, Id<kind::Router>), ()>,
     chains_section: SectionIndex,
     by_vni: HashMap<Vni, NetworkId, foldhash::fast::FixedState>,
     wires: HashMap<PortId, NetworkId, foldhash::fast::FixedState>,
@@ -562,6 +567,19 @@ impl Tables {
     /// Whose a hop's counters are.
     pub fn hop(&self, id: HopId) -> Option<&Hop> {
         self.hops.get(id.0).map(|h| &**h)
+    }
+
+    /// Is this meter anybody's?
+    pub fn is_metered(&self, id: MeterId) -> bool {
+        self.meters.get(id.0).is_some()
+    }
+
+    /// All meters, each with its label and router.
+    pub fn meters(
+        &self,
+    ) -> impl Iterator<Item = (MeterId, Id<kind::MeteringLabel>, Id<kind::Router>)> + '_ {
+        let all = self.meters.iter();
+        all.map(|(id, (label, router), ())| (MeterId(id), *label, *router))
     }
 
     /// One past the largest [`HopId`].

@@ -23,6 +23,7 @@ fn flow(origin: Origin, actions: &[Action]) -> CompiledFlow {
         mask: FlowMask::default(),
         actions: actions.iter().copied().collect(),
         hops: SmallVec::new(),
+        meters: SmallVec::new(),
         depends: SmallVec::new(),
         verdict: Verdict::Deliver,
         tracked: false,

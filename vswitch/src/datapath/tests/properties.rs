@@ -149,6 +149,7 @@ fn router() -> hostconfig::Router {
             route("fd00::/16", ip(7, true)),
         ],
         gateway: None,
+        meters: Vec::new(),
     }
 }
 

@@ -137,6 +137,7 @@ pub(super) fn router_with(
             })
             .collect(),
         gateway: None,
+        meters: Vec::new(),
     };
     change(&mut router);
     conf.put(Section::Router(router));

@@ -68,6 +68,8 @@ pub(super) struct Plan {
     pub(super) routers: Vec<(u16, Vec<u16>, Option<Gateway>)>,
     /// Floating IPs, with where they are.
     pub(super) floating: Vec<FloatingIp>,
+    /// What router 1 counts of what crosses its gateway.
+    pub(super) meters: Vec<hostconfig::Meter>,
     /// The MTU of the network outside.
     pub(super) mtu: u32,
 }
@@ -80,6 +82,7 @@ impl Plan {
             workloads: vec![inside(1, 0), inside(2, 1), (OUT, NEXT, 2, vec![])],
             routers: vec![(1, vec![0, 1], Some(gateway(1, GATE, Some(1))))],
             floating: vec![],
+            meters: vec![],
             mtu: 1450,
         }
     }
@@ -132,6 +135,9 @@ impl Plan {
             let on: Vec<_> = on.iter().map(|k| (*k, 254)).collect();
             router_with(&mut conf, *r, &on, &[], |config| {
                 config.gateway.clone_from(gateway);
+                if *r == 1 {
+                    config.meters.clone_from(&self.meters);
+                }
             });
             // Where it is elsewhere, a gateway is a port like any other on its network.
             if let Some(gateway) = gateway
