@@ -561,7 +561,7 @@ impl Region {
                 }
                 Effect::HangUp(conn, reason) => {
                     let link = self.links.get_mut(&conn).unwrap();
-                    link.settled = false;
+                    (link.settled, link.ended) = (false, true);
                     let host = link.host.clone();
                     self.note(&format!("controller ends {conn:?} of {host}: {reason}"));
                     self.hang_ups.push((host, reason));

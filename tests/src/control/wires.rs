@@ -32,6 +32,8 @@ pub(super) struct Link {
     pub(super) blank: bool,
     /// The controller heard an acknowledgement on it.
     pub(super) settled: bool,
+    /// The controller ended it: it hears nothing more of it.
+    pub(super) ended: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -185,6 +187,7 @@ impl Region {
             believed: None,
             blank: false,
             settled: false,
+            ended: false,
         };
         self.links.insert(conn, link);
         let (up, down) = (
@@ -277,7 +280,7 @@ impl Region {
                         link.blank = hello.sections.is_empty();
                         link.believed = Some(named.collect());
                     }
-                    Some(from_host::Message::Ack(_)) => link.settled = true,
+                    Some(from_host::Message::Ack(_)) => link.settled = !link.ended,
                     _ => {}
                 }
                 Event::Heard(conn, message)
