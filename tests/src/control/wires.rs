@@ -13,6 +13,10 @@ use super::{CALM, Item, Region, certificate};
 
 /// One stream.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own that a test notes"
+)]
 pub(super) struct Link {
     pub(super) host: String,
     /// The host's number of it.
