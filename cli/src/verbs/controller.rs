@@ -143,6 +143,18 @@ fn effective(config: &Config) -> String {
             .underlay_mtu
             .map(|mtu| format!("underlay_mtu = {mtu}")),
     );
+    lines.extend(
+        config
+            .keystone
+            .as_ref()
+            .map(|url| format!("keystone = {url:?}")),
+    );
+    lines.extend(
+        config
+            .keystone_ca
+            .as_deref()
+            .map(|path| format!("keystone_ca = {}", quoted(path))),
+    );
     if let Some(tls) = &config.tls {
         lines.push("[tls]".to_owned());
         lines.push(format!("cert = {}", quoted(&tls.cert)));
@@ -157,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_holds_is_a_file_that_says_the_same() {
-        let text = "listen = \"192.0.2.1:80\"\nunderlay_mtu = 1600\n[tls]\ncert = \"/a b\"\nkey = \"/k\"\n";
+        let text = "listen = \"192.0.2.1:80\"\nunderlay_mtu = 1600\nkeystone = \"http://k.example/v3\"\nkeystone_ca = \"/c a\"\n[tls]\ncert = \"/a b\"\nkey = \"/k\"\n";
         let config = Config::parse(text, Path::new("f")).unwrap();
         let again = Config::parse(&effective(&config), Path::new("f")).unwrap();
         assert_eq!(again.hosts_addr(), config.hosts_addr());
