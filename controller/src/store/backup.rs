@@ -286,7 +286,11 @@ pub fn restore(
     let files = unpacked(&header, names, data_dir, file)?;
     open.rewind().map_err(|source| failed(file, source))?;
     let mut changes = records(&open, file, header.records, decode)?;
-    let (key, entry) = replaced(header.incarnation, Revision(header.revision));
+    let (key, entry) = replaced(
+        header.incarnation,
+        Revision(header.revision),
+        header.records,
+    );
     changes.push(KeyChange {
         key,
         before: None,
@@ -345,7 +349,7 @@ fn records(
     let count = usize::try_from(records).unwrap_or(usize::MAX);
     let lines = BufReader::new(open).lines().skip(1).take(count);
     let mut changes = Vec::new();
-    for line in lines {
+    for (place, line) in (0..).zip(lines) {
         let line = line.map_err(|source| failed(file, source))?;
         let parsed: Option<(String, u64, &RawValue)> = serde_json::from_str(&line).ok();
         let (key, revision, json) = parsed.ok_or_else(damaged)?;
@@ -359,6 +363,7 @@ fn records(
             before: None,
             after: Some(Entry {
                 revision: Revision(revision),
+                place,
                 record,
             }),
         });

@@ -1,12 +1,23 @@
 //! What is on the disk, and in which form?
 //!
-//! One redb file with two tables: `objects` (key to an envelope: schema version, revision, JSON) and
-//! `meta` (incarnation, last revision). [`MemoryDisk`] is the same without a file, for simulated
-//! regions and tests.
+//! One redb file with two tables: `records` (place to an envelope: schema version, revision, key, JSON)
+//! and `meta` (incarnation, last revision). A place is a number that a record gets when its key is first
+//! written and keeps until it is deleted; places only grow. So what is made together lies together, whatever
+//! its keys are: a port's dozen of records is one or two pages at the end of the tree, not a page for each
+//! in the midst of it. In memory, records are found by their keys (the store's map), which is where their
+//! places are known. [`MemoryDisk`] is the same without a file, for simulated regions and tests.
+//!
+//! The layout before this one had the records by key in a table `objects`: such a file is moved over
+//! once, in one commit. What is left in that table afterwards is a record that its binaries refuse as newer.
 //!
 //! # Invariants
 //! - A record of a newer schema is never read: the binary refuses to start and says so.
 //! - One process has the file open: a second is refused, and told which it is.
+//! - A key is at one place.
+//!
+//! # Cost
+//! A commit writes the pages of what it changes and those above them: for records made together, as many in
+//! a store of a million records as in an empty one.
 
 use super::{Entry, KeyChange, OrderedMap, Record, Revision};
 use redb::{
@@ -21,12 +32,17 @@ use std::{
 };
 use uuid::Uuid;
 
-/// The schema that this binary writes.
+/// The schema of records that this binary writes.
 pub const SCHEMA: u16 = 1;
 
-const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
+const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const ENVELOPE: usize = 10;
+/// Where records were before they had places.
+const BY_KEY: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
+/// What is there now: to binaries that know that table alone, a record of a schema that they refuse.
+const MOVED: (&str, &[u8]) = ("records-by-place", &[0, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+/// Bytes of an envelope before the key: schema, revision, the key's length.
+const ENVELOPE: usize = 12;
 
 /// Turns stored bytes back into a typed record, by key.
 pub type Decode = fn(key: &str, json: &[u8]) -> Result<Arc<dyn Record>, serde_json::Error>;
@@ -37,6 +53,8 @@ pub struct Loaded {
     pub(super) map: OrderedMap<Entry>,
     pub(super) revision: Revision,
     pub(super) incarnation: Uuid,
+    /// The first place that nobody has had.
+    pub(super) next: u64,
 }
 
 /// Where commits become durable.
@@ -257,27 +275,92 @@ impl RedbDisk {
     }
 
     #[cfg(test)]
-    pub(super) fn commit_raw(&self, key: &str, envelope: &[u8]) {
+    pub(super) fn commit_raw(&self, place: u64, envelope: &[u8]) {
         let write = self.database.begin_write().unwrap();
-        write
-            .open_table(OBJECTS)
-            .unwrap()
-            .insert(key, envelope)
-            .unwrap();
+        let mut records = write.open_table(RECORDS).unwrap();
+        records.insert(place, envelope).unwrap();
+        drop(records);
         write.commit().unwrap();
     }
 
-    fn make_meta(&self) -> Result<Uuid, DiskError> {
+    /// What a file of the layout before had, as its binaries wrote it.
+    #[cfg(test)]
+    pub(super) fn commit_by_key(&self, key: &str, envelope: &[u8]) {
+        let write = self.database.begin_write().unwrap();
+        write.delete_table(RECORDS).unwrap();
+        let mut by_key = write.open_table(BY_KEY).unwrap();
+        by_key.remove(MOVED.0).unwrap();
+        by_key.insert(key, envelope).unwrap();
+        drop(by_key);
+        write.commit().unwrap();
+    }
+
+    /// What is in the old table, as its binaries read it.
+    #[cfg(test)]
+    pub(super) fn by_key(&self) -> Vec<(String, Vec<u8>)> {
+        let read = self.database.begin_read().unwrap();
+        let by_key = read.open_table(BY_KEY).unwrap();
+        let rows = by_key.iter().unwrap().map(|row| {
+            let (key, envelope) = row.unwrap();
+            (key.value().to_owned(), envelope.value().to_vec())
+        });
+        rows.collect()
+    }
+
+    /// Makes the tables of a new file; the store's incarnation.
+    fn make(&self) -> Result<Uuid, DiskError> {
         let incarnation = Uuid::new_v4();
         let write = self.database.begin_write().map_err(|e| self.fail(e))?;
         {
             let mut meta = write.open_table(META).map_err(|e| self.fail(e))?;
             meta.insert("incarnation", incarnation.as_bytes().as_slice())
                 .map_err(|e| self.fail(e))?;
-            write.open_table(OBJECTS).map_err(|e| self.fail(e))?;
+            write.open_table(RECORDS).map_err(|e| self.fail(e))?;
+            let mut by_key = write.open_table(BY_KEY).map_err(|e| self.fail(e))?;
+            by_key.insert(MOVED.0, MOVED.1).map_err(|e| self.fail(e))?;
         }
         write.commit().map_err(|e| self.fail(e))?;
         Ok(incarnation)
+    }
+
+    /// Gives the records of a file of the layout before their places, if there are any; nothing is done in halves.
+    fn move_over(&self) -> Result<(), DiskError> {
+        let write = self.database.begin_write().map_err(|e| self.fail(e))?;
+        let mut place = 0_u64;
+        {
+            let by_key = write.open_table(BY_KEY).map_err(|e| self.fail(e))?;
+            if by_key.get(MOVED.0).map_err(|e| self.fail(e))?.is_some() {
+                return Ok(());
+            }
+            let mut records = write.open_table(RECORDS).map_err(|e| self.fail(e))?;
+            for item in by_key.iter().map_err(|e| self.fail(e))? {
+                let (key, old) = item.map_err(|e| self.fail(e))?;
+                let damaged = || self.damaged("a record");
+                let (head, json) = old.value().split_first_chunk::<10>().ok_or_else(damaged)?;
+                let found = u16::from_be_bytes([head[0], head[1]]);
+                if found > SCHEMA {
+                    let key = key.value().to_owned();
+                    return Err(DiskError::Newer { key, found });
+                }
+                let sealed = envelope(head, key.value(), json).ok_or_else(damaged)?;
+                let made = records.insert(place, sealed.as_slice());
+                made.map_err(|e| self.fail(e))?;
+                place += 1;
+            }
+        }
+        write.delete_table(BY_KEY).map_err(|e| self.fail(e))?;
+        {
+            let mut by_key = write.open_table(BY_KEY).map_err(|e| self.fail(e))?;
+            by_key.insert(MOVED.0, MOVED.1).map_err(|e| self.fail(e))?;
+        }
+        write.commit().map_err(|e| self.fail(e))?;
+        tracing::info!(records = place, "the store has a new layout");
+        Ok(())
+    }
+
+    fn damaged(&self, what: &'static str) -> DiskError {
+        let path = self.path.clone();
+        DiskError::Damaged { what, path }
     }
 }
 
@@ -294,20 +377,15 @@ fn number(bytes: &[u8]) -> Option<u64> {
 
 impl Disk for RedbDisk {
     fn load(&self) -> Result<Loaded, DiskError> {
-        let damaged = |what| DiskError::Damaged {
-            what,
-            path: self.path.clone(),
-        };
         let read = self.database.begin_read().map_err(|e| self.fail(e))?;
         let meta = match read.open_table(META) {
             Ok(meta) => meta,
             Err(redb::TableError::TableDoesNotExist(_)) => {
-                let incarnation = self.make_meta()?;
-                let map = OrderedMap::default();
                 return Ok(Loaded {
-                    map,
+                    map: OrderedMap::default(),
                     revision: Revision::default(),
-                    incarnation,
+                    incarnation: self.make()?,
+                    next: 0,
                 });
             }
             Err(error) => return Err(self.fail(error)),
@@ -320,42 +398,54 @@ impl Disk for RedbDisk {
         };
         let incarnation = field("incarnation")?
             .and_then(|bytes| Uuid::from_slice(&bytes).ok())
-            .ok_or_else(|| damaged("the incarnation"))?;
+            .ok_or_else(|| self.damaged("the incarnation"))?;
         let revision = match field("revision")? {
-            Some(bytes) => Revision(number(&bytes).ok_or_else(|| damaged("the revision"))?),
+            Some(bytes) => Revision(number(&bytes).ok_or_else(|| self.damaged("the revision"))?),
             None => Revision::default(),
         };
+        drop((meta, read));
+        self.move_over()?;
+        let read = self.database.begin_read().map_err(|e| self.fail(e))?;
+        let records = read.open_table(RECORDS).map_err(|e| self.fail(e))?;
+        let mut found: Vec<(Arc<str>, Entry)> = Vec::new();
+        let mut next = 0;
+        for item in records.iter().map_err(|e| self.fail(e))? {
+            let (place, value) = item.map_err(|e| self.fail(e))?;
+            found.push(self.opened(place.value(), value.value())?);
+            next = place.value() + 1;
+        }
+        // In the order of their keys the map fills its nodes.
+        found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut map = OrderedMap::default();
-        let objects = read.open_table(OBJECTS).map_err(|e| self.fail(e))?;
-        for item in objects.iter().map_err(|e| self.fail(e))? {
-            let (key, value) = item.map_err(|e| self.fail(e))?;
-            let entry = open_envelope(key.value(), value.value(), self.decode, &self.path)?;
-            map.insert(Arc::from(key.value()), entry);
+        for (key, entry) in found {
+            if map.insert(key, entry).is_some() {
+                return Err(self.damaged("the place of a record"));
+            }
         }
         Ok(Loaded {
             map,
             revision,
             incarnation,
+            next,
         })
     }
 
     fn commit(&self, changes: &[KeyChange], revision: Revision) -> Result<(), DiskError> {
         let write = self.database.begin_write().map_err(|e| self.fail(e))?;
         {
-            let mut objects = write.open_table(OBJECTS).map_err(|e| self.fail(e))?;
+            let mut records = write.open_table(RECORDS).map_err(|e| self.fail(e))?;
             for change in changes {
-                match &change.after {
-                    Some(entry) => {
+                match (&change.before, &change.after) {
+                    (_, Some(entry)) => {
                         let sealed = seal_envelope(&change.key, entry)?;
-                        objects
-                            .insert(change.key.as_ref(), sealed.as_slice())
+                        records
+                            .insert(entry.place, sealed.as_slice())
                             .map_err(|e| self.fail(e))?;
                     }
-                    None => {
-                        objects
-                            .remove(change.key.as_ref())
-                            .map_err(|e| self.fail(e))?;
+                    (Some(entry), None) => {
+                        records.remove(entry.place).map_err(|e| self.fail(e))?;
                     }
+                    (None, None) => {}
                 }
             }
             let mut meta = write.open_table(META).map_err(|e| self.fail(e))?;
@@ -366,45 +456,57 @@ impl Disk for RedbDisk {
     }
 }
 
-fn seal_envelope(key: &str, entry: &Entry) -> Result<Vec<u8>, DiskError> {
-    let json = entry.record.encode().map_err(|source| DiskError::Record {
-        key: key.to_owned(),
-        source,
-    })?;
-    let mut sealed = Vec::with_capacity(ENVELOPE + json.len());
-    sealed.extend_from_slice(&SCHEMA.to_be_bytes());
-    sealed.extend_from_slice(&entry.revision.0.to_be_bytes());
-    sealed.extend_from_slice(&json);
-    Ok(sealed)
+impl RedbDisk {
+    fn opened(&self, place: u64, sealed: &[u8]) -> Result<(Arc<str>, Entry), DiskError> {
+        let parts = || {
+            let (schema, rest) = sealed.split_first_chunk::<2>()?;
+            let (revision, rest) = rest.split_first_chunk::<8>()?;
+            let (length, rest) = rest.split_first_chunk::<2>()?;
+            let (key, json) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+            let key = std::str::from_utf8(key).ok()?;
+            Some((u16::from_be_bytes(*schema), revision, key, json))
+        };
+        let (found, revision, key, json) = parts().ok_or_else(|| self.damaged("a record"))?;
+        if found > SCHEMA {
+            let key = key.to_owned();
+            return Err(DiskError::Newer { key, found });
+        }
+        let record = (self.decode)(key, json).map_err(|source| DiskError::Record {
+            key: key.to_owned(),
+            source,
+        })?;
+        let entry = Entry {
+            revision: Revision(u64::from_be_bytes(*revision)),
+            place,
+            record,
+        };
+        Ok((Arc::from(key), entry))
+    }
 }
 
-fn open_envelope(
-    key: &str,
-    sealed: &[u8],
-    decode: Decode,
-    path: &Path,
-) -> Result<Entry, DiskError> {
-    let damaged = || DiskError::Damaged {
-        what: "a record",
-        path: path.to_owned(),
-    };
-    let (schema, rest) = sealed.split_first_chunk::<2>().ok_or_else(damaged)?;
-    let (revision, json) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
-    let found = u16::from_be_bytes(*schema);
-    if found > SCHEMA {
-        return Err(DiskError::Newer {
-            key: key.to_owned(),
-            found,
-        });
-    }
-    let record = decode(key, json).map_err(|source| DiskError::Record {
+fn seal_envelope(key: &str, entry: &Entry) -> Result<Vec<u8>, DiskError> {
+    let unfit = |source| DiskError::Record {
         key: key.to_owned(),
         source,
-    })?;
-    Ok(Entry {
-        revision: Revision(u64::from_be_bytes(*revision)),
-        record,
-    })
+    };
+    let json = entry.record.encode().map_err(unfit)?;
+    let mut head = [0; 10];
+    let (schema, revision) = head.split_at_mut(2);
+    schema.copy_from_slice(&SCHEMA.to_be_bytes());
+    revision.copy_from_slice(&entry.revision.0.to_be_bytes());
+    envelope(&head, key, &json)
+        .ok_or_else(|| unfit(serde::ser::Error::custom("its key is over 65,535 bytes")))
+}
+
+/// A record as the file has it, if its key is not too long.
+fn envelope(head: &[u8; 10], key: &str, json: &[u8]) -> Option<Vec<u8>> {
+    let length = u16::try_from(key.len()).ok()?;
+    let mut sealed = Vec::with_capacity(ENVELOPE + key.len() + json.len());
+    sealed.extend_from_slice(head);
+    sealed.extend_from_slice(&length.to_be_bytes());
+    sealed.extend_from_slice(key.as_bytes());
+    sealed.extend_from_slice(json);
+    Some(sealed)
 }
 
 /// A disk without a file: it outlives the stores that are opened on it, not the process.
@@ -430,7 +532,7 @@ impl MemoryDisk {
     pub fn restored(snapshot: &super::Snapshot, incarnation: Uuid) -> Self {
         let mut map = snapshot.map.clone();
         if snapshot.incarnation != incarnation {
-            let (key, entry) = replaced(snapshot.incarnation, snapshot.revision);
+            let (key, entry) = replaced(snapshot.incarnation, snapshot.revision, 0);
             map.insert(key, entry);
         }
         Self {
@@ -454,6 +556,8 @@ impl Disk for MemoryDisk {
             map: kept.0.clone(),
             revision: kept.1,
             incarnation: self.incarnation,
+            // Nothing of it lies anywhere.
+            next: 0,
         })
     }
 
@@ -479,8 +583,13 @@ impl Disk for MemoryDisk {
 }
 
 /// The record that a restored store keeps of the one that it comes from.
-pub(super) fn replaced(incarnation: Uuid, revision: Revision) -> (Arc<str>, Entry) {
+pub(super) fn replaced(incarnation: Uuid, revision: Revision, place: u64) -> (Arc<str>, Entry) {
     let key = format!("{}{incarnation}", super::REPLACED);
     let record: Arc<dyn Record> = Arc::new(incarnation.to_string());
-    (Arc::from(key), Entry { revision, record })
+    let entry = Entry {
+        revision,
+        place,
+        record,
+    };
+    (Arc::from(key), entry)
 }

@@ -15,8 +15,8 @@
 //! back.
 
 use super::{
-    Commit, Disk, DiskError, Entry, KeyChange, OrderedMap, Outcome, Pending, Revision, Snapshot,
-    Store, Transaction, Unavailable, View, Watcher,
+    Commit, Disk, DiskError, Entry, KeyChange, Loaded, OrderedMap, Outcome, Pending, Revision,
+    Snapshot, Store, Transaction, Unavailable, View, Watcher,
 };
 use arc_swap::ArcSwap;
 use std::sync::{
@@ -55,12 +55,7 @@ impl Embedded {
     /// # Errors
     /// When it cannot be read.
     pub fn read(disk: &dyn Disk) -> Result<Snapshot, DiskError> {
-        let loaded = disk.load()?;
-        Ok(Snapshot {
-            revision: loaded.revision,
-            incarnation: loaded.incarnation,
-            map: loaded.map,
-        })
+        Ok(disk.load()?.snapshot())
     }
 
     /// Loads a disk; the returned task is the writer and ends when the last handle is dropped.
@@ -70,13 +65,16 @@ impl Embedded {
     pub fn open(
         disk: Arc<dyn Disk>,
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), DiskError> {
-        let snapshot = Self::read(disk.as_ref())?;
+        let loaded = disk.load()?;
+        let next = loaded.next;
+        let snapshot = loaded.snapshot();
         let healthy = Arc::new(AtomicBool::new(true));
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (commits, _) = broadcast::channel(WATCH_LAG);
         let writer = Writer {
             tip: snapshot.map.clone(),
             revision: snapshot.revision,
+            next,
             incarnation: snapshot.incarnation,
             latest: Arc::new(ArcSwap::from_pointee(snapshot)),
             commits: commits.clone(),
@@ -94,6 +92,16 @@ impl Embedded {
             },
             writer.run(queue),
         ))
+    }
+}
+
+impl Loaded {
+    fn snapshot(self) -> Snapshot {
+        Snapshot {
+            revision: self.revision,
+            incarnation: self.incarnation,
+            map: self.map,
+        }
     }
 }
 
@@ -156,6 +164,8 @@ struct Flight {
 struct Writer {
     tip: OrderedMap<Entry>,
     revision: Revision,
+    /// The first place that no key has had; not given twice, whatever becomes of a batch.
+    next: u64,
     incarnation: Uuid,
     latest: Arc<ArcSwap<Snapshot>>,
     commits: broadcast::Sender<Arc<Commit>>,
@@ -201,8 +211,9 @@ impl Writer {
 
     fn execute(&mut self, job: Job) {
         let next = Revision(self.revision.0 + 1);
-        let mut view = View::new(std::mem::take(&mut self.tip), next);
+        let mut view = View::new(std::mem::take(&mut self.tip), next, self.next);
         let outcome = (job.transaction)(&mut view);
+        self.next = view.next;
         if outcome.is_err() {
             self.tip = view.undo();
         } else {

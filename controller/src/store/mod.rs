@@ -78,6 +78,8 @@ impl<T: serde::Serialize + Any + Send + Sync + fmt::Debug> Record for T {
 #[derive(Debug, Clone)]
 pub struct Entry {
     revision: Revision,
+    /// Where the disk has it: this key's since it was first written; see `disk`.
+    place: u64,
     record: Arc<dyn Record>,
 }
 
@@ -236,17 +238,20 @@ pub struct KeyChange {
 pub struct View {
     map: OrderedMap<Entry>,
     revision: Revision,
+    /// Where the next new key's record goes.
+    next: u64,
     log: Vec<KeyChange>,
     /// `None` where there is one writer, who compares nothing.
     reads: Option<RefCell<Vec<ReadRange>>>,
 }
 
 impl View {
-    /// A view whose writes will carry `revision`; what is read is not noted.
-    fn new(map: OrderedMap<Entry>, revision: Revision) -> Self {
+    /// A view whose writes will carry `revision`, and new keys the places from `next` on; what is read is not noted.
+    fn new(map: OrderedMap<Entry>, revision: Revision, next: u64) -> Self {
         Self {
             map,
             revision,
+            next,
             log: Vec::new(),
             reads: None,
         }
@@ -256,7 +261,7 @@ impl View {
     pub fn of(snapshot: &Snapshot) -> Self {
         Self {
             reads: Some(RefCell::default()),
-            ..Self::new(snapshot.map.clone(), Revision(snapshot.revision.0 + 1))
+            ..Self::new(snapshot.map.clone(), Revision(snapshot.revision.0 + 1), 0)
         }
     }
 
@@ -269,10 +274,15 @@ impl View {
     /// Writes a record.
     pub fn put(&mut self, key: impl Into<Arc<str>>, record: Arc<dyn Record>) {
         let key = key.into();
+        let place = self.map.get(&key).map(|entry| entry.place);
         let entry = Entry {
             revision: self.revision,
+            place: place.unwrap_or(self.next),
             record,
         };
+        if place.is_none() {
+            self.next += 1;
+        }
         let before = self.map.insert(Arc::clone(&key), entry.clone());
         self.log.push(KeyChange {
             key,
@@ -299,7 +309,7 @@ impl View {
     pub(crate) fn clone_for_test(&self) -> Self {
         Self {
             reads: Some(RefCell::default()),
-            ..Self::new(self.map.clone(), Revision(self.revision.0 + 1))
+            ..Self::new(self.map.clone(), Revision(self.revision.0 + 1), self.next)
         }
     }
 

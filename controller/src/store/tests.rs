@@ -376,8 +376,108 @@ fn a_record_of_a_newer_schema_is_refused_with_the_reason() {
     let dir = Scratch::new("newer");
     let disk = RedbDisk::open(&dir.0, decode).unwrap();
     disk.load().unwrap();
-    disk.commit_raw("k", &[0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, b'"', b'"']);
+    disk.commit_raw(
+        7,
+        &[0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, b'k', b'"', b'"'],
+    );
     let error = disk.load().unwrap_err();
     assert!(matches!(error, DiskError::Newer { found: 0xffff, .. }));
     assert!(error.to_string().contains("newer overweave"));
+}
+
+#[test]
+fn a_file_of_the_layout_before_is_moved_over_once_and_refused_by_its_binaries() {
+    let dir = Scratch::new("moved");
+    let disk = RedbDisk::open(&dir.0, decode).unwrap();
+    let made = disk.load().unwrap();
+    let old = |n: u8| [&[0, 1, 0, 0, 0, 0, 0, 0, 0, n], br#""one""#.as_slice()].concat();
+    disk.commit_by_key("b", &old(3));
+    disk.commit_by_key("a", &old(4));
+    for _ in 0..2 {
+        let loaded = disk.load().unwrap();
+        assert_eq!(loaded.incarnation, made.incarnation);
+        assert_eq!((loaded.map.len(), loaded.next), (2, 2));
+        for (key, revision) in [("a", 4), ("b", 3)] {
+            let entry = loaded.map.get(key).unwrap();
+            assert_eq!(entry.revision(), Revision(revision));
+            assert_eq!(entry.peek::<String>().map(String::as_str), Some("one"));
+        }
+        // An old binary reads an envelope's first two bytes as its schema.
+        let left = disk.by_key();
+        assert_eq!(left.len(), 1);
+        assert!(u16::from_be_bytes([left[0].1[0], left[0].1[1]]) > 1);
+    }
+    disk.commit_by_key("c", &[0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, b'"', b'"']);
+    let newer = disk.load().unwrap_err();
+    assert!(matches!(newer, DiskError::Newer { ref key, .. } if key == "c"));
+}
+
+#[test]
+fn a_key_at_two_places_is_damage_and_so_is_half_a_record() {
+    for (place, envelope) in [
+        (
+            1,
+            [&[0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1][..], b"k\"x\""].concat(),
+        ),
+        (1, vec![0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 9, b'k']),
+        (1, vec![0, 1, 0]),
+    ] {
+        let dir = Scratch::new("twice");
+        let disk = RedbDisk::open(&dir.0, decode).unwrap();
+        disk.load().unwrap();
+        disk.commit_raw(
+            0,
+            &[&[0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1][..], b"k\"x\""].concat(),
+        );
+        assert_eq!(disk.load().unwrap().map.len(), 1);
+        disk.commit_raw(place, &envelope);
+        assert!(matches!(disk.load(), Err(DiskError::Damaged { .. })));
+    }
+}
+
+/// Whatever is written, overwritten, deleted and written again, the file has what the store has.
+#[tokio::test]
+async fn random_transactions_are_read_back_as_they_were() {
+    use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+    for seed in 0..6 {
+        let dir = Scratch::new("places");
+        let mut luck = SmallRng::seed_from_u64(seed);
+        for _ in 0..4 {
+            let disk = RedbDisk::open(&dir.0, decode).unwrap();
+            let (store, writer) = Embedded::open(Arc::new(disk)).unwrap();
+            let writer = tokio::spawn(writer);
+            for _ in 0..12 {
+                let refused = luck.random_bool(0.2);
+                let steps = luck.random_range(1..9);
+                let steps = (0..steps).map(|_| (luck.random_range(0..24), luck.random_bool(0.6)));
+                let steps: Vec<(u8, bool)> = steps.collect();
+                let done = transact::<(), ()>(&store, move |view| {
+                    for (key, put) in &steps {
+                        let key = format!("k/{key}");
+                        if *put {
+                            let times = view.get::<String>(&key).map_or(0, |had| had.len());
+                            view.put(key, text(&"x".repeat(times + 1)));
+                        } else {
+                            view.delete(&key);
+                        }
+                    }
+                    if refused { Err(()) } else { Ok(()) }
+                });
+                assert_eq!(done.await.is_err(), refused);
+            }
+            let there = |snapshot: &Snapshot| -> Vec<(String, Revision, String)> {
+                let all = snapshot.scan("").map(|(key, entry)| {
+                    let value = entry.peek::<String>().unwrap().clone();
+                    (key.to_owned(), entry.revision(), value)
+                });
+                all.collect()
+            };
+            let had = there(&store.snapshot());
+            drop(store);
+            writer.await.unwrap();
+            let disk = RedbDisk::open(&dir.0, decode).unwrap();
+            let again = Embedded::read(&disk).unwrap();
+            assert_eq!(there(&again), had);
+        }
+    }
 }
