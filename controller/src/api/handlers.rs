@@ -106,7 +106,7 @@ impl Api {
         let base = format!("{}/v2.0/{}", asked.origin, spec.path);
         let (chosen, links) =
             query.select(spec, candidates.objects, candidates.passed, &scene, &base)?;
-        let rows = scene.rows(spec, &query.fields);
+        let mut rows = scene.rows(spec, &query.fields);
         let mut body = format!("{{\"{}\":[", spec.plural).into_bytes();
         for (at, object) in chosen.iter().enumerate() {
             if at > 0 {

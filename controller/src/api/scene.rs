@@ -49,6 +49,8 @@ pub(crate) fn permits(policy: Policy, caller: &Caller) -> bool {
 pub(crate) struct Rows<'a> {
     scene: &'a Scene<'a>,
     fields: Vec<&'static Field>,
+    /// The text of one object after the other.
+    encoded: Vec<u8>,
 }
 
 /// The members of an object's text, in their order.
@@ -78,9 +80,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
 impl Rows<'_> {
     /// Adds an object's row.
-    pub(crate) fn write(&self, object: &dyn Object, out: &mut Vec<u8>) {
-        let encoded = object.encode().unwrap_or_default();
-        let Ok(Members(stored)) = serde_json::from_slice(&encoded) else {
+    pub(crate) fn write(&mut self, object: &dyn Object, out: &mut Vec<u8>) {
+        self.encoded.clear();
+        let done = object.encode_into(&mut self.encoded);
+        let (Ok(()), Ok(Members(stored))) = (done, serde_json::from_slice(&self.encoded)) else {
             unreachable!("a resource is a struct with text keys");
         };
         let mut next = 0;
@@ -99,7 +102,9 @@ impl Rows<'_> {
             out.extend_from_slice(field.name.as_bytes());
             out.extend_from_slice(b"\":");
             if let Some(value) = told {
-                out.extend_from_slice(value.to_string().as_bytes());
+                if serde_json::to_writer(&mut *out, &value).is_err() {
+                    unreachable!("a value is written to memory");
+                }
                 continue;
             }
             // Mostly in the same order as the table.
@@ -161,6 +166,7 @@ impl Scene<'_> {
         Rows {
             scene: self,
             fields: spec.fields().filter(wanted).collect(),
+            encoded: Vec::with_capacity(2048),
         }
     }
 

@@ -41,8 +41,6 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const BY_KEY: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 /// What is there now: to binaries that know that table alone, a record of a schema that they refuse.
 const MOVED: (&str, &[u8]) = ("records-by-place", &[0, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
-/// Bytes of an envelope before the key: schema, revision, the key's length.
-const ENVELOPE: usize = 12;
 
 /// Turns stored bytes back into a typed record, by key.
 pub type Decode = fn(key: &str, json: &[u8]) -> Result<Arc<dyn Record>, serde_json::Error>;
@@ -336,13 +334,17 @@ impl RedbDisk {
             for item in by_key.iter().map_err(|e| self.fail(e))? {
                 let (key, old) = item.map_err(|e| self.fail(e))?;
                 let damaged = || self.damaged("a record");
-                let (head, json) = old.value().split_first_chunk::<10>().ok_or_else(damaged)?;
-                let found = u16::from_be_bytes([head[0], head[1]]);
+                // Schema, revision, JSON.
+                let (head, json) = old.value().split_at_checked(10).ok_or_else(damaged)?;
+                let schema = head.first_chunk::<2>().ok_or_else(damaged)?;
+                let found = u16::from_be_bytes(*schema);
                 if found > SCHEMA {
                     let key = key.value().to_owned();
                     return Err(DiskError::Newer { key, found });
                 }
-                let sealed = envelope(head, key.value(), json).ok_or_else(damaged)?;
+                let name = key.value();
+                let length = u16::try_from(name.len()).ok().ok_or_else(damaged)?;
+                let sealed = [head, &length.to_be_bytes(), name.as_bytes(), json].concat();
                 let made = records.insert(place, sealed.as_slice());
                 made.map_err(|e| self.fail(e))?;
                 place += 1;
@@ -489,24 +491,15 @@ fn seal_envelope(key: &str, entry: &Entry) -> Result<Vec<u8>, DiskError> {
         key: key.to_owned(),
         source,
     };
-    let json = entry.record.encode().map_err(unfit)?;
-    let mut head = [0; 10];
-    let (schema, revision) = head.split_at_mut(2);
-    schema.copy_from_slice(&SCHEMA.to_be_bytes());
-    revision.copy_from_slice(&entry.revision.0.to_be_bytes());
-    envelope(&head, key, &json)
-        .ok_or_else(|| unfit(serde::ser::Error::custom("its key is over 65,535 bytes")))
-}
-
-/// A record as the file has it, if its key is not too long.
-fn envelope(head: &[u8; 10], key: &str, json: &[u8]) -> Option<Vec<u8>> {
-    let length = u16::try_from(key.len()).ok()?;
-    let mut sealed = Vec::with_capacity(ENVELOPE + key.len() + json.len());
-    sealed.extend_from_slice(head);
+    let length = u16::try_from(key.len())
+        .map_err(|_| unfit(serde::ser::Error::custom("its key is over 65,535 bytes")))?;
+    let mut sealed = Vec::with_capacity(1024);
+    sealed.extend_from_slice(&SCHEMA.to_be_bytes());
+    sealed.extend_from_slice(&entry.revision.0.to_be_bytes());
     sealed.extend_from_slice(&length.to_be_bytes());
     sealed.extend_from_slice(key.as_bytes());
-    sealed.extend_from_slice(json);
-    Some(sealed)
+    entry.record.encode_into(&mut sealed).map_err(unfit)?;
+    Ok(sealed)
 }
 
 /// A disk without a file: it outlives the stores that are opened on it, not the process.

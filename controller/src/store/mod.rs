@@ -65,12 +65,22 @@ pub trait Record: Any + Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When the value has no JSON form (a map with keys that are not text).
-    fn encode(&self) -> Result<Vec<u8>, serde_json::Error>;
+    fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut bytes = Vec::with_capacity(512);
+        self.encode_into(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The same bytes, behind what is there.
+    ///
+    /// # Errors
+    /// As [`Record::encode`]; what was written until then stays.
+    fn encode_into(&self, bytes: &mut Vec<u8>) -> Result<(), serde_json::Error>;
 }
 
 impl<T: serde::Serialize + Any + Send + Sync + fmt::Debug> Record for T {
-    fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(self)
+    fn encode_into(&self, bytes: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        serde_json::to_writer(bytes, self)
     }
 }
 
