@@ -492,7 +492,7 @@ fn seal_envelope(key: &str, entry: &Entry) -> Result<Vec<u8>, DiskError> {
         source,
     };
     let length = u16::try_from(key.len())
-        .map_err(|_| unfit(serde::ser::Error::custom("its key is over 65,535 bytes")))?;
+        .map_err(|_too_long| unfit(serde::ser::Error::custom("its key is over 65,535 bytes")))?;
     let mut sealed = Vec::with_capacity(1024);
     sealed.extend_from_slice(&SCHEMA.to_be_bytes());
     sealed.extend_from_slice(&entry.revision.0.to_be_bytes());
