@@ -89,6 +89,7 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
             version: "0.1.0".into(),
             underlay_mtu: 1600,
             physical_networks: vec!["physnet1".to_owned()],
+            clock: Some(7),
         }),
         from_host::Message::Ack(Ack {
             generation: 301,
@@ -112,7 +113,10 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
                 bytes: u64::MAX,
             }],
         }),
-        from_host::Message::Pong(Pong { nonce: u64::MAX }),
+        from_host::Message::Pong(Pong {
+            nonce: u64::MAX,
+            clock: Some(u64::MAX),
+        }),
     ];
     let from_controller = [
         from_controller::Message::Update(Update {
@@ -128,7 +132,10 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
             digest: vec![9; 32],
             replaced: vec![ID.into()],
         }),
-        from_controller::Message::Ping(Ping { nonce: 1 }),
+        from_controller::Message::Ping(Ping {
+            nonce: 1,
+            heard: Some(u64::MAX),
+        }),
     ];
     let join = JoinRequest {
         host: "h1".into(),

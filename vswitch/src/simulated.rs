@@ -139,6 +139,12 @@ impl Switch for Machine {
         self.inner().alone = alone;
     }
 
+    fn lease(&mut self, _: Now) {}
+
+    fn lapsed(&mut self) -> bool {
+        false // there are no workers who would see it before the agent
+    }
+
     fn run(&mut self, config: &HostConfig, ports: &Ports) -> Vec<Complaint> {
         let mut inner = self.inner();
         let zones = ports.zones.iter().map(|(id, zone)| (*id, *zone)).collect();

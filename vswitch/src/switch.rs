@@ -40,7 +40,7 @@ use crate::{
     },
     config::{Config, UplinkChoice},
     datapath::{
-        Claims, Datapath, Settings, Tables, WorkerId,
+        Claims, Datapath, Lease, Settings, Tables, WorkerId,
         explain::{Described, Entrance, NotExplained, explain},
     },
     dump,
@@ -103,6 +103,7 @@ pub(crate) struct LocalSwitch {
     gone: Gone,
     /// The host does not hear from its controller.
     alone: bool,
+    lease: Arc<Lease>,
     /// A worker's counters of the uplink tap; none where there is no tap.
     uplink: Vec<Arc<UplinkCounters>>,
 }
@@ -126,8 +127,12 @@ impl LocalSwitch {
     ) -> Result<Self, StartError> {
         let count = u16::try_from(config.workers.get()).unwrap_or(u16::MAX);
         let queues = NonZeroU16::new(count).unwrap_or(NonZeroU16::MIN);
+        let lease = Arc::<Lease>::default();
         let tables = Arc::new(ArcSwap::from_pointee(
-            Tables::empty(seed).at(vtep).alone(true),
+            Tables::empty(seed)
+                .at(vtep)
+                .alone(true)
+                .under(Arc::clone(&lease)),
         ));
         // Two a connection at most, so that the tables of connections are full first, whose limits keep tenants apart.
         let most = config.conntrack_entries * usize::from(count) * 2;
@@ -198,6 +203,7 @@ impl LocalSwitch {
             wires: Wires::new(config.physical_networks.clone()),
             gone,
             alone: true,
+            lease,
             uplink: counters,
         })
     }
@@ -402,6 +408,14 @@ fn used_entries(path: &Path, capacity: usize) -> usize {
 impl Switch for LocalSwitch {
     fn fence(&mut self, alone: bool) {
         self.alone = alone;
+    }
+
+    fn lease(&mut self, until: Now) {
+        self.lease.extend(until);
+    }
+
+    fn lapsed(&mut self) -> bool {
+        self.lease.has_lapsed()
     }
 
     fn run(&mut self, config: &HostConfig, ports: &Ports) -> Vec<Complaint> {

@@ -132,6 +132,8 @@ pub struct Port {
     pub gateway_of: Option<Id<kind::Router>>,
     /// Does its host know that another may have it? Of a gateway.
     pub may_move: bool,
+    /// The host that it was taken from, which may not know yet. Of a gateway.
+    pub left: Option<HostName>,
     /// Does its network's QoS policy hold for it, if it has none of its own? Not for what serves the network.
     pub inherits_qos: bool,
 }

@@ -165,6 +165,7 @@ pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project:
         router: None,
         gateway_of: None,
         may_move: false,
+        left: None,
         inherits_qos: n % 4 != 3,
     }))
 }

@@ -21,7 +21,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use schedule::Placement;
+pub use schedule::{Placement, Seat};
 pub use server::Limits;
 pub use stats::{METRICS, Stats};
 pub use task::{Parts, TOGETHER, note_vtep, note_wires, place, serve};

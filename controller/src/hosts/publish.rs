@@ -65,7 +65,7 @@ pub enum Event {
     VtepRefused(HostName, String),
     /// Time passed: a second.
     Tick,
-    /// A quarter of one.
+    /// A tenth of one.
     Beat,
 }
 
@@ -248,7 +248,6 @@ impl Publisher {
     fn follow(&mut self, touched: &Touched, at: Reading, effects: &mut Vec<Effect>) {
         for host in &touched.records {
             let record = self.compiler.intent().host(host);
-            let gone = record.is_none();
             let stale = self.live.get(host).is_some_and(|live| {
                 record
                     .is_none_or(|r| r.foreign || r.certificate.as_ref() != Some(&live.certificate))
@@ -257,14 +256,19 @@ impl Publisher {
                 self.hang_up(host, HangUp::Unknown, at, effects);
             }
             self.status.host_changed(host, &self.compiler, at);
-            if gone {
-                self.schedule.forget(host);
-            }
         }
         for (host, keys) in &touched.hosts {
             self.step(host, session::Event::Touched(keys), at, effects);
             self.status
                 .review_sections(host, keys, &self.compiler, &self.live);
+        }
+        // Who is given a gateway is asked at once: it has it when it hears that it was heard.
+        let given = touched.ports.iter().filter_map(|id| {
+            let port = self.compiler.intent().port(*id)?;
+            port.host.clone().filter(|_| port.gateway_of.is_some())
+        });
+        for host in given.collect::<BTreeSet<_>>() {
+            self.step(&host, session::Event::Beat, at, effects);
         }
         self.status
             .review_touched(touched, &self.compiler, &self.live);
@@ -373,7 +377,7 @@ impl Publisher {
     fn part(&mut self, host: &HostName, at: Reading) {
         if let Some(live) = self.live.remove(host) {
             self.conns.remove(&live.conn);
-            self.schedule.parted(host, at.now);
+            self.schedule.parted(host, live.session.lapses(at.now));
             self.status.parted(host, at);
         }
     }

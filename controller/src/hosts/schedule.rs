@@ -4,11 +4,19 @@
 //! are here and have the external network's wire, evenly, and kept; a host that is gone for [`GONE`] loses its gateways to others.
 //!
 //! # Never two at once
-//! A host that could lose a gateway stops answering for it when it has not heard from its controller for a second and a half, and was told
-//! so (`movable`). So a gateway is taken from a silent host only if whatever that host was told says so (`may_move`, in the store: another
-//! could have it when it was placed, or the host proved to have heard it since), and [`GONE`] after the last that it was sent: from
-//! then on a session sends a silent host nothing more. From a host that is here (it is out of service, or lost its wire) a gateway is taken
-//! first, and given to another when it has proved that it knows that.
+//! A host has a gateway that it could lose, and was told so (`movable`), under a lease: for 1.2 s from the last moment, by its own clock, of which it
+//! knows that this controller heard it (`vswitch::agent::fence`). Its messages carry its clock, pings carry back the last reading; so whatever is under way
+//! for long, in either direction, makes the lease shorter, and [`GONE`] after it was last heard a host has none.
+//! - A gateway is *taken* first: the store says that it is nowhere, and who had it (`left`). So a controller that starts anew knows.
+//! - It is *given* to another once the host that had it has proved that it knows, or, if whatever it was told says that it could lose it (`may_move`, in the store:
+//!   another could have it when it was placed, or the host proved to have heard it since), is gone at that moment.
+//! - From what was taken on, a host is told no newer reading before it was told that: pings say nothing new while sections of routers wait.
+//!
+//! Who was not met since this process started may have been heard by the last one until then: it is gone [`RETURN`] after the start.
+//!
+//! # Hosts of another version
+//! One whose messages carry no clock counts from when it reads, for 1.5 s: it is gone [`READER_GONE`] after it was last sent anything, and is sent nothing while it is silent.
+//! What is under way to it for longer than the difference is not covered.
 //!
 //! # Cost
 //! A beat looks at the hosts that have gateways, and at the gateways of those that are gone; each second all gateways are looked at.
@@ -27,14 +35,18 @@ use crate::compile::{
     intent::{Gateway, Host, HostName, Port},
 };
 
-/// After this time without a word a host has lost its gateways: half a second after it stopped answering for them.
-pub(super) const GONE: Duration = Duration::from_secs(2);
+/// After this time without a word a host has lost its gateways: its lease is over after four fifths of it, and its clock may be that much slower.
+pub(super) const GONE: Duration = Duration::from_millis(1500);
+/// The same of a host that counts from when it reads.
+pub(super) const READER_GONE: Duration = Duration::from_secs(2);
+/// For so long it is remembered that a host without a record is gone.
+const FORGET: Duration = Duration::from_mins(1);
 /// After a start of the controller hosts have this long to come back to it.
 const RETURN: Duration = Duration::from_secs(5);
 /// A placement that was asked for is seen in the store by then, or asked for again.
 const ASKED: Duration = Duration::from_secs(1);
 /// Beats that are so far apart say that this process stood still: nobody is gone by that.
-const STALL: Duration = Duration::from_millis(750);
+const STALL: Duration = Duration::from_millis(500);
 
 type Sessions = BTreeMap<HostName, Live>;
 
@@ -44,11 +56,37 @@ pub struct Placement {
     /// The gateway's port.
     pub port: Id<kind::Port>,
     /// Where it must be still.
-    pub from: Option<HostName>,
-    /// Where it is to be; nowhere until the host that has it has heard so.
-    pub to: Option<HostName>,
-    /// Does the host that has it know that another may have it?
+    pub from: Seat,
+    /// Where it is to be.
+    pub to: Seat,
+    /// Does the host that has it, or had it, know that another may have it?
     pub may_move: bool,
+}
+
+/// Where a gateway is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    /// At this host.
+    pub host: Option<HostName>,
+    /// Nowhere: it was taken from this one.
+    pub left: Option<HostName>,
+}
+
+impl Seat {
+    /// At a host.
+    pub fn at(host: &HostName) -> Self {
+        Self {
+            host: Some(host.clone()),
+            left: None,
+        }
+    }
+
+    fn of(port: &Port) -> Self {
+        Self {
+            host: port.host.clone(),
+            left: port.left.clone(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -62,18 +100,11 @@ struct Asked {
 pub(super) struct Schedule {
     started: Now,
     beat: Now,
-    /// Hosts that were here in this process and are not any more, since when.
+    /// Hosts that were here in this process and are not any more, and when they have no lease any more.
     parted: BTreeMap<HostName, Now>,
     asked: BTreeMap<Id<kind::Port>, Asked>,
-    /// Gateways that were taken from a host that is here, until it proved that it heard it.
-    given_up: BTreeMap<Id<kind::Port>, GivenUp>,
-}
-
-/// Who had a gateway, and did that one know that another may have it?
-#[derive(Debug)]
-struct GivenUp {
-    host: HostName,
-    may_move: bool,
+    /// Gateways that were taken and are not given yet.
+    taken: BTreeSet<Id<kind::Port>>,
 }
 
 impl Schedule {
@@ -83,22 +114,18 @@ impl Schedule {
             beat: now,
             parted: BTreeMap::new(),
             asked: BTreeMap::new(),
-            given_up: BTreeMap::new(),
+            taken: BTreeSet::new(),
         }
     }
 
-    /// A host's stream ended.
-    pub(super) fn parted(&mut self, host: &HostName, now: Now) {
-        self.parted.entry(host.clone()).or_insert(now);
+    /// A host's stream ended, and its lease will then.
+    pub(super) fn parted(&mut self, host: &HostName, lapses: Now) {
+        let known = self.parted.entry(host.clone()).or_insert(lapses);
+        *known = lapses.max(*known);
     }
 
     /// A host said hello.
     pub(super) fn met(&mut self, host: &HostName) {
-        self.parted.remove(host);
-    }
-
-    /// A host's record is gone.
-    pub(super) fn forget(&mut self, host: &HostName) {
         self.parted.remove(host);
     }
 
@@ -107,8 +134,8 @@ impl Schedule {
         let stalled = now.since(self.beat) > STALL;
         self.beat = now;
         if stalled {
-            for since in self.parted.values_mut() {
-                *since = (*since).max(now);
+            for lapses in self.parted.values_mut() {
+                *lapses = (*lapses).max(now + GONE);
             }
         }
         stalled
@@ -123,11 +150,14 @@ impl Schedule {
             gateways.map(|(gateway, _)| gateway.port).collect()
         };
         self.asked.retain(|port, _| ports.contains(port));
-        self.given_up.retain(|port, _| ports.contains(port));
+        self.taken.retain(|port| ports.contains(port));
+        let known = |host: &HostName| compiler.intent().host(host).is_some();
+        self.parted
+            .retain(|host, lapses| known(host) || now.since(*lapses) < FORGET);
         self.of(&ports, compiler, live, now)
     }
 
-    /// Those of hosts that are gone.
+    /// Those of hosts that are gone, and those that wait for one to know.
     pub(super) fn of_gone(
         &mut self,
         compiler: &Compiler,
@@ -135,7 +165,7 @@ impl Schedule {
         now: Now,
     ) -> Vec<Placement> {
         let gateways = &compiler.intent().gateways_at;
-        let mut ports = BTreeSet::new();
+        let mut ports = self.taken.clone();
         for host in gateways.keys() {
             if self.is_gone(host, live, now) {
                 ports.extend(gateways.of(host));
@@ -169,30 +199,23 @@ impl Schedule {
             {
                 continue;
             }
-            let had = self.given_up.get(id).filter(|_| port.host.is_none());
-            if had.is_some_and(|had| !self.has_heard(had, router, (compiler, live), now)) {
-                continue;
-            }
-            let placement = if self.is_to_move(gateway, port, compiler, live, now) {
-                self.choice(gateway, port, compiler, live)
-            } else {
-                learnt(router, port, compiler, live)
-            };
-            let here = port.host.as_ref().filter(|host| is_here(host, live));
-            let placement = placement.map(|placement| match here {
-                Some(host) if placement.to.as_ref() != Some(host) => {
-                    let (host, may_move) = (host.clone(), port.may_move);
-                    self.given_up.insert(*id, GivenUp { host, may_move });
-                    Placement {
-                        to: None,
-                        may_move: false,
-                        ..placement
-                    }
+            let placement = match (&port.host, &port.left) {
+                (Some(host), _) if self.is_to_move(gateway, host, port, compiler, live, now) => {
+                    let other = self.choice(gateway, port, compiler, live);
+                    other.map(|_| taken_from(host, port))
                 }
-                Some(_) | None => placement,
-            });
+                (Some(host), _) => learnt(router, host, port, compiler, live),
+                (None, Some(had))
+                    if !self.has_lost((had, port.may_move), router, (compiler, live), now) =>
+                {
+                    self.taken.insert(*id);
+                    None
+                }
+                (None, _) => self.choice(gateway, port, compiler, live),
+            };
             if let Some(placement) = placement {
-                let to = placement.to.clone();
+                self.taken.remove(id);
+                let to = placement.to.host.clone();
                 self.asked.insert(*id, Asked { to, at: now });
                 placements.push(placement);
             }
@@ -200,19 +223,19 @@ impl Schedule {
         placements
     }
 
-    /// Does a host that had a gateway hold the router as it is now, or answer for it no more? One that is gone and did not know that another may have
+    /// Does a host that had a gateway know that it has it no more, or can't have it? One that is gone and did not know that another may have
     /// it goes on answering, unless it is no host any more.
-    fn has_heard(
+    fn has_lost(
         &self,
-        had: &GivenUp,
+        (had, may_move): (&HostName, bool),
         router: Id<kind::Router>,
         (compiler, live): (&Compiler, &Sessions),
         now: Now,
     ) -> bool {
-        let session = live.get(&had.host).map(|live| &live.session);
+        let session = live.get(had).map(|live| &live.session);
         let proved = session.is_some_and(|session| session.is_proved(SectionKey::Router(router)));
-        let known = compiler.intent().host(&had.host).is_some();
-        proved || !known || had.may_move && self.is_gone(&had.host, live, now)
+        let known = compiler.intent().host(had).is_some();
+        proved || (may_move || !known) && self.is_gone(had, live, now)
     }
 
     /// What was asked for has happened, or something else.
@@ -228,7 +251,7 @@ impl Schedule {
             return live.session.is_silent();
         }
         match self.parted.get(host) {
-            Some(since) => now.since(*since) >= GONE,
+            Some(lapses) => now >= *lapses,
             None => now.since(self.started) >= RETURN,
         }
     }
@@ -236,12 +259,12 @@ impl Schedule {
     fn is_to_move(
         &self,
         gateway: Gateway,
+        name: &HostName,
         port: &Port,
         compiler: &Compiler,
         live: &Sessions,
         now: Now,
     ) -> bool {
-        let Some(name) = &port.host else { return true };
         let Some(host) = compiler.intent().host(name) else {
             return true;
         };
@@ -279,8 +302,8 @@ impl Schedule {
         let mut carriers = intent.carriers_of(gateway.network);
         Some(Placement {
             port: port.section.id,
-            from: port.host.clone(),
-            to: Some(best.name.clone()),
+            from: Seat::of(port),
+            to: Seat::at(&best.name),
             may_move: carriers.any(|host| host.name != best.name),
         })
     }
@@ -292,9 +315,23 @@ fn is_here(host: &HostName, live: &Sessions) -> bool {
     session.is_some_and(|session| session.is_met() && !session.is_silent())
 }
 
+/// It is to be nowhere, until the host that has it has lost it.
+fn taken_from(host: &HostName, port: &Port) -> Placement {
+    Placement {
+        port: port.section.id,
+        from: Seat::of(port),
+        to: Seat {
+            host: None,
+            left: Some(host.clone()),
+        },
+        may_move: port.may_move,
+    }
+}
+
 /// Has the host proved that it knows that another may have the gateway?
 fn learnt(
     router: Id<kind::Router>,
+    host: &HostName,
     port: &Port,
     compiler: &Compiler,
     live: &Sessions,
@@ -302,20 +339,19 @@ fn learnt(
     if port.may_move {
         return None;
     }
-    let host = port.host.clone()?;
     let key = SectionKey::Router(router);
-    let session = live.get(&host).map(|live| &live.session);
+    let session = live.get(host).map(|live| &live.session);
     session.filter(|session| session.is_proved(key))?;
-    let section = compiler.config(&host)?.sections.get(&key)?;
+    let section = compiler.config(host)?.sections.get(&key)?;
     let Section::Router(told) = section.body() else {
         return None;
     };
-    let vtep = compiler.intent().host(&host)?.vtep;
+    let vtep = compiler.intent().host(host)?.vtep;
     let gateway = told.gateway.as_ref()?;
     (gateway.movable && gateway.at.is_some() && gateway.at == vtep).then(|| Placement {
         port: port.section.id,
-        from: Some(host.clone()),
-        to: Some(host),
+        from: Seat::at(host),
+        to: Seat::at(host),
         may_move: true,
     })
 }

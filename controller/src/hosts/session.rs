@@ -31,7 +31,7 @@ use hostconfig::{
 use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
-use super::schedule::GONE;
+use super::schedule::{GONE, READER_GONE};
 use crate::resources::network::check_physical_name;
 
 /// Updates under way: one that the host applies and one on its way; what comes meanwhile is coalesced.
@@ -44,8 +44,10 @@ const UPDATE_BYTES: usize = 2 * 1024 * 1024;
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// An idle host is asked this often whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(5);
-/// One that has a gateway is asked this often.
-const BEAT_EVERY: Duration = Duration::from_millis(500);
+/// One that has a gateway is asked as soon as it has answered, and so much later: with the beats of [`super::task`] every 200 ms.
+const BEAT_EVERY: Duration = Duration::from_millis(150);
+/// One whose version counts from when it reads, in a pause of so much.
+const READER_BEAT: Duration = Duration::from_millis(500);
 /// A host that is silent for so long (three pings) is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// An update must be acknowledged within this time.
@@ -171,6 +173,8 @@ struct Hello {
     incarnation: Uuid,
     version: String,
     underlay_mtu: u32,
+    /// Its messages carry its clock, and its lease counts from the last reading that it is told ([`schedule`](super::schedule)).
+    keeps_time: bool,
 }
 
 /// What the next update is about.
@@ -187,13 +191,25 @@ enum Extent {
 /// Does the host answer?
 #[derive(Debug)]
 struct Pulse {
-    /// When it was last sent something, and the first since it was heard.
+    /// When it was last sent something.
     sent: Now,
+    /// It was sent something since it was last heard, and is silent since then.
     unheard: Option<Now>,
-    /// It has said nothing for [`GONE`] after it was sent something: it is sent nothing more until it is heard.
+    /// It has said nothing for [`GONE`] although it was sent something: it is sent nothing more until it is heard.
     silent: bool,
-    /// It has a gateway: what waits, waits until it has answered.
+    /// It has a gateway.
     beaten: bool,
+    /// The last ping is not answered.
+    asked: bool,
+}
+
+/// What a host is told of its own clock.
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    /// The reading.
+    clock: u64,
+    /// When it came.
+    at: Now,
 }
 
 /// Sections by hash, and the digest over them.
@@ -240,6 +256,9 @@ pub struct Session {
     pinged: Now,
     nonce: u64,
     pulse: Pulse,
+    /// The last reading of the host's clock, and the one that it was told last.
+    clock: Word,
+    told: Word,
     /// What the host holds once all under way is applied.
     held: Held,
     pending: BTreeSet<SectionKey>,
@@ -263,7 +282,10 @@ pub struct Session {
 impl Session {
     /// A stream that was just opened.
     pub fn new(now: Now) -> Self {
+        let none = Word { clock: 0, at: now };
         Self {
+            clock: none,
+            told: none,
             hello: None,
             started: now,
             heard: now,
@@ -274,6 +296,7 @@ impl Session {
                 unheard: None,
                 silent: false,
                 beaten: false,
+                asked: false,
             },
             held: Held::default(),
             pending: BTreeSet::new(),
@@ -299,7 +322,7 @@ impl Session {
         self.hello.is_some()
     }
 
-    /// Has the host not answered for two seconds? Then nothing is sent to it.
+    /// Is the host silent although it was asked, for as long as its lease lasts? Then nothing is sent to it.
     pub fn is_silent(&self) -> bool {
         self.pulse.silent
     }
@@ -307,6 +330,20 @@ impl Session {
     /// This process stood still: what the host said meanwhile may not be heard yet.
     pub fn excuse(&mut self, now: Now) {
         self.pulse.sent = self.pulse.sent.max(now);
+        self.pulse.unheard = self.pulse.unheard.map(|since| since.max(now));
+    }
+
+    /// The stream ends now: when has the host lost what another could have?
+    pub fn lapses(&self, now: Now) -> Now {
+        if self.keeps_time() {
+            self.heard + GONE
+        } else {
+            now + READER_GONE
+        }
+    }
+
+    fn keeps_time(&self) -> bool {
+        self.hello.as_ref().is_some_and(|hello| hello.keeps_time)
     }
 
     /// When the host was last heard.
@@ -371,20 +408,23 @@ impl Session {
                 self.heard = now;
                 self.pulse.unheard = None;
                 self.pulse.silent = false;
-                self.hear(message, target, &mut effects)
+                self.hear(message, target, now, &mut effects)
             }
             Event::Touched(keys) => {
                 self.touch(keys);
-                Ok(())
+                Ok(false)
             }
-            Event::Tick => self.tick(now, &mut effects),
-            Event::Beat => {
-                self.beat(now, &mut effects);
-                Ok(())
-            }
+            Event::Tick => self.tick(now),
+            Event::Beat => Ok(self.beat(now)),
         };
         match outcome {
-            Ok(()) => self.push(target, now, &mut effects),
+            Ok(ask) => {
+                self.push(target, now, &mut effects);
+                // Behind what there is to tell: an answer to the ping says that it was heard, and the ping that the host may keep the rest.
+                if ask && self.hello.is_some() && !self.pulse.silent {
+                    self.ping(now, &mut effects);
+                }
+            }
             Err(reason) => effects.push(Effect::HangUp(reason)),
         }
         if effects
@@ -392,29 +432,53 @@ impl Session {
             .any(|effect| matches!(effect, Effect::Send(_)))
         {
             self.pulse.sent = now;
-            self.pulse.unheard.get_or_insert(now);
+            // Who was heard just now is silent since then: it may count its lease from then.
+            let just = now.since(self.heard) <= BEAT_EVERY * 2;
+            let since = if just { self.heard } else { now };
+            self.pulse.unheard.get_or_insert(since);
         }
         effects
     }
 
     /// Is the host silent, and is it to be asked?
-    fn beat(&mut self, now: Now, effects: &mut Vec<Effect>) {
+    fn beat(&mut self, now: Now) -> bool {
         self.pulse.beaten = true;
         self.listen(now);
-        let quiet = self.pulse.unheard.is_none() && now.since(self.pulse.sent) >= BEAT_EVERY;
-        if self.hello.is_some() && quiet {
-            self.ping(now, effects);
+        if self.keeps_time() {
+            !self.pulse.asked && now.since(self.pinged) >= BEAT_EVERY
+        } else {
+            self.pulse.unheard.is_none() && now.since(self.pulse.sent) >= READER_BEAT
         }
     }
 
     fn listen(&mut self, now: Now) {
-        self.pulse.silent |= self.pulse.unheard.is_some() && now.since(self.pulse.sent) >= GONE;
+        let Some(since) = self.pulse.unheard else {
+            return;
+        };
+        self.pulse.silent |= if self.keeps_time() {
+            now.since(since) >= GONE
+        } else {
+            now.since(self.pulse.sent) >= READER_GONE
+        };
     }
 
+    /// Asks the host whether it is there, and says which reading of its clock came last: its lease counts from that. So nothing newer than
+    /// before is said while there is anything of routers that it was not told yet.
     fn ping(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.pinged = now;
+        self.pulse.asked = true;
         self.nonce += 1;
-        let ping = wire::Ping { nonce: self.nonce };
+        let waits = self
+            .pending
+            .iter()
+            .any(|key| matches!(key, SectionKey::Router(_) | SectionKey::FloatingIp(_)));
+        if self.extent == Extent::Named && !waits {
+            self.told = self.clock;
+        }
+        let ping = wire::Ping {
+            nonce: self.nonce,
+            heard: Some(self.told.clock),
+        };
         effects.push(Effect::Send(wire::FromController {
             message: Some(from_controller::Message::Ping(ping)),
         }));
@@ -435,25 +499,48 @@ impl Session {
         &mut self,
         message: wire::FromHost,
         target: Target<'_>,
+        now: Now,
         effects: &mut Vec<Effect>,
-    ) -> Result<(), HangUp> {
+    ) -> Result<bool, HangUp> {
         match (message.message, &self.hello) {
-            (Some(from_host::Message::Hello(hello)), None) => self.meet(hello, target, effects),
+            (Some(from_host::Message::Hello(hello)), None) => {
+                self.meet(hello, target, now, effects)?;
+                Ok(self.keeps_time())
+            }
             (Some(from_host::Message::Hello(_)), Some(_)) => Err(HangUp::Protocol("second hello")),
             (_, None) => Err(HangUp::Protocol("no hello first")),
-            (Some(from_host::Message::Ack(ack)), Some(_)) => self.acknowledge(&ack, effects),
-            (Some(from_host::Message::Report(report)), Some(_)) => {
-                self.note(report, target, effects)
+            (Some(from_host::Message::Ack(ack)), Some(_)) => {
+                self.acknowledge(&ack, effects)?;
+                Ok(false)
             }
-            // `None` is of a newer program: what it adds must not break an older controller.
-            (Some(from_host::Message::Pong(_)) | None, Some(_)) => Ok(()),
+            (Some(from_host::Message::Report(report)), Some(_)) => {
+                self.note(report, target, effects)?;
+                Ok(false)
+            }
+            (Some(from_host::Message::Pong(pong)), Some(_)) => Ok(self.answered(&pong, now)),
+            // Of a newer program: what it adds must not break an older controller.
+            (None, Some(_)) => Ok(false),
         }
+    }
+
+    /// The host answers a ping. Is it to be told so at once? Else the next beat tells it.
+    fn answered(&mut self, pong: &wire::Pong, now: Now) -> bool {
+        if pong.nonce != self.nonce {
+            return false;
+        }
+        self.pulse.asked = false;
+        let Some(clock) = pong.clock else {
+            return false;
+        };
+        self.clock = Word { clock, at: now };
+        self.pulse.beaten && now.since(self.told.at) >= BEAT_EVERY * 3
     }
 
     fn meet(
         &mut self,
         hello: wire::Hello,
         target: Target<'_>,
+        now: Now,
         effects: &mut Vec<Effect>,
     ) -> Result<(), HangUp> {
         let vtep = match hello.vtep.as_str() {
@@ -488,7 +575,13 @@ impl Session {
         }
         let incarnation = hello.incarnation.parse().unwrap_or_default();
         let ours = incarnation == target.incarnation;
+        if let Some(clock) = hello.clock {
+            // That readings are kept is said before anything else, and nothing more: what it holds may be another's by now.
+            self.ping(now, effects);
+            self.clock = Word { clock, at: now };
+        }
         self.hello = Some(Hello {
+            keeps_time: hello.clock.is_some(),
             seen: Generation(if ours { hello.generation } else { 0 }),
             incarnation,
             version: clipped(hello.version),
@@ -598,7 +691,8 @@ impl Session {
         Ok(())
     }
 
-    fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) -> Result<(), HangUp> {
+    /// Is the host to be asked?
+    fn tick(&mut self, now: Now) -> Result<bool, HangUp> {
         if self.hello.is_none() && now.since(self.started) > HELLO_WITHIN {
             return Err(HangUp::NoHello);
         }
@@ -613,21 +707,16 @@ impl Session {
             return Err(HangUp::NoAck);
         }
         self.listen(now);
-        if self.hello.is_some() && !self.pulse.silent && now.since(self.pinged) >= PING_EVERY {
-            self.ping(now, effects);
-        }
-        Ok(())
+        Ok(now.since(self.pinged) >= PING_EVERY)
     }
 
     /// Sends what is due, as far as the window allows.
     fn push(&mut self, target: Target<'_>, now: Now, effects: &mut Vec<Effect>) {
         let Some(hello) = &self.hello else { return };
-        // What a host hears keeps it answering for what another may have by then.
-        let waited = self
-            .pulse
-            .unheard
-            .is_some_and(|since| now.since(since) >= BEAT_EVERY);
-        if self.pulse.silent || (waited && self.pulse.beaten) {
+        // What a host hears that counts from then keeps it answering for what another may have by then.
+        let unheard = self.pulse.unheard;
+        let waited = unheard.is_some_and(|since| now.since(since) >= READER_BEAT);
+        if self.pulse.silent || (waited && self.pulse.beaten && !hello.keeps_time) {
             return;
         }
         if hello.incarnation == target.incarnation && hello.seen > target.generation {

@@ -54,8 +54,8 @@ const READY: usize = 64;
 pub const TOGETHER: usize = 256;
 /// Sessions are looked at this often: their shortest time limit is 5 s.
 const TICK: Duration = Duration::from_secs(1);
-/// Hosts with gateways are looked at this often: they stop answering after 1.5 s.
-const BEAT: Duration = Duration::from_millis(250);
+/// Hosts with gateways are looked at this often: each other time they are asked, and a gateway of one that is gone waits so much longer at most.
+const BEAT: Duration = Duration::from_millis(100);
 /// How long streams may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -305,11 +305,8 @@ impl Task {
     fn write_placement(&self, placement: Placement) {
         let store = Arc::clone(&self.store);
         let port = placement.port;
-        let to = placement
-            .to
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let host = placement.to.host.as_ref();
+        let to = host.map(ToString::to_string).unwrap_or_default();
         tokio::spawn(async move {
             let now = Seconds::of(SystemTime::now());
             match place(store.as_ref(), placement, now).await {
@@ -367,12 +364,17 @@ pub async fn place(
     };
     let set = move |view: &mut View| {
         let port = view.object::<Port>(placement.port.uuid());
-        let from = placement.from.as_ref().map_or("", HostName::as_str);
-        let port = port.filter(|port| port.device_owner == GATEWAY_OWNER && port.host == from);
-        let Some(port) = port else { return Ok(false) };
+        let name = |host: &Option<HostName>| host.as_ref().map_or("", HostName::as_str).to_owned();
+        let is_as_it_was = |port: &Arc<Port>| {
+            let was = (name(&placement.from.host), name(&placement.from.left));
+            port.device_owner == GATEWAY_OWNER && (&port.host, &port.left) == (&was.0, &was.1)
+        };
+        let Some(port) = port.filter(is_as_it_was) else {
+            return Ok(false);
+        };
         let mut port = Port::clone(&port);
-        let to = placement.to.as_ref().map_or("", HostName::as_str);
-        to.clone_into(&mut port.host);
+        port.host = name(&placement.to.host);
+        port.left = name(&placement.to.left);
         port.may_move = placement.may_move;
         rules::follow_up(view, vec![Write::put(port)], &moment.moment())?;
         Ok(true)

@@ -439,8 +439,8 @@ fn removal(view: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
     }
     let unbound = ports.iter().map(|port| {
         let mut port = Port::clone(port);
-        port.host.clear();
-        port.may_move = false;
+        // It may answer for a while yet.
+        port.left = std::mem::take(&mut port.host);
         Write::put(port)
     });
     Ok(unbound.collect())

@@ -84,7 +84,10 @@ impl Host {
     ) -> wire::FromHost {
         let update = match message.message.unwrap() {
             from_controller::Message::Ping(ping) => {
-                let pong = wire::Pong { nonce: ping.nonce };
+                let pong = wire::Pong {
+                    nonce: ping.nonce,
+                    clock: None,
+                };
                 return said(from_host::Message::Pong(pong));
             }
             from_controller::Message::Update(update) => update,
@@ -251,6 +254,7 @@ pub fn run(
             version: "scale".to_owned(),
             underlay_mtu: 9000,
             physical_networks: Vec::new(),
+            clock: None,
         };
         hub.on(Event::Heard(conn, said(from_host::Message::Hello(hello))));
     }

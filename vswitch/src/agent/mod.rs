@@ -57,7 +57,10 @@ pub use self::{
     state::StateError,
     status::METRICS,
 };
-use crate::local::{Answer, Ask, Refusal, Reply, code};
+use crate::{
+    local::{Answer, Ask, Refusal, Reply, code},
+    worker::monotonic,
+};
 
 /// What the agent hears.
 #[derive(Debug)]
@@ -103,6 +106,10 @@ pub(crate) struct Wanted<'a> {
 pub(crate) trait Switch {
     /// Configs are run from now on for a host that hears from its controller, or does not: then it has nothing that another could have.
     fn fence(&mut self, alone: bool);
+    /// Until then this host has what another could have. The workers see themselves when it is over, also while nobody tells them anything.
+    fn lease(&mut self, until: Now);
+    /// Did a worker see that since this was last asked?
+    fn lapsed(&mut self) -> bool;
     /// Makes every worker run this config; returns when all do, with what of it can't be realised.
     fn run(&mut self, config: &HostConfig, zones: &Ports) -> Vec<Complaint>;
     /// Makes a port's device and gives it to the workers; one that is there already and the port's own is taken over.
@@ -272,10 +279,10 @@ impl<S: Switch, W: Wire> Agent<S, W> {
     pub(crate) fn hear(&mut self, input: Input, now: Now) {
         match input {
             Input::Session(event) => {
-                if let Event::Received(stream, _) = &event
+                if let Event::Received(stream, message) = &event
                     && self.session.is_up(*stream)
                 {
-                    self.fence.hear(now);
+                    self.fence.hear(*stream, message, now);
                 }
                 self.step(event, now);
             }
@@ -310,6 +317,11 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         self.look_for_controller(now);
         if let Some(config) = self.next.take() {
             self.apply(&config, now);
+        }
+        // Only now: what was told before the word may have taken from this host what it has a lease of.
+        if let Some(until) = self.fence.renew() {
+            self.switch.lease(until);
+            self.look_for_controller(now);
         }
         if self.wake.is_some_and(|at| now >= at) {
             self.wake = None;
@@ -365,9 +377,17 @@ impl<S: Switch, W: Wire> Agent<S, W> {
     /// What could be another's is given up while the controller is silent, and taken up again.
     fn look_for_controller(&mut self, now: Now) {
         let alone = self.fence.is_alone(now);
-        if alone == self.alone {
-            return;
+        // A worker saw the end of a lease, and has given up what could move: it takes it up again with the next tables.
+        let lapsed = self.switch.lapsed() && !self.alone;
+        if lapsed && !alone {
+            self.fence_off(true);
         }
+        if alone != self.alone {
+            self.fence_off(alone);
+        }
+    }
+
+    fn fence_off(&mut self, alone: bool) {
         self.alone = alone;
         self.switch.fence(alone);
         if self.movable {
@@ -605,23 +625,29 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The agent's clock.
+/// The agent's clock: it shows what the workers' does.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock(Instant);
+pub(crate) struct Clock {
+    began: Instant,
+    at: Now,
+}
 
 impl Clock {
     /// Begins now.
     pub(crate) fn start() -> Self {
-        Self(Instant::now())
+        Self {
+            began: Instant::now(),
+            at: monotonic(),
+        }
     }
 
     pub(crate) fn now(self) -> Now {
-        Now::ZERO + self.0.elapsed()
+        self.at + self.began.elapsed()
     }
 
     /// When the runtime's clock shows this time.
     fn instant(self, at: Now) -> tokio::time::Instant {
-        (self.0 + at.since(Now::ZERO)).into()
+        (self.began + at.since(self.at)).into()
     }
 }
 

@@ -34,6 +34,9 @@ pub(crate) struct Machine {
     changes: usize,
     /// It does not hear from its controller.
     alone: bool,
+    lease: Now,
+    /// A worker saw it end.
+    lapsed: bool,
     /// What its workers counted.
     counted: BTreeMap<meters::Key, Count>,
 }
@@ -48,6 +51,12 @@ fn place(at: &Attachment) -> (PathBuf, String) {
 impl Switch for FakeSwitch {
     fn fence(&mut self, alone: bool) {
         self.0.lock().unwrap().alone = alone;
+    }
+    fn lease(&mut self, until: Now) {
+        self.0.lock().unwrap().lease = until;
+    }
+    fn lapsed(&mut self) -> bool {
+        std::mem::take(&mut self.0.lock().unwrap().lapsed)
     }
     fn run(&mut self, config: &HostConfig, zones: &Ports) -> Vec<Complaint> {
         let mut machine = self.0.lock().unwrap();
@@ -214,8 +223,12 @@ impl Host {
         stream
     }
 
-    fn ping(&mut self, stream: StreamId) {
-        let message = wire::from_controller::Message::Ping(wire::Ping { nonce: 1 });
+    /// The controller asks, and says what reading of this host's clock it has.
+    fn ping(&mut self, stream: StreamId, heard: Now) {
+        let message = wire::from_controller::Message::Ping(wire::Ping {
+            nonce: 1,
+            heard: Some(heard.nanos()),
+        });
         let message = wire::FromController {
             message: Some(message),
         };
@@ -764,24 +777,43 @@ fn a_silent_controller_is_waited_for_and_then_what_could_move_is_given_up() {
     let is_alone = |host: &Host| host.machine.0.lock().unwrap().alone;
     let runs = |host: &Host| host.machine.0.lock().unwrap().ran.len();
     assert!(is_alone(&host), "nothing was heard yet");
+    host.pass(Duration::from_secs(3));
     let stream = host.connect();
+    host.ping(stream, Now::ZERO);
     host.tell(stream, &told);
-    assert!(!is_alone(&host));
+    assert!(is_alone(&host), "nothing of it was heard yet");
     let before = runs(&host);
-    host.pass(Duration::from_millis(1400));
+    let first = host.now;
+    host.ping(stream, first);
+    assert!(!is_alone(&host));
+    assert_eq!(runs(&host), before + 1, "its config is run anew");
+    let lease = |host: &Host| host.machine.0.lock().unwrap().lease;
+    assert_eq!(lease(&host), first + Duration::from_millis(1200));
+    host.pass(Duration::from_millis(1100));
     assert!(!is_alone(&host));
     host.pass(Duration::from_millis(200));
     assert!(is_alone(&host));
-    assert_eq!(runs(&host), before + 1, "its config is run anew");
-    host.ping(stream);
-    assert!(!is_alone(&host));
     assert_eq!(runs(&host), before + 2);
+    // What was under way for too long is of no use.
+    host.ping(stream, first);
+    assert!(is_alone(&host));
+    let now = host.now;
+    host.ping(stream, now);
+    assert!(!is_alone(&host));
+    assert_eq!(runs(&host), before + 3);
+    // A worker saw the lease end, and the agent heard of another before it looked: what was given up is taken up again.
+    host.machine.0.lock().unwrap().lapsed = true;
+    host.ping(stream, now);
+    assert!(!is_alone(&host));
+    assert_eq!(runs(&host), before + 5, "without it, and with it");
     // What is said on another stream is not heard.
     host.pass(Duration::from_millis(1600));
-    host.ping(session::StreamId::default());
+    let now = host.now;
+    host.ping(session::StreamId::default(), now);
     assert!(is_alone(&host));
     // A new process believes what is on disk only when it is told.
-    host.ping(stream);
+    host.ping(stream, now);
+    assert!(!is_alone(&host));
     host.kill();
     host.start();
     assert!(is_alone(&host));

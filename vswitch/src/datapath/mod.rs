@@ -60,7 +60,7 @@ pub use flow::{
     Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, RouterHop, Stage, Verdict,
 };
 pub use ledger::{Ledger, Unbalanced};
-pub use tables::{HopId, MeterId, Tables, ZoneMap};
+pub use tables::{HopId, Lease, MeterId, Tables, ZoneMap};
 
 use advertise::Heralds;
 use budgets::{Budget, Budgets, Payer};

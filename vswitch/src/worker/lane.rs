@@ -24,6 +24,8 @@ pub struct Lane<M = Vec<Entry>> {
     datapath: Datapath<M>,
     shared: Cache<SharedTables, Arc<Tables>>,
     tables: Arc<Tables>,
+    /// They are the twin of those that are shared.
+    lapsed: Option<Arc<Tables>>,
 }
 
 impl<M> Lane<M> {
@@ -34,6 +36,7 @@ impl<M> Lane<M> {
             datapath,
             shared: Cache::new(tables),
             tables: now,
+            lapsed: None,
         }
     }
 
@@ -44,10 +47,17 @@ impl<M> Lane<M> {
 }
 
 impl<M: AsRef<[Entry]> + AsMut<[Entry]> + Send + 'static> Corridor for Lane<M> {
-    fn refresh(&mut self) {
-        let now = self.shared.load();
-        if !Arc::ptr_eq(now, &self.tables) {
-            self.tables = Arc::clone(now);
+    fn refresh(&mut self, now: Now) {
+        let shared = self.shared.load();
+        let left = self.lapsed.as_ref();
+        if left.is_some_and(|left| Arc::ptr_eq(shared, left)) {
+            return;
+        }
+        let twin = shared.after_lease(now);
+        self.lapsed = twin.map(|_| Arc::clone(shared));
+        let tables = twin.unwrap_or(shared);
+        if !Arc::ptr_eq(tables, &self.tables) {
+            self.tables = Arc::clone(tables);
         }
     }
 

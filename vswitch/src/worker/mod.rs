@@ -51,8 +51,8 @@ use sleep::{Sleep, Source};
 
 /// What a worker runs its packets through. The production one is [`Lane`].
 pub trait Corridor: Send + 'static {
-    /// Takes note of new tables; called once before each turn.
-    fn refresh(&mut self);
+    /// Takes note of new tables, and of the time; called once before each turn.
+    fn refresh(&mut self, now: Now);
 
     /// Is this outer source a known VTEP?
     fn admits(&self, outer_source: IpAddr) -> bool;
@@ -402,7 +402,7 @@ impl<C: Corridor> Worker<C> {
         self.starved = false;
         self.seat.collect(&mut self.pool);
         let mut busy = self.obey(now);
-        self.corridor.refresh();
+        self.corridor.refresh(now);
         let mut more = self.read_ports(now, &mut busy);
         let mut others = false;
         more |= self.read_underlay(now, &mut others);
@@ -481,7 +481,7 @@ impl<C: Corridor> Worker<C> {
                 Ok(Command::RemovePort(id)) => self.remove_port(id),
                 Ok(Command::SetUnderlay(underlay)) => self.set_underlay(underlay),
                 Ok(Command::Ask(question)) => {
-                    self.corridor.refresh();
+                    self.corridor.refresh(now);
                     question(&mut self.corridor, now);
                 }
                 Ok(Command::Effort(reply)) => {

@@ -86,7 +86,7 @@ impl Patch {
 }
 
 impl Corridor for Patch {
-    fn refresh(&mut self) {
+    fn refresh(&mut self, _: Now) {
         self.seen.refreshed += 1;
     }
 

@@ -355,6 +355,7 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
             .then(|| port.device_id.parse().ok().map(Id::new))
             .flatten(),
         may_move: port.may_move,
+        left: (!port.left.is_empty()).then(|| HostName::from(port.left.as_str())),
         inherits_qos: !port.device_owner.starts_with("network:"),
     })
 }

@@ -49,6 +49,14 @@ struct SimHost {
     wires: Option<Vec<String>>,
     /// When it last heard anything.
     heard: Now,
+    /// How fast its clock goes, in thousandths.
+    pace: u64,
+    /// By its clock: the last moment of which it knows that the controller heard it.
+    word: u64,
+    /// Its version has no clock: it counts from when it reads.
+    reader: bool,
+    /// Nothing reaches it before this time, and nothing of it the controller before that.
+    held: [Now; 2],
     /// What it is sent, or what it says, does not arrive.
     deaf: bool,
     mute: bool,
@@ -77,13 +85,32 @@ impl SimHost {
             answers: true,
             wires: None,
             heard: Now::ZERO,
+            pace: 1000,
+            word: 0,
+            reader: false,
+            held: [Now::ZERO; 2],
             deaf: false,
             mute: false,
             distrusts: false,
         }
     }
 
-    fn hello(&mut self, wires: Vec<String>) {
+    /// What its own clock shows.
+    fn clock(&self, now: Now) -> u64 {
+        now.nanos() / 1000 * self.pace
+    }
+
+    /// For how long, by its own clock, has it not heard from its controller?
+    fn alone_for(&self, now: Now) -> Duration {
+        let since = if self.reader {
+            self.heard.nanos() / 1000 * self.pace
+        } else {
+            self.word
+        };
+        Duration::from_nanos(self.clock(now).saturating_sub(since))
+    }
+
+    fn hello(&mut self, wires: Vec<String>, now: Now) {
         let sections = self
             .config
             .sections
@@ -101,6 +128,7 @@ impl SimHost {
             version: "sim".to_owned(),
             underlay_mtu: 1600,
             physical_networks: wires,
+            clock: (!self.reader).then(|| self.clock(now)),
         };
         self.up
             .push_back(from_host(from_host::Message::Hello(hello)));
@@ -131,10 +159,17 @@ impl SimHost {
         }
     }
 
-    fn receive(&mut self, message: wire::FromController) {
+    fn receive(&mut self, message: wire::FromController, now: Now) {
+        self.heard = now;
         match message.message.unwrap() {
             from_controller::Message::Ping(ping) => {
-                let pong = wire::Pong { nonce: ping.nonce };
+                let word = ping.heard.unwrap();
+                assert!(word <= self.clock(now), "it never showed that");
+                self.word = self.word.max(word);
+                let pong = wire::Pong {
+                    nonce: ping.nonce,
+                    clock: (!self.reader).then(|| self.clock(now)),
+                };
                 self.up.push_back(from_host(from_host::Message::Pong(pong)));
             }
             from_controller::Message::Update(update) => self.apply(update),
@@ -212,6 +247,10 @@ struct Region {
     conns: u64,
     hung_up: Vec<HangUp>,
     placed: Vec<Placement>,
+    /// Placements that the store has not written yet, where it is slow.
+    writes: Option<Vec<Placement>>,
+    /// Routers whose gateways one host at a time answers for.
+    exact: u8,
 }
 
 impl Region {
@@ -238,6 +277,8 @@ impl Region {
             conns: 0,
             hung_up: Vec::new(),
             placed: Vec::new(),
+            writes: None,
+            exact: 0,
         }
     }
 
@@ -304,8 +345,12 @@ impl Region {
             self.commit(kit::put([Object::Host(Arc::new(host))]));
         }
         for placement in places {
-            self.place(placement);
+            match &mut self.writes {
+                Some(writes) => writes.push(placement),
+                None => self.place(placement),
+            }
         }
+        self.assert_exact();
     }
 
     fn commit(&mut self, changes: Vec<Change>) {
@@ -319,11 +364,14 @@ impl Region {
     fn connect(&mut self, name: &HostName) {
         self.conns += 1;
         let conn = Conn(self.conns);
+        let now = self.now;
         let host = self.hosts.get_mut(name).unwrap();
         host.conn = Some(conn);
+        host.down.clear();
+        host.up.clear();
         let record = self.store.host(name).into_iter();
         let wires = record.flat_map(|host| host.wires.iter().cloned()).collect();
-        host.hello(host.wires.clone().unwrap_or(wires));
+        host.hello(host.wires.clone().unwrap_or(wires), now);
         let (name, certificate) = (host.name.clone(), host.certificate.clone());
         self.on(Event::Connected(conn, name, certificate));
     }
@@ -343,13 +391,17 @@ impl Region {
         let now = self.now;
         let host = self.hosts.get_mut(name).unwrap();
         if !host.deaf
+            && host.held[0] <= now
             && let Some(message) = host.down.pop_front()
         {
-            host.heard = now;
-            host.receive(message);
+            host.receive(message, now);
+            if host.conn.is_none() {
+                host.up.clear();
+            }
+            self.assert_exact();
             return true;
         }
-        if host.mute {
+        if host.mute || host.held[1] > now {
             return false;
         }
         let (Some(conn), Some(message)) = (host.conn, host.up.pop_front()) else {

@@ -165,6 +165,9 @@ pub struct Port {
     /// Of a router's gateway: has its host proved that it knows that another may have it? Only then it is given to another while its host is silent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_move: bool,
+    /// Of a router's gateway that is nowhere: the host that it was taken from, until that one has proved that it knows or can't have it any more.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub left: String,
     /// Its part in a trunk, kept by the trunk's rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trunk: Option<Trunking>,
@@ -202,6 +205,7 @@ impl Port {
             profile: Map::new(),
             qos_policy_id: None,
             may_move: false,
+            left: String::new(),
             trunk: None,
         }
     }

@@ -223,14 +223,19 @@ impl Session {
                 Link::Off => vec![self.dial()],
                 Link::Dialling(_) | Link::Up(_) | Link::Waiting(_) => Vec::new(),
             },
-            Event::Connected(stream) if self.link == Link::Dialling(stream) => self.greet(stream),
+            Event::Connected(stream) if self.link == Link::Dialling(stream) => {
+                self.greet(stream, now)
+            }
             Event::Received(stream, message) if self.link == Link::Up(stream) => {
                 match message.message {
                     Some(from_controller::Message::Update(update)) => {
                         self.update(stream, update, now)
                     }
                     Some(from_controller::Message::Ping(ping)) => {
-                        let pong = wire::Pong { nonce: ping.nonce };
+                        let pong = wire::Pong {
+                            nonce: ping.nonce,
+                            clock: Some(now.nanos()),
+                        };
                         vec![send(stream, from_host::Message::Pong(pong))]
                     }
                     None => Vec::new(), // a message of a newer controller: nothing that this one could do
@@ -281,7 +286,7 @@ impl Session {
     }
 
     /// Says hello; then, that the first report names every port.
-    fn greet(&mut self, stream: StreamId) -> Vec<Effect> {
+    fn greet(&mut self, stream: StreamId, now: Now) -> Vec<Effect> {
         self.link = Link::Up(stream);
         self.told.clear();
         self.metered = false;
@@ -309,6 +314,7 @@ impl Session {
             version: self.introduction.version.clone(),
             underlay_mtu: self.introduction.underlay_mtu,
             physical_networks: self.introduction.physical_networks.clone(),
+            clock: Some(now.nanos()),
         };
         info!(generation = hello.generation, "connected to the controller");
         vec![

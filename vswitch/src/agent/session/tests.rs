@@ -614,7 +614,10 @@ fn of_two_configs_of_one_generation_only_the_second_is_acknowledged() {
 fn pings_are_answered() {
     let (mut host, mut controller) = (Host::new(HostConfig::default()), Controller::new(1));
     let stream = host.connect(&mut controller);
-    let message = Some(from_controller::Message::Ping(wire::Ping { nonce: 77 }));
+    let message = Some(from_controller::Message::Ping(wire::Ping {
+        nonce: 77,
+        heard: None,
+    }));
     host.on(
         Event::Received(stream, wire::FromController { message }),
         &mut controller,

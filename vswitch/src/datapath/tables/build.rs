@@ -59,6 +59,9 @@ pub(super) fn empty(seed: u64) -> Tables {
         wires: HashMap::default(),
         trunks: Trunks::default(),
         alone: false,
+        lease: None,
+        leased: false,
+        twin: None,
         by_addr: HashMap::default(),
         tracking: Vec::new(),
         joined: Vec::new(),
@@ -151,8 +154,20 @@ impl Tables {
     /// zone is left out: it can't be told apart from others.
     #[must_use]
     pub fn build(previous: Option<&Self>, config: &HostConfig, zones: &ZoneMap, seed: u64) -> Self {
-        let mut next = previous.cloned().unwrap_or_else(|| empty(seed));
-        next.version += 1;
+        let next = previous.cloned().unwrap_or_else(|| empty(seed));
+        let mut next = next.built(config, zones);
+        if next.leased && !next.alone && next.lease.is_some() {
+            let twin = next.clone().alone(true).built(config, zones);
+            next.twin = Some(Arc::new(twin));
+        }
+        next
+    }
+
+    fn built(self, config: &HostConfig, zones: &ZoneMap) -> Self {
+        let mut next = self;
+        // Newer than the twin too, which some worker may run.
+        next.version += 1 + u64::from(next.twin.take().is_some());
+        next.leased = false;
         next.generation = config.generation;
         let mut sorted = Sorted::new(config, &mut next.epochs, next.version);
         next.faults.clear();
@@ -367,9 +382,16 @@ impl Tables {
     }
 
     /// Who has what is outside there.
-    fn place_outside(&self, at: Option<IpAddr>, movable: bool) -> Where {
+    fn place_outside(&mut self, at: Option<IpAddr>, movable: bool) -> Where {
         match at.map(|addr| addr.to_canonical()) {
-            Some(addr) if Some(addr) == self.own && movable && self.alone => Where::Nobody,
+            Some(addr) if Some(addr) == self.own && movable => {
+                self.leased = true;
+                if self.alone {
+                    Where::Nobody
+                } else {
+                    Where::Here
+                }
+            }
             Some(addr) if Some(addr) == self.own => Where::Here,
             Some(addr) => self.vtep_id(addr).map_or(Where::Nobody, Where::Vtep),
             None => Where::Nobody,
@@ -377,7 +399,7 @@ impl Tables {
     }
 
     /// Who has a router's gateway, and the scope of its connections.
-    fn way_out(&self, config: &hostconfig::Router, zones: &ZoneMap) -> (Where, Zone) {
+    fn way_out(&mut self, config: &hostconfig::Router, zones: &ZoneMap) -> (Where, Zone) {
         let Some(gateway) = &config.gateway else {
             return (Where::Nobody, Zone::default());
         };

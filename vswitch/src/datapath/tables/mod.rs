@@ -20,6 +20,7 @@ pub mod external;
 pub mod floating;
 pub mod l2;
 pub mod l3;
+mod lease;
 pub mod lpm;
 pub mod port_security;
 pub mod ra;
@@ -37,7 +38,8 @@ use std::{
 
 use hostconfig::{SectionKey, SubPort, group::Direction, qos::Limit};
 use net::{
-    GroupId, Id, Mac, Mtu, NetworkId, PortId, Prefix, RouterId, Vlan, Vni, VtepId, Zone, ids::kind,
+    GroupId, Id, Mac, Mtu, NetworkId, Now, PortId, Prefix, RouterId, Vlan, Vni, VtepId, Zone,
+    ids::kind,
 };
 use nfv::rules::AddressSet;
 use overlay::{Fdb, FloodList, Neighbours};
@@ -49,6 +51,8 @@ use self::{
     security_group::GroupSet,
     trunk::{Tagged, Trunks},
 };
+pub use lease::Lease;
+
 use super::{dns::Names, neighbours::Outside};
 
 /// Which zone each port of this host has; the agent keeps it in the state dir.
@@ -324,6 +328,12 @@ pub struct Tables {
     own: Option<IpAddr>,
     /// Does the host not hear from its controller? Then another may have by now what could move.
     alone: bool,
+    /// The lease under which this host has what another could have; none: there is nobody who would extend it.
+    lease: Option<Arc<Lease>>,
+    /// Is there any of that here?
+    leased: bool,
+    /// What to go on with when the lease is over: the same without it. Only where there is any of it here.
+    twin: Option<Arc<Self>>,
     /// Those among the VTEPs from which VXLAN may come, and the others.
     by_addr: HashMap<IpAddr, (VtepId, bool), foldhash::fast::FixedState>,
     /// The one thing here that changes without a swap: it is shared by all versions.
@@ -356,6 +366,21 @@ impl Tables {
     #[must_use]
     pub fn alone(self, alone: bool) -> Self {
         Self { alone, ..self }
+    }
+
+    /// Under which lease the host has what could move, for those that are built on these.
+    #[must_use]
+    pub fn under(self, lease: Arc<Lease>) -> Self {
+        Self {
+            lease: Some(lease),
+            ..self
+        }
+    }
+
+    /// What a worker goes on with instead of these: where the lease of what could move from here is over, the same tables without it.
+    pub fn after_lease(&self, now: Now) -> Option<&Arc<Self>> {
+        let (lease, twin) = (self.lease.as_ref()?, self.twin.as_ref()?);
+        lease.is_over(now).then_some(twin)
     }
 
     /// Were they built for a host that does not hear from its controller?

@@ -2,18 +2,21 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use net::{
     DropReason, Headers, Mac, Originated,
     testkit::{FrameBuilder, mac},
 };
+use nfv::conntrack::Entry;
 
 use super::{
-    super::Tables,
+    super::{Claims, Datapath, Lease, Settings, Tables},
     floating::{floating, shown},
     harness::*,
     routing::at,
     several::*,
 };
+use crate::worker::{Corridor, Lane};
 
 /// What a host tells of its own accord now: which addresses are at which Ethernet addresses.
 fn told(h: &mut Host) -> Vec<(At, IpAddr, Mac)> {
@@ -143,4 +146,56 @@ fn a_host_that_hears_no_controller_gives_up_what_could_move_and_that_alone() {
             alone(&mut s, 1, false);
         }
     }
+}
+
+/// The host's agent extends a lease, or hangs: its workers look themselves.
+#[test]
+fn workers_give_up_what_could_move_when_the_lease_is_over_though_nobody_tells_them() {
+    let mut s = Several::new(plan());
+    let conf = s.plan.conf(1);
+    let lease = Arc::<Lease>::default();
+    let leased = Tables::clone(&s.hosts[1].tables).under(Arc::clone(&lease));
+    s.hosts[1].tables = Arc::new(leased);
+    s.hosts[1].apply(&conf);
+    let begun = s.hosts[1].now;
+    let end = begun + Duration::from_millis(1200);
+    lease.extend(end);
+    let shared = Arc::new(ArcSwap::new(Arc::clone(&s.hosts[1].tables)));
+    let claims = Arc::new(Claims::new(16, 7));
+    let entries = vec![Entry::default(); 16];
+    let datapath = Datapath::new(Settings::default(), entries, 0, claims, begun);
+    let mut lane = Lane::new(datapath, Arc::clone(&shared));
+    lane.refresh(begun);
+    assert!(!lane.view().1.is_alone() && !lease.has_lapsed());
+
+    let ask = outward(FrameBuilder::udp(false, 5000, 53), false, 1);
+    s.one(1, &ask, NEXT);
+    lane.refresh(end);
+    assert!(lane.view().1.is_alone() && lease.has_lapsed());
+    s.hosts[1].tables = Arc::clone(shared.load().after_lease(end).unwrap());
+    let before = s.dropped(DropReason::NoGateway);
+    s.one(1, &ask, 1);
+    assert_eq!(s.dropped(DropReason::NoGateway), before + 1);
+    // Another lease is for other tables: what was given up is not taken up by the way.
+    let later = end + Duration::from_secs(1);
+    lease.extend(later);
+    lane.refresh(end);
+    assert!(lane.view().1.is_alone());
+    let twin = lane.view().1.version();
+    s.hosts[1].tables = shared.load_full();
+    s.hosts[1].apply(&conf);
+    shared.store(Arc::clone(&s.hosts[1].tables));
+    lane.refresh(end);
+    assert!(!lane.view().1.is_alone());
+    assert!(lane.view().1.version() > twin);
+    // New tables do not make a lease longer.
+    s.hosts[1].apply(&conf);
+    shared.store(Arc::clone(&s.hosts[1].tables));
+    lane.refresh(later);
+    assert!(lane.view().1.is_alone());
+    // Where there is nothing that could move there is no twin.
+    s.hosts[0].tables = Arc::new(Tables::clone(&s.hosts[0].tables).under(lease));
+    let conf = s.plan.conf(0);
+    s.hosts[0].apply(&conf);
+    assert!(s.hosts[0].tables.after_lease(later).is_none());
 }
