@@ -154,6 +154,56 @@ pub fn run_lab(stem: &str, uplink: &str) -> Value {
     serde_json::from_str(&held).unwrap()
 }
 
+/// What the API of a lab that is up says of the first resource that a query finds.
+///
+/// # Panics
+/// When it refuses, or finds none.
+pub fn api(lab: &str, query: &str) -> Value {
+    request(lab, query, &[])[0].clone()
+}
+
+/// Its answer to a request with this body.
+///
+/// # Panics
+/// When it refuses.
+pub fn put(lab: &str, method: &str, path: &str, body: &Value) -> Value {
+    let json = ["-H", "Content-Type: application/json"];
+    let body = body.to_string();
+    request(
+        lab,
+        path,
+        &[&["-X", method, "-d", &body], &json[..]].concat(),
+    )
+}
+
+/// Its answer to a request that `curl` makes with these words more, asked with the lab's own `clouds.yaml`.
+///
+/// # Panics
+/// When it refuses.
+pub fn request(lab: &str, query: &str, more: &[&str]) -> Value {
+    let clouds = format!("/run/overweave-lab/{lab}/clouds.yaml");
+    let text = std::fs::read_to_string(&clouds).unwrap();
+    let url = text
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("auth_url:"));
+    let url = url.unwrap().trim().trim_matches(['"', '\'']);
+    let (base, _) = url.split_once("/identity").unwrap();
+    let token = Command::new(overweave())
+        .args(["token"])
+        .env("OS_CLIENT_CONFIG_FILE", &clouds)
+        .env("OS_CLOUD", "overweave")
+        .output();
+    let token = printed("token", &token.unwrap());
+    let header = format!("X-Auth-Token: {}", token.trim());
+    let url = format!("{base}/v2.0/{query}");
+    let asked = Command::new("curl")
+        .args([&["-sf", "-H", &header, &url], more].concat())
+        .output();
+    let answer = printed(&url, &asked.unwrap());
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    answer.as_object().unwrap().values().next().unwrap().clone()
+}
+
 /// A lab that is up.
 #[derive(Debug)]
 pub struct Lab {

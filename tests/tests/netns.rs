@@ -13,7 +13,9 @@ use std::{
 };
 
 use serde_json::json;
-use tests::netns::{Lab, allowed, lab_file, left_of, overweave, printed, run, run_lab, until};
+use tests::netns::{
+    Lab, allowed, api, lab_file, left_of, overweave, printed, put, request, run, run_lab, until,
+};
 
 /// Every lab of `configs`: each has a test of its own below.
 const LABS: &[&str] = &[
@@ -327,46 +329,6 @@ fn lost_and_sent(child: std::process::Child) -> (u32, u32) {
     };
     let (sent, received) = (number(0), number(3));
     (sent - received, sent)
-}
-
-/// What the API says of a resource that a query finds, asked with the lab's own `clouds.yaml`.
-fn api(lab: &str, query: &str) -> serde_json::Value {
-    request(lab, query, &[])[0].clone()
-}
-
-/// The API's answer to a request with this body.
-fn put(lab: &str, method: &str, path: &str, body: &serde_json::Value) -> serde_json::Value {
-    let json = ["-H", "Content-Type: application/json"];
-    let body = body.to_string();
-    request(
-        lab,
-        path,
-        &[&["-X", method, "-d", &body], &json[..]].concat(),
-    )
-}
-
-fn request(lab: &str, query: &str, more: &[&str]) -> serde_json::Value {
-    let clouds = format!("/run/overweave-lab/{lab}/clouds.yaml");
-    let text = std::fs::read_to_string(&clouds).unwrap();
-    let url = text
-        .lines()
-        .find_map(|l| l.trim().strip_prefix("auth_url:"));
-    let url = url.unwrap().trim().trim_matches(['"', '\'']);
-    let (base, _) = url.split_once("/identity").unwrap();
-    let token = Command::new(overweave())
-        .args(["token"])
-        .env("OS_CLIENT_CONFIG_FILE", &clouds)
-        .env("OS_CLOUD", "overweave")
-        .output();
-    let token = printed("token", &token.unwrap());
-    let header = format!("X-Auth-Token: {}", token.trim());
-    let url = format!("{base}/v2.0/{query}");
-    let asked = Command::new("curl")
-        .args([&["-sf", "-H", &header, &url], more].concat())
-        .output();
-    let answer = printed(&url, &asked.unwrap());
-    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
-    answer.as_object().unwrap().values().next().unwrap().clone()
 }
 
 /// Does what a distribution's script does, and tells what it was told.
