@@ -2,7 +2,7 @@
 //!
 //! The controller's TOML file: [`RawConfig`] is its text, [`Config`] what was found valid.
 
-use crate::resources::dns;
+use crate::{policy::Files, resources::dns};
 use serde::Deserialize;
 use std::{
     io,
@@ -30,6 +30,10 @@ pub struct RawConfig {
     pub keystone: Option<String>,
     /// Whose certificates that one may have.
     pub keystone_ca: Option<PathBuf>,
+    /// Who may do what, where that is not as built in.
+    pub policy_file: Option<PathBuf>,
+    /// More of that, a file each.
+    pub policy_dir: Option<PathBuf>,
     /// HTTPS instead of HTTP.
     pub tls: Option<RawTls>,
 }
@@ -72,6 +76,8 @@ pub struct Config {
     pub keystone: Option<String>,
     /// PEM file of the certificates that may have signed that one's; the system's if not set.
     pub keystone_ca: Option<PathBuf>,
+    /// Who may do what, where that is not as built in.
+    pub policies: Files,
     /// HTTPS instead of HTTP.
     pub tls: Option<Tls>,
 }
@@ -92,6 +98,7 @@ impl Default for Config {
             // Whoever has no OpenStack yet has one identity service less to run.
             keystone: None,
             keystone_ca: None,
+            policies: Files::default(),
             tls: None,
         }
     }
@@ -236,6 +243,10 @@ impl RawConfig {
                 "is of no use without keystone".to_owned(),
             ));
         }
+        let policies = Files {
+            file: self.policy_file,
+            dir: self.policy_dir,
+        };
         Ok(Config {
             listen: match self.listen {
                 Some(text) => address("listen", &text)?,
@@ -251,6 +262,7 @@ impl RawConfig {
             max_connections: usize::try_from(max_connections).unwrap_or(default.max_connections),
             keystone: self.keystone,
             keystone_ca: self.keystone_ca,
+            policies,
             tls: self.tls.map(|tls| Tls {
                 cert: tls.cert,
                 key: tls.key,

@@ -13,6 +13,7 @@ use crate::{
         pki::{Authority, PkiError},
     },
     identity::{self, Bootstrap},
+    policy::{Board, PolicyError},
     private, resources,
     rules::{Facts, Occasion},
     stats::Stats,
@@ -35,6 +36,8 @@ use tokio_rustls::TlsAcceptor;
 
 /// How often spent tokens are cleared away.
 const SWEEP: Duration = Duration::from_mins(5);
+/// How often the policies' files are looked at.
+const WATCH: Duration = Duration::from_secs(2);
 
 /// What all parts of a controller share.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub struct Core {
     pub facts: Arc<Facts>,
     /// Who changed what.
     pub audit: Audit,
+    /// Who may do what, where files say so.
+    pub policies: Arc<Board>,
     data_dir: Option<PathBuf>,
     api_addr: OnceLock<SocketAddr>,
 }
@@ -62,6 +67,7 @@ impl Core {
             clock,
             facts: Arc::new(facts),
             audit,
+            policies: Arc::default(),
             data_dir: None,
             api_addr: OnceLock::new(),
         }
@@ -71,6 +77,13 @@ impl Core {
     #[must_use]
     pub fn of_dir(mut self, data_dir: &Path) -> Self {
         self.data_dir = Some(data_dir.to_owned());
+        self
+    }
+
+    /// The same, with these policies.
+    #[must_use]
+    pub fn under(mut self, policies: Board) -> Self {
+        self.policies = Arc::new(policies);
         self
     }
 
@@ -132,6 +145,9 @@ pub enum StartError {
     /// The certificate or key cannot be used.
     #[error("cannot use the certificate and key of [tls]")]
     Tls(#[source] io::Error),
+    /// The policies cannot be used.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The other Keystone cannot be asked.
     #[error("cannot use the keystone of the config")]
     Keystone(#[from] JudgeError),
@@ -154,6 +170,7 @@ pub struct Controller {
     tls: Option<TlsAcceptor>,
     limits: Limits,
     sweeper: JoinHandle<()>,
+    watcher: JoinHandle<()>,
     clouds: PathBuf,
     judge: Option<Judge>,
 }
@@ -199,8 +216,9 @@ impl Controller {
             underlay_mtu: config.underlay_mtu,
             dns_domain: config.dns_domain.clone(),
         };
+        let policies = Board::open(config.policies.clone())?;
         let core = Core::new(Arc::new(store), facts, Clock::default(), audit);
-        let core = Arc::new(core.of_dir(data_dir));
+        let core = Arc::new(core.of_dir(data_dir).under(policies));
         let tls = match &config.tls {
             Some(tls) => Some(api::acceptor(&tls.cert, &tls.key).map_err(StartError::Tls)?),
             None => None,
@@ -246,6 +264,7 @@ impl Controller {
             ..Limits::default()
         };
         let sweeper = tokio::spawn(sweep(Arc::clone(&core)));
+        let watcher = tokio::spawn(watch(Arc::clone(&core.policies)));
         let stats = Arc::new(Stats::new()?);
         tracing::info!(%addr, data_dir = %data_dir.display(), "the API listens");
         Ok(Self {
@@ -255,6 +274,7 @@ impl Controller {
             tls,
             limits,
             sweeper,
+            watcher,
             clouds,
             judge,
         })
@@ -286,6 +306,7 @@ impl Controller {
         let api = Api::new(Arc::clone(&self.core), self.stats, scheme).judged_by(self.judge);
         api::serve(self.listener, api.router(), self.tls, self.limits, shutdown).await;
         self.sweeper.abort();
+        self.watcher.abort();
         tracing::info!("the API has stopped");
     }
 }
@@ -409,6 +430,26 @@ fn refresh_clouds(path: &Path, url: &str) -> io::Result<()> {
     }
     auth.insert(Yaml::from("auth_url"), Yaml::from(url));
     private::write(path, &serde_norway::to_string(&clouds).map_err(invalid)?)
+}
+
+/// Reads the policies' files again when they change.
+async fn watch(policies: Arc<Board>) {
+    if policies.is_fixed() {
+        return;
+    }
+    let mut ticks = tokio::time::interval(WATCH);
+    loop {
+        ticks.tick().await;
+        let board = Arc::clone(&policies);
+        match tokio::task::spawn_blocking(move || board.refresh()).await {
+            Ok(Ok(true)) => tracing::info!("the policies were read again"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the policies stay as they were: their files are wrong");
+            }
+            Err(error) => tracing::warn!(%error, "the policies were not looked at"),
+        }
+    }
 }
 
 async fn sweep(core: Arc<Core>) {

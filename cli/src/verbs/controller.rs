@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Subcommand;
-use controller::config::Config;
+use controller::{config::Config, policy};
 
 use super::backup;
 use crate::{daemon, say};
@@ -42,6 +42,9 @@ struct Settings {
     /// Judge the settings, print what holds as a file would say it, and start nothing
     #[arg(long)]
     check: bool,
+    /// Print all policies with their defaults as a policy file that changes nothing, and start nothing
+    #[arg(long)]
+    print_policy: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,6 +101,7 @@ impl StoreArgs {
             data_dir: self.data_dir.clone(),
             hosts_listen: None,
             check: false,
+            print_policy: false,
         };
         Ok(settings.load()?.data_dir)
     }
@@ -107,8 +111,13 @@ impl Args {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         match &self.verb {
             None => {
+                if self.settings.print_policy {
+                    say::out(&policy::sample())?;
+                    return Ok(ExitCode::SUCCESS);
+                }
                 let config = self.settings.load()?;
                 if self.settings.check {
+                    policy::Board::open(config.policies.clone())?;
                     say::out(&effective(&config))?;
                     return Ok(ExitCode::SUCCESS);
                 }
@@ -155,6 +164,15 @@ fn effective(config: &Config) -> String {
             .as_deref()
             .map(|path| format!("keystone_ca = {}", quoted(path))),
     );
+    for (key, path) in [
+        ("policy_file", &config.policies.file),
+        ("policy_dir", &config.policies.dir),
+    ] {
+        lines.extend(
+            path.as_ref()
+                .map(|path| format!("{key} = {}", quoted(path))),
+        );
+    }
     if let Some(tls) = &config.tls {
         lines.push("[tls]".to_owned());
         lines.push(format!("cert = {}", quoted(&tls.cert)));
@@ -169,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_holds_is_a_file_that_says_the_same() {
-        let text = "listen = \"192.0.2.1:80\"\nunderlay_mtu = 1600\nkeystone = \"http://k.example/v3\"\nkeystone_ca = \"/c a\"\n[tls]\ncert = \"/a b\"\nkey = \"/k\"\n";
+        let text = "listen = \"192.0.2.1:80\"\nunderlay_mtu = 1600\nkeystone = \"http://k.example/v3\"\nkeystone_ca = \"/c a\"\npolicy_file = \"/p\"\npolicy_dir = \"/p.d\"\n[tls]\ncert = \"/a b\"\nkey = \"/k\"\n";
         let config = Config::parse(text, Path::new("f")).unwrap();
         let again = Config::parse(&effective(&config), Path::new("f")).unwrap();
         assert_eq!(again.hosts_addr(), config.hosts_addr());

@@ -15,6 +15,7 @@ use crate::{
         handlers::{Answer, Asked},
     },
     backup,
+    policy::Nothing,
     refusal::Refusal,
     rules::Caller,
     store::Scribe,
@@ -85,7 +86,7 @@ async fn begin(api: &Api, asked: &Asked) -> Answer {
 }
 
 fn turn(api: &Api, caller: &Caller) -> Result<OwnedSemaphorePermit, ApiError> {
-    if !caller.admin {
+    if !caller.may("create_backup", &Nothing, caller.admin) {
         return Err(Refusal::denied("rule:create_backup").into());
     }
     let turn = Arc::clone(&api.backups).try_acquire_owned();

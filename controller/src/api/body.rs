@@ -4,7 +4,6 @@
 //! What comes out has every value in its normal form and the defaults of what a create left out.
 
 use crate::{
-    api::scene::permits,
     refusal::Refusal,
     resource::{Absent, Action, Field, Kind, PART_ID, Part, Policy, Spec, Verb, boolean},
     resources::subnet::loose_prefix,
@@ -264,62 +263,6 @@ fn required(field: &Field) -> Refusal {
         "Failed to parse request. Required attribute '{}' not specified",
         field.name
     ))
-}
-
-/// May the caller do this action?
-///
-/// # Errors
-/// When its policy says no.
-pub(super) fn authorise_action(
-    action: &Action,
-    arguments: &Map<String, Value>,
-    caller: &Caller,
-) -> Result<(), Refusal> {
-    let rule = action.rule;
-    if !caller.member || !permits(action.policy, caller) {
-        return Err(Refusal::denied(format!("rule:{rule}")));
-    }
-    for field in action.arguments {
-        if arguments.contains_key(field.name) && !permits(field.create, caller) {
-            let name = field.name;
-            return Err(Refusal::denied(format!(
-                "(rule:{rule} and rule:{rule}:{name})"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// May the caller name these attributes?
-///
-/// # Errors
-/// When a policy says no.
-pub(super) fn authorise(
-    spec: &Spec,
-    verb: Verb,
-    given: &Given,
-    caller: &Caller,
-) -> Result<(), Refusal> {
-    let rule = spec.rule(verb);
-    if !caller.member || !permits(spec.policy, caller) {
-        return Err(Refusal::denied(format!("rule:{rule}")));
-    }
-    for name in given {
-        let Some(field) = spec.field(name) else {
-            continue;
-        };
-        let policy = if verb == Verb::Create {
-            field.create
-        } else {
-            field.update
-        };
-        if !permits(policy, caller) {
-            return Err(Refusal::denied(format!(
-                "(rule:{rule} and rule:{rule}:{name})"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Takes out the project by both of its names.
@@ -590,27 +533,6 @@ mod tests {
                 .to_string()
                 .contains("read-only attribute status")
         );
-    }
-
-    #[test]
-    fn attributes_have_policies() {
-        let given = Given::from(["shared".to_owned()]);
-        let refusal = authorise(Network::SPEC, Verb::Create, &given, &member()).unwrap_err();
-        assert_eq!(
-            refusal,
-            Refusal::denied("(rule:create_network and rule:create_network:shared)")
-        );
-        let reader = Caller {
-            member: false,
-            ..member()
-        };
-        let refusal = authorise(Network::SPEC, Verb::Create, &Given::new(), &reader).unwrap_err();
-        assert_eq!(refusal, Refusal::denied("rule:create_network"));
-        let admin = Caller {
-            admin: true,
-            ..member()
-        };
-        assert!(authorise(Network::SPEC, Verb::Create, &given, &admin).is_ok());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{
         body::{self, Admitted},
         error::{ApiError, respond, respond_empty, respond_text},
         query::Query,
+        rights::{self, Subject, may_read},
         scene::Scene,
     },
     refusal::Refusal,
@@ -59,11 +60,14 @@ pub(crate) fn visible(
         .ok_or_else(|| Refusal::missing(spec.title, id))
 }
 
-fn may_read(spec: &Spec, caller: &Caller) -> Result<(), Refusal> {
-    if caller.roles.is_empty() {
-        return Err(Refusal::denied(format!("rule:get_{}", spec.singular)));
+/// The same, where no changed policy hides it.
+pub(crate) fn seen(scene: &Scene<'_>, spec: &Spec, id: &str) -> Result<Arc<dyn Object>, Refusal> {
+    let object = visible(scene.snapshot, spec, id, scene.caller)?;
+    if scene.shows(object.as_ref()) {
+        Ok(object)
+    } else {
+        Err(Refusal::missing(spec.title, id))
     }
-    Ok(())
 }
 
 impl Api {
@@ -102,7 +106,7 @@ impl Api {
         self.touch(spec, &asked.caller).await?;
         let snapshot = self.core.store.snapshot();
         let scene = self.scene(&snapshot, &asked.caller);
-        let candidates = candidates(spec, &snapshot, &asked.caller, &query);
+        let candidates = candidates(spec, &scene, &query);
         let base = format!("{}/v2.0/{}", asked.origin, spec.path);
         let (chosen, links) =
             query.select(spec, candidates.objects, candidates.passed, &scene, &base)?;
@@ -131,7 +135,7 @@ impl Api {
         self.touch(spec, &asked.caller).await?;
         let snapshot = self.core.store.snapshot();
         let scene = self.scene(&snapshot, &asked.caller);
-        let object = visible(&snapshot, spec, id, &asked.caller)?;
+        let object = seen(&scene, spec, id)?;
         let shown = scene.render(spec.fields(), object.as_ref(), &query.fields);
         Ok(respond(StatusCode::OK, &json!({spec.singular: shown})))
     }
@@ -145,9 +149,7 @@ impl Api {
             .map(|body| body::admit(spec, Verb::Create, body, &caller))
             .collect();
         let admitted = admitted?;
-        for one in &admitted {
-            body::authorise(spec, Verb::Create, &one.given, &caller)?;
-        }
+        self.may_create(spec, &admitted, &caller)?;
         if bulk {
             let bodies: Vec<Map<String, Value>> =
                 admitted.iter().map(|one| one.fields.clone()).collect();
@@ -197,7 +199,7 @@ impl Api {
         let caller = Arc::clone(&asked.caller);
         let body = bodies.pop().unwrap_or_default();
         let admitted = body::admit(spec, Verb::Update, body, &caller)?;
-        self.may_write(spec, Verb::Update, &admitted.given, id, asked)?;
+        self.may_write(spec, Verb::Update, Some(&admitted), id, asked)?;
         let wanted = if_match(&asked.headers);
         let made = self.enact(spec, "update", id, asked, move |before| {
             compare_revision(before.as_ref(), wanted)?;
@@ -215,7 +217,7 @@ impl Api {
 
     /// DELETE on an object.
     pub(crate) async fn delete(&self, spec: &'static Spec, id: &str, asked: &Asked) -> Answer {
-        self.may_write(spec, Verb::Delete, &Given::new(), id, asked)?;
+        self.may_write(spec, Verb::Delete, None, id, asked)?;
         let wanted = if_match(&asked.headers);
         let gone = self.enact(spec, "delete", id, asked, move |before| {
             compare_revision(before.as_ref(), wanted)?;
@@ -234,8 +236,7 @@ impl Api {
         asked: &Asked,
     ) -> Answer {
         let arguments = body::arguments(spec, action, &asked.body)?;
-        self.owned(spec, action.rule, id, asked)?;
-        body::authorise_action(action, &arguments, &asked.caller)?;
+        self.may_act(spec, action, &arguments, id, asked)?;
         let wanted = if_match(&asked.headers);
         let occasion = self.core.occasion();
         let (asking, key) = (Arc::clone(&asked.caller), id.to_owned());
@@ -279,7 +280,11 @@ impl Api {
         may_read(spec, &asked.caller)?;
         let snapshot = self.core.store.snapshot();
         let scene = self.scene(&snapshot, &asked.caller);
-        let object = visible(&snapshot, spec, id, &asked.caller)?;
+        let object = seen(&scene, spec, id)?;
+        let subject = Subject::of(&scene, object.as_ref());
+        if !asked.caller.may(action.rule, &subject, true) {
+            return Err(Refusal::denied(format!("rule:{}", action.rule)).into());
+        }
         let shown = match action.reply {
             Reply::Fields(fields) => scene.render(fields.iter(), object.as_ref(), &[]),
             Reply::Object | Reply::Bare => scene.render_whole(object.as_ref()),
@@ -288,26 +293,81 @@ impl Api {
         Ok(respond(success, &shown))
     }
 
-    /// May the caller do this? What is visible but not the caller's own is not the caller's to change.
-    pub(crate) fn may_write(
+    fn may_create(
         &self,
-        spec: &Spec,
+        spec: &'static Spec,
+        all: &[Admitted],
+        caller: &Caller,
+    ) -> Result<(), Refusal> {
+        let snapshot = self.core.store.snapshot();
+        let scene = self.scene(&snapshot, caller);
+        all.iter().try_for_each(|one| {
+            let subject = Subject {
+                scene: &scene,
+                spec,
+                object: None,
+                said: Some(&one.fields),
+                project: Some(&one.project_id),
+                part: false,
+            };
+            rights::authorise(&subject, Verb::Create, &one.given, caller)
+        })
+    }
+
+    /// May the caller do this? What is visible but not the caller's own is not the caller's to change.
+    fn may_write(
+        &self,
+        spec: &'static Spec,
         verb: Verb,
-        given: &Given,
+        said: Option<&Admitted>,
         id: &str,
         asked: &Asked,
     ) -> Result<(), Refusal> {
-        self.owned(spec, &spec.rule(verb), id, asked)?;
-        body::authorise(spec, verb, given, &asked.caller)
+        let snapshot = self.core.store.snapshot();
+        let scene = self.scene(&snapshot, &asked.caller);
+        let object = seen(&scene, spec, id)?;
+        let mut subject = Subject::of(&scene, object.as_ref());
+        subject.said = said.map(|said| &said.fields);
+        let none = Given::new();
+        let given = said.map_or(&none, |said| &said.given);
+        rights::authorise(&subject, verb, given, &asked.caller)
     }
 
-    fn owned(&self, spec: &Spec, rule: &str, id: &str, asked: &Asked) -> Result<(), Refusal> {
+    /// May the caller do this with the tags of an object? Who may change it may, where nothing else is said.
+    pub(crate) fn may_tag(
+        &self,
+        spec: &'static Spec,
+        verb: &str,
+        id: &str,
+        asked: &Asked,
+    ) -> Result<(), Refusal> {
         let snapshot = self.core.store.snapshot();
-        let object = visible(&snapshot, spec, id, &asked.caller)?;
-        if asked.caller.owns(&object.meta().project_id) {
-            return Ok(());
+        let scene = self.scene(&snapshot, &asked.caller);
+        let object = seen(&scene, spec, id)?;
+        let subject = Subject::of(&scene, object.as_ref());
+        let rule = format!("{verb}_{}:tags", spec.singular);
+        match asked.caller.told(&rule, &subject) {
+            Some(true) => Ok(()),
+            Some(false) => Err(Refusal::denied(format!("rule:{rule}"))),
+            None if verb == "get" => Ok(()),
+            None => rights::authorise(&subject, Verb::Update, &Given::new(), &asked.caller),
         }
-        Err(Refusal::denied(format!("rule:{rule}")))
+    }
+
+    fn may_act(
+        &self,
+        spec: &'static Spec,
+        action: &Action,
+        arguments: &Map<String, Value>,
+        id: &str,
+        asked: &Asked,
+    ) -> Result<(), Refusal> {
+        let snapshot = self.core.store.snapshot();
+        let scene = self.scene(&snapshot, &asked.caller);
+        let object = seen(&scene, spec, id)?;
+        let mut subject = Subject::of(&scene, object.as_ref());
+        subject.said = Some(arguments);
+        rights::authorise_action(&subject, action, arguments, &asked.caller)
     }
 
     /// Enacts the order that is made of the object as the transaction finds it, and notes it.
@@ -365,13 +425,12 @@ struct Candidates<'a> {
 
 /// All objects that the caller may see, or fewer if the query names an index, in the order of their
 /// ids; from the query's start on, if that is all that it wants. Nothing is read before it is asked for.
-fn candidates<'a>(
-    spec: &'static Spec,
-    snapshot: &'a Snapshot,
-    caller: &'a Caller,
-    query: &Query,
-) -> Candidates<'a> {
-    let seen = move |object: &Arc<dyn Object>| usable(snapshot, &**object, caller);
+fn candidates<'a>(spec: &'static Spec, scene: &'a Scene<'a>, query: &Query) -> Candidates<'a> {
+    let (snapshot, caller) = (scene.snapshot, scene.caller);
+    let changed = caller.policies.is_some();
+    let seen = move |object: &Arc<dyn Object>| {
+        usable(snapshot, &**object, caller) && (!changed || scene.shows(object.as_ref()))
+    };
     let start = query.start();
     let load = move |sources: Vec<Ids<'a>>, passed| {
         let rest = Merged::new(sources).skip_while(move |id| start.is_some_and(|from| *id < from));
@@ -404,7 +463,10 @@ fn candidates<'a>(
         let own = |(key, _): &(&str, _)| key.as_bytes().get(spec.storage.len()) == Some(&b'/');
         let all = snapshot.scan_from(spec.storage, &from).take_while(own);
         return Candidates {
-            objects: Box::new(all.filter_map(|(_, entry)| spec.ops.object(entry))),
+            objects: Box::new(
+                all.filter_map(|(_, entry)| spec.ops.object(entry))
+                    .filter(move |object| !changed || scene.shows(object.as_ref())),
+            ),
             passed: None,
         };
     }

@@ -21,6 +21,7 @@ mod pools;
 mod qos;
 mod query;
 mod quotas;
+mod rights;
 mod scene;
 mod schedules;
 mod serve;
@@ -36,6 +37,8 @@ pub use judge::{Judge, JudgeError, NoAnswer};
 pub use openapi::openapi;
 pub use query::Query;
 pub use scene::Scene;
+#[cfg(test)]
+pub(crate) use scene::permits;
 pub(crate) use serve::acceptor;
 pub use serve::{Limits, serve};
 
@@ -338,6 +341,7 @@ impl Api {
     async fn read(&self, request: Request<Body>) -> Result<Asked, ApiError> {
         let (mut parts, body) = request.into_parts();
         let caller = self.caller(&parts.headers).await?;
+        let caller = self.core.policies.meet(caller);
         accepts_json(&parts.headers)?;
         let pairs = Pairs::<Vec<(String, String)>>::from_request_parts(&mut parts, &()).await;
         let Ok(Pairs(pairs)) = pairs else {

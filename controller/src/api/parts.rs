@@ -8,9 +8,10 @@ use crate::{
     api::{
         Api, body,
         error::{respond, respond_empty},
-        handlers::{Answer, Asked, visible},
+        handlers::{Answer, Asked, seen},
         query,
-        scene::permits,
+        rights::{self, Subject},
+        scene::{Scene, permits},
     },
     refusal::Refusal,
     resource::{Lookup, Object, PART_ID, Part, Spec, Verb, index_prefix},
@@ -19,6 +20,7 @@ use crate::{
 };
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Where a part was asked for: under which object, and what it is called there.
@@ -43,8 +45,8 @@ impl Place {
     fn rule(&self, verb: Verb) -> String {
         let (object, part) = (self.spec.singular, self.name());
         match self.object {
-            Some(_) => format!("rule:{}_{object}_{part}", verb.word()),
-            None => format!("rule:{}_{part}", verb.word()),
+            Some(_) => format!("{}_{object}_{part}", verb.word()),
+            None => format!("{}_{part}", verb.word()),
         }
     }
 
@@ -52,19 +54,28 @@ impl Place {
         Refusal::missing(self.part.title, id)
     }
 
-    fn may(&self, verb: Verb, caller: &Caller) -> Result<(), Refusal> {
-        let policy = match verb {
-            Verb::Read if caller.roles.is_empty() => false,
-            Verb::Read => true,
-            Verb::Create | Verb::Update | Verb::Delete => {
-                caller.member && permits(self.part.policy, caller)
-            }
-        };
-        if policy {
-            Ok(())
-        } else {
-            Err(Refusal::denied(self.rule(verb)))
+    /// May the caller do this with such a part of this object?
+    fn may(
+        &self,
+        verb: Verb,
+        scene: &Scene<'_>,
+        object: &dyn Object,
+        said: &Map<String, Value>,
+    ) -> Result<(), Refusal> {
+        let mut subject = Subject::of(scene, object);
+        subject.said = Some(said);
+        subject.part = true;
+        let rule = self.rule(verb);
+        rights::authorise_part(&subject, self.part, (verb, &rule), scene.caller)
+    }
+
+    /// May the caller ask at all?
+    fn asks(&self, caller: &Caller) -> Result<(), Refusal> {
+        if caller.roles.is_empty() {
+            let rule = self.rule(Verb::Read);
+            return Err(Refusal::denied(format!("rule:{rule}")));
         }
+        Ok(())
     }
 
     /// The id of the object that has this part.
@@ -79,15 +90,10 @@ impl Place {
             .ok_or_else(|| self.missing(id))
     }
 
-    /// The id of the object, and of it this part.
-    fn find(
-        &self,
-        snapshot: &Snapshot,
-        id: &str,
-        caller: &Caller,
-    ) -> Result<(Uuid, Map<String, Value>), Refusal> {
-        let object = self.object(snapshot, id)?;
-        let object = visible(snapshot, self.spec, &object, caller).map_err(|refusal| {
+    /// The object, and of it this part.
+    fn find(&self, scene: &Scene<'_>, id: &str) -> Result<Found, Refusal> {
+        let object = self.object(scene.snapshot, id)?;
+        let object = seen(scene, self.spec, &object).map_err(|refusal| {
             // Who asks by the part's id alone hears of the part alone.
             match self.object {
                 Some(_) => refusal,
@@ -95,10 +101,13 @@ impl Place {
             }
         })?;
         let part = part_of(object.as_ref(), self.part, id);
-        part.map(|part| (object.meta().id, part))
+        part.map(|part| (object, part))
             .ok_or_else(|| self.missing(id))
     }
 }
+
+/// An object, and the fields of a part of it.
+type Found = (Arc<dyn Object>, Map<String, Value>);
 
 fn part_of(object: &dyn Object, kind: &Part, id: &str) -> Option<Map<String, Value>> {
     let id = json!(id.parse::<Uuid>().ok()?);
@@ -109,20 +118,30 @@ fn part_of(object: &dyn Object, kind: &Part, id: &str) -> Option<Map<String, Val
 impl Api {
     /// GET on a collection of parts.
     pub(super) fn list_parts(&self, place: &Place, asked: &Asked) -> Answer {
-        place.may(Verb::Read, &asked.caller)?;
+        place.asks(&asked.caller)?;
         let snapshot = self.core.store.snapshot();
+        let scene = self.scene(&snapshot, &asked.caller);
         let id = place.object.as_deref().unwrap_or_default();
-        let object = visible(&snapshot, place.spec, id, &asked.caller)?;
+        let object = seen(&scene, place.spec, id)?;
         let known = |name: &str| name == PART_ID.name || place.part.field(name).is_some();
-        let rows = query::rows(&asked.pairs, known, object.parts(place.part))?;
+        let mut rows = object.parts(place.part);
+        rows.retain(|row| place.may(Verb::Read, &scene, object.as_ref(), row).is_ok());
+        let rows = query::rows(&asked.pairs, known, rows)?;
         Ok(respond(StatusCode::OK, &json!({place.part.plural: rows})))
     }
 
     /// GET on a part.
     pub(super) fn show_part(&self, place: &Place, id: &str, asked: &Asked) -> Answer {
-        place.may(Verb::Read, &asked.caller)?;
+        place.asks(&asked.caller)?;
         let snapshot = self.core.store.snapshot();
-        let (_, part) = place.find(&snapshot, id, &asked.caller)?;
+        let scene = self.scene(&snapshot, &asked.caller);
+        let (object, part) = place.find(&scene, id)?;
+        if place
+            .may(Verb::Read, &scene, object.as_ref(), &part)
+            .is_err()
+        {
+            return Err(place.missing(id).into());
+        }
         let known = |name: &str| name == PART_ID.name || place.part.field(name).is_some();
         let only: Vec<_> = asked
             .pairs
@@ -138,9 +157,9 @@ impl Api {
     pub(super) async fn create_part(&self, place: &Place, asked: &Asked) -> Answer {
         let (spec, kind) = (place.spec, place.part);
         let fields = body::part(kind, Verb::Create, place.name(), &asked.body)?;
-        place.may(Verb::Create, &asked.caller)?;
-        let part = self.core.occasion().moment().dice.uuid();
         let object = place.object.clone().unwrap_or_default();
+        self.may_make_part(place, &object, &fields, asked)?;
+        let part = self.core.occasion().moment().dice.uuid();
         let made = self.enact(spec, "update", &object, asked, move |before| {
             let after = before.with_part(kind, part, Some(fields.clone()))?;
             Ok(Order::Update(before, after, Given::new()))
@@ -155,8 +174,7 @@ impl Api {
     pub(super) async fn update_part(&self, place: &Place, id: &str, asked: &Asked) -> Answer {
         let (spec, kind) = (place.spec, place.part);
         let fields = body::part(kind, Verb::Update, place.name(), &asked.body)?;
-        let (object, part) = self.found(place, id, asked)?;
-        place.may(Verb::Update, &asked.caller)?;
+        let (object, part) = self.found(place, id, Verb::Update, asked)?;
         let (at, missing) = (id.to_owned(), place.missing(id));
         let made = self.enact(spec, "update", &object, asked, move |before| {
             let had = part_of(before.as_ref(), kind, &at);
@@ -173,8 +191,7 @@ impl Api {
     /// DELETE on a part.
     pub(super) async fn delete_part(&self, place: &Place, id: &str, asked: &Asked) -> Answer {
         let (spec, kind) = (place.spec, place.part);
-        let (object, part) = self.found(place, id, asked)?;
-        place.may(Verb::Delete, &asked.caller)?;
+        let (object, part) = self.found(place, id, Verb::Delete, asked)?;
         let (at, missing) = (id.to_owned(), place.missing(id));
         let gone = self.enact(spec, "update", &object, asked, move |before| {
             part_of(before.as_ref(), kind, &at).ok_or_else(|| missing.clone())?;
@@ -185,11 +202,39 @@ impl Api {
         Ok(respond_empty(StatusCode::NO_CONTENT))
     }
 
-    /// The ids of a part that the caller sees, and of its object.
-    fn found(&self, place: &Place, id: &str, asked: &Asked) -> Result<(String, Uuid), Refusal> {
+    /// The ids of a part that the caller sees and may do this with, and of its object.
+    fn found(
+        &self,
+        place: &Place,
+        id: &str,
+        verb: Verb,
+        asked: &Asked,
+    ) -> Result<(String, Uuid), Refusal> {
         let snapshot = self.core.store.snapshot();
-        let (object, _) = place.find(&snapshot, id, &asked.caller)?;
+        let scene = self.scene(&snapshot, &asked.caller);
+        let (object, fields) = place.find(&scene, id)?;
         let part = id.parse().ok().ok_or_else(|| place.missing(id))?;
-        Ok((object.to_string(), part))
+        place.may(verb, &scene, object.as_ref(), &fields)?;
+        Ok((object.meta().id.to_string(), part))
+    }
+
+    /// May the caller make such a part? Who may not hears so before it hears that there is no such object.
+    fn may_make_part(
+        &self,
+        place: &Place,
+        object: &str,
+        fields: &Map<String, Value>,
+        asked: &Asked,
+    ) -> Result<(), Refusal> {
+        let rule = place.rule(Verb::Create);
+        let caller = &asked.caller;
+        let built_in = caller.member && permits(place.part.policy, caller);
+        if !(caller.is_told(&rule) || built_in) {
+            return Err(Refusal::denied(format!("rule:{rule}")));
+        }
+        let snapshot = self.core.store.snapshot();
+        let scene = self.scene(&snapshot, caller);
+        let object = seen(&scene, place.spec, object)?;
+        place.may(Verb::Create, &scene, object.as_ref(), fields)
     }
 }

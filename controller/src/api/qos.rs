@@ -4,6 +4,7 @@
 
 use crate::{
     api::{Api, error::respond, query},
+    policy::Nothing,
     refusal::Refusal,
     resource::{Field, Kind, Part, Resource},
     resources::QosPolicy,
@@ -44,7 +45,8 @@ pub(super) async fn show(
     request: Request<Body>,
 ) -> Response<Body> {
     let get = api.get(request, |asked| {
-        if !asked.caller.admin {
+        let caller = &asked.caller;
+        if !caller.may("get_rule_type", &Nothing, caller.admin) {
             return Err(Refusal::denied("rule:get_rule_type").into());
         }
         let part = QosPolicy::SPEC.parts.iter().find(|p| name(p) == wanted);

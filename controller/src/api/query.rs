@@ -4,7 +4,10 @@
 //! with directions, pages by limit and marker with links both ways.
 
 use crate::{
-    api::scene::Scene,
+    api::{
+        rights::{Sight, sight},
+        scene::Scene,
+    },
     refusal::Refusal,
     resource::{Field, Kind, Object, Spec, boolean},
 };
@@ -155,7 +158,7 @@ impl Query {
             let Some(field) = spec.field(name).filter(|field| field.filter) else {
                 continue;
             };
-            if !super::scene::permits(field.read, scene.caller) {
+            if matches!(sight(spec, field, scene.caller), Sight::Never) {
                 continue;
             }
             let wanted: Result<Vec<_>, _> = values.iter().map(|v| Wanted::of(field, v)).collect();
@@ -441,6 +444,10 @@ impl Wanted {
 fn matches(filters: &[(&Field, Vec<Wanted>)], object: &dyn Object, scene: &Scene<'_>) -> bool {
     let mut stored: Option<Map<String, Value>> = None;
     filters.iter().all(|(field, wanted)| {
+        // What is not seen of an object is not found by it either.
+        if scene.caller.policies.is_some() && !scene.sees(field, object) {
+            return false;
+        }
         let meta = object.meta();
         // The most common filters need no JSON of the object.
         let value = match field.name {

@@ -9,6 +9,7 @@ use crate::{
         finish,
         handlers::{Answer, Asked},
     },
+    policy::OfProject,
     refusal::Refusal,
     resource::boolean,
     resources::REGISTRY,
@@ -45,15 +46,15 @@ fn limits(snapshot: Option<&Snapshot>, project: &str) -> Map<String, Value> {
 }
 
 fn own(caller: &Caller, project: &str) -> Result<(), Refusal> {
-    if caller.owns(project) {
+    if caller.may("get_quota", &OfProject(project), caller.owns(project)) {
         Ok(())
     } else {
         Err(Refusal::denied("rule:get_quota"))
     }
 }
 
-fn admin(caller: &Caller, rule: &str) -> Result<(), Refusal> {
-    if caller.admin {
+fn admin(caller: &Caller, rule: &str, project: &str) -> Result<(), Refusal> {
+    if caller.may(rule, &OfProject(project), caller.admin) {
         Ok(())
     } else {
         Err(Refusal::denied(format!("rule:{rule}")))
@@ -63,7 +64,9 @@ fn admin(caller: &Caller, rule: &str) -> Result<(), Refusal> {
 /// GET /v2.0/quotas
 pub(super) async fn list(State(api): State<Api>, request: Request<Body>) -> Response<Body> {
     let get = api.get(request, |asked| {
-        admin(&asked.caller, "get_quota")?;
+        if !asked.caller.admin {
+            return Err(Refusal::denied("rule:get_quota").into());
+        }
         let snapshot = api.core.store.snapshot();
         let quotas: Vec<Value> = snapshot
             .scan("limits/")
@@ -182,7 +185,7 @@ fn checked(bytes: &[u8]) -> Result<(Vec<(String, i64)>, bool), Refusal> {
 
 async fn update(api: &Api, project: &str, asked: &Asked) -> Answer {
     let (wanted, forced) = checked(&asked.body)?;
-    admin(&asked.caller, "update_quota")?;
+    admin(&asked.caller, "update_quota", project)?;
     let key = project.to_owned();
     let set = transact(api.core.store.as_ref(), move |view| {
         for (kind, limit) in &wanted {
@@ -210,7 +213,7 @@ async fn update(api: &Api, project: &str, asked: &Asked) -> Answer {
 }
 
 async fn delete(api: &Api, project: &str, asked: &Asked) -> Answer {
-    admin(&asked.caller, "delete_quota")?;
+    admin(&asked.caller, "delete_quota", project)?;
     let key = project.to_owned();
     let gone = transact(api.core.store.as_ref(), move |view| {
         if view.delete(&limits_key(&key)) {

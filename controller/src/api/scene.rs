@@ -4,6 +4,8 @@
 //! time. Fields that the caller may not read are absent, derived fields are computed here.
 
 use crate::{
+    api::rights::{Sight, sight},
+    policy::Check,
     resource::{Field, Object, Policy, Spec},
     rules::{Caller, Facts},
     status::StatusBoard,
@@ -48,7 +50,8 @@ pub(crate) fn permits(policy: Policy, caller: &Caller) -> bool {
 #[derive(Debug)]
 pub(crate) struct Rows<'a> {
     scene: &'a Scene<'a>,
-    fields: Vec<&'static Field>,
+    /// With the changed rule of those that have one.
+    fields: Vec<(&'static Field, Option<&'a Check>)>,
     /// The text of one object after the other.
     encoded: Vec<u8>,
 }
@@ -89,7 +92,10 @@ impl Rows<'_> {
         let mut next = 0;
         out.push(b'{');
         let mut first = true;
-        for field in &self.fields {
+        for (field, seen) in &self.fields {
+            if seen.is_some_and(|check| !self.scene.holds(check, object)) {
+                continue;
+            }
             let told = is_told(field, object);
             let told = told.then(|| self.scene.value(field, object, &mut Map::new()));
             if field.optional && told.as_ref().is_some_and(Value::is_null) {
@@ -146,7 +152,7 @@ impl Scene<'_> {
         let mut shown = Map::with_capacity(stored.len() + 8);
         for field in fields {
             let wanted = only.is_empty() || only.iter().any(|name| name == field.name);
-            if !wanted || !permits(field.read, self.caller) {
+            if !wanted || !self.sees(field, object) {
                 continue;
             }
             let value = self.value(field, object, &mut stored);
@@ -159,13 +165,15 @@ impl Scene<'_> {
 
     /// A writer of rows of this table, with these fields alone or all.
     pub(crate) fn rows(&self, spec: &'static Spec, only: &[String]) -> Rows<'_> {
-        let wanted = |field: &&Field| {
-            let named = only.is_empty() || only.iter().any(|name| name == field.name);
-            named && permits(field.read, self.caller)
+        let named = |field: &&Field| only.is_empty() || only.iter().any(|name| name == field.name);
+        let seen = |field: &'static Field| match sight(spec, field, self.caller) {
+            Sight::Never => None,
+            Sight::Always => Some((field, None)),
+            Sight::Where(check) => Some((field, Some(check))),
         };
         Rows {
             scene: self,
-            fields: spec.fields().filter(wanted).collect(),
+            fields: spec.fields().filter(named).filter_map(seen).collect(),
             encoded: Vec::with_capacity(2048),
         }
     }

@@ -10,7 +10,7 @@ use crate::{
         handlers::{Answer, Asked, visible},
     },
     refusal::Refusal,
-    resource::{Spec, Verb},
+    resource::Spec,
     rules::{Given, Order},
 };
 use axum::{
@@ -29,6 +29,15 @@ enum Edit {
 }
 
 impl Edit {
+    /// The verb in its policy's name.
+    const fn verb(&self) -> &'static str {
+        match self {
+            Self::Replace(_) => "update",
+            Self::Add(_) => "create",
+            Self::Remove(_) | Self::Clear => "delete",
+        }
+    }
+
     fn apply(&self, tags: &[String]) -> Result<Vec<String>, Refusal> {
         let mut tags = tags.to_vec();
         match self {
@@ -124,8 +133,14 @@ pub(super) async fn one(
     finish(answer)
 }
 
-fn tags_of(api: &Api, spec: &Spec, id: &str, asked: &Asked) -> Result<Vec<String>, Refusal> {
+fn tags_of(
+    api: &Api,
+    spec: &'static Spec,
+    id: &str,
+    asked: &Asked,
+) -> Result<Vec<String>, Refusal> {
     let snapshot = api.core.store.snapshot();
+    api.may_tag(spec, "get", id, asked)?;
     Ok(visible(&snapshot, spec, id, &asked.caller)?
         .meta()
         .tags
@@ -156,7 +171,7 @@ async fn edit(
 ) -> Result<Vec<String>, ApiError> {
     let given = Given::from(["tags".to_owned()]);
     // Who may change the object may tag it: no field's own policy is asked.
-    api.may_write(spec, Verb::Update, &Given::new(), id, asked)?;
+    api.may_tag(spec, edit.verb(), id, asked)?;
     let edited = api.enact(spec, "tag", id, asked, move |before| {
         let mut fields = before.to_map();
         fields.insert("tags".to_owned(), json!(edit.apply(&before.meta().tags)?));

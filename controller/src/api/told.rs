@@ -11,10 +11,11 @@ use crate::{
         handlers::{Answer, Asked},
         query,
     },
+    policy::Nothing,
     refusal::Refusal,
     resource::{Object, Objects, Resource},
     resources::{Network, Subnet, subnet::Pool},
-    rules::{Given, Order, addresses::number},
+    rules::{Given, Order, addresses::number, usable},
     store::{Read, Snapshot},
 };
 use axum::{
@@ -226,17 +227,16 @@ fn segment(_: &Snapshot, network: &Network, _: &Asked) -> Option<Row> {
 
 /// The networks that a query may be about.
 fn networks(snapshot: &Snapshot, asked: &Asked) -> Vec<Arc<Network>> {
-    if !asked.caller.admin {
-        return Vec::new();
-    }
     let ids = values(asked, "network_id");
-    if ids.is_empty() {
-        return snapshot.objects::<Network>();
-    }
-    let ids: BTreeSet<Uuid> = ids.iter().filter_map(|id| id.parse().ok()).collect();
-    ids.into_iter()
-        .filter_map(|id| snapshot.object(id))
-        .collect()
+    let mut networks: Vec<Arc<Network>> = if ids.is_empty() {
+        snapshot.objects::<Network>()
+    } else {
+        let ids: BTreeSet<Uuid> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+        let found = ids.into_iter().filter_map(|id| snapshot.object(id));
+        found.collect()
+    };
+    networks.retain(|network| usable(snapshot, &**network, &asked.caller));
+    networks
 }
 
 fn shown(key: &str, rows: &impl Serialize) -> Response<Body> {
@@ -244,6 +244,11 @@ fn shown(key: &str, rows: &impl Serialize) -> Response<Body> {
 }
 
 impl Told {
+    fn may(&self, verb: &str, asked: &Asked) -> bool {
+        let (rule, caller) = (format!("{verb}_{}", self.singular), &asked.caller);
+        caller.may(&rule, &Nothing, caller.admin)
+    }
+
     fn rows(
         &self,
         snapshot: &Snapshot,
@@ -266,7 +271,11 @@ impl Told {
         }
         let get = api.get(request, |asked| {
             let snapshot = api.core.store.snapshot();
-            let networks = networks(&snapshot, asked);
+            let networks = if self.may("get", asked) {
+                networks(&snapshot, asked)
+            } else {
+                Vec::new()
+            };
             let rows = self.rows(&snapshot, &networks, asked)?;
             Ok(shown(self.plural, &rows))
         });
@@ -280,8 +289,9 @@ impl Told {
         }
         let get = api.get(request, |asked| {
             let snapshot = api.core.store.snapshot();
-            let network = id.parse().ok().filter(|_| asked.caller.admin);
+            let network = id.parse().ok().filter(|_| self.may("get", asked));
             let network = network.and_then(|id| snapshot.object::<Network>(id));
+            let network = network.filter(|it| usable(&snapshot, &**it, &asked.caller));
             let row = self.rows(&snapshot, network.as_slice(), asked)?.pop();
             let row = row.ok_or_else(|| Refusal::missing(self.title, id))?;
             Ok(shown(self.singular, &row))
@@ -294,7 +304,7 @@ impl Told {
         let asked = api.read(request).await?;
         let wanted = self.wanted(&asked.body)?;
         let missing = Refusal::missing(self.title, id);
-        if !asked.caller.admin {
+        if !self.may("update", &asked) {
             return Err(missing.into());
         }
         let given: Given = wanted.keys().cloned().collect();

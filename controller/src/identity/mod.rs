@@ -336,9 +336,10 @@ pub fn with_roles(user_id: &str, user_name: &str, project_id: &str, roles: Vec<S
         user_name: user_name.to_owned(),
         admin: has("admin"),
         service: has("service"),
-        member: has("member") || has("service"),
+        member: has("admin") || has("member") || has("service"),
         project_id: project_id.to_owned(),
         roles,
+        policies: None,
     }
 }
 

@@ -16,6 +16,7 @@ pub mod quotas;
 pub(crate) mod tests;
 
 use crate::{
+    policy::Policies,
     refusal::Refusal,
     resource::{Claim, Object, Resource, Spec, Verb, index_prefix},
     resources::dns,
@@ -154,6 +155,8 @@ pub struct Caller {
     pub service: bool,
     /// May change what its project owns.
     pub member: bool,
+    /// The policies that judge in place of what is built in, if any does.
+    pub policies: Option<Arc<Policies>>,
 }
 
 impl Caller {

@@ -19,6 +19,7 @@ mod metering;
 mod names;
 mod networks;
 mod outside;
+mod policies;
 mod pools;
 mod ports;
 mod provider;
@@ -38,6 +39,7 @@ mod trunks;
 use super::*;
 use crate::{
     audit::Audit,
+    policy::Board,
     resource::Policy,
     rules::Facts,
     store::{Embedded, MemoryDisk, transact},
@@ -68,16 +70,22 @@ impl Cloud {
     }
 
     async fn with(facts: Facts) -> Self {
+        Self::built(facts, Board::default()).await
+    }
+
+    /// With a file of policies.
+    async fn under(policies: &str) -> Self {
+        let board = Board::of_text(policies).unwrap();
+        Self::built(Facts::default(), board).await
+    }
+
+    async fn built(facts: Facts, policies: Board) -> Self {
         // One hash for all clouds of a process: it is made to be slow.
         static HASH: std::sync::OnceLock<String> = std::sync::OnceLock::new();
         let (store, writer) = Embedded::open(Arc::new(MemoryDisk::new(Uuid::nil()))).unwrap();
         tokio::spawn(writer);
-        let core = Arc::new(Core::new(
-            Arc::new(store),
-            facts,
-            Clock::default(),
-            Audit::none(),
-        ));
+        let core = Core::new(Arc::new(store), facts, Clock::default(), Audit::none());
+        let core = Arc::new(core.under(policies));
         let hash = HASH.get_or_init(|| identity::hash_password("secret", [1; 16]).unwrap());
         transact::<_, ()>(core.store.as_ref(), move |view| {
             let who = [

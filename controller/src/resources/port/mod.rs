@@ -353,6 +353,7 @@ impl Resource for Port {
     };
     const RULES: &'static [Rule<Self>] = &[
         rules::place,
+        rules::foreign,
         rules::link_address,
         allocation::allocate,
         rules::security,

@@ -3,7 +3,7 @@
 use super::{Port, SERVICE_OWNERS};
 use crate::{
     refusal::Refusal,
-    resource::{Objects, Verb},
+    resource::{Objects, Resource, Verb},
     resources::{
         FlowClassifier, Network, PortPairGroup, SecurityGroup, Subnet, floating_ip,
         function::Target,
@@ -45,6 +45,54 @@ pub(super) fn place(
             port_security_enabled,
             ..after.clone()
         })]);
+    }
+    Ok(Vec::new())
+}
+
+/// On a network of another project some of a port is for that project to say.
+pub(super) fn foreign(
+    view: &View,
+    change: &Change<'_, Port>,
+    caller: &Caller,
+) -> Result<Vec<Write>, Refusal> {
+    let asked = change.after.filter(|_| change.is_asked());
+    let Some(after) = asked.filter(|_| !caller.admin && !caller.service) else {
+        return Ok(Vec::new());
+    };
+    let network = view.object::<Network>(after.network_id);
+    let Some(network) = network.filter(|it| !caller.owns(&it.meta.project_id)) else {
+        return Ok(Vec::new());
+    };
+    let rule = Port::SPEC.rule(change.verb);
+    let denied = |name: &str| {
+        if caller.is_told(&format!("{rule}:{name}")) {
+            return Ok(());
+        }
+        Err(Refusal::denied(format!(
+            "(rule:{rule} and rule:{rule}:{name})"
+        )))
+    };
+    for name in [
+        "mac_address",
+        "port_security_enabled",
+        "allowed_address_pairs",
+    ] {
+        if change.names(name) {
+            denied(name)?;
+        }
+    }
+    if change.names("device_owner") && after.device_owner.starts_with("network:") {
+        denied("device_owner")?;
+    }
+    if change.names("fixed_ips") {
+        let shared = change.verb == Verb::Create && network.is_open_to(view, &caller.project_id);
+        if !shared {
+            denied("fixed_ips")?;
+        }
+        let wanted = after.wanted.iter().flatten();
+        if wanted.into_iter().any(|wanted| wanted.ip_address.is_some()) {
+            denied("fixed_ips:ip_address")?;
+        }
     }
     Ok(Vec::new())
 }
@@ -277,7 +325,8 @@ pub(super) fn removal(
         return Ok(Vec::new());
     };
     let compute = before.device_owner.starts_with("compute:");
-    if change.is_asked() && compute && !caller.admin && !caller.service {
+    let open = caller.admin || caller.service || caller.is_told("delete_port");
+    if change.is_asked() && compute && !open {
         return Err(Refusal::denied("rule:delete_port"));
     }
     let id = before.meta.id;

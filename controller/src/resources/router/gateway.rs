@@ -138,13 +138,14 @@ fn allowed(wanted: &Wanted, change: &Change<'_, Router>, caller: &Caller) -> Res
         ("enable_snat", wanted.enable_snat.is_some()),
         ("external_fixed_ips", wanted.external_fixed_ips.is_some()),
     ];
-    match said.iter().find(|(_, said)| *said && !caller.admin) {
-        Some((name, _)) => {
-            let rule = Router::SPEC.rule(change.verb);
-            Err(Refusal::denied(format!(
-                "(rule:{rule} and rule:{rule}:external_gateway_info:{name})"
-            )))
-        }
+    let rule = Router::SPEC.rule(change.verb);
+    let open = |name: &str| {
+        caller.admin || caller.is_told(&format!("{rule}:external_gateway_info:{name}"))
+    };
+    match said.iter().find(|(name, said)| *said && !open(name)) {
+        Some((name, _)) => Err(Refusal::denied(format!(
+            "(rule:{rule} and rule:{rule}:external_gateway_info:{name})"
+        ))),
         None => Ok(()),
     }
 }
