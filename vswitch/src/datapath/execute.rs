@@ -14,6 +14,7 @@ use overlay::Place;
 
 use super::{
     Out, Settings, WorkerId,
+    awaiting::Awaiting,
     dns::answer,
     drops::Drops,
     errors::AsSent,
@@ -59,6 +60,7 @@ pub(super) struct Hands {
     pub(super) dropped: u32,
     /// When queues were last asked for what may go.
     released: Now,
+    pub(super) awaiting: Awaiting,
 }
 
 /// Packets of one program, one behind the other: they are counted together.
@@ -114,6 +116,7 @@ impl Hands {
             streak: Streak::NONE,
             dropped: 0,
             released: Now::ZERO,
+            awaiting: Awaiting::default(),
         }
     }
 
@@ -253,6 +256,9 @@ impl Hands {
             return self.expire(packet, router, cx);
         }
         if let Verdict::Drop(refusal) = &flow.verdict {
+            if refusal.reason == DropReason::NeighbourUnresolved {
+                return self.await_neighbour(packet, flow, refusal, cx);
+            }
             self.count_hops(flow, &packet);
             return self.refuse(packet, refusal, flow.routers().last(), cx);
         }
@@ -905,6 +911,7 @@ impl Hands {
 
     /// Drops all that waits.
     pub(super) fn drain(&mut self, programs: &mut Programs, now: Now, pool: &mut PacketPool) {
+        self.await_no_more(now, pool);
         for (lane, packet) in self.queues.drain() {
             if packet.errand() == Errand::Run && lane.receiver().is_none() {
                 programs.release(ProgramId::from_number(packet.tag()));

@@ -11,6 +11,7 @@
 
 mod advertise;
 mod announce;
+mod awaiting;
 pub mod budgets;
 pub mod cache;
 mod chains;
@@ -544,12 +545,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             out,
         };
         let advertises = self.advertise(&mut cx);
+        let awaits = self.go_on_outside(&mut cx);
         let asks = self.ask_outside(&mut cx);
         let tells = self.announce(&mut cx);
         let released = self.hands.release(&mut self.programs, &mut cx);
         let idle = self.conntrack.is_empty() && self.fragments.is_empty();
         let sweep = (!idle).then_some(self.next_sweep);
-        [released, sweep, advertises, asks, tells]
+        [released, sweep, advertises, awaits, asks, tells]
             .into_iter()
             .flatten()
             .min()

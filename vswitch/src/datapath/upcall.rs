@@ -23,6 +23,7 @@ use super::{
     homes::{home, release, release_tuples},
     invalid,
     known::zone_and_tuple,
+    neighbours::Outside,
     port_of, queues,
     sources::Lender,
     tables::Tables,
@@ -38,6 +39,17 @@ const MAX_ATTEMPTS: u8 = 4;
 const MISS: u32 = 9;
 /// How many rules are compared one by one in the time of a known packet.
 const STEPS: u32 = 16;
+
+/// Why a connection that is judged again has no program.
+#[derive(Debug)]
+enum Unjudged {
+    /// It is refused now.
+    Refused(Refusal),
+    /// It is no longer tracked, or goes elsewhere than its record says.
+    Elsewhere,
+    /// A neighbour on a wire does not answer, or not yet: what is said of that.
+    Unreachable(ProgramId, Refusal),
+}
 
 /// A connection that is to begin.
 #[derive(Debug, Clone, Copy)]
@@ -440,7 +452,20 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
         let (forward, mut zones) = match self.forward_program(tables, packet, hit, &entry, now) {
             Ok(judged) => judged,
-            Err(refusal) => {
+            // Its sender hears of it as of a first packet; it is not the server's business.
+            Err(Unjudged::Unreachable(program, refusal)) => {
+                let waits = refusal.reason == DropReason::NeighbourUnresolved;
+                return if waits || hit.side == Side::Original {
+                    Way::Run(program, None)
+                } else {
+                    Way::Drop(refusal)
+                };
+            }
+            Err(why) => {
+                let refusal = match why {
+                    Unjudged::Refused(refusal) => Some(refusal),
+                    Unjudged::Elsewhere | Unjudged::Unreachable(..) => None,
+                };
                 if !stranger {
                     self.close(hit);
                 }
@@ -546,7 +571,6 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     }
 
     /// A current program for the connection's original side, and the zones between which its packet was judged, where it was.
-    /// `Err(Some)`: it is refused now. `Err(None)`: it is no longer tracked, or goes elsewhere than its record says.
     fn forward_program(
         &mut self,
         tables: &Tables,
@@ -554,7 +578,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         hit: Hit,
         entry: &Entry,
         now: Now,
-    ) -> Result<(ProgramId, Option<[Zone; 2]>), Option<Refusal>> {
+    ) -> Result<(ProgramId, Option<[Zone; 2]>), Unjudged> {
         let id = ProgramId::from_number(entry.side(Side::Original).program());
         if hit.side == Side::Reply
             && let Found::Current(_) = self.programs.find(id, tables)
@@ -566,15 +590,27 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             Side::Reply => {
                 let origin = self.programs.get(id).map(|f| f.origin);
                 let origin = origin.or_else(|| origin_of(tables, entry.side(Side::Original)));
-                original_key(entry, origin.ok_or(None)?)
+                original_key(entry, origin.ok_or(Unjudged::Elsewhere)?)
             }
         };
         let lent = self.lent(now, Known::Again(entry.binding()));
         let outcome = walk(tables, &mut Probe::new(&key), &mut (), lent);
         if let Verdict::Drop(refusal) = outcome.flow.verdict {
-            return Err(Some(refusal));
+            // Whether a neighbour outside answers is nobody's rule: the connection lives through its silence.
+            let waits = refusal.reason == DropReason::NeighbourUnresolved;
+            let silent = refusal.reason == DropReason::UnknownNeighbor
+                && outcome
+                    .flow
+                    .depends
+                    .iter()
+                    .any(|on| Outside::has(on.section));
+            if waits || silent {
+                let program = self.intern(outcome.flow, tables, now);
+                return Err(Unjudged::Unreachable(program, refusal));
+            }
+            return Err(Unjudged::Refused(refusal));
         }
-        let tracking = outcome.tracking.ok_or(None)?;
+        let tracking = outcome.tracking.ok_or(Unjudged::Elsewhere)?;
         // An end that moved here, or away, is known by another zone from now on.
         let zones = Side::BOTH.map(|side| entry.side(side).zone());
         let own = hit.side == Side::Reply || self.is_own(hit, packet);
@@ -582,10 +618,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let hidden = || self.claims.sources().has(entry);
         if own && tracking.reply != *entry.side(Side::Reply).tuple() && hidden() {
             let refusal = about(tracking.owner, DropReason::NatAddressGone, Stage::Chain);
-            return Err(Some(refusal));
+            return Err(Unjudged::Refused(refusal));
         }
         if moved || tracking.reply != *entry.side(Side::Reply).tuple() {
-            return Err(None);
+            return Err(Unjudged::Elsewhere);
         }
         let program = self.intern(outcome.flow, tables, now);
         if hit.side == Side::Original {
@@ -631,9 +667,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             side: Side::Reply,
             ..hit
         };
-        if let Err(refusal) = self.forward_program(tables, packet, reply, &entry, now) {
-            self.close(hit);
-            return refusal.map(Way::Drop);
+        match self.forward_program(tables, packet, reply, &entry, now) {
+            Ok(_) => {}
+            Err(Unjudged::Unreachable(_, refusal)) => return Some(Way::Drop(refusal)),
+            Err(Unjudged::Refused(refusal)) => {
+                self.close(hit);
+                return Some(Way::Drop(refusal));
+            }
+            Err(Unjudged::Elsewhere) => {
+                self.close(hit);
+                return None;
+            }
         }
         let known = Known::Related {
             entry: &entry,

@@ -269,6 +269,161 @@ fn off_wire(h: &Host) -> net::Origin {
     net::Origin::Tunnel(network.dense)
 }
 
+/// The next hop's answer to who asked for it in the name of the gateway.
+fn found(v6: bool) -> Vec<u8> {
+    let ours = (door(1), at(OUT, GATE, v6));
+    speaks(v6, 2, (mac(NEXT), at(OUT, NEXT, v6)), ours)
+}
+
+#[test]
+fn one_packet_waits_for_a_next_hop_and_it_is_the_newest() {
+    let mut h = behind_a_gateway();
+    for _ in 0..4 {
+        h.tick();
+        h.pass(Duration::from_millis(500));
+    }
+    for v6 in [false, true] {
+        let dropped = h.dropped(DropReason::NeighbourUnresolved);
+        for sport in [4000, 4001, 4002] {
+            let udp = outward(FrameBuilder::udp(v6, sport, 53), v6, 1);
+            assert_eq!(h.places(1, &udp), []);
+        }
+        let now = h.dropped(DropReason::NeighbourUnresolved);
+        assert_eq!(now, dropped + 2, "those before it");
+        assert_eq!(h.dp.ledger().held, 1);
+        h.dp.ledger().balanced().unwrap();
+        let (asked, wake) = h.tick();
+        assert_eq!(asked.len(), 1);
+        let soon = h.now + Duration::from_millis(10);
+        assert_eq!(wake, Some(soon), "another worker may hear the answer");
+        assert_eq!(h.enter(off_wire(&h), &[found(v6)]), []);
+        let (left, _) = h.tick();
+        let [(place, frame)] = &left[..] else {
+            panic!("one frame: {left:?}")
+        };
+        let (_, key) = Headers::parse(frame).unwrap();
+        assert_eq!((place, key.dst_mac()), (&out(), mac(NEXT)));
+        assert_eq!((key.l4_src, key.l4_dst), (4002, 53));
+        assert_eq!(h.dp.ledger().held, 0);
+        h.dp.ledger().balanced().unwrap();
+        // It has begun a connection, as any other.
+        assert_eq!(
+            h.places(1, &outward(FrameBuilder::udp(v6, 4002, 53), v6, 1)),
+            [out()]
+        );
+    }
+}
+
+#[test]
+fn whom_nobody_answers_hears_so_and_what_waits_at_the_end_is_counted() {
+    let mut h = behind_a_gateway();
+    for v6 in [false, true] {
+        let udp = outward(FrameBuilder::udp(v6, 4000, 53), v6, 1);
+        assert_eq!(h.places(1, &udp), []);
+        let mut told = vec![];
+        for _ in 0..50 {
+            let (said, _) = h.tick();
+            told.extend(said.into_iter().filter(|(at, _)| *at == At::Port(1)));
+            h.pass(Duration::from_millis(100));
+        }
+        let [(_, error)] = &told[..] else {
+            panic!("one error: {told:?}")
+        };
+        let (headers, key) = Headers::parse(error).unwrap();
+        assert!(headers.quoted(error).is_some());
+        assert_eq!((key.l4_src, key.l4_dst), if v6 { (1, 3) } else { (3, 1) });
+        assert_eq!(h.dropped(DropReason::NeighbourUnresolved), 0);
+    }
+    h.pass(Duration::from_secs(10));
+    let udp = outward(FrameBuilder::udp(false, 4000, 53), false, 1);
+    assert_eq!(h.places(1, &udp), []);
+    assert_eq!(h.dp.ledger().held, 1);
+    let now = h.now;
+    h.dp.drain(now, &mut h.pool);
+    assert_eq!(
+        (h.dp.ledger().held, h.dropped(DropReason::Shutdown)),
+        (0, 1)
+    );
+    h.dp.ledger().balanced().unwrap();
+}
+
+/// A record outlives what is known of its next hop, and also a next hop that is silent for a while.
+#[test]
+fn a_connection_outlives_its_next_hop() {
+    for (v6, by_reply, silence) in [
+        (false, false, 0),
+        (true, false, 0),
+        (false, true, 0),
+        (true, true, 0),
+        (false, false, 60),
+        (true, false, 60),
+    ] {
+        let mut h = behind_a_gateway();
+        let origin = off_wire(&h);
+        let begin = FrameBuilder::tcp(v6, 4000, 443).flags(tcp::SYN).seq(100, 0);
+        assert_eq!(h.places(1, &outward(begin, v6, 1)), []);
+        h.tick();
+        h.enter(origin, &[found(v6)]);
+        let (left, _) = h.tick();
+        let sent = left.iter().find(|(place, _)| *place == out()).unwrap();
+        let (_, shown) = Headers::parse(&sent.1).unwrap();
+        let back = |flags, seq, ack| {
+            let reply = FrameBuilder::tcp(v6, 443, shown.l4_src).flags(flags);
+            let reply = reply.seq(seq, ack).macs(mac(NEXT), door(1));
+            reply.addrs(world(v6), shown.src_addr()).build()
+        };
+        let on = |seq, ack| {
+            let next = FrameBuilder::tcp(v6, 4000, 443).flags(tcp::ACK);
+            outward(next.seq(seq, ack), v6, 1)
+        };
+        assert_eq!(
+            h.enter(origin, &[back(tcp::SYN | tcp::ACK, 500, 101)])
+                .len(),
+            1
+        );
+        assert_eq!(h.places(1, &on(101, 501)), [out()]);
+        // An hour in which nobody speaks, and nothing is remembered of the next hop.
+        for _ in 0..360 {
+            h.pass(Duration::from_secs(10));
+            h.tick();
+        }
+        let (first, expected) = if by_reply {
+            (h.enter(origin, &[back(tcp::ACK, 501, 101)]), At::Port(1))
+        } else {
+            (h.from(1, &on(101, 501)), out())
+        };
+        if by_reply && v6 {
+            // Nothing of it is translated: the way there is not asked for.
+            assert_eq!(first.len(), 1);
+            assert_eq!(first[0].0, expected);
+            continue;
+        }
+        assert_eq!(first, [], "v6 {v6}, reply {by_reply}: it waits");
+        for _ in 0..silence {
+            h.tick();
+            h.pass(Duration::from_secs(1));
+            // What is sent again is not let through, and ends nothing.
+            assert!(!h.places(1, &on(101, 501)).contains(&out()));
+        }
+        if silence > 0 {
+            // It is asked for again.
+            h.pass(Duration::from_secs(5));
+            h.tick();
+            assert_eq!(h.places(1, &on(101, 501)), []);
+        }
+        h.tick();
+        h.enter(origin, &[found(v6)]);
+        let (then, _) = h.tick();
+        let places: Vec<&At> = then.iter().map(|(place, _)| place).collect();
+        let case = format!("v6 {v6}, reply {by_reply}, silent for {silence}");
+        assert!(places.contains(&&expected), "{case}: {places:?}");
+        assert_eq!(h.places(1, &on(101, 501)), [out()]);
+        let again = h.enter(origin, &[back(tcp::ACK, 501, 101)]);
+        assert_eq!(again.len(), 1, "{case}");
+        h.dp.ledger().balanced().unwrap();
+    }
+}
+
 /// ARP, or ND: `kind` 1 asks for an address, 2 answers.
 fn speaks(v6: bool, kind: u8, from: (Mac, IpAddr), to: (Mac, IpAddr)) -> Vec<u8> {
     match (from.1, to.1) {
@@ -297,10 +452,7 @@ fn a_gateway_on_a_wire_asks_for_its_next_hop_and_is_asked_for() {
     for v6 in [false, true] {
         let syn = FrameBuilder::tcp(v6, 4000, 443).flags(tcp::SYN).seq(100, 0);
         let syn = outward(syn, v6, 1);
-        let before = h.dropped(DropReason::NeighbourUnresolved);
         assert_eq!(h.places(1, &syn), []);
-        let now = h.dropped(DropReason::NeighbourUnresolved);
-        assert_eq!(now, before + 1);
         let (asked, _) = h.tick();
         let [(at_wire, question)] = &asked[..] else {
             panic!("one question: {asked:?}")
@@ -310,8 +462,8 @@ fn a_gateway_on_a_wire_asks_for_its_next_hop_and_is_asked_for() {
         let ours = (door(1), at(OUT, GATE, v6));
         let answer = speaks(v6, 2, (next, at(OUT, NEXT, v6)), ours);
         assert_eq!(h.enter(origin, &[answer]), []);
-        // Now it leaves, hidden or not, to whom answered; and comes back.
-        let left = h.from(1, &syn);
+        // It has waited, and leaves now, hidden or not, to whom answered; and comes back.
+        let (left, _) = h.tick();
         let [(place, frame)] = &left[..] else {
             panic!("one frame: {left:?}")
         };
@@ -450,7 +602,7 @@ fn a_floating_ip_asks_on_the_wire_in_its_own_name() {
     }
     let begun = outward(FrameBuilder::udp(false, 5000, 53), false, 1);
     assert_eq!(h.places(1, &begun), []);
-    assert_eq!(h.dropped(DropReason::NeighbourUnresolved), 1);
+    assert_eq!(h.dropped(DropReason::NeighbourUnresolved), 0, "it waits");
     let (asked, _) = h.tick();
     let ours = (shown(100), at(OUT, 100, false));
     let expected = speaks(false, 1, ours, (Mac::ZERO, at(OUT, NEXT, false)));
@@ -458,7 +610,9 @@ fn a_floating_ip_asks_on_the_wire_in_its_own_name() {
     let origin = off_wire(&h);
     let answer = speaks(false, 2, (mac(NEXT), at(OUT, NEXT, false)), ours);
     assert_eq!(h.enter(origin, &[answer]), []);
-    assert_eq!(h.places(1, &begun), [out()]);
+    let (left, _) = h.tick();
+    assert!(left.iter().all(|(place, _)| *place == out()));
+    assert_eq!((left.len(), h.places(1, &begun)), (1, vec![out()]));
 }
 
 fn v4_of(addr: IpAddr) -> std::net::Ipv4Addr {
