@@ -100,6 +100,9 @@ impl Switch {
         for frame in self.out.tunnelled.drain(..) {
             self.pool.give(frame.packet);
         }
+        for packet in self.out.metadata.drain(..) {
+            self.pool.give(packet);
+        }
         assert!(self.out.is_empty(), "there is no other worker");
         let balanced = datapath.ledger().balanced();
         assert!(balanced.is_ok(), "{balanced:?}");

@@ -17,6 +17,7 @@ mod fragments;
 mod frames;
 mod headers;
 mod host;
+mod metadata;
 mod offload;
 mod rewrite;
 mod run_dir;
@@ -67,6 +68,7 @@ pub const TARGETS: &[Target] = &[
     target("dhcp", dhcp::request, dhcp::seeds),
     target("dhcp6", dhcp6::request, dhcp6::seeds),
     target("dns", dns::request, dns::seeds),
+    slow(target("metadata", metadata::converse, metadata::seeds), 10),
     slow(target("fragments", fragments::arrive, fragments::seeds), 10),
     slow(target("api_body", api_body::requests, api_body::seeds), 100),
     target("run_dir", run_dir::request, run_dir::seeds),

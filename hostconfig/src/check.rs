@@ -41,7 +41,8 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
     for (&key, section) in &config.sections {
         let mut needs = BTreeSet::new();
         match section.body() {
-            Section::Vteps(_) | Section::Qos(_) | Section::Chain(_) => {}
+            // Metadata of a port that is not here is told to nobody.
+            Section::Vteps(_) | Section::Qos(_) | Section::Chain(_) | Section::Metadata(_) => {}
             Section::AddressSet(set) => {
                 needs.extend(set.part.map(|_| SectionKey::AddressSet(set.id)));
             }

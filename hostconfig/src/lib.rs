@@ -9,8 +9,8 @@
 //!
 //! # Map
 //! - [`section`]: keys, bodies, hashes
-//! - what sections say: [`network`], [`port`], [`dhcp`], [`router`], [`group`], [`floating_ip`], [`meter`], [`qos`], [`chain`],
-//!   [`nat`], [`vtep`]
+//! - what sections say: [`network`], [`port`], [`dhcp`], [`router`], [`group`], [`floating_ip`], [`meter`], [`metadata`], [`qos`],
+//!   [`chain`], [`nat`], [`vtep`]
 //! - [`config`]: the whole, its digest, [`check`]s and [`diff`]
 
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ pub mod diff;
 pub mod floating_ip;
 pub mod generation;
 pub mod group;
+pub mod metadata;
 pub mod meter;
 pub mod nat;
 pub mod network;
@@ -47,6 +48,7 @@ pub use dhcp::{DhcpOption, DhcpOptions};
 pub use floating_ip::FloatingIp;
 pub use generation::Generation;
 pub use group::{AddressSet, SecurityGroup, SecurityGroupRule};
+pub use metadata::Metadata;
 pub use meter::{Meter, MeterRule};
 pub use nat::Nat;
 pub use network::{Network, Subnet};

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    AddressSet, Chain, Endpoint, FloatingIp, Network, Port, QosPolicy, Router, SecurityGroup, Vteps,
+    AddressSet, Chain, Endpoint, FloatingIp, Metadata, Network, Port, QosPolicy, Router,
+    SecurityGroup, Vteps,
 };
 
 /// The name of a section: `port/6f1c…`; the fabric's VTEPs are `vteps`.
@@ -38,6 +39,8 @@ pub enum SectionKey {
     Router(Id<kind::Router>),
     /// A floating IP.
     FloatingIp(Id<kind::FloatingIp>),
+    /// What the workload behind a port of this host hears of itself.
+    Metadata(Id<kind::Port>),
 }
 
 impl fmt::Display for SectionKey {
@@ -54,6 +57,7 @@ impl fmt::Display for SectionKey {
             Self::Endpoint(id) => write!(f, "endpoint/{id}"),
             Self::Router(id) => write!(f, "router/{id}"),
             Self::FloatingIp(id) => write!(f, "floating_ip/{id}"),
+            Self::Metadata(id) => write!(f, "metadata/{id}"),
         }
     }
 }
@@ -88,6 +92,7 @@ impl FromStr for SectionKey {
             Some(("endpoint", u)) => Ok(Self::Endpoint(id(s, u)?)),
             Some(("router", u)) => Ok(Self::Router(id(s, u)?)),
             Some(("floating_ip", u)) => Ok(Self::FloatingIp(id(s, u)?)),
+            Some(("metadata", u)) => Ok(Self::Metadata(id(s, u)?)),
             _ => Err(InvalidSectionKey(s.to_owned())),
         }
     }
@@ -116,6 +121,8 @@ pub enum Section {
     Router(Router),
     /// A floating IP.
     FloatingIp(FloatingIp),
+    /// What the workload behind a port of this host hears of itself.
+    Metadata(Metadata),
 }
 
 /// 128 bits of the SHA-256 of key and canonical body.
@@ -178,6 +185,7 @@ impl Keyed {
             Section::Endpoint(b) => serde_json::to_vec(b),
             Section::Router(b) => serde_json::to_vec(b),
             Section::FloatingIp(b) => serde_json::to_vec(b),
+            Section::Metadata(b) => serde_json::to_vec(b),
         }
         .map_err(|source| InvalidSection::Body { key, source })?;
         let hash = hash(key, &bytes);
@@ -221,6 +229,7 @@ impl Keyed {
             SectionKey::Endpoint(_) => Section::Endpoint(read(key, &bytes)?),
             SectionKey::Router(_) => Section::Router(read(key, &bytes)?),
             SectionKey::FloatingIp(_) => Section::FloatingIp(read(key, &bytes)?),
+            SectionKey::Metadata(_) => Section::Metadata(read(key, &bytes)?),
         };
         if body.key() != key {
             return Err(InvalidSection::Mismatch(key));
@@ -271,6 +280,7 @@ impl Section {
             Self::Endpoint(b) => SectionKey::Endpoint(b.id),
             Self::Router(b) => SectionKey::Router(b.id),
             Self::FloatingIp(b) => SectionKey::FloatingIp(b.id),
+            Self::Metadata(b) => SectionKey::Metadata(b.port),
         }
     }
 }
@@ -301,6 +311,7 @@ mod tests {
             SectionKey::Router(u.into()),
             SectionKey::Qos(u.into()),
             SectionKey::FloatingIp(u.into()),
+            SectionKey::Metadata(u.into()),
         ] {
             assert_eq!(key.to_string().parse::<SectionKey>().unwrap(), key);
         }

@@ -175,6 +175,8 @@ closed_list! {
         HandOverFull => "hand_over_full",
         /// The limit of packets that the switch originates for this port was reached.
         OriginateLimit => "originate_limit",
+        /// The metadata service takes no more packets of the port in this second, has no room, or does not run.
+        MetadataRefused => "metadata_refused",
         /// The switch is shutting down.
         Shutdown => "shutdown",
     }
@@ -205,6 +207,8 @@ closed_list! {
         TcpReset => "tcp_reset",
         /// A health probe.
         Probe => "probe",
+        /// A frame of the metadata service.
+        Metadata => "metadata",
     }
 }
 
@@ -233,6 +237,8 @@ closed_list! {
         Icmp => "icmp",
         /// An answer to a probe.
         Probe => "probe",
+        /// A packet for the metadata service.
+        Metadata => "metadata",
     }
 }
 

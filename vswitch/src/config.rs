@@ -19,6 +19,7 @@ use serde::Deserialize;
 use crate::{
     agent::JoinToken,
     datapath::{Rates, Settings},
+    metadata::NovaConfig,
     physical::PhysicalNetworks,
 };
 
@@ -32,6 +33,8 @@ const BUSY_POLL_US: u64 = 50;
 const BUSY_POLL_US_MAX: u64 = 10_000;
 /// Connections of a worker: a table of 192 bytes each, the least and the most.
 const CONNECTIONS: std::ops::RangeInclusive<usize> = 1_024..=16_777_216;
+/// Where Nova serves metadata.
+const NOVA_PORT: u16 = 8775;
 /// A host's name is a DNS name's length at most.
 const HOST_MAX: usize = 255;
 
@@ -113,6 +116,24 @@ pub struct Options {
     pub port_drops_per_second: Option<u32>,
     /// The host's interface on each physical network, by the network's name.
     pub physical_networks: Option<BTreeMap<String, String>>,
+    /// Nova's metadata API, which answers for ports that are Nova's. Default: the switch answers for all. In a file only.
+    pub nova_metadata: Option<NovaOptions>,
+}
+
+/// Where Nova's metadata API is, as a file says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NovaOptions {
+    /// Its host name or address. Needed.
+    pub host: Option<String>,
+    /// Its port. Default: 8775.
+    pub port: Option<u16>,
+    /// `http` or `https`. Default: `http`.
+    pub protocol: Option<String>,
+    /// The file that holds the secret which Nova knows as `metadata_proxy_shared_secret`; only its owner may read it. Needed.
+    pub shared_secret_file: Option<PathBuf>,
+    /// The certificates that may sign Nova's, in PEM; needed for `https`.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Why a config can't be used: one line, with the place.
@@ -249,6 +270,8 @@ pub struct Config {
     pub rates: Rates,
     /// The host's interfaces on physical networks.
     pub physical_networks: PhysicalNetworks,
+    /// Nova's metadata API.
+    pub nova_metadata: Option<NovaConfig>,
 }
 
 impl Config {
@@ -351,6 +374,11 @@ impl Config {
         let physical = PhysicalNetworks::new(written.unwrap_or_default());
         let physical_networks = physical.map_err(|e| refuse(given, key, &e))?;
 
+        let given = flags.nova_metadata.is_some();
+        let nova = flags.nova_metadata.or(file.nova_metadata).map(nova);
+        let nova_metadata = nova.transpose();
+        let nova_metadata = nova_metadata.map_err(|e| refuse(given, "nova_metadata", &e))?;
+
         Ok(Self {
             host,
             controller,
@@ -370,6 +398,7 @@ impl Config {
             project_connections,
             rates,
             physical_networks,
+            nova_metadata,
         })
     }
 
@@ -412,7 +441,20 @@ impl fmt::Display for Config {
         let mut lines = self.effective().into_iter();
         lines.try_for_each(|(key, value)| writeln!(f, "{key} = {value}"))?;
         // A table of its own, so behind all else.
-        write!(f, "{}", self.physical_networks)
+        write!(f, "{}", self.physical_networks)?;
+        let Some(nova) = &self.nova_metadata else {
+            return Ok(());
+        };
+        let text = |value: &dyn fmt::Display| format!("{:?}", value.to_string());
+        writeln!(f, "[nova_metadata]\nhost = {}", text(&nova.host))?;
+        let protocol = if nova.tls { "https" } else { "http" };
+        writeln!(f, "port = {}\nprotocol = \"{protocol}\"", nova.port)?;
+        let secret = text(&nova.shared_secret_file.display());
+        writeln!(f, "shared_secret_file = {secret}")?;
+        match &nova.ca_file {
+            Some(ca) => writeln!(f, "ca_file = {}", text(&ca.display())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -428,6 +470,36 @@ fn named(given: Option<String>) -> Result<String, (bool, String)> {
         return Err((false, why));
     }
     Ok(host)
+}
+
+/// Where Nova's metadata API is, or why that can't be.
+fn nova(written: NovaOptions) -> Result<NovaConfig, String> {
+    let host = written.host.filter(|host| !host.is_empty());
+    let host = host.ok_or("host: needed, that of Nova's metadata API")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '_');
+    if !host.chars().all(plain) {
+        return Err(format!("host: not a host name or an address: {host:?}"));
+    }
+    let port = written.port.unwrap_or(NOVA_PORT);
+    if port == 0 {
+        return Err("port: out of range (1..=65535): 0".to_owned());
+    }
+    let tls = match written.protocol.as_deref() {
+        None | Some("http") => false,
+        Some("https") => true,
+        Some(other) => return Err(format!("protocol: must be http or https: {other:?}")),
+    };
+    if tls && written.ca_file.is_none() {
+        return Err("ca_file: needed for https".to_owned());
+    }
+    let secret = written.shared_secret_file;
+    Ok(NovaConfig {
+        host,
+        port,
+        tls,
+        shared_secret_file: secret.ok_or("shared_secret_file: needed, a file with mode 0600")?,
+        ca_file: written.ca_file,
+    })
 }
 
 /// What a project may have, and a port may take.
@@ -601,6 +673,18 @@ mod tests {
                 "vswitch.toml: physical_networks: physnet1: interface name",
             ),
             ("workers = \n", "vswitch.toml:1: workers: "),
+            (
+                "[nova_metadata]\nhost = \"nova\"\n",
+                "vswitch.toml: nova_metadata: shared_secret_file: needed",
+            ),
+            (
+                "[nova_metadata]\nhost = \"nova\"\nprotocol = \"https\"\n",
+                "vswitch.toml: nova_metadata: ca_file: needed",
+            ),
+            (
+                "[nova_metadata]\nhost = \"a/b\"\n",
+                "vswitch.toml: nova_metadata: host: not a host name",
+            ),
         ] {
             let error = load(text, flags()).unwrap_err().to_string();
             assert!(error.starts_with(said), "{error}");
@@ -680,6 +764,13 @@ mod tests {
         let given = Options {
             vtep_ip: Some("192.0.2.7".parse().unwrap()),
             physical_networks: Some([("physnet1".to_owned(), "eth1".to_owned())].into()),
+            nova_metadata: Some(NovaOptions {
+                host: Some("nova.example".to_owned()),
+                port: None,
+                protocol: Some("https".to_owned()),
+                shared_secret_file: Some("/etc/overweave/metadata-secret".into()),
+                ca_file: Some("/etc/overweave/nova-ca.pem".into()),
+            }),
             ..flags()
         };
         let config = Config::load(None, given).unwrap();

@@ -21,6 +21,7 @@ pub mod config;
 pub mod datapath;
 pub mod effort;
 pub mod io;
+pub mod metadata;
 pub mod physical;
 pub mod simulated;
 pub mod stats;

@@ -13,6 +13,7 @@ use nfv::{chain::HopCounters, conntrack::Entry};
 use crate::datapath::{Datapath, HopId, Ledger, MeterId, Refusal, Stage, Tables};
 use crate::effort::{self, Effort};
 use crate::io::uplink::UplinkTraffic;
+use crate::metadata;
 
 /// What kind of metric it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,6 +209,24 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Counter,
         &["direction", "path"],
         "Segments that crossed the underlay, by way: the uplink tap, or the sockets beside it.",
+    ),
+    metric(
+        "vswitch_metadata_requests_total",
+        MetricKind::Counter,
+        &["code"],
+        "Requests that the metadata service answered, by HTTP status.",
+    ),
+    metric(
+        "vswitch_metadata_connections",
+        MetricKind::Gauge,
+        &[],
+        "Connections to the metadata service, half-open and closing ones included.",
+    ),
+    metric(
+        "vswitch_metadata_refused_total",
+        MetricKind::Counter,
+        &["limit"],
+        "Connections that the metadata service did not take (port, host: as many as may be), packets that it lost (packets: its port's queue was full, or it could not be read), and ports whose connections ended by a mistake of ours (fault).",
     ),
     metric(
         "overlay_encap_packets_total",
@@ -553,6 +572,8 @@ pub struct WorkerStats {
     pub conntrack: nfv::conntrack::Stats,
     /// What took which way over the underlay, where there is an uplink tap.
     pub uplink: Option<UplinkTraffic>,
+    /// What the metadata service counted, where one runs.
+    pub metadata: Option<metadata::Counts>,
     /// What each worker did, by its number.
     pub efforts: Vec<(u16, Effort)>,
 }
@@ -569,6 +590,7 @@ impl WorkerStats {
             programs: datapath.programs().len() as u64,
             conntrack: *datapath.conntrack().stats(),
             uplink: None,
+            metadata: None,
             efforts: Vec::new(),
         }
     }
@@ -672,6 +694,9 @@ impl WorkerStats {
                 let row = |(d, p, n): (&str, &str, u64)| (vec![d.to_owned(), p.to_owned()], n);
                 rows.map(row).to_vec()
             }),
+            name if name.starts_with("vswitch_metadata_") => {
+                metadata::rows(name, &self.metadata.unwrap_or_default())
+            }
             "overlay_encap_packets_total" => vteps(|t| t.tx_packets),
             "overlay_encap_bytes_total" => vteps(|t| t.tx_bytes),
             "overlay_decap_packets_total" => vteps(|t| t.rx_packets),

@@ -54,6 +54,7 @@ use crate::{
         uplink::{Uplink, UplinkCounters, UplinkError},
     },
     local::{Answer, Ask, Explain, Refusal, Rows, code},
+    metadata::{self, Service, ServiceError},
     stats::WorkerStats,
     wires::{Look, Wires},
     worker::{self, Command, Handle, Lane, Limits, SharedTables, WorkerGone},
@@ -81,6 +82,9 @@ pub enum StartError {
     /// Threads, event queues.
     #[error("can't start a worker")]
     Worker(#[source] std::io::Error),
+    /// The metadata service.
+    #[error(transparent)]
+    Metadata(#[from] ServiceError),
     /// A worker ended as it began.
     #[error("a worker ended as it began; see the log")]
     Gone(#[from] WorkerGone),
@@ -106,6 +110,7 @@ pub(crate) struct LocalSwitch {
     lease: Arc<Lease>,
     /// A worker's counters of the uplink tap; none where there is no tap.
     uplink: Vec<Arc<UplinkCounters>>,
+    metadata: Service,
 }
 
 /// A worker's datapath and its tables.
@@ -152,7 +157,9 @@ impl LocalSwitch {
         }
         let mut counters = Vec::new();
         let mut workers = Vec::new();
-        for seat in worker::crew(count, RING).map_err(StartError::Worker)? {
+        let (foundation, hatches) = metadata::Foundation::new(count);
+        let seats = worker::crew(count, RING).map_err(StartError::Worker)?;
+        for (seat, hatch) in seats.into_iter().zip(hatches) {
             let WorkerId(number) = seat.id();
             let path = config.run_dir.join(format!("connections-{number}"));
             let used = used_entries(&path, config.conntrack_entries);
@@ -173,7 +180,7 @@ impl LocalSwitch {
                 connections = datapath.conntrack().len(),
                 "worker starts"
             );
-            let corridor = Lane::new(datapath, Arc::clone(&tables));
+            let corridor = Lane::new(datapath, Arc::clone(&tables)).with_metadata(hatch);
             let lost = lost(Arc::clone(&tables), Arc::clone(&gone), inputs.clone());
             let limits = Limits {
                 spin: config.busy_poll,
@@ -193,6 +200,9 @@ impl LocalSwitch {
             handle.tell(Command::SetUnderlay(Some(underlay)))?;
             workers.push(handle);
         }
+        let ringers = workers.iter().map(Handle::ringer).collect();
+        let nova = config.nova_metadata.as_ref();
+        let metadata = foundation.start(nova, seed, ringers, worker::monotonic)?;
         Ok(Self {
             seed,
             tables,
@@ -205,6 +215,7 @@ impl LocalSwitch {
             alone: true,
             lease,
             uplink: counters,
+            metadata,
         })
     }
 
@@ -280,6 +291,7 @@ impl LocalSwitch {
         for counters in &self.uplink {
             sum.uplink.get_or_insert_default().add(&counters.read());
         }
+        sum.metadata = Some(self.metadata.counts());
         Ok(sum)
     }
 
@@ -437,6 +449,8 @@ impl Switch for LocalSwitch {
         let faults = tables.faults().iter().map(|fault| complaint(fault));
         let complaints = faults.collect();
         self.settle();
+        // Before the first packet of a new port may ask.
+        self.metadata.told(config);
         self.tables.store(Arc::new(tables));
         self.settle();
         complaints
@@ -610,6 +624,8 @@ impl Switch for LocalSwitch {
                 warn!("a worker had ended before; see the log");
             }
         }
+        // With the workers its last hatch is gone.
+        self.metadata.join();
         self.open.clear();
     }
 }

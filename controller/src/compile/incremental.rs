@@ -157,7 +157,8 @@ impl Compiler {
             | SectionKey::Port(_)
             | SectionKey::Endpoint(_)
             | SectionKey::Router(_)
-            | SectionKey::FloatingIp(_) => None,
+            | SectionKey::FloatingIp(_)
+            | SectionKey::Metadata(_) => None,
         })
     }
 
@@ -393,6 +394,7 @@ impl Compiler {
     /// A port's own two sections, and its host's needs.
     fn mark_port(&self, id: Id<kind::Port>, dirty: &mut Dirty) {
         dirty.sections.insert(SectionKey::Port(id));
+        dirty.sections.insert(SectionKey::Metadata(id));
         dirty.ports.insert(id);
         if let Some(port) = self.intent.ports.get(&id) {
             dirty.hosts.extend(port.host.clone());
@@ -639,7 +641,8 @@ impl Compiler {
                 | SectionKey::Chain(_)
                 | SectionKey::Endpoint(_)
                 | SectionKey::Router(_)
-                | SectionKey::FloatingIp(_) => {}
+                | SectionKey::FloatingIp(_)
+                | SectionKey::Metadata(_) => {}
             }
         }
     }
@@ -660,7 +663,8 @@ impl Compiler {
             | SectionKey::Chain(_)
             | SectionKey::Port(_)
             | SectionKey::Router(_)
-            | SectionKey::FloatingIp(_) => Some(key),
+            | SectionKey::FloatingIp(_)
+            | SectionKey::Metadata(_) => Some(key),
         }
     }
 
@@ -715,7 +719,8 @@ impl Compiler {
             | SectionKey::Chain(_)
             | SectionKey::Port(_)
             | SectionKey::Router(_)
-            | SectionKey::FloatingIp(_) => true,
+            | SectionKey::FloatingIp(_)
+            | SectionKey::Metadata(_) => true,
         };
         let root = self.root(key);
         let Some(state) = self.hosts.get_mut(host) else {

@@ -136,6 +136,8 @@ pub struct Port {
     pub left: Option<HostName>,
     /// Does its network's QoS policy hold for it, if it has none of its own? Not for what serves the network.
     pub inherits_qos: bool,
+    /// What its workload hears of itself, where anything is set; shared, since user data may be long.
+    pub metadata: Option<Arc<hostconfig::Metadata>>,
 }
 
 /// A network.

@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 
 use hostconfig::{
-    Endpoint, Location, Network, Port, Subnet, Vteps,
+    Endpoint, Location, Metadata, Network, Port, Subnet, Vteps,
     network::{Dhcp, Dhcp6, RaMode, SERVICE_V4, SERVICE_V6},
     vtep::Vtep,
 };
@@ -140,6 +140,11 @@ pub(super) fn port(intent: &Intent, id: Id<kind::Port>) -> Option<Port> {
     let host = port.host.as_ref().and_then(|name| intent.host(name));
     section.host_number = host.and_then(|host| host.number);
     Some(section)
+}
+
+/// What the workload behind a port hears of itself.
+pub(super) fn metadata(intent: &Intent, id: Id<kind::Port>) -> Option<Metadata> {
+    intent.ports.get(&id)?.metadata.as_deref().cloned()
 }
 
 /// A port, for the other hosts of its network. A router's interface is told with the router.

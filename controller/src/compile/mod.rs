@@ -6,7 +6,7 @@
 //! property test holds the two equal.
 //!
 //! # Who needs what
-//! Every host hears the VTEPs. For its own ports: the ports, their networks, their groups, the
+//! Every host hears the VTEPs. For its own ports: the ports, what their workloads hear of themselves, their networks, their groups, the
 //! address sets that rules of those groups refer to, their QoS policies, the chains whose classifiers name them, their
 //! network or their project. The routers of its networks, those routers' networks, and so on. Of all these
 //! networks: an endpoint for each other port, where it is, and the chains that serve their virtual addresses. A host that has a
@@ -131,6 +131,9 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
         }
         keys.extend(intent.qos_of(bound).map(SectionKey::Qos));
         keys.insert(SectionKey::Port(port.id));
+        if bound.metadata.is_some() {
+            keys.insert(SectionKey::Metadata(port.id));
+        }
         named.insert(Side::Port(port.id));
         named.insert(Side::Network(port.network));
         named.insert(Side::Project(port.project));
@@ -235,6 +238,7 @@ fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
         SectionKey::Endpoint(id) => Section::Endpoint(l2::endpoint(intent, id)?),
         SectionKey::Router(id) => Section::Router(l3::router(intent, id)?),
         SectionKey::FloatingIp(id) => Section::FloatingIp(l3::floating_ip(intent, id)?),
+        SectionKey::Metadata(id) => Section::Metadata(l2::metadata(intent, id)?),
     };
     match Keyed::new(body) {
         Ok(keyed) => Some(keyed),

@@ -134,6 +134,19 @@ pub(crate) fn addr(n: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, n).into()
 }
 
+/// What the workload behind a port hears of itself.
+pub(crate) fn metadata(n: u8, device: &str) -> hostconfig::Metadata {
+    hostconfig::Metadata {
+        port: id(n),
+        device: device.to_owned(),
+        project: String::new(),
+        instance_id: None,
+        hostname: None,
+        public_keys: BTreeMap::new(),
+        user_data: None,
+    }
+}
+
 pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project: u8) -> Object {
     let mac = UnicastMac::try_from(Mac::new([2, 0, 0, 0, 0, n])).unwrap();
     Object::Port(Arc::new(Port {
@@ -167,6 +180,7 @@ pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project:
         may_move: false,
         left: None,
         inherits_qos: n % 4 != 3,
+        metadata: (n % 5 == 4).then(|| Arc::new(metadata(n, &format!("vm-{project}")))),
     }))
 }
 
@@ -1157,4 +1171,48 @@ fn a_port_has_its_own_policy_or_its_networks() {
     compiler.apply(&put([network(0, "a")]), Generation(4));
     assert_eq!(of(&compiler, 0, 0), (None, vec![]));
     assert_eq!(of(&compiler, 1, 1), (None, vec![]));
+}
+
+#[test]
+fn what_a_workload_hears_of_itself_is_its_own_hosts_alone_and_changes_nothing_else() {
+    let told = |n: u8, data: &str| {
+        let Object::Port(plain) = port(n, 1, Some(1), &[], 9) else {
+            unreachable!()
+        };
+        let metadata = hostconfig::Metadata {
+            user_data: Some(hostconfig::metadata::UserData::new(data.to_owned())),
+            ..metadata(n, "vm")
+        };
+        Change::Put(Object::Port(Arc::new(Port {
+            metadata: Some(Arc::new(metadata)),
+            ..Port::clone(&plain)
+        })))
+    };
+    let mut compiler = Compiler::new(Uuid::nil());
+    let all = [
+        host(1, true, false),
+        host(2, true, false),
+        network(1, "blue"),
+        port(2, 1, Some(2), &[], 9),
+    ];
+    let all: Vec<_> = all.into_iter().map(Change::Put).collect();
+    compiler.apply(&all, Generation(1));
+    compiler.apply(&[told(1, "YQ==")], Generation(2));
+    let key = SectionKey::Metadata(id(1));
+    let holds = |compiler: &Compiler, n| {
+        let config = compiler.config(&host_name(n)).unwrap();
+        config.sections.contains_key(&key)
+    };
+    assert!(holds(&compiler, 1) && !holds(&compiler, 2));
+    let touched = compiler.apply(&[told(1, "Yg==")], Generation(3));
+    assert_eq!(touched.hosts, [(host_name(1), [key].into())].into());
+    // Without it, and without the port, nobody has it.
+    let bare = Change::Put(port(1, 1, Some(1), &[], 9));
+    let touched = compiler.apply(&[bare], Generation(4));
+    assert_eq!(touched.hosts, [(host_name(1), [key].into())].into());
+    assert!(!holds(&compiler, 1));
+    compiler.apply(&[told(1, "Yg==")], Generation(5));
+    let gone = Change::Gone(intent::ObjectId::Port(id(1)));
+    compiler.apply(&[gone], Generation(6));
+    assert!(!holds(&compiler, 1));
 }

@@ -846,7 +846,8 @@ fn twin(key: SectionKey) -> Option<SectionKey> {
         | SectionKey::Qos(_)
         | SectionKey::Chain(_)
         | SectionKey::Router(_)
-        | SectionKey::FloatingIp(_) => None,
+        | SectionKey::FloatingIp(_)
+        | SectionKey::Metadata(_) => None,
     }
 }
 

@@ -282,6 +282,7 @@ impl Status {
                 | SectionKey::Group(_)
                 | SectionKey::Qos(_)
                 | SectionKey::Chain(_)
+                | SectionKey::Metadata(_)
                 | SectionKey::Endpoint(_) => {}
                 SectionKey::FloatingIp(id) => self.review_floating(*id, compiler, live),
             }

@@ -26,7 +26,8 @@ pub(crate) fn wired(config: &HostConfig) -> impl Iterator<Item = (&Network, &Wir
         | Section::Port(_)
         | Section::Endpoint(_)
         | Section::Router(_)
-        | Section::FloatingIp(_) => None,
+        | Section::FloatingIp(_)
+        | Section::Metadata(_) => None,
     })
 }
 

@@ -9,6 +9,7 @@ use net::{Id, ids::kind};
 
 use super::{DeviceError, Wanted, chain, state::Attachment};
 use crate::{
+    datapath::tables::metadata,
     io::{
         netns::{Netns, NetnsError},
         tap::{InvalidIfName, TapError, TapPlace, TapRoute, TapSpec},
@@ -64,9 +65,15 @@ fn addresses(wanted: &Wanted<'_>) -> Vec<(IpAddr, u8)> {
         .collect()
 }
 
-/// What DHCP would say: the subnets' routes, and one default route a family.
+/// What DHCP would say: the subnets' routes, one default route a family, and the metadata service, which is on every link.
 fn routes(wanted: &Wanted<'_>) -> Vec<TapRoute> {
     let mut routes = Vec::new();
+    if wanted.port.fixed_ips.iter().any(|ip| ip.addr.is_ipv4()) {
+        routes.push(TapRoute {
+            destination: (metadata::V4.into(), 32),
+            gateway: None,
+        });
+    }
     let (mut seen, mut defaults) = (BTreeSet::new(), BTreeSet::new());
     for ip in &wanted.port.fixed_ips {
         let Some(subnet) = subnet(wanted.network, ip.subnet).filter(|s| seen.insert(s.id)) else {
@@ -211,10 +218,14 @@ mod tests {
             .iter()
             .map(|r| {
                 let (to, bits) = r.destination;
-                format!("{to}/{bits} via {}", r.gateway.unwrap())
+                match r.gateway {
+                    Some(gateway) => format!("{to}/{bits} via {gateway}"),
+                    None => format!("{to}/{bits} on the link"),
+                }
             })
             .collect();
         let expected = [
+            "169.254.169.254/32 on the link",
             "198.51.100.0/24 via 10.0.0.7",
             "0.0.0.0/0 via 10.0.0.1",
             "::/0 via fd00::1",

@@ -142,7 +142,8 @@ pub(crate) fn wanted(config: &HostConfig) -> bool {
             | Section::Chain(_)
             | Section::Port(_)
             | Section::Endpoint(_)
-            | Section::FloatingIp(_) => false,
+            | Section::FloatingIp(_)
+            | Section::Metadata(_) => false,
         })
 }
 

@@ -774,6 +774,7 @@ fn movable(config: &HostConfig) -> bool {
             | Section::Qos(_)
             | Section::Chain(_)
             | Section::Port(_)
-            | Section::Endpoint(_) => false,
+            | Section::Endpoint(_)
+            | Section::Metadata(_) => false,
         })
 }

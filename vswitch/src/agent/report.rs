@@ -53,7 +53,8 @@ pub(crate) fn states(
         | Section::Chain(_)
         | Section::Endpoint(_)
         | Section::Router(_)
-        | Section::FloatingIp(_) => None,
+        | Section::FloatingIp(_)
+        | Section::Metadata(_) => None,
     });
     ports
         .map(|port| {

@@ -16,6 +16,8 @@ pub struct Out {
     pub tunnelled: Vec<Tunnelled>,
     /// Packets for other workers, in order.
     pub handed: Vec<(WorkerId, Packet)>,
+    /// Packets for the metadata service, in order; at most a batch. Whoever runs a datapath takes them, or gives them back as refused.
+    pub metadata: Vec<Packet>,
     /// Where the time of this turn goes.
     pub meter: Meter,
 }
@@ -28,7 +30,10 @@ impl Out {
 
     /// Is there nothing to send?
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.tunnelled.is_empty() && self.handed.is_empty()
+        self.ready.is_empty()
+            && self.tunnelled.is_empty()
+            && self.handed.is_empty()
+            && self.metadata.is_empty()
     }
 
     #[inline]

@@ -55,6 +55,7 @@ pub(super) struct Hands {
     answers: Vec<Answers>,
     answers_per_second: u32,
     pub(super) errors_per_second: u32,
+    pub(super) metadata_per_second: u32,
     streak: Streak,
     /// Packets, since it was last asked.
     pub(super) dropped: u32,
@@ -97,6 +98,7 @@ pub(super) struct Answers {
     second: u32,
     count: u32,
     pub(super) errors: u32,
+    pub(super) metadata: u32,
 }
 
 impl Hands {
@@ -110,6 +112,7 @@ impl Hands {
             queues: Queues::default(),
             answers: Vec::new(),
             answers_per_second: settings.answers_per_second,
+            metadata_per_second: settings.metadata_per_second,
             // A port's flows are spread over the workers: each has its share, and none is left without a voice.
             errors_per_second: (settings.errors_per_second / u32::from(settings.workers.max(1)))
                 .max(settings.errors_per_second.min(1)),
@@ -306,7 +309,8 @@ impl Hands {
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. }
                 | Action::AnswerDhcp6(_)
-                | Action::AnswerNames(_) => return self.send(flow, at, packet, cx),
+                | Action::AnswerNames(_)
+                | Action::Metadata => return self.send(flow, at, packet, cx),
             }
         }
         self.lose(packet, DropReason::NoReceiver, cx);
@@ -398,7 +402,8 @@ impl Hands {
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. }
                 | Action::AnswerDhcp6(_)
-                | Action::AnswerNames(_) => return self.send(flow, at, packet, cx),
+                | Action::AnswerNames(_)
+                | Action::Metadata => return self.send(flow, at, packet, cx),
             }
         }
         self.lose(packet, DropReason::NoReceiver, cx);
@@ -471,6 +476,7 @@ impl Hands {
             | Action::AnswerDhcp { .. }
             | Action::AnswerDhcp6(_)
             | Action::AnswerNames(_) => self.answer(action, packet, flow, cx),
+            Action::Metadata => self.hand_in(packet, flow.origin, cx),
             // These come before what sends; a program that has them behind it is none of the walk's.
             Action::Translate
             | Action::Resolve(_)
@@ -604,6 +610,7 @@ impl Hands {
             | Action::Tunnel { .. }
             | Action::Wire(_)
             | Action::Hear
+            | Action::Metadata
             | Action::Refuse(_) => Err(DropReason::FunctionFault),
         };
         match answered {

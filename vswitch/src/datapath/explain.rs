@@ -690,7 +690,8 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     | Action::AnswerPing
                     | Action::AnswerDhcp { .. }
                     | Action::AnswerDhcp6(_)
-                    | Action::AnswerNames(_) => None,
+                    | Action::AnswerNames(_)
+                    | Action::Metadata => None,
                 })
                 .collect(),
         },
@@ -769,6 +770,7 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
             Action::AnswerDhcp6(_) => "answer_dhcp6".to_owned(),
             Action::AnswerNames(_) => "answer_names".to_owned(),
             Action::Resolve(_) => "resolve".to_owned(),
+            Action::Metadata => "metadata".to_owned(),
         });
     }
     if let Verdict::Drop(refusal) = flow.verdict {

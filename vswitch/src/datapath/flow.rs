@@ -285,6 +285,8 @@ pub enum Action {
     AnswerNames(NetworkId),
     /// The switch answers the question if this network knows the name; else it goes on behind this action. First of all actions.
     Resolve(NetworkId),
+    /// It is handed to the metadata service.
+    Metadata,
 }
 
 /// The answer of one walk: an immutable program that many flows share.

@@ -105,7 +105,8 @@ impl Gate {
                 | Action::AnswerPing
                 | Action::AnswerDhcp { .. }
                 | Action::AnswerDhcp6(_)
-                | Action::AnswerNames(_) => return gate,
+                | Action::AnswerNames(_)
+                | Action::Metadata => return gate,
             }
         }
         let exit = match last {
@@ -143,7 +144,8 @@ impl Gate {
             | Action::AnswerPing
             | Action::AnswerDhcp { .. }
             | Action::AnswerDhcp6(_)
-            | Action::AnswerNames(_) => None,
+            | Action::AnswerNames(_)
+            | Action::Metadata => None,
         };
         if let (Some((exit, mtu)), Verdict::Deliver) = (exit, &flow.verdict) {
             let networks = flow.routers().filter_map(|hop| tables.network(hop.to?));

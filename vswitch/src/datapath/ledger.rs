@@ -109,6 +109,13 @@ impl Ledger {
         bump(&mut self.consumed, what.index(), segments);
     }
 
+    /// What was meant for the switch ends otherwise after all.
+    pub(super) fn take_back(&mut self, what: Consumed, segments: u64) {
+        if let Some(counter) = self.consumed.get_mut(what.index()) {
+            *counter = counter.saturating_sub(segments);
+        }
+    }
+
     /// Counts what the switch makes.
     pub fn originate(&mut self, what: Originated, segments: u64) {
         bump(&mut self.originated, what.index(), segments);

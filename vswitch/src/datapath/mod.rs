@@ -31,6 +31,7 @@ mod homes;
 pub mod ingress;
 mod known;
 pub mod ledger;
+mod metadata;
 pub mod neighbours;
 mod queues;
 mod routing;
@@ -99,6 +100,8 @@ pub struct Settings {
     pub drop_records: usize,
     /// The most answers a second for one port.
     pub answers_per_second: u32,
+    /// The most packets a second that a port sends the metadata service.
+    pub metadata_per_second: u32,
     /// The most ICMP errors a second for one port, of all workers; each has its share, and at least one.
     pub errors_per_second: u32,
     /// How long connections may be silent.
@@ -120,6 +123,7 @@ impl Default for Settings {
             early_fragments: 256,
             drop_records: 1024,
             answers_per_second: 1000,
+            metadata_per_second: 1000,
             errors_per_second: 10,
             timeouts: conntrack::Timeouts::default(),
         }

@@ -416,7 +416,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::AnswerPing
             | Action::AnswerDhcp { .. }
             | Action::AnswerDhcp6(_)
-            | Action::AnswerNames(_) => None,
+            | Action::AnswerNames(_)
+            | Action::Metadata => None,
         })?;
         let owner = queues::owner(tables, lane, self.settings.workers)?;
         (owner != self.settings.worker).then_some(owner)

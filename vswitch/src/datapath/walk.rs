@@ -221,7 +221,8 @@ impl<'a, W: Witness> Walk<'a, W> {
             | Action::AnswerPing
             | Action::AnswerDhcp { .. }
             | Action::AnswerDhcp6(_)
-            | Action::AnswerNames(_) => 3,
+            | Action::AnswerNames(_)
+            | Action::Metadata => 3,
         });
         let delivers = flow.verdict == Verdict::Deliver;
         if !delivers {
@@ -323,6 +324,9 @@ impl<'a, W: Witness> Walk<'a, W> {
             return Ok(());
         }
         self.security_group(port, Direction::Egress)?;
+        if self.metadata() {
+            return Ok(());
+        }
         if !self.known_connection(network) {
             self.source_chains(network, port)?;
         }

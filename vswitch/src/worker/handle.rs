@@ -61,7 +61,23 @@ pub struct Handle<C> {
     thread: Option<thread::JoinHandle<()>>,
 }
 
+/// Wakes a worker that has something to look at.
+#[derive(Debug, Clone)]
+pub struct Ringer(Bell);
+
+impl Ringer {
+    /// Wakes it, if it sleeps.
+    pub fn ring(&self) {
+        self.0.ring();
+    }
+}
+
 impl<C: Corridor> Handle<C> {
+    /// What wakes it.
+    pub fn ringer(&self) -> Ringer {
+        Ringer(self.bell.clone())
+    }
+
     /// Of a worker that has no thread yet.
     pub(super) fn new(commands: SyncSender<Command<C>>, bell: Bell) -> Self {
         Self {

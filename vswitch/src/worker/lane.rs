@@ -6,13 +6,14 @@
 use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::{ArcSwap, Cache};
-use net::{Batch, DropReason, Now, Origin, Packet, PacketPool, PortId, Vlan};
+use net::{Batch, DropReason, Now, Origin, Packet, PacketPool, PortId, Vlan, batch::BATCH};
 use nfv::conntrack::Entry;
 
 use super::Corridor;
 use crate::{
     datapath::{Datapath, Out, Tables},
     io::{Tunnelled, Unsent},
+    metadata::{Hatch, Outward},
 };
 
 /// The tables that all workers of a switch read.
@@ -26,6 +27,7 @@ pub struct Lane<M = Vec<Entry>> {
     tables: Arc<Tables>,
     /// They are the twin of those that are shared.
     lapsed: Option<Arc<Tables>>,
+    hatch: Option<Hatch>,
 }
 
 impl<M> Lane<M> {
@@ -37,12 +39,51 @@ impl<M> Lane<M> {
             shared: Cache::new(tables),
             tables: now,
             lapsed: None,
+            hatch: None,
         }
+    }
+
+    /// The same with a way to the metadata service.
+    #[must_use]
+    pub fn with_metadata(mut self, hatch: Hatch) -> Self {
+        self.hatch = Some(hatch);
+        self
     }
 
     /// The datapath, and the tables of this turn: what dumps and metrics are made of.
     pub fn view(&self) -> (&Datapath<M>, &Tables) {
         (&self.datapath, &self.tables)
+    }
+}
+
+impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Lane<M> {
+    /// What the runs took out for the metadata service is handed in.
+    fn hand_in(&mut self, now: Now, pool: &mut PacketPool, out: &mut Out) {
+        for packet in out.metadata.drain(..) {
+            let hatch = self.hatch.as_ref();
+            if hatch.is_some_and(|hatch| hatch.hand(&packet, &self.tables)) {
+                pool.give(packet);
+            } else {
+                self.datapath.refuse_metadata(packet, now, pool);
+            }
+        }
+    }
+
+    /// What the metadata service says goes out, a batch a turn; is there more?
+    fn hand_out(&mut self, now: Now, pool: &mut PacketPool, out: &mut Out) -> bool {
+        let Some(hatch) = &mut self.hatch else {
+            return false;
+        };
+        for _ in 0..BATCH {
+            let Some(Outward { port, frame }) = hatch.pop() else {
+                return false;
+            };
+            // What does not go is sent again: it is TCP.
+            let to = (port, frame.as_slice());
+            self.datapath
+                .answer_metadata(&self.tables, to, now, pool, out);
+        }
+        true
     }
 }
 
@@ -67,6 +108,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]> + Send + 'static> Corridor for Lane<M> {
 
     fn run(&mut self, batch: &mut Batch, now: Now, pool: &mut PacketPool, out: &mut Out) {
         self.datapath.run(&self.tables, batch, now, pool, out);
+        self.hand_in(now, pool, out);
     }
 
     fn origin(&self, port: PortId) -> Origin {
@@ -95,6 +137,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]> + Send + 'static> Corridor for Lane<M> {
 
     fn take_over(&mut self, batch: &mut Batch, now: Now, pool: &mut PacketPool, out: &mut Out) {
         self.datapath.take_over(&self.tables, batch, now, pool, out);
+        self.hand_in(now, pool, out);
     }
 
     fn enter_tunnel(
@@ -133,7 +176,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]> + Send + 'static> Corridor for Lane<M> {
     }
 
     fn tick(&mut self, now: Now, pool: &mut PacketPool, out: &mut Out) -> Option<Now> {
-        self.datapath.tick(&self.tables, now, pool, out)
+        let more = self.hand_out(now, pool, out);
+        let wake = self.datapath.tick(&self.tables, now, pool, out);
+        self.hand_in(now, pool, out);
+        if more { Some(now) } else { wake }
     }
 
     fn drain(&mut self, now: Now, pool: &mut PacketPool) {

@@ -43,7 +43,7 @@ mod patience;
 mod ring;
 mod sleep;
 
-pub use handle::{Command, Handle, Question, WorkerGone};
+pub use handle::{Command, Handle, Question, Ringer, WorkerGone};
 pub use lane::{Lane, SharedTables};
 use patience::Patience;
 pub use ring::{Seat, crew};

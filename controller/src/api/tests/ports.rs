@@ -433,3 +433,53 @@ async fn port_security_moves_as_neutron_has_it() {
     let on = put(json!({"port_security_enabled": true, "security_groups": [group]}));
     assert_eq!(cloud.ask("a", "PUT", &path, on).await.0, 200);
 }
+
+#[tokio::test]
+async fn what_a_workload_hears_of_itself_is_its_owners_to_set_and_to_see() {
+    let cloud = Cloud::new().await;
+    let network = cloud.network("a").await;
+    let told = json!({
+        "instance_id": "i-1", "hostname": "web", "public_keys": {"me": "ssh-ed25519 AAAA"},
+        "user_data": "I2Nsb3VkLWNvbmZpZwo=",
+    });
+    let with_metadata = json!({"network_id": network, "overweave:metadata": told});
+    let port = cloud.port("a", with_metadata).await;
+    assert_eq!(port["overweave:metadata"], told);
+    let path = format!("/v2.0/ports/{}", id(&port));
+    let (status, _) = cloud.get("b", &path).await;
+    assert_eq!(
+        status, 404,
+        "another project sees no port, and nothing of it"
+    );
+    let (_, list) = cloud.get("b", "/v2.0/ports").await;
+    assert!(!list.to_string().contains("I2Nsb3Vk"), "{list}");
+    // In a list as by itself, and for whom nothing is set as nothing.
+    let plain = cloud.port("a", json!({"network_id": network})).await;
+    assert_eq!(plain["overweave:metadata"], Value::Null);
+    let (_, list) = cloud
+        .get("a", &format!("/v2.0/ports?id={}", id(&port)))
+        .await;
+    assert_eq!(list["ports"][0]["overweave:metadata"], told);
+    // A whole one takes the place of a whole one; a wrong one changes nothing, and is not quoted.
+    let set = |told: Value| json!({"port": {"overweave:metadata": told}});
+    let (status, refused) = cloud
+        .ask("a", "PUT", &path, set(json!({"user_data": "hush"})))
+        .await;
+    assert_eq!(status, 200, "four characters are base64: {refused}");
+    let (status, refused) = cloud
+        .ask("a", "PUT", &path, set(json!({"user_data": "hush!"})))
+        .await;
+    assert_eq!(status, 400, "{refused}");
+    let said = refused.to_string();
+    assert!(
+        said.contains("overweave:metadata") && !said.contains("hush!"),
+        "{said}"
+    );
+    let (_, shown) = cloud.get("a", &path).await;
+    assert_eq!(
+        shown["port"]["overweave:metadata"],
+        json!({"user_data": "hush"})
+    );
+    let (_, shown) = cloud.ask("a", "PUT", &path, set(Value::Null)).await;
+    assert_eq!(shown["port"]["overweave:metadata"], Value::Null);
+}

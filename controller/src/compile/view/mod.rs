@@ -357,6 +357,7 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
         may_move: port.may_move,
         left: (!port.left.is_empty()).then(|| HostName::from(port.left.as_str())),
         inherits_qos: !port.device_owner.starts_with("network:"),
+        metadata: port.told().map(Arc::new),
     })
 }
 

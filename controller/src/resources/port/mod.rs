@@ -6,6 +6,7 @@
 
 mod allocation;
 pub mod dhcp_options;
+mod metadata;
 mod rules;
 mod shapes;
 
@@ -20,6 +21,7 @@ use crate::{
     rules::Rule,
 };
 use dhcp_options::DhcpOption;
+pub use metadata::Metadata;
 use net::{Mac, Prefix};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::{Map, Value, json};
@@ -171,6 +173,9 @@ pub struct Port {
     /// Its part in a trunk, kept by the trunk's rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trunk: Option<Trunking>,
+    /// What its workload hears of itself.
+    #[serde(rename = "overweave:metadata", default)]
+    pub metadata: Option<Metadata>,
 }
 
 const fn zero() -> Mac {
@@ -207,6 +212,7 @@ impl Port {
             may_move: false,
             left: String::new(),
             trunk: None,
+            metadata: None,
         }
     }
 }
@@ -346,6 +352,14 @@ impl Resource for Port {
             .computed()
             .unfiltered()
             .if_any(),
+            field(
+                "overweave:metadata",
+                Kind::Shape(metadata::shape),
+                "What its workload hears of itself at 169.254.169.254.",
+            )
+            .writable(Absent::Null)
+            .or_null()
+            .unfiltered(),
         ],
         actions: &[],
         parts: &[],

@@ -143,6 +143,8 @@ impl<'a> Sorted<'a> {
                 }
                 Section::Router(r) => sorted.routers.push((r, hash)),
                 Section::FloatingIp(f) => sorted.floating.push((f, at)),
+                // Nothing that a packet's way depends on.
+                Section::Metadata(_) => {}
             }
         }
         sorted

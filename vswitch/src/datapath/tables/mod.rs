@@ -22,6 +22,7 @@ pub mod l2;
 pub mod l3;
 mod lease;
 pub mod lpm;
+pub mod metadata;
 pub mod port_security;
 pub mod ra;
 pub mod security_group;

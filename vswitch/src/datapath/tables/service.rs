@@ -1,6 +1,6 @@
 //! What does the switch answer itself?
 //!
-//! ARP requests and Neighbor Solicitations for addresses that the controller knows, routers' among them, and for its own as a DHCP server,
+//! ARP requests and Neighbor Solicitations for addresses that the controller knows, routers' among them, for the metadata service's, and for its own as a DHCP server,
 //! DHCPv4 on subnets where it is on, and pings to virtual addresses and routers. What is not known is left to the network, so that a workload may answer for an allowed pair.
 //!
 //! The decision is the table's ([`arp`], [`neighbor`], [`dhcp`]); the answer is written over the request, in its own buffer.
@@ -396,9 +396,8 @@ fn dhcp_message(
         opts.insert(DhcpOption::DomainName(dhcp.domain.clone()));
     }
     let mut routes = dhcp.routes.clone();
-    // Who has no router finds the switch on the link.
-    let told = dhcp.dns.contains(&SERVICE_V4);
-    if told && !gateway.is_some_and(|gateway| is_routers(network, gateway)) {
+    // Who has no router finds the switch's services on the link: metadata, and names where it is told as their server.
+    if !gateway.is_some_and(|gateway| is_routers(network, gateway)) {
         routes.push(Route {
             destination: Prefix::host(SERVICE_V4.into()),
             nexthop: Ipv4Addr::UNSPECIFIED.into(),

@@ -300,6 +300,8 @@ pub(super) struct Host {
     pub(super) sent: Vec<(At, Vec<u8>)>,
     /// Of each frame that went into the tunnel.
     pub(super) vnis: Vec<u32>,
+    /// What was taken out for the metadata service.
+    metadata: Vec<net::Packet>,
     out: Out,
 }
 
@@ -324,6 +326,7 @@ impl Host {
             now,
             sent: vec![],
             vnis: vec![],
+            metadata: vec![],
             out: Out::new(),
         }
     }
@@ -407,6 +410,7 @@ impl Host {
             got.push((At::Vtep(t.vtep.to_string()), t.packet.bytes().to_vec()));
             self.pool.give(t.packet);
         }
+        self.metadata.append(&mut self.out.metadata);
         assert!(self.out.is_empty());
         for (_, frame) in &got {
             let whole = Headers::parse(frame).is_ok_and(|(_, k)| k.ip_frag == 0);
@@ -429,6 +433,35 @@ impl Host {
     pub(super) fn tunnelled(&mut self, frame: &FrameBuilder) -> Vec<At> {
         let got = self.enter(self.tunnel(), &[frame.build()]);
         got.into_iter().map(|(at, _)| at).collect()
+    }
+
+    /// What the metadata service would be handed, and from which port.
+    pub(super) fn take_metadata(&mut self) -> Vec<(u16, crate::metadata::Inward)> {
+        let taken = std::mem::take(&mut self.metadata).into_iter();
+        taken
+            .map(|packet| {
+                let inward = crate::metadata::Inward::of(&packet, &self.tables, 0).unwrap();
+                self.pool.give(packet);
+                let port = inward.port.uuid().as_u128();
+                (u16::try_from(port).unwrap(), inward)
+            })
+            .collect()
+    }
+
+    /// The service does not take what it was to be handed.
+    pub(super) fn refuse_metadata(&mut self) {
+        for packet in std::mem::take(&mut self.metadata) {
+            self.dp.refuse_metadata(packet, self.now, &mut self.pool);
+        }
+    }
+
+    /// The service answers the n-th port.
+    pub(super) fn answer_metadata(&mut self, n: u16, frame: &[u8]) -> Vec<(At, Vec<u8>)> {
+        let tables = Arc::clone(&self.tables);
+        let to = (id(u128::from(n)), frame);
+        self.dp
+            .answer_metadata(&tables, to, self.now, &mut self.pool, &mut self.out);
+        self.flush()
     }
 
     pub(super) fn dropped(&self, reason: DropReason) -> u64 {
@@ -455,7 +488,8 @@ pub(super) fn zones(conf: &Conf) -> ZoneMap {
         | Section::Qos(_)
         | Section::Chain(_)
         | Section::Endpoint(_)
-        | Section::FloatingIp(_) => None,
+        | Section::FloatingIp(_)
+        | Section::Metadata(_) => None,
     });
     ports.collect()
 }

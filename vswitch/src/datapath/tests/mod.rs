@@ -12,6 +12,7 @@ mod forwarding;
 mod gates;
 mod gateways;
 mod harness;
+mod metadata;
 mod metering;
 mod names;
 mod nat;

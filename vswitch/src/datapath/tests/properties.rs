@@ -320,7 +320,7 @@ port p1 (network blue, vni 1)
   l2              02:00:00:00:00:02 is local port 00000000-0000-0000-0000-000000000002
   security_group  ingress rule 00000000-0000-0000-0000-000000001389 of group g2000: new -> commit
   egress          port p2 (00000000-0000-0000-0000-000000000002)
-megaflow  in_port=p1 eth_src=02:00:00:00:00:01 eth_dst=02:00:00:00:00:02 ipv4 tcp src=10.0.0.1/32 dport=80
+megaflow  in_port=p1 eth_src=02:00:00:00:00:01 eth_dst=02:00:00:00:00:02 ipv4 tcp src=10.0.0.1/32 dst=10.0.0.0/8 dport=80
 actions   ct(commit) output(p2)
 verdict   delivered to 00000000-0000-0000-0000-000000000002";
     assert_eq!(told, expected);

@@ -305,3 +305,51 @@ fn a_port_is_told_its_name_and_its_own_options() {
     assert_eq!(name, Some(DhcpOption::Hostname("host-10-0-0-1".to_owned())));
     assert_eq!((offer.siaddr(), offer.fname()), (v4(2), None));
 }
+
+/// Who has no router of the fabric is told that the metadata service is on the link, and its default route with that (RFC 3442); who has one is
+/// not, and so goes on believing option 3.
+#[test]
+fn who_has_no_router_is_told_where_metadata_is() {
+    let told = |gateway: Option<u16>, router: bool| {
+        let mut conf = Conf::new();
+        conf.web(6, 80).port(1, &[GROUP]);
+        conf.gateway(gateway.map(|n| v4(n).into()));
+        if router {
+            let addr = hostconfig::router::InterfaceAddr {
+                addr: v4(254).into(),
+                subnet: "10.0.0.0/24".parse().unwrap(),
+            };
+            conf.put(hostconfig::Section::Router(hostconfig::Router {
+                id: id(3000),
+                name: "r".into(),
+                project: id(7),
+                admin_up: true,
+                interfaces: vec![hostconfig::router::Interface {
+                    port: id(3001),
+                    network: id(NET),
+                    mac: mac(0x9000).try_into().unwrap(),
+                    admin_up: true,
+                    addrs: vec![addr],
+                }],
+                routes: vec![],
+                gateway: None,
+                meters: vec![],
+            }));
+        }
+        let mut h = Host::new(&conf);
+        let offer = answer(&mut h, &dhcp(MessageType::Discover, &[])).unwrap();
+        let opts = offer.opts();
+        let routes = opts.iter().find(|(code, _)| u8::from(**code) == 121);
+        routes.map(|(_, option)| {
+            let mut bytes = vec![];
+            let mut encoder = dhcproto::Encoder::new(&mut bytes);
+            option.encode(&mut encoder).unwrap();
+            bytes[2..].to_vec()
+        })
+    };
+    let link = [32, 169, 254, 169, 254, 0, 0, 0, 0];
+    let default = [0, 10, 0, 0, 254];
+    assert_eq!(told(None, false), Some(link.to_vec()));
+    assert_eq!(told(Some(254), false), Some([&link[..], &default].concat()));
+    assert_eq!(told(Some(254), true), None);
+}

@@ -1,0 +1,130 @@
+//! What is answered to a request?
+//!
+//! GET and HEAD of a page, by whom the port says is asking. What passed a proxy on its way is refused, as EC2 and Neutron do: a workload that
+//! relays requests of others must not be made to give its own secrets away.
+//!
+//! # Limits
+//! 16 KiB of request head, 10 s to say it or to say the next, a minute for a connection, 8 KiB of a body, which nobody reads.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    http::request::Parts,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use net::{Id, ids::kind};
+use tokio::time::timeout;
+
+use super::{
+    Counters,
+    directory::{Directory, Instance},
+    nova::Nova,
+    stream::Stream,
+    tree,
+};
+
+/// To say a request's head, or the next request's.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// For a connection.
+const LIFE: Duration = Duration::from_mins(1);
+/// Bytes of a request's head.
+const HEAD_MAX: usize = 16 << 10;
+/// Headers of a request.
+const HEADERS_MAX: usize = 64;
+
+/// What the answers are made of.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) directory: Arc<ArcSwap<Directory>>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) nova: Option<Nova>,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(
+    stream: Stream,
+    (port, from): (Id<kind::Port>, SocketAddr),
+    context: &Context,
+) {
+    let service = service_fn(move |request: Request<Incoming>| async move {
+        let answer = answer(&request.into_parts().0, (port, from), context).await;
+        context.counters.answered(answer.status().as_u16());
+        Ok::<_, Infallible>(answer)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_MAX)
+        .max_headers(HEADERS_MAX)
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    // How it ends is the workload's own affair: what it did not get it asks for again.
+    drop(timeout(LIFE, connection).await);
+}
+
+/// Answers one request.
+pub(super) async fn answer(
+    asked: &Parts,
+    (port, from): (Id<kind::Port>, SocketAddr),
+    context: &Context,
+) -> Response<Full<Bytes>> {
+    let Parts {
+        method,
+        uri,
+        headers,
+        ..
+    } = asked;
+    if method != Method::GET && method != Method::HEAD {
+        let mut refused = said(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only");
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        refused.headers_mut().insert(ALLOW, allowed);
+        return refused;
+    }
+    if headers.contains_key("x-forwarded-for") || headers.contains_key("forwarded") {
+        return said(
+            StatusCode::FORBIDDEN,
+            "what was forwarded by a proxy is not answered",
+        );
+    }
+    let Some(instance) = context.directory.load().instance(port) else {
+        return said(StatusCode::NOT_FOUND, "no such instance");
+    };
+    if let Some(nova) = &context.nova
+        && let Some((device, project)) = instance.novas()
+    {
+        let addr = seen_as(from, &instance);
+        return nova.ask(asked, (device, project), addr).await;
+    }
+    match tree::page(uri.path(), &instance) {
+        Some(page) => {
+            let mut answer = Response::new(Full::new(page.body.into()));
+            let kind = HeaderValue::from_static(page.kind);
+            answer.headers_mut().insert(CONTENT_TYPE, kind);
+            answer
+        }
+        None => said(StatusCode::NOT_FOUND, "no such page"),
+    }
+}
+
+/// The address by which others know the instance: the one that it asks from, if that is its own.
+fn seen_as(from: SocketAddr, instance: &Instance) -> std::net::IpAddr {
+    let own = instance.addresses().find(|own| *own == from.ip());
+    own.or_else(|| instance.addresses().next())
+        .unwrap_or(from.ip())
+}
+
+pub(super) fn said(code: StatusCode, what: &str) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(format!("{what}\n").into()));
+    *answer.status_mut() = code;
+    let kind = HeaderValue::from_static("text/plain; charset=UTF-8");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}
