@@ -316,6 +316,10 @@ impl Switch {
             ..
         } = &mut workers[at];
         let mut any = !out.is_empty();
+        // Nobody serves metadata here.
+        for packet in std::mem::take(&mut out.metadata) {
+            datapath.refuse_metadata(packet, now, pool);
+        }
         let mut unsent = vec![];
         underlay.tx(pool, &mut out.tunnelled, &mut unsent);
         for unsent in unsent {

@@ -24,6 +24,9 @@ use tests::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Where nobody routes, the metadata service is on the link.
+const METADATA: (Ipv4Addr, u8, Ipv4Addr) =
+    (Ipv4Addr::new(169, 254, 169, 254), 32, Ipv4Addr::UNSPECIFIED);
 
 fn v4(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, n)
@@ -89,6 +92,7 @@ fn a_client_is_told_all_that_its_subnet_says() {
         routes: vec![
             (Ipv4Addr::new(172, 16, 0, 0), 12, v4(5)),
             (Ipv4Addr::new(192, 0, 2, 7), 32, v4(6)),
+            METADATA,
             (Ipv4Addr::UNSPECIFIED, 0, v4(1)),
         ],
         seconds: 7200,
@@ -105,7 +109,7 @@ fn what_a_subnet_does_not_say_is_not_told() {
     let mut site = site(plan, &[a]);
     let lease = leased(&mut site, a);
     assert_eq!((lease.router, lease.dns.len()), (None, 0));
-    assert_eq!((lease.domain.as_str(), lease.routes.len()), ("", 0));
+    assert_eq!((lease.domain.as_str(), lease.routes), ("", vec![METADATA]));
 }
 
 #[test]

@@ -23,6 +23,7 @@ const LABS: &[&str] = &[
     "chains/web-edge",
     "gateway",
     "kernel-vtep",
+    "metadata",
     "mixed-v4-v6",
     "quickstart",
     "routed",
@@ -97,6 +98,11 @@ fn routers_join_networks_over_an_uplink_tap() {
 #[test]
 fn a_chain_works_with_client_members_and_a_third_party_on_three_hosts() {
     holds("three-hosts-chain");
+}
+
+#[test]
+fn workloads_hear_of_themselves_with_a_router_and_without() {
+    holds("metadata");
 }
 
 #[test]
@@ -335,7 +341,7 @@ fn lost_and_sent(child: std::process::Child) -> (u32, u32) {
 const UDHCPC_SCRIPT: &str = r#"#!/bin/sh
 [ "$1" = bound ] || exit 0
 ip addr add "$ip/$mask" dev "$interface" && ip link set "$interface" mtu "$mtu" || exit 1
-echo "told $ip $mask $mtu $serverid $router"
+echo "told $ip $mask $mtu $serverid $router $staticroutes"
 echo "named $hostname $domain $boot_file $bootfile $tftp $siaddr $ntpsrv"
 "#;
 
@@ -382,8 +388,26 @@ fn a_dhcp_client_is_told_what_the_api_says() {
     let script = script.display().to_string();
     // In the foreground, asks for the MTU too, ends with its lease or after eight seconds without.
     let udhcpc = [
-        "udhcpc", "-f", "-q", "-n", "-t", "8", "-T", "1", "-O", "mtu", "-O", "bootfile", "-O",
-        "tftp", "-O", "ntpsrv", "-i", "eth0",
+        "udhcpc",
+        "-f",
+        "-q",
+        "-n",
+        "-t",
+        "8",
+        "-T",
+        "1",
+        "-O",
+        "mtu",
+        "-O",
+        "staticroutes",
+        "-O",
+        "bootfile",
+        "-O",
+        "tftp",
+        "-O",
+        "ntpsrv",
+        "-i",
+        "eth0",
     ];
     let output = lab.exec("a", &[&udhcpc[..], &["-s", &script]].concat());
     std::fs::remove_dir_all(&dir).unwrap();
@@ -395,7 +419,8 @@ fn a_dhcp_client_is_told_what_the_api_says() {
     let mtu = network["mtu"].as_u64().unwrap();
     // A lab's subnets have no router: so the server has an address of its own.
     assert!(subnet["gateway_ip"].is_null() && subnet["enable_dhcp"] == true);
-    let all = format!("{addr} 24 {mtu} 169.254.169.254 ");
+    // And the metadata service is on the link.
+    let all = format!("{addr} 24 {mtu} 169.254.169.254  169.254.169.254/32 0.0.0.0");
     assert_eq!(told.unwrap(), all);
 
     lab.ok("a", &ping);

@@ -135,6 +135,20 @@ pub(crate) struct RawWorkload {
     pub(crate) mac: Option<Mac>,
     pub(crate) security_groups: Option<Vec<String>>,
     pub(crate) qos: Option<String>,
+    pub(crate) metadata: Option<RawMetadata>,
+}
+
+/// What a workload hears of itself at 169.254.169.254.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawMetadata {
+    pub(crate) instance_id: Option<String>,
+    pub(crate) hostname: Option<String>,
+    /// SSH keys, by name.
+    #[serde(default)]
+    pub(crate) public_keys: BTreeMap<String, String>,
+    /// As it is; the API is told it in base64.
+    pub(crate) user_data: Option<String>,
 }
 
 /// A QoS policy: what its workloads send (egress) and get (ingress).

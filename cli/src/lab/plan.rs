@@ -11,7 +11,7 @@ use vswitch::UplinkChoice;
 
 use super::file::{
     Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, RawFloating, RawGateway,
-    RawQos, RawTrunk, Reach,
+    RawMetadata, RawQos, RawTrunk, Reach,
 };
 use super::nat::Nat;
 use crate::units::{Percent, Rate, RateRange, Size, Span};
@@ -129,6 +129,7 @@ pub(crate) struct Workload {
     /// `None` leaves the project's default group.
     pub(crate) groups: Option<Vec<String>>,
     pub(crate) qos: Option<String>,
+    pub(crate) metadata: Option<RawMetadata>,
 }
 
 #[derive(Debug, Clone)]

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use anyhow::{Context, anyhow, bail};
+use hostconfig::network::SERVICE_V4;
 use net::{Batch, Mac, Mtu, PacketPool, Vlan};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -136,12 +137,18 @@ impl Pair {
                 gateway: Some(*gateway),
             }
         };
+        // As the switch says of the devices that it makes: the metadata service is on every link.
+        let v4 = order.addresses.iter().any(|a| a.ip.is_ipv4());
+        let service = v4.then_some(TapRoute {
+            destination: (SERVICE_V4.into(), 32),
+            gateway: None,
+        });
         let spec = TapSpec {
             mac: order.mac,
             mtu: Mtu::try_from(order.mtu).context("read its mtu")?,
             queues: NonZeroU16::MIN,
             addresses: order.addresses.iter().map(|a| (a.ip, a.bits)).collect(),
-            routes: order.gateways.iter().map(route).collect(),
+            routes: order.gateways.iter().map(route).chain(service).collect(),
         };
         let tap = Tap::create(&place, &spec).context("make its device")?;
         let wire = netns::inside(&order.parent_namespace, || {

@@ -270,6 +270,7 @@ pub(super) fn workloads(
             mac: one.mac,
             groups: one.security_groups,
             qos: one.qos,
+            metadata: one.metadata,
         });
     }
     Ok(workloads)

@@ -14,11 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::groups::Groups;
 use self::qos::Policies;
+use super::file::RawMetadata;
 use super::plan::{Function, Lab, Member, Network, Workload};
 use super::underlay::namespace;
 use crate::api::{Api, text};
@@ -371,6 +373,16 @@ fn ports(
     Ok(placed)
 }
 
+fn metadata_body(metadata: &RawMetadata) -> Value {
+    let user_data = metadata.user_data.as_ref();
+    json!({
+        "instance_id": metadata.instance_id,
+        "hostname": metadata.hostname,
+        "public_keys": metadata.public_keys,
+        "user_data": user_data.map(|text| STANDARD.encode(text)),
+    })
+}
+
 fn port_body(
     lab: &Lab,
     workload: &Workload,
@@ -405,6 +417,8 @@ fn port_body(
     );
     let policy = workload.qos.as_ref().and_then(|name| policies.get(name));
     set(&mut body, "qos_policy_id", policy);
+    let metadata = workload.metadata.as_ref().map(metadata_body);
+    set(&mut body, "overweave:metadata", metadata);
     if let Some(names) = &workload.groups
         && !names.iter().any(|name| name == "default")
     {
