@@ -90,6 +90,7 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
             underlay_mtu: 1600,
             physical_networks: vec!["physnet1".to_owned()],
             clock: Some(7),
+            availability_zone: "west".to_owned(),
         }),
         from_host::Message::Ack(Ack {
             generation: 301,

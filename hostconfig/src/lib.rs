@@ -11,6 +11,7 @@
 //! - [`section`]: keys, bodies, hashes
 //! - what sections say: [`network`], [`port`], [`dhcp`], [`router`], [`group`], [`floating_ip`], [`meter`], [`metadata`], [`qos`],
 //!   [`chain`], [`nat`], [`vtep`]
+//! - [`zone`]: what a host says of where it stands
 //! - [`config`]: the whole, its digest, [`check`]s and [`diff`]
 
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@ pub mod qos;
 pub mod router;
 pub mod section;
 pub mod vtep;
+pub mod zone;
 
 /// The gRPC messages of `proto/overweave.proto`.
 #[expect(

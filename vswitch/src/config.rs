@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use hostconfig::zone::{USUAL_ZONE, check_zone};
 use serde::Deserialize;
 
 use crate::{
@@ -114,6 +115,8 @@ pub struct Options {
     pub port_misses_per_second: Option<u32>,
     /// Packets of a port that may be dropped a second before its device is read less often; 0: any number. Default: 20,000.
     pub port_drops_per_second: Option<u32>,
+    /// The availability zone that the host is in. Default: nova.
+    pub availability_zone: Option<String>,
     /// The host's interface on each physical network, by the network's name.
     pub physical_networks: Option<BTreeMap<String, String>>,
     /// Nova's metadata API, which answers for ports that are Nova's. Default: the switch answers for all. In a file only.
@@ -268,6 +271,8 @@ pub struct Config {
     pub project_connections: u32,
     /// How much of the workers a port may take.
     pub rates: Rates,
+    /// The availability zone that the host is in.
+    pub availability_zone: String,
     /// The host's interfaces on physical networks.
     pub physical_networks: PhysicalNetworks,
     /// Nova's metadata API.
@@ -368,6 +373,11 @@ impl Config {
         let entries = flags.conntrack_entries.or(file.conntrack_entries);
         let entries = connections(entries).map_err(|e| refuse(given, "conntrack_entries", &e))?;
 
+        let given = flags.availability_zone.is_some();
+        let zone = flags.availability_zone.or(file.availability_zone);
+        let availability_zone = zone.unwrap_or_else(|| USUAL_ZONE.to_owned());
+        check_zone(&availability_zone).map_err(|e| refuse(given, "availability_zone", &e))?;
+
         let given = flags.physical_networks.is_some();
         let key = PhysicalNetworks::key(given);
         let written = flags.physical_networks.or(file.physical_networks);
@@ -397,6 +407,7 @@ impl Config {
             conntrack_entries: entries,
             project_connections,
             rates,
+            availability_zone,
             physical_networks,
             nova_metadata,
         })
@@ -423,6 +434,7 @@ impl Config {
             ),
             ("port_misses_per_second", self.rates.misses.to_string()),
             ("port_drops_per_second", self.rates.drops.to_string()),
+            ("availability_zone", text(&self.availability_zone)),
         ];
         if let Some(vtep) = &self.vtep_ip {
             lines.push(("vtep_ip", text(vtep)));
@@ -669,6 +681,10 @@ mod tests {
             ),
             ("join = \"x\"\n", "vswitch.toml: join: not a join token"),
             (
+                "availability_zone = \"two words\"\n",
+                "vswitch.toml: availability_zone: 'two words' is no name",
+            ),
+            (
                 "[physical_networks]\nphysnet1 = \"no/name\"\n",
                 "vswitch.toml: physical_networks: physnet1: interface name",
             ),
@@ -763,6 +779,7 @@ mod tests {
     fn what_is_printed_is_a_file_that_says_the_same() {
         let given = Options {
             vtep_ip: Some("192.0.2.7".parse().unwrap()),
+            availability_zone: Some("eu-1".to_owned()),
             physical_networks: Some([("physnet1".to_owned(), "eth1".to_owned())].into()),
             nova_metadata: Some(NovaOptions {
                 host: Some("nova.example".to_owned()),

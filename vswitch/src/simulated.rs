@@ -317,6 +317,7 @@ impl SimulatedHost {
             },
             workers: 1,
             physical_networks: machine.inner().physical.keys().cloned().collect(),
+            availability_zone: "nova".to_owned(),
         };
         let outbox = Outbox::default();
         machine.clone().stop(); // the last process's workers are no more

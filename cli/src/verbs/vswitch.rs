@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Connections that a worker tracks [default: 262144]
     #[arg(long, value_name = "N")]
     conntrack_entries: Option<usize>,
+    /// The availability zone that this host is in [default: nova]
+    #[arg(long, value_name = "ZONE")]
+    availability_zone: Option<String>,
     /// This host's interface on a physical network; once for each
     #[arg(long, value_name = "NETWORK=INTERFACE", value_parser = physical_network)]
     physical_network: Vec<(String, String)>,
@@ -106,6 +109,7 @@ impl Args {
             busy_poll_us: self.busy_poll_us,
             metrics_listen: self.metrics_listen,
             conntrack_entries: self.conntrack_entries,
+            availability_zone: self.availability_zone.clone(),
             physical_networks: self.physical_networks()?,
             ..Options::default()
         })

@@ -74,6 +74,26 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
     ),
     ("agent", "agent", "Hosts are shown as agents."),
     (
+        "availability_zone",
+        "Availability Zone",
+        "Hosts are in zones, as their configuration says.",
+    ),
+    (
+        "availability_zone_filter",
+        "Availability Zone Filter Extension",
+        "Zones by name, resource and state.",
+    ),
+    (
+        "network_availability_zone",
+        "Network Availability Zone",
+        "Networks say in which zones they are.",
+    ),
+    (
+        "router_availability_zone",
+        "Router Availability Zone",
+        "Routers' gateways are in the zones that they name.",
+    ),
+    (
         "agent_sort_key",
         "Agents Sort Key",
         "Lists of agents can be sorted.",

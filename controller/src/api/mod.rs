@@ -30,6 +30,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod told;
+mod zones;
 
 pub(crate) use auto_allocated::Topology;
 pub use error::ApiError;
@@ -133,6 +134,7 @@ impl Api {
                 "/v2.0/auto-allocated-topology/{project}",
                 any(auto_allocated::one),
             )
+            .route("/v2.0/availability_zones", any(zones::list))
             .route("/v2.0/floatingip_pools", any(pools::list))
             .route("/v2.0/floatingip-pools", any(pools::list))
             .route("/v2.0/qos/rule-types", any(qos::list))

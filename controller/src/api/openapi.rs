@@ -352,6 +352,20 @@ fn floating_ip_pools() -> Value {
     json!({"get": list})
 }
 
+/// The zones that hosts are in.
+fn availability_zones() -> Value {
+    let text = json!({"type": "string"});
+    let fields = super::zones::FIELDS.iter();
+    let fields: Map<String, Value> = fields.map(|f| ((*f).to_owned(), text.clone())).collect();
+    let many = json!({"type": "array", "items": {"type": "object", "properties": fields}});
+    let list = get(
+        "List the zones that hosts are in.",
+        "availability_zones",
+        &many,
+    );
+    json!({"get": list})
+}
+
 /// What routers counted under their labels.
 fn metering_sums() -> Value {
     let fields = super::metering_sums::FIELDS.iter().map(|name| {
@@ -460,6 +474,7 @@ pub fn openapi() -> Value {
     for path in ["/v2.0/floatingip_pools", "/v2.0/floatingip-pools"] {
         paths.insert(path.to_owned(), floating_ip_pools());
     }
+    paths.insert("/v2.0/availability_zones".to_owned(), availability_zones());
     paths.insert("/v2.0/overweave/metering-sums".to_owned(), metering_sums());
     json!({
         "openapi": "3.1.0",

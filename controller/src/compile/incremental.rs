@@ -304,12 +304,13 @@ impl Compiler {
         }
         let wires = host.wires.iter().cloned().map(Some);
         let counts = std::iter::once(None).chain(wires);
-        if counts
+        let few = counts
             .into_iter()
-            .any(|wire| intent.carriers.count(&wire) <= 2)
-        {
-            // Gateways may be movable now that were not, or the other way round.
-            for router in intent.leaving() {
+            .any(|wire| intent.carriers.count(&wire) <= 2);
+        // Gateways may be movable now that were not, or the other way round; in a zone there may be few hosts where in all there are many.
+        for router in intent.leaving() {
+            let zones = intent.routers.get(&router);
+            if few || zones.is_some_and(|router| !router.zones.is_empty()) {
                 self.mark_gateway(router, dirty);
             }
         }

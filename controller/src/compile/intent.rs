@@ -64,6 +64,8 @@ pub struct Host {
     pub vtep: Option<IpAddr>,
     /// The physical networks that it has an interface on.
     pub wires: BTreeSet<String>,
+    /// The availability zone that it is in.
+    pub zone: String,
     /// Has it no agent of ours?
     pub foreign: bool,
     /// May it be given what the controller places?
@@ -162,6 +164,8 @@ pub struct Router {
     pub admin_up: bool,
     /// Routes besides those to its interfaces' subnets.
     pub routes: Vec<Route>,
+    /// The zones that its gateway is to be in; empty: any.
+    pub zones: Vec<String>,
     /// Its way out.
     pub gateway: Option<Gateway>,
 }
@@ -996,10 +1000,7 @@ impl Intent {
     }
 
     /// The hosts that could have a gateway on a network.
-    pub(crate) fn carriers_of(
-        &self,
-        network: Id<kind::Network>,
-    ) -> impl Iterator<Item = &Arc<Host>> {
+    fn carriers_of(&self, network: Id<kind::Network>) -> impl Iterator<Item = &Arc<Host>> {
         let network = self.networks.get(&network);
         let wire = network.map(|network| {
             let wire = network.section.wire.as_ref();
@@ -1011,10 +1012,22 @@ impl Intent {
             .filter_map(|id| self.hosts.get(id))
     }
 
+    /// The hosts that could have a router's gateway: those that could have any on its network, in the zones that the router names.
+    pub(crate) fn seats_of(
+        &self,
+        gateway: Gateway,
+        port: &Port,
+    ) -> impl Iterator<Item = &Arc<Host>> {
+        let router = port.gateway_of.and_then(|id| self.routers.get(&id));
+        let zones = router.map_or(&[][..], |router| &router.zones);
+        self.carriers_of(gateway.network)
+            .filter(move |host| zones.is_empty() || zones.contains(&host.zone))
+    }
+
     /// Could another host have a router's gateway?
     pub(crate) fn is_movable(&self, gateway: Gateway, port: &Port) -> bool {
         let other = |host: &Arc<Host>| port.host.as_ref() != Some(&host.name);
-        port.may_move || self.carriers_of(gateway.network).any(other)
+        port.may_move || self.seats_of(gateway, port).any(other)
     }
 
     /// The host that answers for a floating IP, and whether another could.

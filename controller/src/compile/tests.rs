@@ -34,10 +34,22 @@ pub(crate) fn host(n: u8, vtep: bool, foreign: bool) -> Object {
         name: host_name(n),
         vtep: vtep.then(|| Ipv4Addr::new(192, 0, 2, n).into()),
         wires: std::collections::BTreeSet::new(),
+        zone: "nova".to_owned(),
         foreign,
         in_service: true,
         number: (!foreign).then_some(u16::from(n)),
         certificate: Some(format!("certificate of h{n}")),
+    }))
+}
+
+/// The same in another zone.
+pub(crate) fn in_zone(host: Object, zone: &str) -> Object {
+    let Object::Host(plain) = host else {
+        unreachable!()
+    };
+    Object::Host(Arc::new(Host {
+        zone: zone.to_owned(),
+        ..Host::clone(&plain)
     }))
 }
 
@@ -209,6 +221,7 @@ pub(crate) fn router(n: u8, admin_up: bool, routes: &[(&str, &str)]) -> Object {
         project: id(200),
         admin_up,
         routes: routes.collect(),
+        zones: Vec::new(),
         gateway: None,
     }))
 }

@@ -29,6 +29,7 @@ use crate::{
         intent::{Change, HostName, Object},
         view,
     },
+    resources::host::Site,
     rules::Facts,
     status::StatusBoard,
     store::{self, Snapshot},
@@ -106,8 +107,8 @@ pub enum Effect {
     HangUp(Conn, HangUp),
     /// Write the VTEP's address into the host's record.
     Vtep(Id<kind::Host>, Option<IpAddr>),
-    /// Write the physical networks that it is connected to into the host's record.
-    Wires(Id<kind::Host>, BTreeSet<String>),
+    /// Write where it stands into the host's record.
+    Site(Id<kind::Host>, Site),
     /// Write into the store where a gateway is to be, if it is where it was.
     Place(Placement),
 }
@@ -346,12 +347,13 @@ impl Publisher {
                         effects.push(Effect::Vtep(record.id, vtep));
                     }
                 }
-                session::Effect::Wires(wires) => {
+                session::Effect::Site(site) => {
                     let record = self.compiler.intent().host(host);
                     if let Some(record) = record
-                        && record.wires != wires
+                        && (&record.wires, &record.zone)
+                            != (&site.physical_networks, &site.availability_zone)
                     {
-                        effects.push(Effect::Wires(record.id, wires));
+                        effects.push(Effect::Site(record.id, site));
                     }
                 }
                 session::Effect::Metered(metered) => {

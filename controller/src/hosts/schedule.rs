@@ -1,7 +1,7 @@
 //! Which host has which router's gateway?
 //!
 //! One at a time: the choice is the gateway port's host in the store, written by compare and swap. It is made among the hosts that
-//! are here and have the external network's wire, evenly, and kept; a host that is gone for [`GONE`] loses its gateways to others.
+//! are here, have the external network's wire and are in a zone that the router names (if it names any), evenly, and kept; a host that is gone for [`GONE`] loses its gateways to others.
 //!
 //! # Never two at once
 //! A host has a gateway that it could lose, and was told so (`movable`), under a lease: for 1.2 s from the last moment, by its own clock, of which it
@@ -270,7 +270,7 @@ impl Schedule {
         };
         let able = compiler
             .intent()
-            .carriers_of(gateway.network)
+            .seats_of(gateway, port)
             .any(|carrier| carrier.name == *name);
         if is_here(name, live) {
             !able || !host.in_service
@@ -295,11 +295,11 @@ impl Schedule {
                 .filter(|asked| asked.to.as_ref() == Some(&host.name));
             intent.gateways_at.count(&host.name) + asked.count()
         };
-        let can = intent.carriers_of(gateway.network).filter(|host| {
+        let can = intent.seats_of(gateway, port).filter(|host| {
             host.in_service && port.host.as_ref() != Some(&host.name) && is_here(&host.name, live)
         });
         let best = can.min_by_key(|host| (load(host), host.name.clone()))?;
-        let mut carriers = intent.carriers_of(gateway.network);
+        let mut carriers = intent.seats_of(gateway, port);
         Some(Placement {
             port: port.section.id,
             from: Seat::of(port),

@@ -68,6 +68,7 @@ impl Fabric {
             number: None,
             vtep: None,
             physical_networks: std::collections::BTreeSet::new(),
+            availability_zone: "nova".to_owned(),
             foreign: false,
             capacity: None,
             admin_state_up: true,

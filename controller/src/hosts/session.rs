@@ -27,12 +27,13 @@ use std::{
 use hostconfig::{
     Digest, Generation, HostConfig, SectionHash, SectionKey,
     wire::{self, from_controller, from_host},
+    zone::{USUAL_ZONE, check_zone},
 };
 use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
 use super::schedule::{GONE, READER_GONE};
-use crate::resources::network::check_physical_name;
+use crate::resources::{host::Site, network::check_physical_name};
 
 /// Updates under way: one that the host applies and one on its way; what comes meanwhile is coalesced.
 const WINDOW: usize = 2;
@@ -96,8 +97,8 @@ pub enum Effect {
     HangUp(HangUp),
     /// The host says that its VTEP is here; `None`: it has none.
     Vtep(Option<IpAddr>),
-    /// The host says that it has an interface on these physical networks.
-    Wires(BTreeSet<String>),
+    /// The host says where it stands.
+    Site(Site),
     /// The host says what it has counted at routers' gateways, all of it.
     Metered(Vec<Metered>),
     /// What is proved may have changed.
@@ -555,7 +556,16 @@ impl Session {
         if wires.iter().any(|name| check_physical_name(name).is_err()) {
             return Err(HangUp::Protocol("name of a physical network"));
         }
-        effects.push(Effect::Wires(wires));
+        // An agent of before there were zones says none.
+        let zone = match hello.availability_zone {
+            none if none.is_empty() => USUAL_ZONE.to_owned(),
+            zone => zone,
+        };
+        check_zone(&zone).or(Err(HangUp::Protocol("name of an availability zone")))?;
+        effects.push(Effect::Site(Site {
+            physical_networks: wires,
+            availability_zone: zone,
+        }));
         // A host that names nothing has nothing, or no trust in what it has.
         self.extent = if hello.sections.is_empty() {
             Extent::Whole

@@ -8,7 +8,7 @@
 //! queue is full is hung up and begins anew.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -38,7 +38,7 @@ use crate::{
     compile::intent::HostName,
     refusal::Refusal,
     resource::{Objects as _, Resource as _},
-    resources::{Host, Port, port::GATEWAY_OWNER},
+    resources::{Host, Port, host::Site, port::GATEWAY_OWNER},
     rules::Facts,
     rules::{self, Occasion, Write},
     status::StatusBoard,
@@ -288,7 +288,7 @@ impl Task {
                     self.hang_up(conn, &status);
                 }
                 Effect::Vtep(host, vtep) => self.write_vtep(host.uuid(), vtep),
-                Effect::Wires(host, wires) => self.write_wires(host.uuid(), wires),
+                Effect::Site(host, site) => self.write_site(host.uuid(), site),
                 Effect::Place(placement) => self.write_placement(placement),
             }
         }
@@ -317,13 +317,13 @@ impl Task {
         });
     }
 
-    /// Notes in the store what a host is connected to.
-    fn write_wires(&self, host: Uuid, wires: BTreeSet<String>) {
+    /// Notes in the store where a host stands.
+    fn write_site(&self, host: Uuid, site: Site) {
         let store = Arc::clone(&self.store);
         tokio::spawn(async move {
             let now = Seconds::of(SystemTime::now());
-            if let Err(error) = note_wires(store.as_ref(), host, wires, now).await {
-                tracing::warn!(?error, "a host's physical networks were not noted");
+            if let Err(error) = note_site(store.as_ref(), host, site, now).await {
+                tracing::warn!(?error, "where a host stands was not noted");
             }
         });
     }
@@ -382,23 +382,28 @@ pub async fn place(
     Ok(transact(store, set).await?.value)
 }
 
-/// Does what [`Effect::Wires`] asks for: the names go into the host's record.
+/// Does what [`Effect::Site`] asks for: the names go into the host's record.
 ///
 /// # Errors
 /// That the store cannot write.
-pub async fn note_wires(
+pub async fn note_site(
     store: &dyn Store,
     host: Uuid,
-    wires: BTreeSet<String>,
+    site: Site,
     now: Seconds,
 ) -> Result<(), TransactError<()>> {
     let set = move |view: &mut View| {
         let told = view.object::<Host>(host);
-        let Some(host) = told.filter(|host| host.physical_networks != wires) else {
+        let known = |host: &Host| {
+            (&host.physical_networks, &host.availability_zone)
+                == (&site.physical_networks, &site.availability_zone)
+        };
+        let Some(host) = told.filter(|host| !known(host)) else {
             return Ok(());
         };
         let mut host = Host::clone(&host);
-        host.physical_networks.clone_from(&wires);
+        host.physical_networks.clone_from(&site.physical_networks);
+        host.availability_zone.clone_from(&site.availability_zone);
         host.meta.revision_number += 1;
         host.meta.updated_at = now;
         view.put(Host::SPEC.key(host.meta.id), Arc::new(host));

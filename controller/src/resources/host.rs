@@ -23,6 +23,7 @@ use crate::{
     time::Seconds,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hostconfig::zone::USUAL_ZONE;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -46,6 +47,15 @@ pub fn join_token_key(secret: &[u8]) -> String {
     format!("jointoken/{:x}", Sha256::digest(secret))
 }
 
+/// What a host says of where it stands, when it connects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// The physical networks that it has an interface on.
+    pub physical_networks: BTreeSet<String>,
+    /// The availability zone that it is in.
+    pub availability_zone: String,
+}
+
 /// A host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
@@ -61,6 +71,9 @@ pub struct Host {
     /// The physical networks that it has an interface on, as it said when it connected.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub physical_networks: BTreeSet<String>,
+    /// The availability zone that it is in, as it said when it connected.
+    #[serde(default = "usual_zone")]
+    pub availability_zone: String,
     /// A tunnel endpoint without an agent.
     #[serde(default)]
     pub foreign: bool,
@@ -79,6 +92,10 @@ pub struct Host {
     /// Write-only: a new token is wanted.
     #[serde(default, skip_serializing)]
     pub new_token: bool,
+}
+
+fn usual_zone() -> String {
+    USUAL_ZONE.to_owned()
 }
 
 const fn yes() -> bool {
@@ -148,6 +165,12 @@ impl Resource for Host {
             )
             .computed()
             .unfiltered(),
+            field(
+                "availability_zone",
+                Kind::Text(255),
+                "The zone that it is in, as its own configuration says.",
+            )
+            .computed(),
             field("admin_state_up", Kind::Bool, "Is it in service?").writable(Absent::Bool(true)),
             field(
                 "new_token",
@@ -207,6 +230,7 @@ impl Resource for Host {
                 .complaint(self.meta.id)
                 .map_or(Value::Null, |complaint| json!(complaint)),
             "physical_networks" => json!(self.physical_networks),
+            "availability_zone" => json!(self.availability_zone),
             "reserved" => guarantee::reserved(scene.snapshot, &self.meta.name),
             "agent_type" => json!("overweave vswitch"),
             "binary" => json!("overweave-vswitch"),
@@ -280,9 +304,12 @@ pub const AGENT: Spec = Spec {
         field("resources_synced", Kind::Bool, "Nothing.")
             .or_null()
             .computed(),
-        field("availability_zone", Kind::Text(255), "None.")
-            .or_null()
-            .computed(),
+        field(
+            "availability_zone",
+            Kind::Text(255),
+            "The zone that it is in.",
+        )
+        .computed(),
         field("alive", Kind::Bool, "Is it connected?").computed(),
         field(
             "configurations",

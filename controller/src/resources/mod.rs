@@ -26,6 +26,7 @@ pub mod security_group_rule;
 pub mod subnet;
 pub mod subnet_pool;
 pub mod trunk;
+pub mod zones;
 
 pub use address_group::AddressGroup;
 pub use address_scope::AddressScope;

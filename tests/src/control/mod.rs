@@ -570,7 +570,7 @@ impl Region {
                         self.down(conn, delay, ToHost::Lost("ended"));
                     }
                 }
-                Effect::Wires(..) | Effect::Place(_) => {
+                Effect::Site(..) | Effect::Place(_) => {
                     unreachable!("no host of this fabric has a wire or a gateway")
                 }
                 Effect::Vtep(host, vtep) => {

@@ -154,7 +154,7 @@ impl Hub {
                     effects.extend(self.publisher.on(event, self.reading()));
                 }
                 Effect::HangUp(conn, why) => panic!("{conn:?} was hung up: {why}"),
-                Effect::Wires(..) | Effect::Place(_) => {
+                Effect::Site(..) | Effect::Place(_) => {
                     unreachable!("no host of this region has a wire or a gateway")
                 }
                 Effect::Vtep(host, vtep) => {
@@ -255,6 +255,7 @@ pub fn run(
             underlay_mtu: 9000,
             physical_networks: Vec::new(),
             clock: None,
+            availability_zone: String::new(),
         };
         hub.on(Event::Heard(conn, said(from_host::Message::Hello(hello))));
     }

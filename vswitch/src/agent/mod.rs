@@ -156,6 +156,8 @@ pub(crate) struct Me {
     pub(crate) workers: usize,
     /// The physical networks that the host has an interface on.
     pub(crate) physical_networks: Vec<String>,
+    /// The zone that the host is in.
+    pub(crate) availability_zone: String,
 }
 
 /// What the workers run.
@@ -230,6 +232,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             underlay_mtu: me.underlay.mtu,
             physical_networks: me.physical_networks.clone(),
+            availability_zone: me.availability_zone.clone(),
         };
         let (held, replaced) = (Arc::clone(&config), state.replaced()?);
         let session = Session::new(introduction, held, replaced, state.seed()?);

@@ -187,6 +187,7 @@ impl Host {
             },
             workers: 1,
             physical_networks: Vec::new(),
+            availability_zone: "nova".to_owned(),
         };
         let state = State::open(&self.dir.path().join("state")).unwrap();
         let (switch, wire) = (self.machine.clone(), self.wire.clone());

@@ -108,6 +108,7 @@ pub(crate) async fn serve<S: Switch + Send + 'static>(
         underlay,
         workers: config.workers.get(),
         physical_networks: config.physical_networks.names(),
+        availability_zone: config.availability_zone.clone(),
     };
     let runtime = Handle::current();
     let wire = Grpc::new(runtime.clone(), config.controller.clone(), inputs.clone());

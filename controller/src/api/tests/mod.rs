@@ -35,6 +35,7 @@ mod subnets;
 mod tags;
 mod told;
 mod trunks;
+mod zones;
 
 use super::*;
 use crate::{

@@ -1,8 +1,11 @@
 //! Networks of physical networks and those that lead outside: the steps that were recorded of a real Neutron.
 
 use super::*;
-use crate::{resource::Objects, resources::Host, store::Read};
-use std::collections::BTreeSet;
+use crate::{
+    resource::Objects,
+    resources::{Host, host::Site},
+    store::Read,
+};
 
 const NETWORKS: &str = "/v2.0/networks";
 const GRANTS: &str = "/v2.0/rbac-policies";
@@ -32,10 +35,17 @@ impl Cloud {
             .made("admin", hosts, "host", json!({"name": name}))
             .await;
         let host: Uuid = id(&host).parse().unwrap();
-        let wires: BTreeSet<String> = physical.iter().map(ToString::to_string).collect();
+        self.stands(host, physical, "nova").await;
+    }
+
+    /// A host says where it stands.
+    pub(super) async fn stands(&self, host: Uuid, physical: &[&str], zone: &str) {
+        let site = Site {
+            physical_networks: physical.iter().map(ToString::to_string).collect(),
+            availability_zone: zone.to_owned(),
+        };
         let store = self.api.core.store.as_ref();
-        let now = Seconds::new(1);
-        crate::hosts::note_wires(store, host, wires, now)
+        crate::hosts::note_site(store, host, site, Seconds::new(1))
             .await
             .unwrap();
     }

@@ -144,6 +144,7 @@ fn host(host: &resources::Host) -> Host {
         name: HostName::from(host.meta.name.as_str()),
         vtep: host.vtep,
         wires: host.physical_networks.clone(),
+        zone: host.availability_zone.clone(),
         foreign: host.foreign,
         in_service: host.admin_state_up,
         number: host.number,
@@ -260,6 +261,7 @@ fn router(router: &resources::Router) -> Router {
         project: project(&router.meta.project_id),
         admin_up: router.admin_state_up,
         routes: routes(&router.routes),
+        zones: router.zones.clone(),
         gateway: router.gateway.map(|gateway| intent::Gateway {
             port: gateway.port_id.into(),
             network: gateway.network_id.into(),

@@ -1,7 +1,7 @@
 //! Gateways and their hosts: evenly, one at a time, and elsewhere once a host is gone.
 
 use super::*;
-use crate::compile::intent::Port;
+use crate::compile::intent::{Port, Router};
 
 /// How long a host answers for what another may have, by its own clock after the last moment of which it knows that its controller heard it.
 const LEASE: Duration = Duration::from_millis(1200);
@@ -148,6 +148,74 @@ fn gateways_are_spread_over_the_hosts_that_have_the_wire_and_stay() {
             "its host proved that it has it"
         );
     }
+}
+
+/// Hosts 2 and 3 of four are in the zone `west`, in which alone the gateway of router 0 is to be.
+fn zoned() -> Region {
+    let mut objects = outside(4, 4, 0);
+    for n in [2, 3] {
+        let host = kit::on_wires(kit::host(n, true, false), &["p0"]);
+        objects.push(kit::in_zone(host, "west"));
+    }
+    let Object::Router(plain) = kit::leaving(0, Some((PORTS, 3))) else {
+        unreachable!()
+    };
+    let zones = vec!["west".to_owned()];
+    let router = Router {
+        zones,
+        ..Router::clone(&plain)
+    };
+    objects.push(Object::Router(Arc::new(router)));
+    objects.push(kit::interface(20, 0, 0));
+    objects.push(kit::gateway_port(PORTS, 3, None, 0));
+    let mut region = Region::new(objects, 0..4);
+    region.connect_all();
+    region.beats(Duration::from_secs(2));
+    region
+}
+
+#[test]
+fn a_gateway_is_in_a_zone_that_its_router_names_and_in_no_other() {
+    let mut region = zoned();
+    let west = [kit::host_name(2), kit::host_name(3)];
+    let first = region.gateway_at(0).unwrap();
+    assert!(west.contains(&first), "{first}");
+    assert_eq!(region.answering(0), [&first]);
+    region.cut(&first);
+    assert!(region.until_moved(0).is_some());
+    let second = region.gateway_at(0).unwrap();
+    assert!(west.contains(&second) && second != first, "{second}");
+    // When that is gone too nobody in the zone is left: it stays where it was, and comes back with its host.
+    region.cut(&second);
+    assert_eq!(region.until_moved(0), None);
+    region.connect_all();
+    region.beats(Duration::from_secs(3));
+    assert_eq!(region.gateway_at(0), Some(second.clone()));
+    assert_eq!(region.answering(0), [&second]);
+}
+
+#[test]
+fn a_host_that_says_another_zone_loses_what_is_not_to_be_there() {
+    let mut region = zoned();
+    let first = region.gateway_at(0).unwrap();
+    // It starts anew in another zone.
+    region.cut(&first);
+    region.hosts.get_mut(&first).unwrap().zone = Some("east".to_owned());
+    region.connect_all();
+    region.beats(Duration::from_secs(4));
+    let second = region.gateway_at(0).unwrap();
+    assert_ne!(second, first);
+    assert_eq!(region.answering(0), [&second]);
+    // The only one of its zone: nobody else may have it, so it need not be given up to the fence.
+    let port = region.store.port(kit::id(PORTS)).unwrap();
+    assert!(!port.may_move);
+    // An agent of before there were zones is in the usual one.
+    region.cut(&second);
+    region.hosts.get_mut(&second).unwrap().zone = Some(String::new());
+    region.connect_all();
+    region.beats(Duration::from_secs(4));
+    assert_eq!(region.store.host(&second).unwrap().zone, "nova");
+    assert_eq!(region.gateway_at(0), Some(second), "nobody could have it");
 }
 
 #[test]

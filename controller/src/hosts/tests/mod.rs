@@ -47,6 +47,8 @@ struct SimHost {
     answers: bool,
     /// The physical networks that it names; `None`: those of its record.
     wires: Option<Vec<String>>,
+    /// The zone that it says, if not its record's.
+    zone: Option<String>,
     /// When it last heard anything.
     heard: Now,
     /// How fast its clock goes, in thousandths.
@@ -84,6 +86,7 @@ impl SimHost {
             updates: 0,
             answers: true,
             wires: None,
+            zone: None,
             heard: Now::ZERO,
             pace: 1000,
             word: 0,
@@ -110,7 +113,7 @@ impl SimHost {
         Duration::from_nanos(self.clock(now).saturating_sub(since))
     }
 
-    fn hello(&mut self, wires: Vec<String>, now: Now) {
+    fn hello(&mut self, wires: Vec<String>, zone: String, now: Now) {
         let sections = self
             .config
             .sections
@@ -129,6 +132,7 @@ impl SimHost {
             underlay_mtu: 1600,
             physical_networks: wires,
             clock: (!self.reader).then(|| self.clock(now)),
+            availability_zone: zone,
         };
         self.up
             .push_back(from_host(from_host::Message::Hello(hello)));
@@ -330,16 +334,17 @@ impl Region {
                     }
                 }
                 Effect::Place(placement) => places.push(placement),
-                Effect::Wires(id, wires) => wired.push((id, wires)),
+                Effect::Site(id, site) => wired.push((id, site)),
                 Effect::Vtep(..) => panic!("the records have the hosts' addresses"),
             }
         }
-        for (id, wires) in wired {
+        for (id, site) in wired {
             let Some(Object::Host(host)) = self.store.get(ObjectId::Host(id)) else {
                 panic!("a host that is connected is there");
             };
             let host = Host {
-                wires,
+                wires: site.physical_networks,
+                zone: site.availability_zone,
                 ..Host::clone(&host)
             };
             self.commit(kit::put([Object::Host(Arc::new(host))]));
@@ -369,9 +374,14 @@ impl Region {
         host.conn = Some(conn);
         host.down.clear();
         host.up.clear();
-        let record = self.store.host(name).into_iter();
-        let wires = record.flat_map(|host| host.wires.iter().cloned()).collect();
-        host.hello(host.wires.clone().unwrap_or(wires), now);
+        let record = self.store.host(name);
+        let wires = record
+            .iter()
+            .flat_map(|host| host.wires.iter().cloned())
+            .collect();
+        let zone = record.map(|host| host.zone.clone()).unwrap_or_default();
+        let zone = host.zone.clone().unwrap_or(zone);
+        host.hello(host.wires.clone().unwrap_or(wires), zone, now);
         let (name, certificate) = (host.name.clone(), host.certificate.clone());
         self.on(Event::Connected(conn, name, certificate));
     }

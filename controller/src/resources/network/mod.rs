@@ -16,6 +16,7 @@ use crate::{
         FloatingIp, FlowClassifier, Port, Subnet, address_scope, dns, floating_ip, guarantee,
         qos_policy,
         rbac_policy::{self, Access, Sharable},
+        zones,
     },
     rules::{Caller, Change, Rule, Write, join, usable},
     store::View,
@@ -78,6 +79,13 @@ pub struct Network {
     /// The QoS policy of its ports that have none of their own.
     #[serde(default)]
     pub qos_policy_id: Option<Uuid>,
+    /// The zones that were asked for: it is wherever its ports are.
+    #[serde(
+        rename = "availability_zone_hints",
+        default,
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub zones: Vec<String>,
     /// What its segment is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment_name: Option<String>,
@@ -167,6 +175,21 @@ impl Resource for Network {
             )
             .computed(),
             field(
+                "availability_zone_hints",
+                Kind::Words,
+                "Changes nothing: it is wherever its ports are.",
+            )
+            .create_only(Absent::List)
+            .computed()
+            .unfiltered(),
+            field(
+                "availability_zones",
+                Kind::Words,
+                "The zones of the hosts that its ports are on.",
+            )
+            .computed()
+            .unfiltered(),
+            field(
                 "provider:network_type",
                 Kind::Text(32),
                 "How it is carried: vxlan, vlan, flat.",
@@ -198,6 +221,7 @@ impl Resource for Network {
     };
     const RULES: &'static [Rule<Self>] = &[
         provider::carried,
+        placed,
         size,
         quality,
         guarantee::of_network,
@@ -258,6 +282,11 @@ impl Resource for Network {
             }
             "ipv4_address_scope" => json!(self.address_scope(4, scene)),
             "ipv6_address_scope" => json!(self.address_scope(6, scene)),
+            "availability_zone_hints" => json!(self.zones),
+            "availability_zones" => {
+                let ports = scene.snapshot.related::<Port>("network_id", self.meta.id);
+                json!(zones::of_ports(scene.snapshot, &ports))
+            }
             "l2_adjacency" => json!(true),
             _ => Value::Null,
         }
@@ -314,6 +343,12 @@ fn too_big(largest: u16) -> Refusal {
     Refusal::input(format_args!(
         "Requested MTU is too big, maximum is {largest}"
     ))
+}
+
+/// The zones that were asked for are there.
+fn placed(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {
+    let named = change.made().map_or(&[][..], |made| &made.zones);
+    zones::known(view, named).map(|()| Vec::new())
 }
 
 fn size(view: &View, change: &Change<'_, Network>, _: &Caller) -> Result<Vec<Write>, Refusal> {

@@ -25,6 +25,7 @@ use crate::{
     resources::{
         Port,
         subnet::{HostRoute, routes_shape},
+        zones,
     },
     rules::{Act, Caller, Change, Judged, Rule, Write, join},
     store::View,
@@ -58,6 +59,13 @@ pub struct Router {
     /// Was it asked to be highly available?
     #[serde(default)]
     pub ha: bool,
+    /// The zones that its gateway is to be in; empty: any.
+    #[serde(
+        rename = "availability_zone_hints",
+        default,
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub zones: Vec<String>,
     /// Its routes besides those to its interfaces' subnets.
     #[serde(default)]
     pub routes: Vec<HostRoute>,
@@ -188,7 +196,7 @@ impl Resource for Router {
             field(
                 "availability_zone_hints",
                 Kind::Words,
-                "Empty: there are no zones.",
+                "The zones that its gateway is to be in; empty: any.",
             )
             .create_only(Absent::List)
             .computed()
@@ -196,7 +204,7 @@ impl Resource for Router {
             field(
                 "availability_zones",
                 Kind::Words,
-                "Empty: there are no zones.",
+                "The zone of the host that has its gateway.",
             )
             .computed()
             .unfiltered(),
@@ -220,7 +228,8 @@ impl Resource for Router {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[removal, gateway::way_out, kind, routes::reachable];
+    const RULES: &'static [Rule<Self>] =
+        &[removal, placed, gateway::way_out, kind, routes::reachable];
     const ACTS: &'static [(&'static str, Act<Self>)] = &[
         ("add_router_interface", interfaces::add),
         ("remove_router_interface", interfaces::remove),
@@ -244,11 +253,6 @@ impl Resource for Router {
         if let Some(asked) = fields.shift_remove("asked:external_gateway_info") {
             fields.insert("wanted".to_owned(), asked);
         }
-        if let Some(Value::Array(zones)) = fields.shift_remove("availability_zone_hints")
-            && let Some(zone) = zones.first().and_then(Value::as_str)
-        {
-            return Err(Refusal::missing("AvailabilityZone", zone));
-        }
         if let Some(Value::String(flavor)) = fields.shift_remove("flavor_id") {
             return Err(Refusal::missing("Flavor", flavor));
         }
@@ -266,7 +270,12 @@ impl Resource for Router {
                     "external_fixed_ips": port.map_or_else(Vec::new, |port| port.fixed_ips.clone()),
                 })
             }),
-            "availability_zone_hints" | "availability_zones" => json!([]),
+            "availability_zone_hints" => json!(self.zones),
+            "availability_zones" => {
+                let gateway = self.gateway.map(|gateway| gateway.port_id);
+                let port = gateway.and_then(|id| scene.snapshot.object::<Port>(id));
+                json!(zones::of_ports(scene.snapshot, port.as_slice()))
+            }
             _ => Value::Null,
         }
     }
@@ -274,6 +283,12 @@ impl Resource for Router {
 
 pub(super) fn bad(text: impl std::fmt::Display) -> Refusal {
     Refusal::invalid("BadRequest", format!("Bad router request: {text}."))
+}
+
+/// The zones that it names are there.
+fn placed(view: &View, change: &Change<'_, Router>, _: &Caller) -> Judged {
+    let named = change.made().map_or(&[][..], |made| &made.zones);
+    zones::known(view, named).map(|()| Vec::new())
 }
 
 /// What a router was asked to be changes only while it is down; the owners of its ports follow.

@@ -77,6 +77,8 @@ pub(crate) struct Introduction {
     pub(crate) underlay_mtu: u32,
     /// The physical networks that it has an interface on.
     pub(crate) physical_networks: Vec<String>,
+    /// The zone that it is in.
+    pub(crate) availability_zone: String,
 }
 
 /// What happened.
@@ -315,6 +317,7 @@ impl Session {
             underlay_mtu: self.introduction.underlay_mtu,
             physical_networks: self.introduction.physical_networks.clone(),
             clock: Some(now.nanos()),
+            availability_zone: self.introduction.availability_zone.clone(),
         };
         info!(generation = hello.generation, "connected to the controller");
         vec![
