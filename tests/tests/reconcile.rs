@@ -17,10 +17,13 @@ use std::{
 use controller::{
     hosts::session::HangUp,
     resource::{Objects, Resource},
-    resources::{Host, Network, Port, Trunk, port::AddressPair},
+    resources::{
+        Host, Network, Port, Trunk,
+        port::{AddressPair, bindings::Deed},
+    },
     store::{MemoryDisk, Read as _},
 };
-use hostconfig::SectionKey;
+use hostconfig::{Location, Section, SectionKey};
 use net::Now;
 use serde_json::{Value, json};
 use tests::control::{
@@ -130,6 +133,71 @@ fn a_trunk_moves_whole_and_each_of_its_ports_is_proved() {
     says(&mut region, "", "DOWN");
 }
 
+/// The hosts that have the port itself, and those to whom it is elsewhere, with where.
+fn seen(region: &Region, port: Uuid) -> (Vec<String>, Vec<(String, Location)>) {
+    let (mut has, mut sees) = (Vec::new(), Vec::new());
+    for (name, host) in &region.hosts {
+        let config = host.machine.running().unwrap();
+        let own = config.sections.contains_key(&SectionKey::Port(port.into()));
+        if own {
+            has.push(name.clone());
+        }
+        let endpoint = config.sections.get(&SectionKey::Endpoint(port.into()));
+        if let Some(Section::Endpoint(endpoint)) = endpoint.map(|section| section.body()) {
+            sees.push((name.clone(), endpoint.at));
+        }
+    }
+    (has, sees)
+}
+
+/// What a live migration asks for.
+#[test]
+fn a_port_that_is_activated_elsewhere_is_there_for_all_hosts_at_once() {
+    let mut region = settled(6, 3);
+    let [from, to] = pair(&mut region, "h1");
+    region.advance(SOON);
+    region.assert_converged();
+    let rebind = |region: &mut Region, deed: Deed| {
+        region
+            .order(move |view, at| intent::rebind(view, at, to, &deed))
+            .unwrap();
+        region.advance(SOON);
+        region.assert_converged();
+    };
+    let owner = json!({"device_owner": "compute:nova"});
+    region
+        .order(move |view, at| intent::update::<Port>(view, at, to, &owner))
+        .unwrap();
+    region.advance(SOON);
+    let before = seen(&region, to);
+    assert_eq!(before.0, ["h1"]);
+    region.forget();
+    let host = json!({"host": "h2"});
+    rebind(&mut region, Deed::Add(host.as_object().unwrap().clone()));
+    assert_eq!(seen(&region, to), before, "nothing moved");
+    let heard = |region: &Region| {
+        let hosts = region.hosts.values();
+        hosts.map(|host| host.heard.upserts.len()).sum::<usize>()
+    };
+    assert_eq!(heard(&region), 0, "no host heard of it");
+
+    rebind(&mut region, Deed::Activate("h2".to_owned()));
+    let (has, sees) = seen(&region, to);
+    assert_eq!(has, ["h2"], "and no other");
+    let old = sees.iter().find(|(name, _)| name == "h1").unwrap();
+    assert_ne!(before.1.first().map(|(_, at)| at), Some(&old.1));
+    assert_eq!(region.status(to), "ACTIVE");
+    assert_eq!(region.status(from), "ACTIVE");
+    let Location::Vtep(vtep) = old.1 else {
+        panic!("it is somewhere")
+    };
+    assert_eq!(walked(&region, "h1")["to"], json!([vtep.to_string()]));
+    // And back.
+    rebind(&mut region, Deed::Activate("h1".to_owned()));
+    assert_eq!(seen(&region, to), before);
+    assert_eq!(walked(&region, "h1")["to"], json!([to.to_string()]));
+}
+
 /// A port that is bound to this host, and its network.
 fn port_at(region: &Region, host: &str) -> Arc<Port> {
     let ports = region.brain().snapshot().objects::<Port>();
@@ -206,6 +274,11 @@ fn a_restarted_controller_finds_its_hosts_as_they_are() {
 
 /// What becomes of a packet between two ports of one network and one host, by the host's own tables.
 fn verdict(region: &Region, host: &str) -> Value {
+    walked(region, host)["result"].clone()
+}
+
+/// How the first packet between a pair ends, as a host sees it.
+fn walked(region: &Region, host: &str) -> Value {
     let tables = region.hosts[host]
         .machine
         .tables()
@@ -213,7 +286,7 @@ fn verdict(region: &Region, host: &str) -> Value {
     let packet = "icmp 10.0.1.250 > 10.0.1.251".parse().unwrap();
     let from = Entrance::Port("from".to_owned());
     let told = explain(&tables, &from, &packet, Now::ZERO).unwrap();
-    serde_json::to_value(told).unwrap()["verdict"]["result"].clone()
+    serde_json::to_value(told).unwrap()["verdict"].clone()
 }
 
 /// Two ports on the first network at `host`, without port security.

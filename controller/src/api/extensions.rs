@@ -115,6 +115,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
     ),
     ("binding", "Port Binding", "A port is bound to a host."),
     (
+        "binding-extended",
+        "Port Bindings Extended",
+        "A port may be bound to more hosts, of which one at a time has it.",
+    ),
+    (
         "empty-string-filtering",
         "Empty String Filtering Extension",
         "An empty filter means empty.",

@@ -8,6 +8,7 @@
 
 mod auto_allocated;
 mod backup;
+mod bindings;
 mod body;
 mod error;
 mod extensions;
@@ -424,6 +425,32 @@ fn with_views(mut router: Router<Api>) -> Router<Api> {
                 ),
             );
     }
+    let bindings = "/v2.0/ports/{id}/bindings";
+    router = router
+        .route(
+            bindings,
+            any(
+                |State(api): State<Api>, Path(id): Path<String>, request| async move {
+                    api.bindings(&id, request).await
+                },
+            ),
+        )
+        .route(
+            &format!("{bindings}/{{host}}"),
+            any(
+                |State(api): State<Api>, Path((id, host)): Path<(String, String)>, request| async move {
+                    api.binding(&id, host, request).await
+                },
+            ),
+        )
+        .route(
+            &format!("{bindings}/{{host}}/activate"),
+            any(
+                |State(api): State<Api>, Path((id, host)): Path<(String, String)>, request| async move {
+                    api.activate_binding(&id, host, request).await
+                },
+            ),
+        );
     for told in TOLD {
         let many = format!("/v2.0/{}", told.path);
         router = router

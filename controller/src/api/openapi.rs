@@ -4,8 +4,13 @@
 
 use crate::{
     api::{schedules::SERVED, told::TOLD},
-    resource::{Absent, Action, Field, How, Kind, PART_ID, Part, Policy, Reply, Spec, Verb},
-    resources::REGISTRY,
+    resource::{
+        Absent, Action, Field, How, Kind, PART_ID, Part, Policy, Reply, Resource, Spec, Verb,
+    },
+    resources::{
+        Port, REGISTRY,
+        port::bindings::{BINDING, SHOWN},
+    },
 };
 use axum::{
     body::Body,
@@ -280,6 +285,65 @@ fn get(summary: &str, key: &str, inner: &Value) -> Value {
     })
 }
 
+/// Where ports are, and may be next.
+fn bindings(paths: &mut Map<String, Value>) {
+    let spec = Port::SPEC;
+    let text = json!({"type": "string"});
+    let shown = SHOWN.iter().map(|name| {
+        let of = match *name {
+            "profile" | "vif_details" => json!({"type": "object"}),
+            _ => text.clone(),
+        };
+        ((*name).to_owned(), of)
+    });
+    let shown = json!({"type": "object", "properties": shown.collect::<Map<_, _>>()});
+    let mut said = object_of(BINDING.fields.iter());
+    let change = wrapped("binding", &said);
+    if let Some(said) = said.as_object_mut() {
+        said.insert("required".to_owned(), json!(["host"]));
+    }
+    let make = wrapped("binding", &said);
+    let answers = |code: &str, answer: Value| json!({"responses": {code: described(answer)}});
+    let with = |body: Value, mut answers: Value| {
+        if let Some(object) = answers.as_object_mut() {
+            object.insert("requestBody".to_owned(), body);
+        }
+        answers
+    };
+    let told = |summary: &str, of: Value| {
+        operation(spec, format!("{summary}; an admin's or a service's."), of)
+    };
+    let many = wrapped("bindings", &json!({"type": "array", "items": shown}));
+    let one = wrapped("binding", &shown);
+    let path = "/v2.0/ports/{id}/bindings";
+    paths.insert(
+        path.to_owned(),
+        json!({
+            "parameters": parameters(),
+            "get": told("List the bindings of a port", answers("200", many)),
+            "post": told("Bind a port to one more host", with(make, answers("201", one.clone()))),
+        }),
+    );
+    let mut place = parameters();
+    if let Some(place) = place.as_array_mut() {
+        place.push(json!({"name": "host", "in": "path", "required": true, "schema": text}));
+    }
+    paths.insert(
+        format!("{path}/{{host}}"),
+        json!({
+            "parameters": place,
+            "get": told("Show the binding of a port to a host", answers("200", one.clone())),
+            "put": told("Change the binding of a port to a host", with(change, answers("200", one))),
+            "delete": told("Unbind a port from a host", answers("204", json!({}))),
+        }),
+    );
+    let activated = told("Have a port on this host", answers("200", content(&shown)));
+    paths.insert(
+        format!("{path}/{{host}}/activate"),
+        json!({"parameters": place, "put": activated}),
+    );
+}
+
 /// Which hosts serve what.
 fn served(paths: &mut Map<String, Value>) {
     for served in SERVED {
@@ -465,6 +529,7 @@ pub fn openapi() -> Value {
     paths.insert("/v2.0/overweave/backup".to_owned(), backup());
     rule_types(&mut paths);
     told(&mut paths);
+    bindings(&mut paths);
     served(&mut paths);
     paths.insert("/v2.0/service-providers".to_owned(), service_providers());
     paths.insert(

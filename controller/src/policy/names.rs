@@ -276,6 +276,31 @@ const OTHERS: &[(&str, &str, &str)] = &[
         ADMIN,
         "See a QoS rule type with its drivers.",
     ),
+    (
+        "get_port_binding",
+        ADMIN_OR_SERVICE,
+        "See a port's bindings.",
+    ),
+    (
+        "create_port_binding",
+        ADMIN_OR_SERVICE,
+        "Bind a port to one more host.",
+    ),
+    (
+        "update_port_binding",
+        ADMIN_OR_SERVICE,
+        "Change a port's binding.",
+    ),
+    (
+        "delete_port_binding",
+        ADMIN_OR_SERVICE,
+        "Unbind a port from a host.",
+    ),
+    (
+        "activate_port_binding",
+        ADMIN_OR_SERVICE,
+        "Have a port at one of its bindings' hosts.",
+    ),
     ("create_backup", ADMIN, "Take a backup of the store."),
 ];
 

@@ -15,7 +15,7 @@ use crate::{
     resources::{
         Port,
         guarantee::{self, Amounts},
-        port::GATEWAY_OWNER,
+        port::{GATEWAY_OWNER, MAY_BE_AT},
         port_pair_group::lowest_number,
     },
     rules::{Caller, Change, Judged, Rule, Write},
@@ -454,8 +454,10 @@ fn removal(view: &View, change: &Change<'_, Host>, _: &Caller) -> Judged {
         return Ok(Vec::new());
     };
     let ports = view.related::<Port>("binding:host_id", &host.meta.name);
+    // Where a workload is about to go is in use as well.
+    let coming = view.any_related::<Port>(MAY_BE_AT, &host.meta.name);
     // A router's gateway is only put there by the controller, which finds it another place.
-    if ports.iter().any(|port| port.device_owner != GATEWAY_OWNER) {
+    if coming || ports.iter().any(|port| port.device_owner != GATEWAY_OWNER) {
         return Err(Refusal::conflict(
             "HostInUse",
             format!(

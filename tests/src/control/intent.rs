@@ -8,6 +8,7 @@ use std::sync::Arc;
 use controller::{
     refusal::Refusal,
     resource::{Absent, Object, Resource},
+    resources::{Port, port::bindings::Deed},
     rules::{Caller, Given, Moment, Order, enact, stored},
     store::View,
 };
@@ -84,6 +85,19 @@ pub fn update<T: Resource>(
     let given = put(&mut fields, T::asked_apart, body);
     let after = T::SPEC.ops.build(fields)?;
     enact(view, Order::Update(before, after, given), &caller(), at)?;
+    Ok(())
+}
+
+/// Changes a port's bindings.
+///
+/// # Errors
+/// What the rules refuse.
+pub fn rebind(view: &mut View, at: &Moment, id: Uuid, deed: &Deed) -> Result<(), Refusal> {
+    let before = there::<Port>(view, id)?;
+    let port = before.as_any().downcast_ref::<Port>().unwrap();
+    let after = Arc::new(deed.of(port)?);
+    let order = Order::Update(before, after, Given::new());
+    enact(view, order, &caller(), at)?;
     Ok(())
 }
 

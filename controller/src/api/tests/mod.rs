@@ -8,6 +8,7 @@
 mod address_groups;
 mod auto_allocated;
 mod backup;
+mod bindings;
 mod chains;
 mod groups;
 mod guarantees;

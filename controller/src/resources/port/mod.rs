@@ -5,6 +5,7 @@
 //! host proved.
 
 mod allocation;
+pub mod bindings;
 pub mod dhcp_options;
 mod metadata;
 mod rules;
@@ -20,6 +21,7 @@ use crate::{
     },
     rules::Rule,
 };
+pub use bindings::Binding;
 use dhcp_options::DhcpOption;
 pub use metadata::Metadata;
 use net::{Mac, Prefix};
@@ -161,6 +163,9 @@ pub struct Port {
     /// What another service notes.
     #[serde(rename = "binding:profile", default)]
     pub profile: Map<String, Value>,
+    /// Where it may be next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inactive_bindings: Vec<Binding>,
     /// Its QoS policy, instead of its network's.
     #[serde(default)]
     pub qos_policy_id: Option<Uuid>,
@@ -208,6 +213,7 @@ impl Port {
             wanted_dhcp: None,
             vnic_type: normal(),
             profile: Map::new(),
+            inactive_bindings: Vec::new(),
             qos_policy_id: None,
             may_move: false,
             left: String::new(),
@@ -368,6 +374,7 @@ impl Resource for Port {
     const RULES: &'static [Rule<Self>] = &[
         rules::place,
         rules::foreign,
+        bindings::kept,
         rules::link_address,
         allocation::allocate,
         rules::security,
@@ -397,6 +404,10 @@ impl Resource for Port {
         }
         if !self.host.is_empty() {
             index.push(("binding:host_id", self.host.clone()));
+        }
+        let others = self.inactive_bindings.iter();
+        for other in others.filter(|other| !other.host.is_empty()) {
+            index.push((MAY_BE_AT, other.host.clone()));
         }
         if let Some(policy) = self.qos_policy_id {
             index.push(("qos_policy_id", policy.to_string()));
@@ -453,26 +464,35 @@ impl Resource for Port {
                 }
                 Some(Trunking::SubPort { .. }) | None => Value::Null,
             },
-            "binding:vif_type" => json!(self.vif_type(scene)),
-            "binding:vif_details" => match self.vif_type(scene) {
-                "tap" => json!({"port_filter": true, "connectivity": "l2"}),
-                _ => json!({}),
-            },
+            "binding:vif_type" => json!(self.vif(&self.host, scene).0),
+            "binding:vif_details" => self.vif(&self.host, scene).1,
             _ => Value::Null,
         }
     }
 }
 
 const VNIC_TYPES: &[&str] = &["normal"];
+/// The index of the hosts of inactive bindings.
+pub(in crate::resources) const MAY_BE_AT: &str = "inactive_host";
 
 impl Port {
-    fn vif_type(&self, scene: &Scene<'_>) -> &'static str {
-        if self.host.is_empty() {
+    /// How a host attaches it, and more of that.
+    fn vif(&self, host: &str, scene: &Scene<'_>) -> (&'static str, Value) {
+        let kind = self.vif_type(host, scene);
+        let details = match kind {
+            "tap" => json!({"port_filter": true, "connectivity": "l2"}),
+            _ => json!({}),
+        };
+        (kind, details)
+    }
+
+    fn vif_type(&self, host: &str, scene: &Scene<'_>) -> &'static str {
+        if host.is_empty() {
             return "unbound";
         }
         let network = scene.snapshot.object::<Network>(self.network_id);
         let wire = network.and_then(|network| network.physical_network.clone());
-        let host = Host::by_name(scene.snapshot, &self.host);
+        let host = Host::by_name(scene.snapshot, host);
         let carries = |host: &Host| wire.is_none_or(|wire| host.physical_networks.contains(&wire));
         if host.is_some_and(|host| carries(&host)) {
             "tap"
