@@ -4,12 +4,12 @@
 //! it in by a [`Hatch`], a bounded queue that refuses when it is full; what the service answers comes back by a bounded ring for each worker, which
 //! sends it to the port. So no worker ever waits for a page, and none is made by a worker.
 //!
-//! - [`mod@stack`]: the connections of each port (smoltcp), with their limits
-//! - [`stream`]: a connection, as tasks read and write it
-//! - [`server`]: requests (hyper); what is refused
-//! - [`tree`]: the pages, of EC2's form and of OpenStack's
-//! - [`directory`]: who is behind which port, by the config that runs
-//! - [`nova`]: or Nova answers, to whom the request is passed on with its signature
+//! - `stack`: the connections of each port (smoltcp), with their limits
+//! - `stream`: a connection, as tasks read and write it
+//! - `server`: requests (hyper); what is refused
+//! - `tree`: the pages, of EC2's form and of OpenStack's
+//! - `directory`: who is behind which port, by the config that runs
+//! - `nova`: or Nova answers, to whom the request is passed on with its signature
 //!
 //! # Invariants
 //! - Who asks is known by the port that its frame came from, which the switch says, never by an address.
