@@ -13,6 +13,7 @@
 //! - [`ledger`]: a controller that is killed, and clients that remember
 //! - [`netns`]: labs of real namespaces, driven by the binary
 //! - [`openstack`]: the real client, and the traffic that obeys it
+//! - [`outside`]: what is on the wire of an external network, and who said it
 //! - [`scale`]: what the control plane bears
 //! - [`wire`]: overweave beside its peers, in namespaces, measured in pairs
 
@@ -34,6 +35,7 @@ pub mod ledger;
 pub mod netns;
 pub mod openstack;
 pub mod oracle;
+pub mod outside;
 pub mod plan;
 pub mod random;
 pub mod scale;

@@ -103,8 +103,8 @@ pub(super) struct Schedule {
     /// Hosts that were here in this process and are not any more, and when they have no lease any more.
     parted: BTreeMap<HostName, Now>,
     asked: BTreeMap<Id<kind::Port>, Asked>,
-    /// Gateways that were taken and are not given yet.
-    taken: BTreeSet<Id<kind::Port>>,
+    /// Gateways that wait for a host to prove something: that it knows that one was taken from it, or may be.
+    waiting: BTreeSet<Id<kind::Port>>,
 }
 
 impl Schedule {
@@ -114,7 +114,7 @@ impl Schedule {
             beat: now,
             parted: BTreeMap::new(),
             asked: BTreeMap::new(),
-            taken: BTreeSet::new(),
+            waiting: BTreeSet::new(),
         }
     }
 
@@ -150,7 +150,7 @@ impl Schedule {
             gateways.map(|(gateway, _)| gateway.port).collect()
         };
         self.asked.retain(|port, _| ports.contains(port));
-        self.taken.retain(|port| ports.contains(port));
+        self.waiting.retain(|port| ports.contains(port));
         let known = |host: &HostName| compiler.intent().host(host).is_some();
         self.parted
             .retain(|host, lapses| known(host) || now.since(*lapses) < FORGET);
@@ -165,7 +165,7 @@ impl Schedule {
         now: Now,
     ) -> Vec<Placement> {
         let gateways = &compiler.intent().gateways_at;
-        let mut ports = self.taken.clone();
+        let mut ports = self.waiting.clone();
         for host in gateways.keys() {
             if self.is_gone(host, live, now) {
                 ports.extend(gateways.of(host));
@@ -204,17 +204,22 @@ impl Schedule {
                     let other = self.choice(gateway, port, compiler, live);
                     other.map(|_| taken_from(host, port))
                 }
-                (Some(host), _) => learnt(router, host, port, compiler, live),
+                (Some(host), _) => {
+                    if !port.may_move && intent.is_movable(gateway, port) {
+                        self.waiting.insert(*id);
+                    }
+                    learnt(router, host, port, compiler, live)
+                }
                 (None, Some(had))
                     if !self.has_lost((had, port.may_move), router, (compiler, live), now) =>
                 {
-                    self.taken.insert(*id);
+                    self.waiting.insert(*id);
                     None
                 }
                 (None, _) => self.choice(gateway, port, compiler, live),
             };
             if let Some(placement) = placement {
-                self.taken.remove(id);
+                self.waiting.remove(id);
                 let to = placement.to.host.clone();
                 self.asked.insert(*id, Asked { to, at: now });
                 placements.push(placement);

@@ -158,6 +158,16 @@ impl Prober {
     }
 }
 
+/// Tries a probe once, in a namespace: did the answer come?
+pub fn answers(namespace: &Namespace, probe: &Probe) -> bool {
+    let (name, probe) = (namespace.name().to_owned(), probe.clone());
+    let once = thread::spawn(move || {
+        enter(&name);
+        Prober::new(probe).try_once()
+    });
+    once.join().expect("it is tried")
+}
+
 /// The kernel's own echo socket: it chooses the identifier and knows its replies.
 fn echo_socket(to: IpAddr, from: Option<IpAddr>) -> UdpSocket {
     fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();

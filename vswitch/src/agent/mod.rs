@@ -30,6 +30,7 @@ pub(crate) mod underlay;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -178,7 +179,7 @@ pub(crate) struct Agent<S, W> {
     fence: Fence,
     /// What the switch was told of it.
     alone: bool,
-    /// Is there anything that another host could have too?
+    /// Is there anything here that another host could have too?
     movable: bool,
     tls: Option<Arc<ClientConfig>>,
     /// Why it has not joined.
@@ -538,7 +539,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         if self.ports != before {
             self.keep_ports(); // before a record can name a zone
         }
-        self.movable = movable(&config);
+        self.movable = movable(&config, self.me.underlay.vtep);
         if self.count.is_some() {
             // The counters of what goes go with it.
             self.meters.take(self.switch.meters());
@@ -762,14 +763,18 @@ fn tracked(config: &HostConfig) -> impl Iterator<Item = Id<kind::Port>> + '_ {
         })
 }
 
-/// Is there anything that another host could have too?
-fn movable(config: &HostConfig) -> bool {
+/// Is there anything at this VTEP that another host could have too?
+fn movable(config: &HostConfig, vtep: IpAddr) -> bool {
+    let here = |at: Option<IpAddr>| at.is_some_and(|at| at.to_canonical() == vtep.to_canonical());
     config
         .sections
         .values()
         .any(|section| match section.body() {
-            Section::Router(router) => router.gateway.as_ref().is_some_and(|g| g.movable),
-            Section::FloatingIp(floating) => floating.movable,
+            Section::Router(router) => {
+                let gateway = router.gateway.as_ref();
+                gateway.is_some_and(|g| g.movable && here(g.at))
+            }
+            Section::FloatingIp(floating) => floating.movable && here(floating.at),
             Section::Vteps(_)
             | Section::Network(_)
             | Section::AddressSet(_)

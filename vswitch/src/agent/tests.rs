@@ -761,10 +761,10 @@ fn a_silent_controller_is_waited_for_and_then_what_could_move_is_given_up() {
         addrs: vec![],
         nexthops: vec![],
         snat: true,
-        at: None,
+        at: Some("192.0.2.1".parse().unwrap()),
         movable: true,
     };
-    let mut told = config([hostconfig::Section::Router(hostconfig::Router {
+    let router = |gateway| hostconfig::Router {
         id: Uuid::from_u128(9).into(),
         name: "r".into(),
         project: Uuid::from_u128(7).into(),
@@ -773,7 +773,12 @@ fn a_silent_controller_is_waited_for_and_then_what_could_move_is_given_up() {
         routes: vec![],
         gateway: Some(gateway),
         meters: Vec::new(),
-    })]);
+    };
+    let elsewhere = router(hostconfig::router::Gateway {
+        at: Some("192.0.2.2".parse().unwrap()),
+        ..gateway.clone()
+    });
+    let mut told = config([Section::Router(router(gateway))]);
     told.generation.0 = 3;
     let is_alone = |host: &Host| host.machine.0.lock().unwrap().alone;
     let runs = |host: &Host| host.machine.0.lock().unwrap().ran.len();
@@ -807,6 +812,18 @@ fn a_silent_controller_is_waited_for_and_then_what_could_move_is_given_up() {
     host.ping(stream, now);
     assert!(!is_alone(&host));
     assert_eq!(runs(&host), before + 5, "without it, and with it");
+    // What is at another host is not run anew.
+    let quiet = runs(&host);
+    let mut elsewhere = config([Section::Router(elsewhere)]);
+    elsewhere.generation.0 = 4;
+    host.tell(stream, &elsewhere);
+    host.pass(Duration::from_millis(1600));
+    assert!(is_alone(&host));
+    let now = host.now;
+    host.ping(stream, now);
+    assert_eq!(runs(&host), quiet + 1, "as it was told, and no more");
+    told.generation.0 = 5;
+    host.tell(stream, &told);
     // What is said on another stream is not heard.
     host.pass(Duration::from_millis(1600));
     let now = host.now;
