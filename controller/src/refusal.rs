@@ -38,6 +38,12 @@ pub enum Refusal {
         /// What is in the way.
         text: String,
     },
+    /// It means something, but nothing here can do it.
+    #[error("{text}")]
+    Unsupported {
+        /// What cannot be done.
+        text: String,
+    },
     /// The caller may see the object, but not do this.
     #[error("{rule} is disallowed by policy")]
     Denied {
@@ -113,6 +119,11 @@ impl Refusal {
             kind,
             id: id.to_string(),
         }
+    }
+
+    /// A [`Refusal::Unsupported`].
+    pub fn unsupported(text: impl Into<String>) -> Self {
+        Self::Unsupported { text: text.into() }
     }
 
     /// A [`Refusal::Denied`].

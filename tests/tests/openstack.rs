@@ -18,6 +18,7 @@ use tests::{
 };
 
 const NAME: &str = "t-osc";
+const BALANCED: &str = "t-osb";
 
 /// The lab, with a script that an admin says, and namespaces for four ports.
 struct Scene {
@@ -32,15 +33,15 @@ struct Scene {
 }
 
 impl Scene {
-    fn set() -> Self {
-        let dir = std::env::temp_dir().join(format!("{NAME}-{}", std::process::id()));
+    fn set(lab_name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("{lab_name}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let file = dir.join("two-hosts.yaml");
         fs::write(&file, "hosts: [h1, h2]\nnetworks: []\nworkloads: []\n").unwrap();
-        let lab = Lab::up_from(file.to_str().unwrap(), NAME);
+        let lab = Lab::up_from(file.to_str().unwrap(), lab_name);
         fs::remove_dir_all(&dir).unwrap();
         let [a, b, c, d] =
-            ["a", "b", "c", "d"].map(|name| Namespace::new(&format!("{NAME}-{name}")));
+            ["a", "b", "c", "d"].map(|name| Namespace::new(&format!("{lab_name}-{name}")));
         let servers = serve(&b, &[80, 81, 53]);
         let client = Client::start(&lab.path("clouds.yaml"), "overweave");
         Self {
@@ -187,7 +188,7 @@ fn traffic_obeys_the_openstack_client_within_a_second() {
     if !allowed() {
         return;
     }
-    let mut scene = Scene::set();
+    let mut scene = Scene::set(NAME);
     scene.script.play("identity");
     scene.script.play("fabric");
     scene.attach("a", "h1", &scene.a);
@@ -220,6 +221,30 @@ fn traffic_obeys_the_openstack_client_within_a_second() {
     scene.script.play("chains");
     another_project_sees_nothing(&mut scene);
     scene.script.play("removal");
+    println!("{}", scene.script.report());
+}
+
+#[test]
+fn a_load_balancer_serves_as_the_openstack_client_says() {
+    if !allowed() {
+        return;
+    }
+    let mut scene = Scene::set(BALANCED);
+    scene.script.play("fabric");
+    scene.attach("a", "h1", &scene.a);
+    scene.attach("b", "h2", &scene.b);
+    let (vip, vip6) = (ip("10.77.0.100"), ip("fd77::100"));
+    for (name, from, probe) in [
+        ("vip80", &scene.a, Probe::Tcp((vip, 80).into())),
+        ("vip53", &scene.a, Probe::Udp((vip, 53).into())),
+        ("vip80v6", &scene.a, Probe::Tcp((vip6, 80).into())),
+        ("vip", &scene.a, Probe::Ping(vip, None)),
+        // The member's own calls.
+        ("hairpin", &scene.b, Probe::Tcp((vip, 80).into())),
+    ] {
+        scene.script.watch(name, Watch::start(from, probe));
+    }
+    scene.script.play("balancers");
     println!("{}", scene.script.report());
 }
 

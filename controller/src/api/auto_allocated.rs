@@ -13,7 +13,7 @@ use crate::{
     refusal::Refusal,
     resource::{Claim, Object, Objects, Resource, Spec, Verb},
     resources::{Network, Router, Subnet, network::DEFAULT_EXTERNAL, router, subnet_pool},
-    rules::{self, Caller, Moment, Order, enact},
+    rules::{self, Caller, Given, Moment, Order, enact},
     store::{Read, View, transact},
 };
 use axum::{
@@ -156,7 +156,7 @@ fn remove(view: &mut View, project: &str, moment: &Moment) -> Result<(), Refusal
         (Network::SPEC, known.network_id),
     ] {
         if let Some(object) = rules::stored(view, spec, id) {
-            enact(view, Order::Delete(object), &caller, moment)?;
+            enact(view, Order::Delete(object, Given::new()), &caller, moment)?;
         }
     }
     view.delete(&key(project));

@@ -74,6 +74,7 @@ impl ApiError {
                 Refusal::Missing { .. } | Refusal::NoSuch { .. } => StatusCode::NOT_FOUND,
                 Refusal::Invalid { .. } => StatusCode::BAD_REQUEST,
                 Refusal::Conflict { .. } | Refusal::OverQuota { .. } => StatusCode::CONFLICT,
+                Refusal::Unsupported { .. } => StatusCode::NOT_IMPLEMENTED,
                 Refusal::Denied { .. } => StatusCode::FORBIDDEN,
                 Refusal::Stale { .. } => StatusCode::PRECONDITION_FAILED,
                 Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -96,6 +97,7 @@ impl ApiError {
                 Refusal::Invalid { name, .. }
                 | Refusal::Conflict { name, .. }
                 | Refusal::NoSuch { name, .. } => (*name).to_owned(),
+                Refusal::Unsupported { .. } => "UnsupportedOption".to_owned(),
                 Refusal::Denied { .. } => "PolicyNotAuthorized".to_owned(),
                 Refusal::OverQuota { .. } => "OverQuota".to_owned(),
                 Refusal::Stale { .. } => "RevisionNumberConstraintFailed".to_owned(),
@@ -167,7 +169,7 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_status_and_name() {
-        let table: [(ApiError, u16, &str); 16] = [
+        let table: [(ApiError, u16, &str); 17] = [
             (ApiError::Slow, 408, "HTTPRequestTimeout"),
             (ApiError::NoBackup(String::new()), 503, "ServiceUnavailable"),
             (
@@ -182,6 +184,7 @@ mod tests {
                 409,
                 "NetworkInUse",
             ),
+            (Refusal::unsupported("x").into(), 501, "UnsupportedOption"),
             (Refusal::denied("rule:x").into(), 403, "PolicyNotAuthorized"),
             (Refusal::OverQuota { kind: "port" }.into(), 409, "OverQuota"),
             (

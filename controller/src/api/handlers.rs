@@ -9,6 +9,7 @@ use crate::{
         Api,
         body::{self, Admitted},
         error::{ApiError, respond, respond_empty, respond_text},
+        octavia,
         query::Query,
         rights::{self, Subject, may_read},
         scene::Scene,
@@ -107,7 +108,7 @@ impl Api {
         let snapshot = self.core.store.snapshot();
         let scene = self.scene(&snapshot, &asked.caller);
         let candidates = candidates(spec, &scene, &query);
-        let base = format!("{}/v2.0/{}", asked.origin, spec.path);
+        let base = format!("{}{}{}", asked.origin, octavia::root(spec), spec.path);
         let (chosen, links) =
             query.select(spec, candidates.objects, candidates.passed, &scene, &base)?;
         let mut rows = scene.rows(spec, &query.fields);
@@ -219,9 +220,10 @@ impl Api {
     pub(crate) async fn delete(&self, spec: &'static Spec, id: &str, asked: &Asked) -> Answer {
         self.may_write(spec, Verb::Delete, None, id, asked)?;
         let wanted = if_match(&asked.headers);
+        let given = octavia::given(spec, &asked.pairs);
         let gone = self.enact(spec, "delete", id, asked, move |before| {
             compare_revision(before.as_ref(), wanted)?;
-            Ok(Order::Delete(before))
+            Ok(Order::Delete(before, given.clone()))
         });
         gone.await?;
         Ok(respond_empty(StatusCode::NO_CONTENT))

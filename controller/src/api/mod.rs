@@ -16,6 +16,7 @@ mod handlers;
 mod judge;
 mod keystone;
 mod metering_sums;
+mod octavia;
 mod openapi;
 mod parts;
 mod pools;
@@ -202,10 +203,11 @@ impl Api {
         if self.judge.is_none() {
             router = router.merge(keystone::routes());
         }
-        router
+        let whole = router
             .fallback(no_path)
             .layer(middleware::from_fn(readable_path))
-            .with_state(self)
+            .with_state(self.clone());
+        octavia::mount(&self, whole)
     }
 
     async fn collection(&self, spec: &'static Spec, request: Request<Body>) -> Response<Body> {

@@ -142,6 +142,7 @@ fn target(
             }
             Some((id, addr?.addr))
         }
+        Target::Named(id, addr) => Some((id, addr)),
         Target::Address(addr) => {
             let name = addr.to_string();
             Some((Uuid::new_v5(&holder.uuid(), name.as_bytes()).into(), addr))

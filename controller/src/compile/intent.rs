@@ -312,6 +312,8 @@ pub enum Target {
     Port(Id<kind::Port>),
     /// An address that no port need hold.
     Address(IpAddr),
+    /// An address, hashed by a name of its own.
+    Named(Id<kind::Port>, IpAddr),
 }
 
 /// A NAT by ports.
@@ -1144,7 +1146,7 @@ fn function_ports(function: &Function) -> BTreeSet<Id<kind::Port>> {
     };
     let ports = targets.into_iter().filter_map(|target| match target {
         Target::Port(id) => Some(id),
-        Target::Address(_) => None,
+        Target::Address(_) | Target::Named(..) => None,
     });
     ports.chain(virtual_ports(function)).collect()
 }

@@ -81,7 +81,7 @@ impl Event {
                 store::Event::Commit(commit) if anew.is_some() => &commit.snapshot,
                 store::Event::Commit(commit) => {
                     let new = commit.changes.iter();
-                    changes.extend(new.filter_map(|change| view::change(change, facts)));
+                    changes.extend(new.flat_map(|change| view::changes(change, facts)));
                     generation = Generation(commit.revision.get());
                     continue;
                 }

@@ -10,6 +10,7 @@ pub mod flow_classifier;
 pub mod function;
 pub mod guarantee;
 pub mod host;
+pub mod lbaas;
 pub mod metering_label;
 pub mod metering_label_rule;
 pub mod nat;
@@ -34,6 +35,7 @@ pub use floating_ip::FloatingIp;
 pub use flow_classifier::FlowClassifier;
 pub use function::NetworkFunction;
 pub use host::Host;
+pub use lbaas::{Listener, LoadBalancer, Pool};
 pub use metering_label::MeteringLabel;
 pub use metering_label_rule::MeteringLabelRule;
 pub use network::Network;
@@ -78,6 +80,9 @@ pub const REGISTRY: &[&Spec] = &[
     FlowClassifier::SPEC,
     PortPairGroup::SPEC,
     PortChain::SPEC,
+    LoadBalancer::SPEC,
+    Listener::SPEC,
+    Pool::SPEC,
     Host::SPEC,
     &host::AGENT,
 ];

@@ -292,8 +292,8 @@ pub enum Order {
     Create(Arc<dyn Object>, Given),
     /// Replace the first by the second.
     Update(Arc<dyn Object>, Arc<dyn Object>, Given),
-    /// Delete it.
-    Delete(Arc<dyn Object>),
+    /// Delete it, in the way that the request says.
+    Delete(Arc<dyn Object>, Given),
 }
 
 /// What became of the object that the request was about.
@@ -439,12 +439,12 @@ fn first_step(order: Order) -> Step {
             given: Some(given),
             besides: Vec::new(),
         },
-        Order::Delete(before) => Step {
+        Order::Delete(before, given) => Step {
             spec: before.spec(),
             verb: Verb::Delete,
             before: Some(before),
             after: None,
-            given: Some(Given::new()),
+            given: Some(given),
             besides: Vec::new(),
         },
     }

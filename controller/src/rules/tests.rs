@@ -102,7 +102,13 @@ fn update<T: Resource>(view: &mut View, step: u64, id: Uuid, body: &Value) -> Re
 
 fn delete<T: Resource>(view: &mut View, step: u64, id: Uuid) -> Result<(), Refusal> {
     let before = stored(view, T::SPEC, id).ok_or_else(|| Refusal::missing(T::SPEC.title, id))?;
-    enact(view, Order::Delete(before), &member(), &moment(step)).map(drop)
+    enact(
+        view,
+        Order::Delete(before, Given::new()),
+        &member(),
+        &moment(step),
+    )
+    .map(drop)
 }
 
 fn act<T: Resource>(

@@ -107,6 +107,6 @@ pub fn rebind(view: &mut View, at: &Moment, id: Uuid, deed: &Deed) -> Result<(),
 /// What the rules refuse.
 pub fn delete<T: Resource>(view: &mut View, at: &Moment, id: Uuid) -> Result<(), Refusal> {
     let before = there::<T>(view, id)?;
-    enact(view, Order::Delete(before), &caller(), at)?;
+    enact(view, Order::Delete(before, Given::new()), &caller(), at)?;
     Ok(())
 }

@@ -313,6 +313,7 @@ pub(super) fn token_body(snapshot: &Snapshot, token: &Token, user: &User, origin
 pub(super) const SERVICES: &[(&str, &str, &str)] = &[
     ("identity", "keystone", "/identity/v3"),
     ("network", "neutron", ""),
+    ("load-balancer", "octavia", "/load-balancer"),
 ];
 
 pub(super) fn service_id(kind: &str, part: &str) -> String {

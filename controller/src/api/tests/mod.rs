@@ -14,6 +14,7 @@ mod groups;
 mod guarantees;
 mod hosts;
 mod keystone;
+mod lbaas;
 mod listener;
 mod matrix;
 mod metering;

@@ -3,6 +3,8 @@
 //! The one place where both are known. What the API's rules guarantee (a VNI in its range, a unicast
 //! MAC address) is still looked at: an object that breaks it is not there for the compiler.
 
+mod lbaas;
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -28,8 +30,8 @@ use super::intent::{
 use crate::{
     resource::{Resource, Spec},
     resources::{
-        self, AddressGroup, FlowClassifier, MeteringLabel, MeteringLabelRule, NetworkFunction,
-        PortChain, PortPairGroup, QosPolicy, SecurityGroup, dns, function,
+        self, AddressGroup, FlowClassifier, Listener, MeteringLabel, MeteringLabelRule,
+        NetworkFunction, PortChain, PortPairGroup, QosPolicy, SecurityGroup, dns, function,
         port::{
             GATEWAY_OWNER,
             dhcp_options::{Sent, encode},
@@ -59,8 +61,20 @@ const LEAST_BURST: u64 = 2 * 1514;
 /// A full packet on an Ethernet link.
 const FULL_PACKET_BITS: u64 = 1514 * 8;
 
-/// What a change in the store means to the compiler; `None` for what it does not read.
-pub fn change(change: &KeyChange, facts: &Facts) -> Option<Change> {
+/// What a change in the store means to the compiler; nothing for what it does not read.
+pub fn changes(change: &KeyChange, facts: &Facts) -> Vec<Change> {
+    if is_of(Listener::SPEC, &change.key) {
+        return lbaas::changes(change);
+    }
+    self::change(change, facts).into_iter().collect()
+}
+
+fn is_of(spec: &Spec, key: &str) -> bool {
+    key.split_once('/')
+        .is_some_and(|(storage, _)| storage == spec.storage)
+}
+
+fn change(change: &KeyChange, facts: &Facts) -> Option<Change> {
     let id = object_id(&change.key)?;
     let object = change
         .after
@@ -77,6 +91,9 @@ pub fn objects(snapshot: &Snapshot, facts: &Facts) -> Vec<Object> {
         let entries = snapshot.scan(&prefix);
         objects.extend(entries.filter_map(|(key, entry)| object(object_id(key)?, entry, facts)));
     }
+    let listeners = format!("{}/", Listener::SPEC.storage);
+    let listeners = snapshot.scan(&listeners);
+    objects.extend(listeners.flat_map(|(_, entry)| lbaas::objects(entry)));
     objects
 }
 

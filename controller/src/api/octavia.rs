@@ -1,0 +1,156 @@
+//! Where does Octavia's API stand, and what are its errors like?
+//!
+//! Load balancers, listeners and pools are resources as any other, below `/v2.0/lbaas/`. Octavia's clients ask below `/load-balancer/v2.0/` or
+//! `/load-balancer/v2/`: a request there goes the same way, and what refuses it is told in Octavia's words.
+
+use crate::{
+    api::{Api, error::respond, finish},
+    resource::{Resource as _, Spec},
+    resources::{LoadBalancer, lbaas::PROVIDER},
+    rules::Given,
+};
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, Response, StatusCode, Uri, uri::PathAndQuery},
+    routing::any,
+};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+/// Where the collections are.
+const ROOTS: &[&str] = &["/load-balancer/v2.0", "/load-balancer/v2"];
+/// What a refusal may hold: its texts are of this program's making.
+const LONGEST_REFUSAL: usize = 1024 * 1024;
+
+/// The root of the collection of a resource, with the slash.
+pub(super) fn root(spec: &Spec) -> &'static str {
+    if spec.path.starts_with("lbaas/") {
+        "/load-balancer/v2.0/"
+    } else {
+        "/v2.0/"
+    }
+}
+
+/// In which way an object is to be deleted: a load balancer with all that hangs on it, if the query says so.
+pub(super) fn given(spec: &Spec, pairs: &[(String, String)]) -> Given {
+    let asked =
+        |(name, value): &(String, String)| name == "cascade" && value.eq_ignore_ascii_case("true");
+    if spec.storage == LoadBalancer::SPEC.storage && pairs.iter().any(asked) {
+        Given::from(["cascade".to_owned()])
+    } else {
+        Given::new()
+    }
+}
+
+/// The whole API with Octavia's paths before it.
+pub(super) fn mount(api: &Api, whole: Router) -> Router {
+    let mut router = Router::new();
+    for path in ["/load-balancer", "/load-balancer/"] {
+        let api = api.clone();
+        router = router.route(
+            path,
+            any(move |request| async move { versions(&api, &request) }),
+        );
+    }
+    for root in ROOTS {
+        for told in TOLD {
+            let api = api.clone();
+            router = router.route(
+                &format!("{root}/lbaas/{}", told.0),
+                any(move |request: Request<Body>| async move {
+                    let answer = api.get(request, |_| Ok(respond(StatusCode::OK, &told.1())));
+                    in_its_words(answer.await).await
+                }),
+            );
+        }
+        let whole = whole.clone();
+        router = router.route(
+            &format!("{root}/lbaas/{{*rest}}"),
+            any(move |request: Request<Body>| async move {
+                let Ok(response) = whole.oneshot(moved(request, root)).await;
+                in_its_words(response).await
+            }),
+        );
+    }
+    router.fallback_service(whole)
+}
+
+type Tell = fn() -> Value;
+
+/// What can be listed and is no resource.
+const TOLD: &[(&str, Tell)] = &[
+    ("providers", || {
+        json!({"providers": [{
+            "name": PROVIDER,
+            "description": "In each client's own switch: TCP and UDP.",
+        }]})
+    }),
+    // There is one way to balance, and one place: nobody can choose.
+    ("flavors", || json!({"flavors": []})),
+    ("availability_zones", || json!({"availability_zones": []})),
+];
+
+fn versions(api: &Api, request: &Request<Body>) -> Response<Body> {
+    let href = format!("{}/load-balancer/v2", api.origin(request.headers()));
+    let links = json!([{"rel": "self", "href": href}]);
+    let versions = json!([{
+        "id": "v2.0", "status": "CURRENT", "updated": "2016-12-11T00:00:00Z", "links": links,
+    }]);
+    finish(Ok(respond(StatusCode::OK, &json!({"versions": versions}))))
+}
+
+/// The same request, where the collections are.
+fn moved(mut request: Request<Body>, root: &str) -> Request<Body> {
+    let uri = request.uri();
+    let path = uri.path();
+    let path = path.strip_prefix(root).unwrap_or(path);
+    let text = match uri.query() {
+        Some(query) => format!("/v2.0{path}?{query}"),
+        None => format!("/v2.0{path}"),
+    };
+    if let Ok(path_and_query) = text.parse::<PathAndQuery>() {
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(path_and_query);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    // What this path's own match left there would be taken for a part of the next one's.
+    request.extensions_mut().clear();
+    request
+}
+
+/// A refusal as Octavia tells it: whose fault, and what. A token's is Keystone's to tell.
+async fn in_its_words(response: Response<Body>) -> Response<Body> {
+    let mut status = response.status();
+    if status.as_u16() < 400 || status == StatusCode::UNAUTHORIZED {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let bytes = axum::body::to_bytes(body, LONGEST_REFUSAL).await;
+    let bytes = bytes.unwrap_or_default();
+    let told: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let said = |name: &str| told.get("NeutronError")?.get(name)?.as_str();
+    let (Some(kind), Some(text)) = (said("type"), said("message")) else {
+        return Response::from_parts(parts, Body::from(bytes));
+    };
+    let mut text = text.replace(" could not be found.", " not found.");
+    if kind == "OverQuota" {
+        status = StatusCode::FORBIDDEN;
+        text = text.replace("Quota exceeded", "Quota has been met");
+    }
+    let code = if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
+        "Server"
+    } else {
+        "Client"
+    };
+    let fault = json!({"faultcode": code, "faultstring": text, "debuginfo": null});
+    let mut answer = respond(status, &fault);
+    if let Some(id) = parts.headers.get("x-openstack-request-id") {
+        answer
+            .headers_mut()
+            .insert("x-openstack-request-id", id.clone());
+    }
+    answer
+}

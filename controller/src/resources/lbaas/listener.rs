@@ -1,0 +1,281 @@
+//! Which port of a virtual address is balanced, and over whom?
+
+use super::{
+    LoadBalancer, PROTOCOLS, Plan, Pool, Serving, balanced, invalid, list_shape, named, of_project,
+    operating, own_balancer, pool::Member, provisioning,
+};
+use crate::{
+    api::Scene,
+    refusal::Refusal,
+    resource::{ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field},
+    resources::{Port, function::Algorithm, subnet::loose_prefix},
+    rules::{Caller, Change, Judged, Rule, Write},
+    store::View,
+};
+use net::Prefix;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// Prefixes of a listener: each is a classifier, which a first packet walks one by one.
+const CIDRS: usize = 100;
+
+/// A listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// What every object has.
+    #[serde(flatten)]
+    pub meta: Meta,
+    /// Whose address it is on.
+    pub loadbalancer_id: Uuid,
+    /// What it takes.
+    pub protocol: String,
+    /// Its port.
+    pub protocol_port: u16,
+    /// Who serves it.
+    #[serde(default)]
+    pub default_pool_id: Option<Uuid>,
+    /// Does it take connections?
+    pub admin_state_up: bool,
+    /// From whom alone; from anyone, if none.
+    #[serde(default)]
+    pub allowed_cidrs: Option<Vec<Prefix>>,
+    /// What a switch must know; none while it takes no connections.
+    #[serde(default)]
+    pub plan: Option<Plan>,
+}
+
+static OPS: Ops<Listener> = Ops::new();
+
+impl Resource for Listener {
+    const SPEC: &'static Spec = &Spec {
+        singular: "listener",
+        plural: "listeners",
+        path: "lbaas/listeners",
+        storage: "listener",
+        title: "Listener",
+        doc: "A port of a load balancer's address.",
+        verbs: ALL,
+        policy: Policy::Anyone,
+        quota: Some(("listener", 100)),
+        tags: true,
+        bare: false,
+        fields: &[
+            field("loadbalancer_id", Kind::Uuid, "Whose address it is on.")
+                .create_only(Absent::Required),
+            field("protocol", Kind::OneOf(PROTOCOLS), "TCP or UDP.").create_only(Absent::Required),
+            field("protocol_port", Kind::Int(1, 65_535), "Its port.").create_only(Absent::Required),
+            field("default_pool_id", Kind::Uuid, "The pool that serves it.")
+                .writable(Absent::Null)
+                .or_null(),
+            field("admin_state_up", Kind::Bool, "Does it take connections?")
+                .writable(Absent::Bool(true)),
+            field(
+                "allowed_cidrs",
+                Kind::Shape(cidrs_shape),
+                "The sources that it takes connections from; any, if none.",
+            )
+            .writable(Absent::Null)
+            .or_null()
+            .unfiltered(),
+            field(
+                "provisioning_status",
+                Kind::Text(16),
+                "ACTIVE, or ERROR if a switch refused it.",
+            )
+            .computed(),
+            field("operating_status", Kind::Text(16), "ONLINE or OFFLINE.").computed(),
+            field(
+                "loadbalancers",
+                Kind::Shape(list_shape),
+                "Its load balancer.",
+            )
+            .computed()
+            .unfiltered(),
+        ],
+        actions: &[],
+        parts: &[],
+        ops: &OPS as &dyn Operations,
+    };
+    const RULES: &'static [Rule<Self>] = &[placed, distinct, served, planned];
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
+    }
+
+    fn index(&self) -> Vec<(&'static str, String)> {
+        let mut index = vec![("loadbalancer_id", self.loadbalancer_id.to_string())];
+        index.extend(
+            self.default_pool_id
+                .map(|id| ("default_pool_id", id.to_string())),
+        );
+        index
+    }
+
+    fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
+        match field {
+            "provisioning_status" => json!(provisioning(scene, [self.meta.id])),
+            "operating_status" => json!(operating(self.admin_state_up)),
+            "loadbalancers" => named([self.loadbalancer_id]),
+            _ => Value::Null,
+        }
+    }
+}
+
+/// Prefixes, host bits cut off; an empty list says nothing.
+fn cidrs_shape(value: &Value) -> Result<Value, String> {
+    let list = value
+        .as_array()
+        .ok_or_else(|| format!("'{value}' is not a list"))?;
+    if list.len() > CIDRS {
+        return Err(format!("more than {CIDRS} prefixes"));
+    }
+    let mut prefixes: Vec<Prefix> = Vec::with_capacity(list.len());
+    for item in list {
+        let prefix = item.as_str().and_then(loose_prefix);
+        let prefix = prefix.ok_or_else(|| format!("'{item}' is not an IP prefix"))?;
+        if !prefixes.contains(&prefix) {
+            prefixes.push(prefix);
+        }
+    }
+    Ok(if prefixes.is_empty() {
+        Value::Null
+    } else {
+        json!(prefixes)
+    })
+}
+
+/// It is of a load balancer of the caller's, and speaks what a switch can balance.
+fn placed(view: &View, change: &Change<'_, Listener>, caller: &Caller) -> Judged {
+    let Some(made) = change.made() else {
+        return Ok(Vec::new());
+    };
+    balanced(&made.protocol)?;
+    let balancer = own_balancer(view, made.loadbalancer_id, caller)?;
+    Ok(vec![Write::amend(Listener {
+        meta: of_project(&made.meta, &balancer.meta.project_id),
+        ..made.clone()
+    })])
+}
+
+/// One listener a port and protocol, and prefixes of the address's family.
+fn distinct(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
+    let Some(after) = change.after.filter(|_| change.is_asked()) else {
+        return Ok(Vec::new());
+    };
+    let others = view.related::<Listener>("loadbalancer_id", after.loadbalancer_id);
+    let same = |other: &&std::sync::Arc<Listener>| {
+        other.meta.id != after.meta.id
+            && other.protocol == after.protocol
+            && other.protocol_port == after.protocol_port
+    };
+    if others.iter().find(same).is_some() {
+        return Err(Refusal::conflict(
+            "DuplicateListenerEntry",
+            format!(
+                "Another Listener on this Load Balancer is already using protocol {} and protocol_port {}",
+                after.protocol, after.protocol_port
+            ),
+        ));
+    }
+    let vip = vip(view, after.loadbalancer_id).map(|(_, address)| address);
+    for prefix in after.allowed_cidrs.iter().flatten() {
+        if vip.is_some_and(|vip| vip.is_ipv4() != prefix.is_ipv4()) {
+            return Err(invalid(format_args!(
+                "allowed_cidrs: IP version of {prefix} does not match the virtual address"
+            )));
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Its pool is of the same load balancer and protocol.
+fn served(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
+    let after = change.after.filter(|_| change.names("default_pool_id"));
+    let Some((after, id)) = after.and_then(|after| Some((after, after.default_pool_id?))) else {
+        return Ok(Vec::new());
+    };
+    let pool = view.object::<Pool>(id);
+    let pool = pool.filter(|pool| pool.loadbalancer_id == Some(after.loadbalancer_id));
+    let pool = pool.ok_or_else(|| Refusal::missing("Pool", id))?;
+    fits(after, &pool)?;
+    Ok(Vec::new())
+}
+
+/// Can the pool serve the listener?
+pub(super) fn fits(listener: &Listener, pool: &Pool) -> Result<(), Refusal> {
+    if listener.protocol == pool.protocol {
+        return Ok(());
+    }
+    Err(invalid(format_args!(
+        "The pool protocol '{}' is invalid while the listener protocol is '{}'.",
+        pool.protocol, listener.protocol
+    )))
+}
+
+/// The port of a load balancer's address, and the address.
+pub(super) fn vip(view: &View, balancer: Uuid) -> Option<(Uuid, std::net::IpAddr)> {
+    let balancer = view.object::<LoadBalancer>(balancer)?;
+    let port = view.object::<Port>(balancer.vip_port_id?)?;
+    Some((port.meta.id, balancer.vip(&port)?))
+}
+
+/// What follows for the switches; judged whoever changes what.
+fn planned(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
+    let Some(after) = change.after else {
+        return Ok(Vec::new());
+    };
+    let plan = plan(view, after)?;
+    if plan == after.plan {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Write::amend(Listener {
+        plan,
+        ..after.clone()
+    })])
+}
+
+fn plan(view: &View, listener: &Listener) -> Result<Option<Plan>, Refusal> {
+    let protocol = balanced(&listener.protocol)?;
+    let up = view
+        .object::<LoadBalancer>(listener.loadbalancer_id)
+        .is_some_and(|balancer| balancer.admin_state_up && listener.admin_state_up);
+    let Some((vip_port_id, vip)) = vip(view, listener.loadbalancer_id).filter(|_| up) else {
+        return Ok(None);
+    };
+    let pool = listener.default_pool_id;
+    let pool = pool.and_then(|id| view.object::<Pool>(id));
+    let pool = pool.filter(|pool| pool.admin_state_up);
+    let algorithm = pool
+        .as_ref()
+        .map_or(Algorithm::Maglev, |pool| pool.algorithm());
+    let members = pool.map(|pool| serving(&pool.members)).unwrap_or_default();
+    Ok(Some(Plan {
+        vip,
+        vip_port_id,
+        protocol,
+        algorithm,
+        members,
+    }))
+}
+
+/// Backups take new connections only while nobody else does; what they have they keep.
+fn serving(members: &[Member]) -> Vec<Serving> {
+    let up = || members.iter().filter(|member| member.admin_state_up);
+    let primaries = up().any(|member| !member.backup && member.weight > 0);
+    let members = up().map(|member| Serving {
+        id: member.id,
+        address: member.address,
+        port: member.protocol_port,
+        weight: if member.backup && primaries {
+            0
+        } else {
+            member.weight
+        },
+    });
+    members.collect()
+}

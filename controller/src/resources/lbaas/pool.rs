@@ -1,0 +1,490 @@
+//! Who serves, and how are they chosen?
+//!
+//! A pool's members are its parts. A member is an address that the virtual address's network reaches, itself or by its routers: it is
+//! the tenant's own space in which a switch looks for it, never another's and never the host's.
+
+use super::{
+    Listener, PROTOCOLS, again, balanced, ids_of, invalid, list_shape,
+    listener::{fits, vip},
+    named, of_project, operating, own_balancer, provisioning, unsupported,
+};
+use crate::{
+    api::Scene,
+    refusal::Refusal,
+    resource::{
+        ALL, Absent, Field, Kind, Meta, Objects, Operations, Ops, Part, Policy, Resource, Spec,
+        field,
+    },
+    resources::{Subnet, function::Algorithm},
+    rules::{Caller, Change, Judged, Rule, Write},
+    store::View,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeSet, net::IpAddr};
+use uuid::Uuid;
+
+/// Members of a pool: fewer than a hundredth of a Maglev table's entries.
+const MEMBERS: usize = 500;
+
+/// A member of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Identity.
+    pub id: Uuid,
+    /// Human label.
+    #[serde(default)]
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// The port that it listens on.
+    pub protocol_port: u16,
+    /// Its share; 0 takes no new connection.
+    pub weight: u16,
+    /// The subnet that it is on, for people.
+    #[serde(default)]
+    pub subnet_id: Option<Uuid>,
+    /// Does it serve?
+    pub admin_state_up: bool,
+    /// Does it serve only while no other does?
+    #[serde(default)]
+    pub backup: bool,
+}
+
+impl Member {
+    /// No monitor says more.
+    const fn operating(&self) -> &'static str {
+        match (self.admin_state_up, self.weight) {
+            (false, _) => "OFFLINE",
+            (true, 0) => "DRAINING",
+            (true, _) => "NO_MONITOR",
+        }
+    }
+}
+
+/// A pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// What every object has.
+    #[serde(flatten)]
+    pub meta: Meta,
+    /// Whose it is.
+    #[serde(default)]
+    pub loadbalancer_id: Option<Uuid>,
+    /// The listener that a create makes it the default of.
+    #[serde(default)]
+    pub listener_id: Option<Uuid>,
+    /// What its members speak.
+    pub protocol: String,
+    /// How a member is chosen.
+    pub lb_algorithm: String,
+    /// Do connections of one source stay together?
+    #[serde(default)]
+    pub session_persistence: Option<Persistence>,
+    /// Does it serve?
+    pub admin_state_up: bool,
+    /// Who serves.
+    #[serde(default)]
+    pub members: Vec<Member>,
+}
+
+/// What connections that stay together have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Persistence {
+    /// `SOURCE_IP`.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+static OPS: Ops<Pool> = Ops::new();
+
+const MEMBER_FIELDS: &[Field] = &[
+    field("name", Kind::Text(255), "Human label.").writable(Absent::Text("")),
+    field("address", Kind::Address, "Its address.").create_only(Absent::Required),
+    field(
+        "protocol_port",
+        Kind::Int(1, 65_535),
+        "The port that it listens on.",
+    )
+    .create_only(Absent::Required),
+    field(
+        "weight",
+        Kind::Int(0, 256),
+        "Its share; 0 takes no new connection.",
+    )
+    .writable(Absent::Int(1)),
+    field("subnet_id", Kind::Uuid, "The subnet that it is on.")
+        .create_only(Absent::Null)
+        .or_null(),
+    field("admin_state_up", Kind::Bool, "Does it serve?").writable(Absent::Bool(true)),
+    field(
+        "backup",
+        Kind::Bool,
+        "Does it serve only while no other does?",
+    )
+    .writable(Absent::Bool(false)),
+];
+
+impl Resource for Pool {
+    const SPEC: &'static Spec = &Spec {
+        singular: "pool",
+        plural: "pools",
+        path: "lbaas/pools",
+        storage: "pool",
+        title: "Pool",
+        doc: "Who serves the connections of listeners.",
+        verbs: ALL,
+        policy: Policy::Anyone,
+        quota: Some(("pool", 100)),
+        tags: true,
+        bare: false,
+        fields: &[
+            field("loadbalancer_id", Kind::Uuid, "Whose it is.")
+                .create_only(Absent::Null)
+                .or_null(),
+            field(
+                "listener_id",
+                Kind::Uuid,
+                "The listener that it is to serve.",
+            )
+            .create_only(Absent::Null)
+            .or_null()
+            .computed()
+            .if_any(),
+            field("protocol", Kind::OneOf(PROTOCOLS), "TCP or UDP.").create_only(Absent::Required),
+            field(
+                "lb_algorithm",
+                Kind::OneOf(&[
+                    "ROUND_ROBIN",
+                    "LEAST_CONNECTIONS",
+                    "SOURCE_IP",
+                    "SOURCE_IP_PORT",
+                ]),
+                "How a member is chosen.",
+            )
+            .writable(Absent::Required),
+            field(
+                "session_persistence",
+                Kind::Shape(persistence_shape),
+                "Of type SOURCE_IP: all connections of one source go to one member.",
+            )
+            .writable(Absent::Null)
+            .or_null()
+            .unfiltered(),
+            field("admin_state_up", Kind::Bool, "Does it serve?").writable(Absent::Bool(true)),
+            field(
+                "provisioning_status",
+                Kind::Text(16),
+                "ACTIVE, or ERROR if a switch refused it.",
+            )
+            .computed(),
+            field("operating_status", Kind::Text(16), "ONLINE or OFFLINE.").computed(),
+            field("members", Kind::Shape(list_shape), "Its members.")
+                .computed()
+                .unfiltered(),
+            field(
+                "listeners",
+                Kind::Shape(list_shape),
+                "The listeners that it serves.",
+            )
+            .computed()
+            .unfiltered(),
+            field(
+                "loadbalancers",
+                Kind::Shape(list_shape),
+                "Its load balancer.",
+            )
+            .computed()
+            .unfiltered(),
+        ],
+        actions: &[],
+        parts: &[Part {
+            singular: "member",
+            plural: "members",
+            title: "Member",
+            doc: "One who serves.",
+            policy: Policy::Anyone,
+            alias: None,
+            fields: MEMBER_FIELDS,
+        }],
+        ops: &OPS as &dyn Operations,
+    };
+    const RULES: &'static [Rule<Self>] = &[placed, possible, members, followed];
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
+    }
+
+    fn index(&self) -> Vec<(&'static str, String)> {
+        let of = self.loadbalancer_id;
+        of.map(|id| ("loadbalancer_id", id.to_string()))
+            .into_iter()
+            .collect()
+    }
+
+    fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
+        let listeners = || ids_of(scene, "listener", "default_pool_id", self.meta.id);
+        match field {
+            "provisioning_status" => json!(provisioning(scene, listeners())),
+            "operating_status" => json!(operating(self.admin_state_up)),
+            "members" => named(self.members.iter().map(|member| member.id)),
+            "listeners" => named(listeners()),
+            "loadbalancers" => named(self.loadbalancer_id),
+            _ => Value::Null,
+        }
+    }
+
+    fn parts(&self, _: &Part) -> Vec<Map<String, Value>> {
+        let members = self.members.iter().map(|member| {
+            let Value::Object(mut fields) = json!(member) else {
+                unreachable!("a member is a struct with text keys")
+            };
+            fields.insert("project_id".to_owned(), json!(self.meta.project_id));
+            fields.insert("provisioning_status".to_owned(), json!("ACTIVE"));
+            fields.insert("operating_status".to_owned(), json!(member.operating()));
+            fields
+        });
+        members.collect()
+    }
+
+    fn with_part(
+        &self,
+        kind: &Part,
+        id: Uuid,
+        fields: Option<Map<String, Value>>,
+    ) -> Result<Self, Refusal> {
+        let mut pool = self.clone();
+        let at = pool.members.iter().position(|member| member.id == id);
+        let Some(mut fields) = fields else {
+            pool.members.retain(|member| member.id != id);
+            return Ok(pool);
+        };
+        fields.insert("id".to_owned(), json!(id));
+        let member: Member = serde_json::from_value(Value::Object(fields))
+            .map_err(|error| Refusal::input(format_args!("{}: {error}", kind.singular)))?;
+        match at.and_then(|at| pool.members.get_mut(at)) {
+            Some(there)
+                if (there.address, there.protocol_port, there.subnet_id)
+                    != (member.address, member.protocol_port, member.subnet_id) =>
+            {
+                return Err(invalid(
+                    "address, protocol_port and subnet_id cannot be changed",
+                ));
+            }
+            Some(there) => *there = member,
+            None => pool.members.push(member),
+        }
+        Ok(pool)
+    }
+}
+
+impl Pool {
+    /// How a switch chooses for it.
+    pub(super) fn algorithm(&self) -> Algorithm {
+        if self.session_persistence.is_some() || self.lb_algorithm == "SOURCE_IP" {
+            Algorithm::SourceIp
+        } else {
+            Algorithm::Maglev
+        }
+    }
+
+    pub(super) fn tree(&self, scene: &Scene<'_>) -> Value {
+        let members = self.members.iter().map(|member| {
+            json!({
+                "id": member.id,
+                "name": member.name,
+                "address": member.address,
+                "protocol_port": member.protocol_port,
+                "provisioning_status": "ACTIVE",
+                "operating_status": member.operating(),
+            })
+        });
+        json!({
+            "id": self.meta.id,
+            "name": self.meta.name,
+            "provisioning_status": self.derive("provisioning_status", scene),
+            "operating_status": operating(self.admin_state_up),
+            "members": members.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Only what a switch sees of a connection: its source.
+fn persistence_shape(value: &Value) -> Result<Value, String> {
+    let object = value
+        .as_object()
+        .ok_or_else(|| format!("'{value}' is not an object"))?;
+    let mut others = object
+        .iter()
+        .filter(|(name, value)| *name != "type" && !value.is_null());
+    if let Some((name, _)) = others.next() {
+        return Err(format!(
+            "'{name}' of a session persistence is not supported"
+        ));
+    }
+    match object.get("type").and_then(Value::as_str) {
+        Some(kind @ "SOURCE_IP") => Ok(json!({"type": kind})),
+        Some(kind) => Err(format!(
+            "session persistence of type {kind} is not supported"
+        )),
+        None => Err("a session persistence has a type".to_owned()),
+    }
+}
+
+/// It is of a load balancer of the caller's, by its own id or a listener's.
+fn placed(view: &View, change: &Change<'_, Pool>, caller: &Caller) -> Judged {
+    let Some(made) = change.made() else {
+        return Ok(Vec::new());
+    };
+    let listener = match made.listener_id {
+        Some(id) => {
+            let listener = view.object::<Listener>(id);
+            let listener = listener.filter(|found| caller.owns(&found.meta.project_id));
+            Some(listener.ok_or_else(|| Refusal::missing("Listener", id))?)
+        }
+        None => None,
+    };
+    let of = made.loadbalancer_id;
+    let of = of.or_else(|| listener.as_ref().map(|listener| listener.loadbalancer_id));
+    let of =
+        of.ok_or_else(|| invalid("Must provide at least one of: loadbalancer_id, listener_id"))?;
+    let balancer = own_balancer(view, of, caller)?;
+    let pool = Pool {
+        meta: of_project(&made.meta, &balancer.meta.project_id),
+        loadbalancer_id: Some(of),
+        listener_id: None,
+        ..made.clone()
+    };
+    let mut writes = Vec::new();
+    if let Some(listener) = listener {
+        if listener.loadbalancer_id != of {
+            return Err(invalid("the listener is of another load balancer"));
+        }
+        if let Some(other) = listener.default_pool_id {
+            return Err(Refusal::conflict(
+                "DuplicatePoolEntry",
+                format!(
+                    "Listener {} already has a default pool: {other}",
+                    listener.meta.id
+                ),
+            ));
+        }
+        fits(&listener, &pool)?;
+        writes.push(Write::put(Listener {
+            default_pool_id: Some(made.meta.id),
+            ..Listener::clone(&listener)
+        }));
+    }
+    writes.push(Write::amend(pool));
+    Ok(writes)
+}
+
+/// A switch can do what it asks for.
+fn possible(_: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
+    let Some(after) = change.after else {
+        return Ok(Vec::new());
+    };
+    balanced(&after.protocol)?;
+    if after.lb_algorithm == "LEAST_CONNECTIONS" {
+        return Err(unsupported("lb_algorithm LEAST_CONNECTIONS"));
+    }
+    Ok(Vec::new())
+}
+
+/// Members are addresses of the virtual address's family at which somebody may be, each port of one once.
+fn members(view: &View, change: &Change<'_, Pool>, caller: &Caller) -> Judged {
+    let Some(after) = change.after.filter(|_| change.is_asked()) else {
+        return Ok(Vec::new());
+    };
+    if after.members.len() > MEMBERS {
+        return Err(Refusal::OverQuota { kind: "member" });
+    }
+    let vip = after.loadbalancer_id.and_then(|id| vip(view, id));
+    let vip = vip.map(|(_, address)| address);
+    let old = change.before.map(|before| before.members.as_slice());
+    let old = old.unwrap_or_default();
+    let mut met = BTreeSet::new();
+    for member in &after.members {
+        let address = member.address;
+        if !met.insert((address, member.protocol_port)) {
+            return Err(Refusal::conflict(
+                "DuplicateMemberEntry",
+                format!(
+                    "Another member on this pool is already using ip {address} on protocol_port {}",
+                    member.protocol_port
+                ),
+            ));
+        }
+        if old.iter().any(|other| other.id == member.id) {
+            continue;
+        }
+        if !is_somebody(address) || vip == Some(address) {
+            return Err(invalid(format_args!(
+                "{address} cannot be a member's address"
+            )));
+        }
+        if vip.is_some_and(|vip| vip.is_ipv4() != address.is_ipv4()) {
+            return Err(unsupported(format_args!(
+                "member {address} is of another family than the virtual address"
+            )));
+        }
+        if let Some(id) = member.subnet_id {
+            let subnet = view.object::<Subnet>(id);
+            let subnet = subnet.filter(|subnet| {
+                crate::resources::network::open(view, subnet.network_id, caller, "create_member")
+                    .is_ok()
+            });
+            let subnet = subnet.ok_or_else(|| invalid(format_args!("Subnet {id} not found.")))?;
+            if !subnet.cidr.contains(address) {
+                return Err(invalid(format_args!("{address} is not of subnet {id}")));
+            }
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Can a workload have this address?
+const fn is_somebody(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback()
+                || v4.is_unspecified()
+                || v4.is_multicast()
+                || v4.is_link_local()
+                || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_multicast()
+                || v6.is_unicast_link_local()
+                || v6.to_ipv4_mapped().is_some())
+        }
+    }
+}
+
+/// What changes here changes what its listeners do; without it they serve nobody.
+#[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
+fn followed(view: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
+    let Some(before) = change.before else {
+        return Ok(Vec::new());
+    };
+    let id = before.meta.id;
+    if change.after.is_some() {
+        return Ok(again(view, "default_pool_id", id));
+    }
+    let listeners = view.related::<Listener>("default_pool_id", id);
+    let listeners = listeners.iter();
+    Ok(listeners
+        .map(|listener| {
+            Write::put(Listener {
+                default_pool_id: None,
+                ..Listener::clone(listener)
+            })
+        })
+        .collect())
+}
