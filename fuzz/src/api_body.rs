@@ -22,6 +22,8 @@ use tower::ServiceExt as _;
 
 /// The most requests of an input.
 const REQUESTS: usize = 8;
+/// Of those, how many may have something hashed.
+const HASHED: usize = 2;
 /// The admin's token.
 const TOKEN: &str = "secret";
 
@@ -40,19 +42,31 @@ thread_local! {
 /// Asks one after the other. None is the server's fault, and each answer is what its header says.
 pub(crate) fn requests(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let _made = RUNTIME.with(|runtime| runtime.block_on(walk(&text)));
+    let _made = RUNTIME.with(|runtime| runtime.block_on(walk(&text, "/v2.0")));
+}
+
+/// The same of the identity API.
+pub(crate) fn identities(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let _made = RUNTIME.with(|runtime| runtime.block_on(walk(&text, "/identity")));
 }
 
 /// How many objects were made by requests for one.
-async fn walk(text: &str) -> usize {
+async fn walk(text: &str, root: &str) -> usize {
     let cloud = cloud().await.router();
     let mut made: Vec<String> = Vec::new();
+    let mut hashed = 0;
     for part in text.split("\n\n").take(REQUESTS) {
         let mut part = part.to_owned();
         for (n, id) in made.iter().enumerate() {
             part = part.replace(&format!("${n}"), id);
         }
-        let Some(request) = request(&part) else {
+        // Passwords and secrets are hashed slowly, and on purpose.
+        hashed += usize::from(part.contains("password") || part.contains("credential"));
+        if hashed > HASHED {
+            continue;
+        }
+        let Some(request) = request(&part, root) else {
             continue;
         };
         let Ok(answer) = cloud.clone().oneshot(request).await;
@@ -84,12 +98,12 @@ async fn told(asked: &str, answer: Response<Body>) -> Option<String> {
     Some(object.get("id")?.as_str()?.to_owned())
 }
 
-/// A request below `/v2.0`, by the admin; `None`: it is none that HTTP could carry.
-fn request(part: &str) -> Option<Request<Body>> {
+/// A request below this path, by the admin; `None`: it is none that HTTP could carry.
+fn request(part: &str, root: &str) -> Option<Request<Body>> {
     let (line, body) = part.split_once('\n').unwrap_or((part, ""));
     let (method, path) = line.split_once(' ')?;
-    // Passwords are hashed elsewhere, slowly and on purpose; backups go to files.
-    if !path.starts_with("/v2.0") || path.contains("backup") {
+    // Backups go to files.
+    if !path.starts_with(root) || path.contains("backup") {
         return None;
     }
     Request::builder()
@@ -126,6 +140,7 @@ async fn cloud() -> Api {
         let token = Token {
             user_id: admin.as_ref().map(|a| a.id.clone()).unwrap_or_default(),
             project_id: admin.and_then(|a| a.default_project_id.clone()),
+            domain_id: None,
             methods: Vec::new(),
             audit_id: String::new(),
             issued_at: Seconds::default(),
@@ -203,6 +218,51 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     joined.collect()
 }
 
+/// The admin's user and project, and the role `admin`, as [`Bootstrap`] numbers them.
+pub(crate) fn identity_seeds() -> Vec<Vec<u8>> {
+    let (project, user, role) = (
+        "00000000000000000000000000000001",
+        "00000000000000000000000000000002",
+        "00000000000000000000000000000003",
+    );
+    let seeds: [Vec<String>; 4] = [
+        vec![
+            "POST /identity/v3/domains\n{\"domain\":{\"name\":\"blue\",\"description\":\"d\",\"enabled\":true}}".to_owned(),
+            "POST /identity/v3/projects\n{\"project\":{\"name\":\"p\",\"domain_id\":\"$0\",\"enabled\":\"true\"}}".to_owned(),
+            "POST /identity/v3/users\n{\"user\":{\"name\":\"eve\",\"domain_id\":\"$0\",\"default_project_id\":\"$1\",\"email\":\"e@x\"}}".to_owned(),
+            format!("PUT /identity/v3/projects/$1/users/$2/roles/{role}"),
+            format!("PUT /identity/v3/domains/$0/users/$2/roles/{role}"),
+            "GET /identity/v3/role_assignments?effective&include_names=1&scope.domain.id=$0".to_owned(),
+            "PATCH /identity/v3/domains/$0\n{\"domain\":{\"enabled\":false}}".to_owned(),
+            "DELETE /identity/v3/domains/$0".to_owned(),
+        ],
+        vec![
+            "POST /identity/v3/groups\n{\"group\":{\"name\":\"ops\"}}".to_owned(),
+            format!("PUT /identity/v3/groups/$0/users/{user}"),
+            format!("PUT /identity/v3/projects/{project}/groups/$0/roles/{role}"),
+            format!("GET /identity/v3/users/{user}/groups"),
+            "GET /identity/v3/groups/$0/users".to_owned(),
+            "POST /identity/v3/roles\n{\"role\":{\"name\":\"auditor\"}}".to_owned(),
+            "DELETE /identity/v3/groups/$0".to_owned(),
+        ],
+        vec![
+            format!("POST /identity/v3/users/{user}/application_credentials\n{{\"application_credential\":{{\"name\":\"ci\",\"roles\":[{{\"name\":\"reader\"}}],\"expires_at\":\"2090-01-01T00:00:00Z\",\"unrestricted\":true,\"access_rules\":[]}}}}"),
+            "POST /identity/v3/users\n{\"user\":{\"name\":\"bob\",\"password\":\"pw\"}}".to_owned(),
+            format!("DELETE /identity/v3/users/{user}/application_credentials/$0"),
+        ],
+        vec![
+            "POST /identity/v3/auth/tokens\n{\"auth\":{\"identity\":{\"methods\":[\"token\"],\"token\":{\"id\":\"secret\"}},\"scope\":{\"project\":{\"name\":\"admin\",\"domain\":{\"name\":\"Default\"}}}}}".to_owned(),
+            "POST /identity/v3/auth/tokens\n{\"auth\":{\"identity\":{\"methods\":[\"password\"],\"password\":{\"user\":{\"name\":\"admin\",\"domain\":{\"id\":\"default\"},\"password\":\"x\"}}},\"scope\":{\"domain\":{\"id\":\"default\"}}}}".to_owned(),
+            "GET /identity/v3/auth/projects".to_owned(),
+            "GET /identity/v3/services".to_owned(),
+        ],
+    ];
+    let joined = seeds
+        .iter()
+        .map(|requests| requests.join("\n\n").into_bytes());
+    joined.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,10 +273,18 @@ mod tests {
             .iter()
             .map(|seed| {
                 let text = String::from_utf8(seed.clone()).unwrap();
-                RUNTIME.with(|runtime| runtime.block_on(walk(&text)))
+                RUNTIME.with(|runtime| runtime.block_on(walk(&text, "/v2.0")))
             })
             .collect::<Vec<_>>();
         // A list of objects has no id of its own.
         assert_eq!(made, [3, 0, 0, 3, 7, 1, 1, 1, 1]);
+        let made = identity_seeds()
+            .iter()
+            .map(|seed| {
+                let text = String::from_utf8(seed.clone()).unwrap();
+                RUNTIME.with(|runtime| runtime.block_on(walk(&text, "/identity")))
+            })
+            .collect::<Vec<_>>();
+        assert_eq!(made, [3, 2, 2, 0]);
     }
 }

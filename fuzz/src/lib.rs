@@ -71,6 +71,15 @@ pub const TARGETS: &[Target] = &[
     slow(target("metadata", metadata::converse, metadata::seeds), 10),
     slow(target("fragments", fragments::arrive, fragments::seeds), 10),
     slow(target("api_body", api_body::requests, api_body::seeds), 100),
+    // Each may hash two passwords.
+    slow(
+        target(
+            "identity_body",
+            api_body::identities,
+            api_body::identity_seeds,
+        ),
+        400,
+    ),
     target("run_dir", run_dir::request, run_dir::seeds),
     // A run is one (rules, packet) pair, an input has many.
     slow(

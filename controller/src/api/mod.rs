@@ -375,7 +375,15 @@ impl Api {
             })?
         } else {
             let snapshot = self.core.store.snapshot();
-            identity::caller_for(&snapshot, token, service, now).map(Arc::new)
+            let known = identity::caller_for(&snapshot, token, service, now);
+            // What is a domain's leads to nothing here, as with Neutron's scopes.
+            let known = known.map(|mut caller| {
+                if caller.domain.is_some() {
+                    caller.roles.clear();
+                }
+                caller
+            });
+            known.map(Arc::new)
         };
         known.ok_or(ApiError::Unauthenticated)
     }

@@ -1,6 +1,6 @@
 //! Who is who?
 //!
-//! An embedded Keystone: projects, users, roles, assignments and tokens, kept in the same store.
+//! An embedded Keystone: domains, projects, users, groups, roles, assignments and tokens, kept in the same store.
 //! Passwords are argon2id hashes. A token is 32 random bytes; the store knows its SHA-256 only.
 //! What a token may do is looked up when it is used, so that a role taken away is gone at once.
 //!
@@ -23,8 +23,53 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-/// The id of the only domain.
+/// The id of the domain that is always there.
 pub const DOMAIN: &str = "default";
+
+fn default_domain() -> String {
+    DOMAIN.to_owned()
+}
+
+/// A domain: names of users, groups and projects are one of a kind in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Domain {
+    /// 32 hexadecimal digits, or `default`.
+    pub id: String,
+    /// Its name, one of a kind.
+    pub name: String,
+    /// Human note.
+    #[serde(default)]
+    pub description: String,
+    /// Are its users let in, and tokens for its projects good?
+    pub enabled: bool,
+}
+
+impl Domain {
+    /// The one that is always there, as long as nobody changed it.
+    fn first() -> Self {
+        Self {
+            id: default_domain(),
+            name: "Default".to_owned(),
+            description: "The default domain".to_owned(),
+            enabled: true,
+        }
+    }
+}
+
+/// A group: its users have its roles.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// Its name, one of a kind in its domain.
+    pub name: String,
+    /// Human note.
+    #[serde(default)]
+    pub description: String,
+    /// Where its name is.
+    #[serde(default = "default_domain")]
+    pub domain_id: String,
+}
 /// The roles that are there from the start.
 pub const ROLES: &[&str] = &["admin", "manager", "member", "reader", "service"];
 /// How long a token is good, in seconds: a working day, as Keystone's deployments have it.
@@ -38,11 +83,14 @@ pub const EXPIRED_LIFE: u64 = 48 * 3600;
 pub struct Project {
     /// 32 hexadecimal digits.
     pub id: String,
-    /// Its name, one of a kind.
+    /// Its name, one of a kind in its domain.
     pub name: String,
     /// Human note.
     #[serde(default)]
     pub description: String,
+    /// Where its name is.
+    #[serde(default = "default_domain")]
+    pub domain_id: String,
     /// May tokens be for it?
     pub enabled: bool,
 }
@@ -57,6 +105,9 @@ pub struct User {
     /// Human note.
     #[serde(default)]
     pub description: String,
+    /// Where its name is.
+    #[serde(default = "default_domain")]
+    pub domain_id: String,
     /// An address.
     #[serde(default)]
     pub email: Option<String>,
@@ -85,15 +136,42 @@ pub struct Role {
     pub description: String,
 }
 
-/// That a user has a role in a project.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// That a user, or all of a group, have a role in a project, or a domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
-    /// Who.
+    /// Who; empty for a group.
     pub user_id: String,
-    /// Where.
+    /// Where; empty for a domain.
     pub project_id: String,
     /// As what.
     pub role_id: String,
+    /// Who, if that is a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_id: Option<String>,
+    /// Where, if that is a domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain_id: Option<String>,
+}
+
+impl Assignment {
+    /// Where: a project's id, or a domain's behind `@`.
+    pub fn place(&self) -> String {
+        self.domain_id
+            .as_ref()
+            .map_or_else(|| self.project_id.clone(), |id| format!("@{id}"))
+    }
+
+    /// Who: a user's id, or a group's behind `@`.
+    pub fn actor(&self) -> String {
+        self.group_id
+            .as_ref()
+            .map_or_else(|| self.user_id.clone(), |id| format!("@{id}"))
+    }
+
+    /// Its key.
+    pub fn key(&self) -> String {
+        assignment_key(&self.place(), &self.actor(), &self.role_id)
+    }
 }
 
 /// What a program acts for a user with, in one project.
@@ -141,6 +219,9 @@ pub struct Token {
     pub user_id: String,
     /// For which project; none if unscoped.
     pub project_id: Option<String>,
+    /// For which domain, instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain_id: Option<String>,
     /// How it was got.
     pub methods: Vec<String>,
     /// A name for it in audits.
@@ -170,6 +251,9 @@ pub fn decode(kind: &str, bytes: &[u8]) -> Option<Result<Arc<dyn Record>, serde_
         "project" => json::<Project>(bytes),
         "user" => json::<User>(bytes),
         "role" => json::<Role>(bytes),
+        "domain" => json::<Domain>(bytes),
+        "group" => json::<Group>(bytes),
+        "groupuser" => json::<()>(bytes),
         "assignment" => json::<Assignment>(bytes),
         "appcred" => json::<AppCredential>(bytes),
         "token" => json::<Token>(bytes),
@@ -213,17 +297,88 @@ pub fn by_name<T: Send + Sync + 'static>(
     read.get(&key(kind, &id))
 }
 
-/// The roles of a user in a project, what they imply included, by name.
-pub fn roles_in(read: &impl Read, project: &str, user: &str) -> Vec<Arc<Role>> {
-    let prefix = format!("assignment/{project}/{user}/");
-    let ids = read
-        .scan(&prefix)
-        .filter_map(|(_, entry)| entry.peek::<Assignment>());
+/// The record of this kind and name in a domain.
+pub fn by_name_in<T: Send + Sync + 'static>(
+    read: &impl Read,
+    kind: &str,
+    domain: &str,
+    name: &str,
+) -> Option<Arc<T>> {
+    let id = read.get::<String>(&name_key(&named_kind(kind, domain), name))?;
+    read.get(&key(kind, &id))
+}
+
+/// The kind by which names of a domain are kept apart from those of others.
+pub fn named_kind(kind: &str, domain: &str) -> String {
+    if domain == DOMAIN {
+        kind.to_owned()
+    } else {
+        format!("{kind}@{domain}")
+    }
+}
+
+/// The domain with this id.
+pub fn domain(read: &impl Read, id: &str) -> Option<Arc<Domain>> {
+    let stored = read.get::<Domain>(&key("domain", id));
+    stored.or_else(|| (id == DOMAIN).then(|| Arc::new(Domain::first())))
+}
+
+/// All domains.
+pub fn domains(read: &impl Read) -> Vec<Arc<Domain>> {
+    let stored = read.scan("domain/");
+    let mut all: Vec<Arc<Domain>> = stored.filter_map(|(_, entry)| entry.get()).collect();
+    if !all.iter().any(|domain| domain.id == DOMAIN) {
+        all.insert(0, Arc::new(Domain::first()));
+    }
+    all
+}
+
+/// The domain with this name, in whatever case for the one that is always there, as ever.
+pub fn domain_by_name(read: &impl Read, name: &str) -> Option<Arc<Domain>> {
+    let is = |domain: &Arc<Domain>| {
+        let first = domain.id == DOMAIN && domain.name.eq_ignore_ascii_case(name);
+        domain.name == name || first
+    };
+    domains(read).into_iter().find(is)
+}
+
+/// Is there such a domain, and is it not shut?
+pub fn is_domain_open(read: &impl Read, id: &str) -> bool {
+    domain(read, id).is_some_and(|domain| domain.enabled)
+}
+
+/// The key of a user's part in a group.
+pub fn member_key(user: &str, group: &str) -> String {
+    format!("groupuser/{user}/{group}")
+}
+
+/// The groups of a user.
+pub fn groups_of(read: &impl Read, user: &str) -> Vec<String> {
+    let prefix = member_key(user, "");
+    let keys = read.scan(&prefix);
+    keys.filter_map(|(key, _)| key.rsplit('/').next().map(str::to_owned))
+        .collect()
+}
+
+/// The roles of a user in a project, or a domain (behind `@`), its groups' and what they imply included, by name.
+pub fn roles_in(read: &impl Read, place: &str, user: &str) -> Vec<Arc<Role>> {
+    let mut prefixes = vec![format!("assignment/{place}/{user}/")];
+    let groups = groups_of(read, user);
+    prefixes.extend(
+        groups
+            .iter()
+            .map(|group| format!("assignment/{place}/@{group}/")),
+    );
+    let ids = prefixes.iter().flat_map(|prefix| read.scan(prefix));
+    let ids = ids.filter_map(|(_, entry)| entry.peek::<Assignment>());
     with_implied(read, ids.map(|assignment| assignment.role_id.as_str()))
 }
 
 /// The roles that a token has: its user's, of which an application credential may have fewer.
 pub fn roles_of(read: &impl Read, token: &Token) -> Vec<Arc<Role>> {
+    if let Some(domain) = &token.domain_id {
+        return roles_in(read, &format!("@{domain}"), &token.user_id);
+    }
     let Some(project) = &token.project_id else {
         return Vec::new();
     };
@@ -238,7 +393,7 @@ pub fn roles_of(read: &impl Read, token: &Token) -> Vec<Arc<Role>> {
 }
 
 /// The roles of these ids, what they imply included, by name.
-fn with_implied<'a>(read: &impl Read, ids: impl Iterator<Item = &'a str>) -> Vec<Arc<Role>> {
+pub fn with_implied<'a>(read: &impl Read, ids: impl Iterator<Item = &'a str>) -> Vec<Arc<Role>> {
     let mut names: Vec<String> = ids
         .filter_map(|id| read.get::<Role>(&key("role", id)))
         .map(|role| role.name.clone())
@@ -267,11 +422,15 @@ fn with_implied<'a>(read: &impl Read, ids: impl Iterator<Item = &'a str>) -> Vec
 pub fn projects_of(read: &impl Read, user: &str) -> Vec<Arc<Project>> {
     read.scan("project/")
         .filter_map(|(_, entry)| entry.get::<Project>())
-        .filter(|project| {
-            let prefix = format!("assignment/{}/{user}/", project.id);
-            read.scan(&prefix).next().is_some()
-        })
+        .filter(|project| !roles_in(read, &project.id, user).is_empty())
         .collect()
+}
+
+/// The domains in which a user has a role.
+pub fn domains_of(read: &impl Read, user: &str) -> Vec<Arc<Domain>> {
+    let mut domains = domains(read);
+    domains.retain(|domain| !roles_in(read, &format!("@{}", domain.id), user).is_empty());
+    domains
 }
 
 /// The token with this secret, if it is good now, and whose it is.
@@ -289,7 +448,8 @@ pub fn good_token(
     }
     let user = snapshot
         .get::<User>(&key("user", &token.user_id))
-        .filter(|user| user.enabled && user.revocations == token.revocations)?;
+        .filter(|user| user.enabled && user.revocations == token.revocations)
+        .filter(|user| is_domain_open(snapshot, &user.domain_id))?;
     if let Some(id) = &token.credential_id {
         let credential = snapshot.get::<AppCredential>(&key("appcred", id))?;
         if !credential.is_good(now) {
@@ -299,7 +459,12 @@ pub fn good_token(
     if let Some(project) = &token.project_id {
         snapshot
             .get::<Project>(&key("project", project))
-            .filter(|project| project.enabled)?;
+            .filter(|project| project.enabled && is_domain_open(snapshot, &project.domain_id))?;
+    }
+    if let Some(domain) = &token.domain_id
+        && !is_domain_open(snapshot, domain)
+    {
+        return None;
     }
     Some((token, user))
 }
@@ -325,7 +490,15 @@ pub fn caller(snapshot: &Snapshot, secret: &str, now: Seconds) -> Option<Caller>
     let project_id = token.project_id.clone().unwrap_or_default();
     let roles = roles_of(snapshot, &token);
     let roles = roles.iter().map(|role| role.name.clone()).collect();
-    Some(with_roles(&user.id, &user.name, &project_id, roles))
+    let mut caller = with_roles(&user.id, &user.name, &project_id, roles);
+    if let Some(domain) = &token.domain_id {
+        // What it may do is its domain's alone.
+        caller.domain = Some(domain.clone());
+        caller.admin = false;
+        caller.member = false;
+        caller.service = false;
+    }
+    Some(caller)
 }
 
 /// A user, as these roles in a project make it.
@@ -339,6 +512,7 @@ pub fn with_roles(user_id: &str, user_name: &str, project_id: &str, roles: Vec<S
         member: has("admin") || has("member") || has("service"),
         project_id: project_id.to_owned(),
         roles,
+        domain: None,
         policies: None,
     }
 }
@@ -377,6 +551,7 @@ pub fn bootstrap(view: &mut View, with: &Bootstrap) -> bool {
                 user_id: user_id.clone(),
                 project_id: project_id.clone(),
                 role_id: id.clone(),
+                ..Assignment::default()
             };
             view.put(
                 assignment_key(&project_id, &user_id, &id),
@@ -390,6 +565,7 @@ pub fn bootstrap(view: &mut View, with: &Bootstrap) -> bool {
         id: project_id.clone(),
         name: "admin".to_owned(),
         description: "The operator's own project".to_owned(),
+        domain_id: default_domain(),
         enabled: true,
     };
     view.put(key("project", &project_id), Arc::new(project));
@@ -398,6 +574,7 @@ pub fn bootstrap(view: &mut View, with: &Bootstrap) -> bool {
         id: user_id.clone(),
         name: "admin".to_owned(),
         description: String::new(),
+        domain_id: default_domain(),
         email: None,
         enabled: true,
         default_project_id: Some(project_id),
@@ -485,6 +662,7 @@ mod tests {
             let token = Token {
                 user_id: user.clone(),
                 project_id: Some(project.clone()),
+                domain_id: None,
                 methods: vec!["password".to_owned()],
                 audit_id: String::new(),
                 issued_at: Seconds::new(100),

@@ -155,6 +155,8 @@ pub struct Caller {
     pub service: bool,
     /// May change what its project owns.
     pub member: bool,
+    /// The domain that the token is for, instead of a project.
+    pub domain: Option<String>,
     /// The policies that judge in place of what is built in, if any does.
     pub policies: Option<Arc<Policies>>,
 }

@@ -4,13 +4,16 @@
 //! user has those roles, and no longer than it says itself. What a token was got by, the token says; one that was got by a restricted credential
 //! makes and deletes none.
 
-use super::{Call, Fault, finish, fresh_id, hashed, listed, tokens::verify};
+use super::{
+    Call, Fault, finish, fresh_id, hashed, listed,
+    tokens::{named_domain, verify},
+};
 use crate::{
     api::{
         Api,
         error::{respond, respond_empty},
     },
-    identity::{AppCredential, Role, User, by_name, key, name_key, roles_in},
+    identity::{AppCredential, Role, User, by_name_in, is_domain_open, key, name_key, roles_in},
     resource::boolean,
     rules::Caller,
     store::{Read, Snapshot, View},
@@ -184,11 +187,17 @@ async fn make(api: &Api, call: &Call, caller: &Caller) -> Result<(AppCredential,
         "expires_at",
         "unrestricted",
         "project_id",
+        "access_rules",
     ];
     if let Some(name) = given.keys().find(|name| !known.contains(&name.as_str())) {
         return Err(Fault::bad(format!(
             "{name} is not an attribute that is known here"
         )));
+    }
+    // The client names them even where there are none.
+    let none = |rules: &Value| rules.is_null() || rules.as_array().is_some_and(Vec::is_empty);
+    if !given.get("access_rules").is_none_or(none) {
+        return Err(Fault::bad("access_rules are not known here"));
     }
     if caller.project_id.is_empty() {
         return Err(Fault::bad("the token is for no project"));
@@ -324,9 +333,9 @@ pub(super) async fn check(
         (None, Some(name)) => {
             let user = match (text("/user/id"), text("/user/name")) {
                 (Some(id), _) => Some(id.to_owned()),
-                (None, Some(name)) if super::tokens::is_domain(given.pointer("/user/domain")) => {
-                    by_name::<User>(snapshot, "user", name).map(|user| user.id.clone())
-                }
+                (None, Some(name)) => named_domain(snapshot, given.pointer("/user/domain"))
+                    .and_then(|domain| by_name_in::<User>(snapshot, "user", &domain, name))
+                    .map(|user| user.id.clone()),
                 _ => return Err(Fault::bad("application_credential by name needs its user")),
             };
             let named = user.map(|user| name_key("appcred", &format!("{user}/{name}")));
@@ -341,7 +350,7 @@ pub(super) async fn check(
     let user = found
         .as_ref()
         .and_then(|it| snapshot.get::<User>(&key("user", &it.user_id)))
-        .filter(|user| user.enabled);
+        .filter(|user| user.enabled && is_domain_open(snapshot, &user.domain_id));
     let secret = text("/secret").ok_or_else(|| Fault::bad("secret is missing"))?;
     let hash = found.as_ref().map(|it| it.secret_hash.clone());
     let verified = verify(api, secret.to_owned(), hash).await;

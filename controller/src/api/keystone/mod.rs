@@ -1,12 +1,14 @@
 //! How does the identity API answer?
 //!
 //! Keystone v3 below `/identity`, as far as the real clients need it: tokens by password or token,
-//! projects, users, roles and their assignments, the one domain, the catalog. Anyone may read what is
-//! their own; the rest is an admin's.
+//! domains, projects, users, groups, roles and their assignments, the catalog. Anyone may read what is
+//! their own; the rest is an admin's, and what is in a domain also an admin's of that domain.
 
 mod credentials;
+mod groups;
 mod records;
 mod roles;
+mod stored;
 mod tokens;
 
 use crate::{
@@ -15,20 +17,19 @@ use crate::{
         error::{keystone_error, respond},
         whole_body,
     },
-    identity::{self, DOMAIN},
+    identity,
     rules::Caller,
-    store::{Snapshot, View, transact},
+    store::{Read, Snapshot, View, transact},
 };
 use axum::{
     Router,
     body::Body,
-    extract::{Path, Query, State},
+    extract::State,
     http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
     routing::{any, get},
 };
 use rand::RngCore;
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use uuid::Uuid;
 
 const MEDIA: &str = "application/vnd.openstack.identity-v3+json";
@@ -89,8 +90,6 @@ pub(in crate::api) fn routes() -> Router<Api> {
         .route("/identity/v3/", get(version))
         .route("/identity/v3/auth/tokens", any(tokens::tokens))
         .route("/identity/v3/auth/{what}", any(tokens::auth_views))
-        .route("/identity/v3/domains", any(domains))
-        .route("/identity/v3/domains/{id}", any(domain))
         .route(
             "/identity/v3/role_assignments",
             any(roles::role_assignments),
@@ -111,14 +110,13 @@ pub(in crate::api) fn routes() -> Router<Api> {
             "/identity/v3/users/{user}/application_credentials/{id}",
             any(credentials::credential),
         )
+        .route("/identity/v3/users/{user}/groups", any(groups::of_user))
+        .route("/identity/v3/groups/{group}/users", any(groups::users))
         .route(
-            "/identity/v3/projects/{project}/users/{user}/roles",
-            any(roles::project_roles),
+            "/identity/v3/groups/{group}/users/{user}",
+            any(groups::member),
         )
-        .route(
-            "/identity/v3/projects/{project}/users/{user}/roles/{role}",
-            any(roles::project_role),
-        )
+        .merge(roles::routes())
         .route("/identity/v3/{collection}", any(records::collection))
         .route("/identity/v3/{collection}/{id}", any(records::item))
 }
@@ -229,8 +227,15 @@ fn listed(plural: &str, rows: Vec<Value>, origin: &str) -> Value {
     json!({plural: rows, "links": {"next": null, "self": own, "previous": null}})
 }
 
-fn domain_reference() -> Value {
-    json!({"id": DOMAIN, "name": "Default"})
+fn domain_reference(read: &impl Read, id: &str) -> Value {
+    let name = identity::domain(read, id).map(|domain| domain.name.clone());
+    json!({"id": id, "name": name})
+}
+
+/// May the caller keep what is in this domain? An admin of the domain makes no admins of the cloud, though: see `roles`.
+fn governs(caller: &Caller, domain: &str) -> bool {
+    let own = caller.domain.as_deref() == Some(domain);
+    caller.admin || (own && caller.roles.iter().any(|role| role == "admin"))
 }
 
 async fn hashed(api: &Api, password: String) -> Result<String, Fault> {
@@ -243,57 +248,4 @@ async fn hashed(api: &Api, password: String) -> Result<String, Fault> {
         Ok(Err(error)) => Err(Fault::bad(format!("the password cannot be kept: {error}"))),
         Err(error) => Err(Fault(StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
     }
-}
-
-fn domain_row(origin: &str) -> Value {
-    json!({
-        "id": DOMAIN,
-        "name": "Default",
-        "description": "The only domain",
-        "enabled": true,
-        "options": {},
-        "tags": [],
-        "links": {"self": format!("{origin}/identity/v3/domains/{DOMAIN}")},
-    })
-}
-
-async fn domains(
-    State(api): State<Api>,
-    Query(query): Query<HashMap<String, String>>,
-    request: Request<Body>,
-) -> Response<Body> {
-    let answer = async {
-        let (call, _) = api.known_call(request).await?;
-        if call.method != Method::GET {
-            return Err(Fault::forbidden());
-        }
-        let fits = query
-            .get("name")
-            .is_none_or(|name| name.eq_ignore_ascii_case("Default"));
-        let rows: Vec<Value> = fits.then(|| domain_row(&call.origin)).into_iter().collect();
-        Ok(respond(
-            StatusCode::OK,
-            &listed("domains", rows, &call.origin),
-        ))
-    };
-    finish(answer.await)
-}
-
-async fn domain(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    request: Request<Body>,
-) -> Response<Body> {
-    let answer = async {
-        let (call, _) = api.known_call(request).await?;
-        match call.method {
-            Method::GET if id == DOMAIN => Ok(respond(
-                StatusCode::OK,
-                &json!({"domain": domain_row(&call.origin)}),
-            )),
-            Method::GET => Err(Fault::missing("domain", &id)),
-            _ => Err(Fault::forbidden()),
-        }
-    };
-    finish(answer.await)
 }

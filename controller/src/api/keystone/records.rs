@@ -1,7 +1,8 @@
 //! Which projects, users and roles are there?
 
 use super::{
-    Answer, Call, Fault, finish, fresh_id, hashed, listed,
+    Answer, Call, Fault, finish, fresh_id, governs, hashed, listed,
+    stored::{Wanted, may_go, remove, store_named},
     tokens::{SERVICES, service_id},
 };
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
         Api,
         error::{respond, respond_empty},
     },
-    identity::{AppCredential, Assignment, DOMAIN, Project, Role, User, key, name_key},
+    identity::{self, DOMAIN, Domain, Group, Project, Role, User, key},
     resource::boolean,
     rules::Caller,
     store::{Read, Snapshot, View},
@@ -26,10 +27,10 @@ pub(super) fn project_row(project: &Project, origin: &str) -> Value {
     json!({
         "id": project.id,
         "name": project.name,
-        "domain_id": DOMAIN,
+        "domain_id": project.domain_id,
         "description": project.description,
         "enabled": project.enabled,
-        "parent_id": DOMAIN,
+        "parent_id": project.domain_id,
         "is_domain": false,
         "options": {},
         "tags": [],
@@ -41,7 +42,7 @@ pub(super) fn user_row(user: &User, origin: &str) -> Value {
     json!({
         "id": user.id,
         "name": user.name,
-        "domain_id": DOMAIN,
+        "domain_id": user.domain_id,
         "description": user.description,
         "email": user.email,
         "enabled": user.enabled,
@@ -63,12 +64,36 @@ pub(super) fn role_row(role: &Role, origin: &str) -> Value {
     })
 }
 
-/// The three kinds of named records, told apart by their collection.
+pub(super) fn group_row(group: &Group, origin: &str) -> Value {
+    json!({
+        "id": group.id,
+        "name": group.name,
+        "domain_id": group.domain_id,
+        "description": group.description,
+        "links": {"self": format!("{origin}/identity/v3/groups/{}", group.id)},
+    })
+}
+
+pub(super) fn domain_row(domain: &Domain, origin: &str) -> Value {
+    json!({
+        "id": domain.id,
+        "name": domain.name,
+        "description": domain.description,
+        "enabled": domain.enabled,
+        "options": {},
+        "tags": [],
+        "links": {"self": format!("{origin}/identity/v3/domains/{}", domain.id)},
+    })
+}
+
+/// The kinds of named records, told apart by their collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Project,
     User,
+    Group,
     Role,
+    Domain,
 }
 
 impl Kind {
@@ -76,15 +101,19 @@ impl Kind {
         match collection {
             "projects" => Some(Self::Project),
             "users" => Some(Self::User),
+            "groups" => Some(Self::Group),
+            "domains" => Some(Self::Domain),
             "roles" => Some(Self::Role),
             _ => None,
         }
     }
 
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Project => "project",
             Self::User => "user",
+            Self::Group => "group",
+            Self::Domain => "domain",
             Self::Role => "role",
         }
     }
@@ -98,10 +127,52 @@ impl Kind {
             Self::User => snapshot
                 .get(&key)
                 .map(|it: Arc<User>| user_row(&it, origin)),
+            Self::Group => snapshot
+                .get(&key)
+                .map(|it: Arc<Group>| group_row(&it, origin)),
             Self::Role => snapshot
                 .get(&key)
                 .map(|it: Arc<Role>| role_row(&it, origin)),
+            Self::Domain => identity::domain(snapshot, id).map(|it| domain_row(&it, origin)),
         }
+    }
+
+    /// The domain that such a record is in, if it is there and in any.
+    pub(super) fn domain(self, read: &impl Read, id: &str) -> Option<String> {
+        let key = key(self.word(), id);
+        match self {
+            Self::Project => read.get::<Project>(&key).map(|it| it.domain_id.clone()),
+            Self::User => read.get::<User>(&key).map(|it| it.domain_id.clone()),
+            Self::Group => read.get::<Group>(&key).map(|it| it.domain_id.clone()),
+            Self::Role | Self::Domain => None,
+        }
+    }
+
+    fn ids(self, snapshot: &Snapshot) -> Vec<String> {
+        if self == Self::Domain {
+            let domains = identity::domains(snapshot).into_iter();
+            return domains.map(|domain| domain.id.clone()).collect();
+        }
+        let prefix = format!("{}/", self.word());
+        let keys = snapshot.scan(&prefix);
+        keys.filter_map(|(key, _)| key.strip_prefix(&prefix).map(str::to_owned))
+            .collect()
+    }
+
+    /// Does the caller see it? Who is no admin finds itself and its own.
+    fn is_seen_by(self, snapshot: &Snapshot, id: &str, caller: &Caller) -> bool {
+        let own = id == caller.user_id || id == caller.project_id;
+        let domain = || match self {
+            Self::Domain => {
+                let user = Self::User.domain(snapshot, &caller.user_id);
+                user.as_deref() == Some(id) || caller.domain.as_deref() == Some(id)
+            }
+            Self::Project | Self::User | Self::Group | Self::Role => {
+                let domain = self.domain(snapshot, id);
+                domain.is_some_and(|domain| governs(caller, &domain))
+            }
+        };
+        caller.admin || own || self == Self::Role || domain()
     }
 }
 
@@ -119,29 +190,21 @@ pub(super) async fn collection(
         let kind = Kind::of(&name).ok_or_else(|| Fault::missing("path", &name))?;
         match call.method {
             Method::GET => {
-                // A caller who is no admin finds itself and its own.
-                let own = |id: &str| {
-                    caller.admin
-                        || id == caller.user_id
-                        || id == caller.project_id
-                        || kind == Kind::Role
-                };
-                let prefix = format!("{}/", kind.word());
-                let rows: Vec<Value> = call
-                    .snapshot
-                    .scan(&prefix)
-                    .filter_map(|(key, _)| key.strip_prefix(&prefix))
-                    .filter(|id| own(id))
+                let rows: Vec<Value> = kind
+                    .ids(&call.snapshot)
+                    .iter()
+                    .filter(|id| kind.is_seen_by(&call.snapshot, id, &caller))
                     .filter_map(|id| kind.row(&call.snapshot, id, &call.origin))
                     .filter(|row| fits(row, &query))
                     .collect();
                 Ok(respond(StatusCode::OK, &listed(&name, rows, &call.origin)))
             }
             Method::POST => {
-                if !caller.admin {
+                let domain = home(&call, kind, &caller);
+                if !is_kept_by(&caller, domain.as_deref()) {
                     return Err(Fault::forbidden());
                 }
-                let id = write(&api, kind, None, &call.body, &caller).await?;
+                let id = write(&api, kind, None, domain, &call.body, &caller).await?;
                 let snapshot = api.core.store.snapshot();
                 let row = kind.row(&snapshot, &id, &call.origin);
                 Ok(respond(StatusCode::CREATED, &json!({kind.word(): row})))
@@ -232,27 +295,31 @@ pub(super) async fn item(
         }
         let kind = Kind::of(&name).ok_or_else(|| Fault::missing("path", &name))?;
         let row = kind.row(&call.snapshot, &id, &call.origin);
-        let own = caller.admin || id == caller.user_id || id == caller.project_id;
+        let domain = kind.domain(&call.snapshot, &id);
+        let kept = is_kept_by(&caller, domain.as_deref());
         match call.method {
             Method::GET | Method::HEAD => {
-                if !own && kind != Kind::Role {
+                if !kind.is_seen_by(&call.snapshot, &id, &caller) {
                     return Err(Fault::forbidden());
                 }
                 let row = row.ok_or_else(|| Fault::missing(kind.word(), &id))?;
                 Ok(respond(StatusCode::OK, &json!({kind.word(): row})))
             }
-            Method::PATCH | Method::DELETE if !caller.admin => Err(Fault::forbidden()),
+            Method::PATCH | Method::DELETE if !kept => Err(Fault::forbidden()),
             Method::PATCH | Method::DELETE if row.is_none() => {
                 Err(Fault::missing(kind.word(), &id))
             }
             Method::PATCH => {
-                write(&api, kind, Some(id.clone()), &call.body, &caller).await?;
+                write(&api, kind, Some(id.clone()), domain, &call.body, &caller).await?;
                 let row = kind.row(&api.core.store.snapshot(), &id, &call.origin);
                 Ok(respond(StatusCode::OK, &json!({kind.word(): row})))
             }
             Method::DELETE => {
                 let gone = id.clone();
                 let remove = move |view: &mut View| {
+                    if kind == Kind::Domain {
+                        may_go(view, &gone)?;
+                    }
                     remove(view, kind, &gone);
                     Ok(())
                 };
@@ -266,15 +333,22 @@ pub(super) async fn item(
     finish(answer.await)
 }
 
-/// What a body may say of a named record.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Wanted {
-    pub(super) name: Option<String>,
-    pub(super) description: Option<String>,
-    pub(super) enabled: Option<bool>,
-    pub(super) email: Option<String>,
-    pub(super) default_project_id: Option<String>,
-    pub(super) password_hash: Option<String>,
+/// May the caller change what is in this domain, or in none?
+fn is_kept_by(caller: &Caller, domain: Option<&str>) -> bool {
+    caller.admin || domain.is_some_and(|domain| governs(caller, domain))
+}
+
+/// The domain that a new record is to be in: what the body says, or that of the token.
+fn home(call: &Call, kind: Kind, caller: &Caller) -> Option<String> {
+    if matches!(kind, Kind::Role | Kind::Domain) {
+        return None;
+    }
+    let said = call.body.pointer(&format!("/{}/domain_id", kind.word()));
+    let said = said.and_then(Value::as_str).map(str::to_owned);
+    let of_project = || Kind::Project.domain(&call.snapshot, &caller.project_id);
+    said.or_else(|| caller.domain.clone())
+        .or_else(of_project)
+        .or_else(|| Some(DOMAIN.to_owned()))
 }
 
 pub(super) async fn wanted(api: &Api, kind: Kind, body: &Value) -> Result<Wanted, Fault> {
@@ -294,11 +368,7 @@ pub(super) async fn wanted(api: &Api, kind: Kind, body: &Value) -> Result<Wanted
     if name.as_ref().is_some_and(|name| name.trim().is_empty()) {
         return Err(Fault::bad("name is empty"));
     }
-    if let Some(domain) = text("domain_id")?
-        && domain != DOMAIN
-    {
-        return Err(Fault::missing("domain", &domain));
-    }
+    let domain_id = text("domain_id")?;
     let enabled = match given.get("enabled") {
         None => None,
         Some(value) => Some(boolean(value).ok_or_else(|| Fault::bad("enabled is not a boolean"))?),
@@ -309,6 +379,7 @@ pub(super) async fn wanted(api: &Api, kind: Kind, body: &Value) -> Result<Wanted
     };
     Ok(Wanted {
         name,
+        domain_id,
         description: text("description")?,
         enabled,
         email: text("email")?,
@@ -322,10 +393,16 @@ pub(super) async fn write(
     api: &Api,
     kind: Kind,
     id: Option<String>,
+    domain: Option<String>,
     body: &Value,
     caller: &Caller,
 ) -> Result<String, Fault> {
-    let wanted = wanted(api, kind, body).await?;
+    let mut wanted = wanted(api, kind, body).await?;
+    let moved = wanted.domain_id.is_some() && wanted.domain_id != domain;
+    if moved && !matches!(kind, Kind::Role | Kind::Domain) {
+        return Err(Fault::bad("domain_id cannot be changed"));
+    }
+    wanted.domain_id = domain;
     if id.is_none() && wanted.name.is_none() {
         return Err(Fault::bad("name is missing"));
     }
@@ -336,152 +413,4 @@ pub(super) async fn write(
     let rule = move |view: &mut View| store_named(view, kind, &stored, new, &wanted);
     api.change(caller, verb, kind.word(), &id, rule).await?;
     Ok(id)
-}
-
-pub(super) fn store_named(
-    view: &mut View,
-    kind: Kind,
-    id: &str,
-    new: bool,
-    wanted: &Wanted,
-) -> Result<(), Fault> {
-    let word = kind.word();
-    if let Some(name) = &wanted.name {
-        match view.get::<String>(&name_key(word, name)) {
-            Some(holder) if *holder != id => {
-                return Err(Fault(
-                    StatusCode::CONFLICT,
-                    format!(
-                        "Conflict occurred attempting to store {word} - Duplicate entry found with name {name}."
-                    ),
-                ));
-            }
-            _ => {}
-        }
-        if let Some(old) = name_of(view, kind, id) {
-            view.delete(&name_key(word, &old));
-        }
-        view.put(name_key(word, name), Arc::new(id.to_owned()));
-    }
-    let key = key(word, id);
-    let gone = || Fault::missing(word, id);
-    match kind {
-        Kind::Project => {
-            let mut project = match view.get::<Project>(&key) {
-                Some(project) => Project::clone(&project),
-                None if new => Project {
-                    id: id.to_owned(),
-                    name: String::new(),
-                    description: String::new(),
-                    enabled: true,
-                },
-                None => return Err(gone()),
-            };
-            set(&mut project.name, wanted.name.as_ref());
-            set(&mut project.description, wanted.description.as_ref());
-            set(&mut project.enabled, wanted.enabled.as_ref());
-            view.put(key, Arc::new(project));
-        }
-        Kind::User => {
-            let mut user = match view.get::<User>(&key) {
-                Some(user) => User::clone(&user),
-                None if new => User {
-                    id: id.to_owned(),
-                    name: String::new(),
-                    description: String::new(),
-                    email: None,
-                    enabled: true,
-                    default_project_id: None,
-                    password_hash: None,
-                    revocations: 0,
-                },
-                None => return Err(gone()),
-            };
-            set(&mut user.name, wanted.name.as_ref());
-            set(&mut user.description, wanted.description.as_ref());
-            set(&mut user.enabled, wanted.enabled.as_ref());
-            if wanted.email.is_some() {
-                user.email.clone_from(&wanted.email);
-            }
-            if wanted.default_project_id.is_some() {
-                user.default_project_id
-                    .clone_from(&wanted.default_project_id);
-            }
-            if wanted.password_hash.is_some() {
-                user.password_hash.clone_from(&wanted.password_hash);
-            }
-            // As in Keystone, whoever had a token by the old password, or before it was shut out, begins anew.
-            if !new && (wanted.password_hash.is_some() || wanted.enabled == Some(false)) {
-                user.revocations += 1;
-            }
-            view.put(key, Arc::new(user));
-        }
-        Kind::Role => {
-            let mut role = match view.get::<Role>(&key) {
-                Some(role) => Role::clone(&role),
-                None if new => Role {
-                    id: id.to_owned(),
-                    name: String::new(),
-                    description: String::new(),
-                },
-                None => return Err(gone()),
-            };
-            set(&mut role.name, wanted.name.as_ref());
-            set(&mut role.description, wanted.description.as_ref());
-            view.put(key, Arc::new(role));
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn set<T: Clone>(slot: &mut T, value: Option<&T>) {
-    if let Some(value) = value {
-        slot.clone_from(value);
-    }
-}
-
-pub(super) fn name_of(view: &View, kind: Kind, id: &str) -> Option<String> {
-    let key = key(kind.word(), id);
-    match kind {
-        Kind::Project => view.get::<Project>(&key).map(|it| it.name.clone()),
-        Kind::User => view.get::<User>(&key).map(|it| it.name.clone()),
-        Kind::Role => view.get::<Role>(&key).map(|it| it.name.clone()),
-    }
-}
-
-pub(super) fn remove(view: &mut View, kind: Kind, id: &str) {
-    if let Some(name) = name_of(view, kind, id) {
-        view.delete(&name_key(kind.word(), &name));
-    }
-    view.delete(&key(kind.word(), id));
-    let concerned: Vec<String> = view
-        .scan("assignment/")
-        .filter(|(_, entry)| {
-            entry
-                .peek::<Assignment>()
-                .is_some_and(|assignment| match kind {
-                    Kind::Project => assignment.project_id == id,
-                    Kind::User => assignment.user_id == id,
-                    Kind::Role => assignment.role_id == id,
-                })
-        })
-        .map(|(key, _)| key.to_owned())
-        .collect();
-    for key in concerned {
-        view.delete(&key);
-    }
-    // What acts for a user in a project goes with either.
-    let lent: Vec<Arc<AppCredential>> = view
-        .scan("appcred/")
-        .filter_map(|(_, entry)| entry.get::<AppCredential>())
-        .filter(|it| match kind {
-            Kind::Project => it.project_id == id,
-            Kind::User => it.user_id == id,
-            Kind::Role => false,
-        })
-        .collect();
-    for it in lent {
-        view.delete(&it.name_key());
-        view.delete(&self::key("appcred", &it.id));
-    }
 }

@@ -1,17 +1,18 @@
 //! How is a token got, shown and revoked, and what does it lead to?
 
-use super::{
-    Answer, Fault, SUBJECT, credentials, domain_reference, domain_row, finish, fresh_id, hashed,
-};
+use super::{Answer, Fault, SUBJECT, credentials, domain_reference, finish, fresh_id, hashed};
 use crate::{
     api::{
         Api,
         error::{respond, respond_empty},
-        keystone::records::{Kind, Wanted, project_row, store_named},
+        keystone::{
+            records::{Kind, domain_row, project_row},
+            stored::{Wanted, store_named},
+        },
     },
     identity::{
-        self, DOMAIN, Project, TOKEN_LIFE, Token, User, by_name, key, projects_of, roles_in,
-        roles_of, token_key, token_text,
+        self, DOMAIN, Project, TOKEN_LIFE, Token, User, by_name_in, domains_of, is_domain_open,
+        key, projects_of, roles_in, roles_of, token_key, token_text,
     },
     rules::Caller,
     store::{Read, Snapshot, View},
@@ -74,14 +75,19 @@ pub(super) fn with_subject(mut response: Response<Body>, token: &str) -> Respons
     response
 }
 
-/// Is this the one domain, by id or name? None named is it too.
-pub(super) fn is_domain(value: Option<&Value>) -> bool {
-    let Some(domain) = value else { return true };
-    let is = |name: &str, wanted: &str| match domain.get(name).and_then(Value::as_str) {
-        Some(text) => text.eq_ignore_ascii_case(wanted),
-        None => true,
+/// The domain that is named by id or name; none named is the one that is always there.
+pub(super) fn named_domain(read: &impl Read, value: Option<&Value>) -> Option<String> {
+    let Some(domain) = value else {
+        return Some(DOMAIN.to_owned());
     };
-    is("id", DOMAIN) && is("name", "Default")
+    let text = |name: &str| domain.get(name).and_then(Value::as_str);
+    let found = match (text("id"), text("name")) {
+        (Some(id), _) => identity::domain(read, id),
+        (None, Some(name)) => identity::domain_by_name(read, name),
+        (None, None) => return Some(DOMAIN.to_owned()),
+    };
+    let found = found.filter(|it| text("id").is_none_or(|id| it.id == id));
+    found.map(|domain| domain.id.clone())
 }
 
 pub(super) async fn issue(api: &Api, request: Request<Body>) -> Answer {
@@ -137,21 +143,23 @@ pub(super) async fn issue(api: &Api, request: Request<Body>) -> Answer {
         [] => return Err(Fault::bad("methods is missing")),
         _ => return Err(Fault::unauthorized()),
     };
-    let (project_id, credential_id) = match got {
+    let (place, credential_id) = match got {
         Got::Password => (scope(&call.snapshot, auth, &user, None)?, None),
         Got::Token(before) => (scope(&call.snapshot, auth, &user, before)?, None),
         Got::Credential(id, project) => {
             // A credential is for its own project: none is to be named, or that one.
             if auth.get("scope").is_some() {
                 let wanted = scope(&call.snapshot, auth, &user, None)?;
-                if wanted != project {
+                if wanted.domain.is_some() || wanted.project != project {
                     return Err(Fault::unauthorized());
                 }
             }
-            (
-                good_project(&call.snapshot, project.as_deref(), &user)?,
-                Some(id),
-            )
+            let project = good_project(&call.snapshot, project.as_deref(), &user)?;
+            let place = Place {
+                project,
+                domain: None,
+            };
+            (place, Some(id))
         }
     };
     let mut bytes = [0_u8; 32];
@@ -159,7 +167,8 @@ pub(super) async fn issue(api: &Api, request: Request<Body>) -> Answer {
     let secret = token_text(&bytes);
     let token = Token {
         user_id: user.id.clone(),
-        project_id,
+        project_id: place.project,
+        domain_id: place.domain,
         methods: methods.iter().map(|&method| method.to_owned()).collect(),
         audit_id: fresh_id(),
         issued_at: now,
@@ -200,9 +209,7 @@ fn good_project(
     user: &User,
 ) -> Result<Option<String>, Fault> {
     let found = project.and_then(|id| snapshot.get::<Project>(&key("project", id)));
-    let found = found
-        .filter(|project| project.enabled)
-        .filter(|project| !roles_in(snapshot, &project.id, &user.id).is_empty());
+    let found = found.filter(|project| is_open(snapshot, project, user));
     found
         .map(|project| Some(project.id.clone()))
         .ok_or_else(Fault::unauthorized)
@@ -216,10 +223,11 @@ pub(super) async fn check_password(
     let text = |name: &str| given.get(name).and_then(Value::as_str);
     let user = match (text("id"), text("name")) {
         (Some(id), _) => snapshot.get::<User>(&key("user", id)),
-        (None, Some(name)) => by_name::<User>(snapshot, "user", name),
+        (None, Some(name)) => named_domain(snapshot, given.get("domain"))
+            .and_then(|domain| by_name_in::<User>(snapshot, "user", &domain, name)),
         (None, None) => return Err(Fault::bad("user needs an id or a name")),
     };
-    let user = user.filter(|user| user.enabled && is_domain(given.get("domain")));
+    let user = user.filter(|user| user.enabled && is_domain_open(snapshot, &user.domain_id));
     let password = text("password")
         .ok_or_else(|| Fault::bad("password is missing"))?
         .to_owned();
@@ -234,47 +242,72 @@ pub(super) async fn verify(api: &Api, password: String, hash: Option<String>) ->
     tokio::task::spawn_blocking(work).await.unwrap_or(false)
 }
 
-/// The project that the token is to be for.
+/// What a token is for.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    pub(super) project: Option<String>,
+    pub(super) domain: Option<String>,
+}
+
+/// Can this user have a token for the project?
+fn is_open(snapshot: &Snapshot, project: &Project, user: &User) -> bool {
+    project.enabled
+        && is_domain_open(snapshot, &project.domain_id)
+        && !roles_in(snapshot, &project.id, &user.id).is_empty()
+}
+
+/// What the token is to be for.
 pub(super) fn scope(
     snapshot: &Snapshot,
     auth: &Value,
     user: &User,
     before: Option<String>,
-) -> Result<Option<String>, Fault> {
-    let project = match auth.get("scope") {
+) -> Result<Place, Fault> {
+    let of_project = |project: Option<Arc<Project>>| Place {
+        project: project.map(|project| project.id.clone()),
+        domain: None,
+    };
+    let scope = match auth.get("scope") {
         None => {
             let wanted = before.or_else(|| user.default_project_id.clone());
             // A default that is no longer there leaves the token without a scope.
             let project = wanted.and_then(|id| snapshot.get::<Project>(&key("project", &id)));
-            return Ok(project
-                .filter(|project| {
-                    project.enabled && !roles_in(snapshot, &project.id, &user.id).is_empty()
-                })
-                .map(|project| project.id.clone()));
+            let project = project.filter(|project| is_open(snapshot, project, user));
+            return Ok(of_project(project));
         }
-        Some(Value::String(word)) if word == "unscoped" => return Ok(None),
-        Some(scope) if scope.get("unscoped").is_some() => return Ok(None),
-        Some(scope) => scope.get("project").ok_or_else(Fault::unauthorized)?,
+        Some(Value::String(word)) if word == "unscoped" => return Ok(Place::default()),
+        Some(scope) if scope.get("unscoped").is_some() => return Ok(Place::default()),
+        Some(scope) => scope,
     };
+    if let Some(domain) = scope.get("domain").filter(|it| it.is_object()) {
+        let named = domain.get("id").is_some() || domain.get("name").is_some();
+        let id = named_domain(snapshot, Some(domain)).filter(|_| named);
+        let id = id.filter(|id| is_domain_open(snapshot, id));
+        let id = id.filter(|id| !roles_in(snapshot, &format!("@{id}"), &user.id).is_empty());
+        return Ok(Place {
+            project: None,
+            domain: Some(id.ok_or_else(Fault::unauthorized)?),
+        });
+    }
+    let project = scope.get("project").ok_or_else(Fault::unauthorized)?;
     let text = |name: &str| project.get(name).and_then(Value::as_str);
     let found = match (text("id"), text("name")) {
         (Some(id), _) => snapshot.get::<Project>(&key("project", id)),
-        (None, Some(name)) if is_domain(project.get("domain")) => {
-            by_name::<Project>(snapshot, "project", name)
-        }
-        _ => None,
+        (None, Some(name)) => named_domain(snapshot, project.get("domain"))
+            .and_then(|domain| by_name_in::<Project>(snapshot, "project", &domain, name)),
+        (None, None) => None,
     };
-    let found = found
-        .filter(|project| project.enabled)
-        .filter(|project| !roles_in(snapshot, &project.id, &user.id).is_empty());
-    Ok(Some(found.ok_or_else(Fault::unauthorized)?.id.clone()))
+    let found = found.filter(|project| is_open(snapshot, project, user));
+    found
+        .map(|project| of_project(Some(project)))
+        .ok_or_else(Fault::unauthorized)
 }
 
 pub(super) fn token_body(snapshot: &Snapshot, token: &Token, user: &User, origin: &str) -> Value {
     let mut body = json!({
         "methods": token.methods,
         "user": {
-            "domain": domain_reference(),
+            "domain": domain_reference(snapshot, &user.domain_id),
             "id": user.id,
             "name": user.name,
             "password_expires_at": null,
@@ -287,18 +320,24 @@ pub(super) fn token_body(snapshot: &Snapshot, token: &Token, user: &User, origin
         .project_id
         .as_ref()
         .and_then(|id| snapshot.get::<Project>(&key("project", id)));
-    if let (Some(project), Some(body)) = (project, body.as_object_mut()) {
+    let place = match (&project, &token.domain_id) {
+        (Some(project), _) => {
+            let domain = domain_reference(snapshot, &project.domain_id);
+            let of = json!({"domain": domain, "id": project.id, "name": project.name});
+            Some(("project", of))
+        }
+        (None, Some(id)) => Some(("domain", domain_reference(snapshot, id))),
+        (None, None) => None,
+    };
+    if let (Some((word, place)), Some(body)) = (place, body.as_object_mut()) {
         let roles: Vec<Value> = roles_of(snapshot, token)
             .iter()
             .map(|role| json!({"id": role.id, "name": role.name}))
             .collect();
-        body.insert(
-            "project".to_owned(),
-            json!({
-                "domain": domain_reference(), "id": project.id, "name": project.name,
-            }),
-        );
-        body.insert("is_domain".to_owned(), json!(false));
+        body.insert(word.to_owned(), place);
+        if word == "project" {
+            body.insert("is_domain".to_owned(), json!(false));
+        }
         let by = token.credential_id.as_deref();
         if let Some(by) = by.and_then(|id| credentials::told(snapshot, id)) {
             body.insert("application_credential".to_owned(), by);
@@ -372,7 +411,12 @@ pub(super) async fn auth_views(
                 ))
             }
             "domains" => {
-                let body = json!({"domains": [domain_row(&call.origin)], "links": links});
+                let rows = domains_of(&call.snapshot, &caller.user_id);
+                let rows: Vec<Value> = rows
+                    .iter()
+                    .map(|domain| domain_row(domain, &call.origin))
+                    .collect();
+                let body = json!({"domains": rows, "links": links});
                 Ok(respond(StatusCode::OK, &body))
             }
             "system" => Ok(respond(

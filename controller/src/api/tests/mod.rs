@@ -10,6 +10,7 @@ mod auto_allocated;
 mod backup;
 mod bindings;
 mod chains;
+mod domains;
 mod groups;
 mod guarantees;
 mod hosts;
@@ -116,6 +117,7 @@ impl Cloud {
                     id: project_id.to_owned(),
                     name: format!("project of {name}"),
                     description: String::new(),
+                    domain_id: identity::DOMAIN.to_owned(),
                     enabled: true,
                 };
                 view.put(identity::key("project", project_id), Arc::new(project));
@@ -123,6 +125,7 @@ impl Cloud {
                     id: id.clone(),
                     name: name.to_owned(),
                     description: String::new(),
+                    domain_id: identity::DOMAIN.to_owned(),
                     email: None,
                     enabled: true,
                     default_project_id: Some(project_id.to_owned()),
@@ -135,12 +138,14 @@ impl Cloud {
                     user_id: id.clone(),
                     project_id: project_id.to_owned(),
                     role_id: role.to_owned(),
+                    ..identity::Assignment::default()
                 };
                 let key = identity::assignment_key(project_id, &id, role);
                 view.put(key, Arc::new(assignment));
                 let token = identity::Token {
                     user_id: id,
                     project_id: Some(project_id.to_owned()),
+                    domain_id: None,
                     methods: Vec::new(),
                     audit_id: String::new(),
                     issued_at: Seconds::default(),

@@ -260,6 +260,7 @@ async fn a_role_that_no_table_knows_reads_what_is_shared() {
             user_id: "user-r".to_owned(),
             project_id: A.to_owned(),
             role_id: "auditor".to_owned(),
+            ..identity::Assignment::default()
         };
         view.delete(&identity::assignment_key(A, "user-r", "reader"));
         let key = identity::assignment_key(A, "user-r", "auditor");
