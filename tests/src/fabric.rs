@@ -12,8 +12,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use hostconfig::{HostConfig, Section, SectionKey};
 use net::{
-    Batch, Checksum, Consumed, Copied, DropReason, Now, Offload, Origin, Originated, Packet,
-    PacketPool, PortId, Vlan, Zone, testkit,
+    Batch, Checksum, Consumed, Copied, DropReason, Id, Now, Offload, Origin, Originated, Packet,
+    PacketPool, PortId, Vlan, Zone, ids::kind, testkit,
 };
 use nfv::conntrack::{Entry, Side};
 use vswitch::{
@@ -22,11 +22,12 @@ use vswitch::{
         PortIo, Tunnelled, Underlay,
         memory::{Frame, MemoryPort, MemoryUnderlay, Weather, Workload},
     },
+    stats::WorkerStats,
 };
 
 use crate::{
     oracle::{Fate, Shown},
-    plan::{Plan, PortUuid, vtep},
+    plan::{NetId, Plan, PortUuid, vtep},
 };
 
 /// Packets of a worker's pool: (small, large).
@@ -66,11 +67,14 @@ struct Worker {
     inbox: Vec<Packet>,
 }
 
-struct Switch {
-    tables: Arc<Tables>,
+/// The switch of one host: tables, workers, devices in memory.
+pub(crate) struct Switch {
+    pub(crate) tables: Arc<Tables>,
     zones: ZoneMap,
     workers: Vec<Worker>,
-    ports: BTreeMap<PortUuid, (MemoryPort, Workload)>,
+    pub(crate) ports: BTreeMap<PortUuid, (MemoryPort, Workload)>,
+    /// The ends on physical networks, by the network that each carries.
+    pub(crate) wires: BTreeMap<NetId, (MemoryPort, Workload)>,
     underlay: MemoryUnderlay,
     coin: u64,
 }
@@ -165,18 +169,25 @@ impl Worker {
 }
 
 impl Switch {
-    fn new(build: &Build, host: usize, underlay: MemoryUnderlay) -> Self {
+    pub(crate) fn new(build: &Build, host: usize, underlay: MemoryUnderlay) -> Self {
         let seed = build.seed.wrapping_mul(1000) + u64::try_from(host).unwrap();
         let mut this = Self {
             tables: Arc::new(Tables::empty(seed)),
             zones: ZoneMap::default(),
             workers: vec![],
             ports: BTreeMap::new(),
+            wires: BTreeMap::new(),
             underlay,
             coin: seed | 1,
         };
         this.start_workers(build);
         this
+    }
+
+    /// The same, of a host that knows which VTEP is its own: whether a gateway is here.
+    pub(crate) fn at(mut self, vtep: IpAddr) -> Self {
+        self.tables = Arc::new(Tables::empty(self.tables.seed()).at(vtep));
+        self
     }
 
     fn start_workers(&mut self, build: &Build) {
@@ -188,7 +199,7 @@ impl Switch {
             .collect();
     }
 
-    fn configure(&mut self, config: &HostConfig) {
+    pub(crate) fn configure(&mut self, config: &HostConfig) {
         let wanted: Vec<PortUuid> = (config.sections.keys())
             .filter_map(|key| match key {
                 SectionKey::Port(id) => Some(*id),
@@ -209,11 +220,28 @@ impl Switch {
                     .or_insert_with(|| MemoryPort::new(1024));
             }
         }
+        let routers = config
+            .sections
+            .values()
+            .filter_map(|section| match section.body() {
+                Section::Router(router) => router.gateway.as_ref(),
+                _ => None,
+            });
+        for gateway in routers {
+            let next = Zone(u32::try_from(self.zones.len() + 1).unwrap());
+            self.zones.entry(gateway.port).or_insert(next);
+        }
         self.ports
             .retain(|port, _| wanted.contains(port) && carrier(*port).is_none());
         let seed = self.tables.seed();
         let tables = Tables::build(Some(&self.tables), config, &self.zones, seed);
         self.tables = Arc::new(tables);
+        let wired: Vec<NetId> = self.tables.wires().map(|(network, _)| network.id).collect();
+        self.wires.retain(|network, _| wired.contains(network));
+        for network in wired {
+            let end = || MemoryPort::new(1024);
+            self.wires.entry(network).or_insert_with(end);
+        }
     }
 
     fn shown(&self) -> Vec<Shown> {
@@ -240,7 +268,7 @@ impl Switch {
     }
 
     /// Does everything that can be done now. Returns whether anything was.
-    fn turn(&mut self, now: Now) -> bool {
+    pub(crate) fn turn(&mut self, now: Now) -> bool {
         let tables = Arc::clone(&self.tables);
         let mut moved = false;
         let ids: Vec<PortUuid> = self.ports.keys().copied().collect();
@@ -259,6 +287,7 @@ impl Switch {
             }
             worker.run(&tables, &mut batch, now, refused);
         }
+        moved |= self.read_wires(&tables, now);
         moved |= self.read_underlay(&tables, now);
         for at in 0..self.workers.len() {
             let worker = &mut self.workers[at];
@@ -279,6 +308,24 @@ impl Switch {
             drop(handed);
             datapath.tick(&tables, now, pool, out);
             moved |= self.flush(at, &tables, now);
+        }
+        moved
+    }
+
+    fn read_wires(&mut self, tables: &Tables, now: Now) -> bool {
+        let mut moved = false;
+        let mut batch = Batch::new();
+        for (network, _) in tables.wires() {
+            let at = self.toss();
+            let Self { workers, wires, .. } = self;
+            let (worker, mut refused) = (&mut workers[at], vec![]);
+            let wire = &mut wires.get_mut(&network.id).unwrap().0;
+            wire.rx(&mut worker.pool, &mut batch, &mut refused);
+            moved |= !batch.is_empty() || !refused.is_empty();
+            for packet in &mut batch {
+                packet.set_origin(Origin::Tunnel(network.dense));
+            }
+            worker.run(tables, &mut batch, now, refused);
         }
         moved
     }
@@ -306,6 +353,7 @@ impl Switch {
         let Self {
             workers,
             ports,
+            wires,
             underlay,
             ..
         } = self;
@@ -330,7 +378,11 @@ impl Switch {
             // As a worker does it.
             let carrier = tables.carrier(dense);
             let device = carrier.map_or(dense, |(parent, _)| parent);
-            let port = tables.port(device).and_then(|p| ports.get_mut(&p.id));
+            let wired = tables.wired(device).and_then(|dense| tables.network(dense));
+            let port = match wired {
+                Some(network) => wires.get_mut(&network.id),
+                None => tables.port(device).and_then(|p| ports.get_mut(&p.id)),
+            };
             let mut refused = vec![];
             match port {
                 Some((port, _)) => {
@@ -357,7 +409,7 @@ impl Switch {
         any
     }
 
-    fn ledger(&self) -> Ledger {
+    pub(crate) fn ledger(&self) -> Ledger {
         let mut sum = Ledger::default();
         for worker in &self.workers {
             sum.add(worker.datapath.ledger());
@@ -365,7 +417,18 @@ impl Switch {
         sum
     }
 
-    fn check(&self) {
+    /// What each router counted under each label.
+    pub(crate) fn metered(&self) -> Vec<(Id<kind::MeteringLabel>, Id<kind::Router>, u64, u64)> {
+        let mut all = vec![];
+        for worker in &self.workers {
+            let stats = WorkerStats::of(&worker.datapath);
+            let rows = stats.meters(&self.tables);
+            all.extend(rows.map(|(label, router, c)| (label, router, c.packets, c.bytes)));
+        }
+        all
+    }
+
+    pub(crate) fn check(&self) {
         let mut free = (0, 0);
         for worker in &self.workers {
             worker
@@ -635,7 +698,7 @@ impl Fabric {
 }
 
 impl Switch {
-    fn next_tick(&mut self, now: Now) -> Option<Now> {
+    pub(crate) fn next_tick(&mut self, now: Now) -> Option<Now> {
         let tables = Arc::clone(&self.tables);
         let ticks = self
             .workers

@@ -8,6 +8,7 @@
 //! - [`stack`]: workloads with TCP, UDP, DHCP of their own, on a fabric
 //! - [`churn`]: many who want the last address
 //! - [`control`]: a controller and its hosts in one process, with streams that break
+//! - [`evidence`]: a region that is asked by its API, and the packets that differ then
 //! - [`random`]: fabrics and traffic that nobody thought of, held to the oracle
 //! - [`transcript`]: commands and their exact answers
 //! - [`ledger`]: a controller that is killed, and clients that remember
@@ -30,6 +31,7 @@
 
 pub mod churn;
 pub mod control;
+pub mod evidence;
 pub mod fabric;
 pub mod ledger;
 pub mod netns;

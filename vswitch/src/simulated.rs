@@ -82,6 +82,7 @@ struct Inner {
     /// Its interfaces on physical networks; `false`: it is down.
     physical: BTreeMap<String, bool>,
     alone: bool,
+    meters: BTreeMap<meters::Key, Count>,
 }
 
 /// A machine without devices.
@@ -111,6 +112,15 @@ impl Machine {
     /// It has an interface on this physical network, that is up or not. A host that runs says so to its controller when it starts.
     pub fn interface(&self, physical: &str, up: bool) {
         self.inner().physical.insert(physical.to_owned(), up);
+    }
+
+    /// What its workers have counted since they run: label, router, packets, bytes.
+    pub fn counted(
+        &self,
+        rows: impl Iterator<Item = (Id<kind::MeteringLabel>, Id<kind::Router>, u64, u64)>,
+    ) {
+        let row = |(label, router, packets, bytes)| ((label, router), Count { packets, bytes });
+        self.inner().meters = rows.map(row).collect();
     }
 
     /// From now on the workers can't realise this section, for this reason; `None`: they can.
@@ -217,7 +227,7 @@ impl Switch for Machine {
     }
 
     fn meters(&mut self) -> BTreeMap<meters::Key, Count> {
-        BTreeMap::new()
+        self.inner().meters.clone()
     }
 
     fn ask(&mut self, _: &Ask) -> Result<Answer, Refusal> {

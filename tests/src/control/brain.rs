@@ -33,7 +33,7 @@ use uuid::Uuid;
 #[derive(Debug)]
 pub struct Brain {
     /// Store and status board.
-    pub core: Core,
+    pub core: Arc<Core>,
     /// Sessions and compiler.
     pub publisher: Publisher,
     watcher: Watcher,
@@ -44,12 +44,12 @@ impl Brain {
     pub fn start(runtime: &Runtime, disk: Arc<dyn Disk>, at: Reading) -> Self {
         let (store, writer) = Embedded::open(disk).unwrap();
         runtime.spawn(writer);
-        let core = Core::new(
+        let core = Arc::new(Core::new(
             Arc::new(store),
             Facts::default(),
             Clock::default(),
             Audit::none(),
-        );
+        ));
         let (snapshot, watcher) = core.store.watch();
         let publisher = Publisher::of(&snapshot, Arc::clone(&core.status), &core.facts, at);
         Self {

@@ -20,7 +20,7 @@ use crate::{
     },
     resources::{
         Port, Subnet, network,
-        port::{FLOATING_OWNER, WantedIp},
+        port::{FLOATING_OWNER, WantedIp, allocation::for_owner},
     },
     rules::{
         Caller, Change, Judged, Rule, Write,
@@ -343,6 +343,9 @@ fn address(view: &View, change: &Change<'_, FloatingIp>, caller: &Caller) -> Jud
         return Err(bad(format_args!(
             "Network {id} does not contain any IPv4 subnet"
         )));
+    }
+    if after.subnet_id.is_none() && after.floating_ip_address.is_none() {
+        subnets = for_owner(&subnets, FLOATING_OWNER, id)?;
     }
     let (subnet, chosen, floor) = choose(view, &subnets, after.floating_ip_address, id)?;
     let holder = change.moment.dice.uuid();

@@ -65,6 +65,31 @@ pub(super) fn allocate(
     Ok(writes)
 }
 
+/// The subnets that ports of an owner get addresses of unasked: those for it first, then those for all.
+///
+/// # Errors
+/// That none of them is for it.
+pub fn for_owner(
+    subnets: &[Arc<Subnet>],
+    owner: &str,
+    network: Uuid,
+) -> Result<Vec<Arc<Subnet>>, Refusal> {
+    let (own, others): (Vec<_>, Vec<_>) = subnets
+        .iter()
+        .partition(|subnet| subnet.service_types.iter().any(|kind| kind == owner));
+    let all = others.into_iter().filter(|s| s.service_types.is_empty());
+    let fit: Vec<Arc<Subnet>> = own.into_iter().chain(all).cloned().collect();
+    if fit.is_empty() && !subnets.is_empty() {
+        return Err(Refusal::conflict(
+            "IpAddressGenerationFailureNoMatchingSubnet",
+            format!(
+                "No valid service subnet for the given device owner: network {network}, owner '{owner}'."
+            ),
+        ));
+    }
+    Ok(fit)
+}
+
 struct Allocation<'a> {
     view: &'a View,
     port: &'a Port,
@@ -204,30 +229,10 @@ impl Allocation<'_> {
         }
     }
 
-    /// The subnets that ports of its owner get addresses of: those for it first, then those for all.
-    fn for_its_owner(&self) -> Result<Vec<Arc<Subnet>>, Refusal> {
-        let owner = &self.port.device_owner;
-        let (own, others): (Vec<_>, Vec<_>) = self
-            .subnets
-            .iter()
-            .partition(|subnet| subnet.service_types.contains(owner));
-        let all = others.into_iter().filter(|s| s.service_types.is_empty());
-        let fit: Vec<Arc<Subnet>> = own.into_iter().chain(all).cloned().collect();
-        if fit.is_empty() && !self.subnets.is_empty() {
-            return Err(Refusal::conflict(
-                "IpAddressGenerationFailureNoMatchingSubnet",
-                format!(
-                    "No valid service subnet for the given device owner: network {}, owner '{owner}'.",
-                    self.port.network_id
-                ),
-            ));
-        }
-        Ok(fit)
-    }
-
     /// One address of each family, from the first subnet that has one left.
     fn add_defaults(&mut self) -> Result<(), Refusal> {
-        let fit = self.for_its_owner()?;
+        let port = self.port;
+        let fit = for_owner(self.subnets, &port.device_owner, port.network_id)?;
         for v4 in [true, false] {
             let of_family: Vec<Arc<Subnet>> = fit
                 .iter()

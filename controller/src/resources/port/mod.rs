@@ -4,7 +4,7 @@
 //! it may send and receive. Which host it is on is its binding; whether it works there is what that
 //! host proved.
 
-mod allocation;
+pub mod allocation;
 pub mod bindings;
 pub mod dhcp_options;
 mod metadata;

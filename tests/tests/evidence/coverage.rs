@@ -1,0 +1,173 @@
+//! Has everything that is advertised its entry?
+
+use std::collections::BTreeSet;
+
+use controller::resources::REGISTRY;
+use serde_json::Value;
+use tests::evidence::{ADMIN, Entry, KEPT, Region, no_effect, settable};
+
+use crate::aliases::{self, Proof};
+
+/// What has no entry yet. It only shrinks.
+pub(crate) const PENDING: &[&str] = &[
+    "add_prefixes.prefixes",
+    "address_scope.ip_version",
+    "address_scope.shared",
+    "agent.admin_state_up",
+    "agent.description",
+    "flow_classifier.destination_ip_prefix",
+    "flow_classifier.destination_port_range_max",
+    "flow_classifier.destination_port_range_min",
+    "flow_classifier.ethertype",
+    "flow_classifier.logical_destination_network",
+    "flow_classifier.logical_destination_port",
+    "flow_classifier.logical_source_network",
+    "flow_classifier.logical_source_port",
+    "flow_classifier.protocol",
+    "flow_classifier.source_ip_prefix",
+    "flow_classifier.source_port_range_max",
+    "flow_classifier.source_port_range_min",
+    "host.admin_state_up",
+    "host.capacity",
+    "host.new_token",
+    "host.vtep",
+    "metering_label.shared",
+    "metering_label_rule.destination_ip_prefix",
+    "metering_label_rule.direction",
+    "metering_label_rule.excluded",
+    "metering_label_rule.metering_label_id",
+    "metering_label_rule.remote_ip_prefix",
+    "metering_label_rule.source_ip_prefix",
+    "port.binding:vnic_type",
+    "port_chain.chain_id",
+    "port_chain.chain_parameters",
+    "port_chain.flow_classifiers",
+    "port_chain.port_pair_groups",
+    "port_pair_group.network_function",
+    "rbac_policy.action",
+    "rbac_policy.object_id",
+    "rbac_policy.object_type",
+    "rbac_policy.target_tenant",
+    "remove_prefixes.prefixes",
+    "router.availability_zone_hints",
+    "subnetpool.address_scope_id",
+    "subnetpool.default_prefixlen",
+    "subnetpool.default_quota",
+    "subnetpool.is_default",
+    "subnetpool.max_prefixlen",
+    "subnetpool.min_prefixlen",
+    "subnetpool.prefixes",
+    "subnetpool.shared",
+];
+
+/// All that can be set, by resource, part or action.
+fn advertised() -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    let mut add = |of: &str, name: &str| all.insert(format!("{of}.{name}"));
+    for spec in REGISTRY {
+        for field in spec.fields().filter(|field| settable(field)) {
+            let kept = KEPT.contains(&field.name)
+                && spec.verbs.contains(&controller::resource::Verb::Create);
+            if !kept {
+                add(spec.singular, field.name);
+            }
+        }
+        for part in spec.parts {
+            for field in part.fields.iter().filter(|field| settable(field)) {
+                add(part.singular, field.name);
+            }
+        }
+        for action in spec.actions {
+            for argument in action.arguments {
+                add(action.name, argument.name);
+            }
+        }
+    }
+    all
+}
+
+/// Each attribute has an entry, a reason to have no effect, or waits for one.
+pub(crate) fn attributes(tables: &[&[Entry]]) {
+    let advertised = advertised();
+    let entries: Vec<&str> = tables
+        .iter()
+        .copied()
+        .flatten()
+        .map(|entry| entry.of)
+        .collect();
+    let proved: BTreeSet<String> = entries.iter().map(|of| (*of).to_owned()).collect();
+    assert_eq!(proved.len(), entries.len(), "an entry is there twice");
+    let idle: BTreeSet<String> = no_effect().into_iter().collect();
+    let pending: BTreeSet<String> = PENDING.iter().map(|of| (*of).to_owned()).collect();
+    let unknown: Vec<_> = proved.difference(&advertised).collect();
+    assert!(unknown.is_empty(), "nobody can set these: {unknown:?}");
+    let done: Vec<_> = proved.intersection(&pending).collect();
+    assert!(
+        done.is_empty(),
+        "these have entries and wait for none: {done:?}"
+    );
+    let both: Vec<_> = proved.intersection(&idle).collect();
+    assert!(
+        both.is_empty(),
+        "these have an effect: docs/no-effect.md says that they have none: {both:?}"
+    );
+    let known: BTreeSet<_> = proved.iter().chain(&idle).chain(&pending).collect();
+    let missing: Vec<_> = advertised.iter().filter(|of| !known.contains(of)).collect();
+    assert!(missing.is_empty(), "these have no entry: {missing:#?}");
+    println!(
+        "{} entries, {} without effect, {} pending: {pending:?}",
+        proved.len(),
+        idle.len(),
+        pending.len()
+    );
+}
+
+/// Each alias has its proof, and no other has one.
+pub(crate) fn aliases(tables: &[&[Entry]]) {
+    let mut region = Region::new();
+    let told = region.read(ADMIN.0, "extensions");
+    let told = told["extensions"].as_array().unwrap().iter();
+    let told: BTreeSet<&str> = told.filter_map(|row| row["alias"].as_str()).collect();
+    let proved: BTreeSet<&str> = aliases::TABLE.iter().map(|(alias, _)| *alias).collect();
+    let missing: Vec<_> = told.difference(&proved).collect();
+    assert!(
+        missing.is_empty(),
+        "aliases without an entry are not to be advertised: {missing:?}"
+    );
+    let gone: Vec<_> = proved.difference(&told).collect();
+    assert!(gone.is_empty(), "these are not advertised: {gone:?}");
+    let entries: BTreeSet<&str> = tables
+        .iter()
+        .copied()
+        .flatten()
+        .map(|entry| entry.of)
+        .collect();
+    let idle = no_effect();
+    for (alias, proof) in aliases::TABLE {
+        match proof {
+            Proof::Attributes(all) => {
+                for of in *all {
+                    let there = entries.contains(of) || PENDING.contains(of);
+                    assert!(there, "{alias} leans on {of}, which has no entry");
+                }
+            }
+            Proof::Kept(all) => {
+                for of in *all {
+                    assert!(
+                        idle.iter().any(|idle| idle == of),
+                        "{alias}: {of} is not in docs/no-effect.md"
+                    );
+                }
+            }
+            Proof::Shown(show) => {
+                region.prove_one(alias, *show);
+            }
+        }
+    }
+    let providers = region.read(ADMIN.0, "service-providers");
+    assert_ne!(
+        providers["service_providers"],
+        Value::Null,
+        "service-type is a view"
+    );
+}

@@ -1,0 +1,92 @@
+//! Does every word of the API do something?
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests fail loudly, and tell what waits for an entry"
+)]
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    clippy::semicolon_if_nothing_returned,
+    reason = "entries of a table read alike"
+)]
+
+mod aliases;
+mod coverage;
+mod forwardings;
+mod groups;
+mod networks;
+mod ports;
+mod qos;
+mod routers;
+mod subnets;
+mod trunks;
+
+use tests::evidence::{Entry, Region, kept, no_effect, prove};
+
+const TABLES: &[&[Entry]] = &[
+    forwardings::TABLE,
+    groups::TABLE,
+    networks::TABLE,
+    ports::TABLE,
+    qos::TABLE,
+    routers::TABLE,
+    subnets::TABLE,
+    trunks::TABLE,
+];
+
+#[test]
+fn each_attribute_has_an_entry() {
+    coverage::attributes(TABLES);
+}
+
+#[test]
+fn each_alias_is_true() {
+    coverage::aliases(TABLES);
+}
+
+#[test]
+fn what_is_kept_is_found_by_it() {
+    kept(&mut Region::new(), &no_effect());
+}
+
+#[test]
+fn ports() {
+    prove(ports::TABLE);
+}
+
+#[test]
+fn networks() {
+    prove(networks::TABLE);
+}
+
+#[test]
+fn subnets() {
+    prove(subnets::TABLE);
+}
+
+#[test]
+fn routers() {
+    prove(routers::TABLE);
+}
+
+#[test]
+fn forwardings() {
+    prove(forwardings::TABLE);
+}
+
+#[test]
+fn groups() {
+    prove(groups::TABLE);
+}
+
+#[test]
+fn qos() {
+    prove(qos::TABLE);
+}
+
+#[test]
+fn trunks() {
+    prove(trunks::TABLE);
+}
