@@ -19,7 +19,7 @@ use std::{
 use controller::{
     api::Api,
     hosts::{
-        note_wires, place,
+        note_site, place,
         publish::{Conn, Effect, Event, Reading},
     },
     resource::{Objects, Resource},
@@ -274,8 +274,8 @@ impl Region {
                     let more = self.brain.note_vtep(&self.runtime, (host.uuid(), vtep), at);
                     self.effect(more);
                 }
-                Effect::Wires(host, wires) => {
-                    let noted = note_wires(store.as_ref(), host.uuid(), wires, wall);
+                Effect::Site(host, site) => {
+                    let noted = note_site(store.as_ref(), host.uuid(), site, wall);
                     self.runtime.block_on(noted).unwrap();
                 }
                 Effect::Place(placement) => {
