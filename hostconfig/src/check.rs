@@ -83,6 +83,7 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
             }
             Section::FloatingIp(f) => {
                 needs.insert(SectionKey::Router(f.router));
+                needs.extend(f.qos.map(SectionKey::Qos));
             }
             Section::Router(r) => {
                 for interface in &r.interfaces {

@@ -36,6 +36,9 @@ pub struct FloatingIp {
     pub at: Option<IpAddr>,
     /// Could another host answer for it? Then its host stops while it does not hear from the controller.
     pub movable: bool,
+    /// The QoS policy that limits what passes by it: its own, or else its network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos: Option<Id<kind::QosPolicy>>,
 }
 
 /// An address of a workload.

@@ -54,6 +54,10 @@ pub struct Gateway {
     pub at: Option<IpAddr>,
     /// Could another host have it? Then its host stops answering for it while it does not hear from the controller.
     pub movable: bool,
+    /// The QoS policy that limits what passes by it: the gateway's, or else the external network's. Only the host that has the gateway is
+    /// told more of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos: Option<Id<kind::QosPolicy>>,
 }
 
 /// Where a router is attached: a port of the API that no host has, and every switch answers for.

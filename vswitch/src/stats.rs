@@ -112,13 +112,13 @@ pub const METRICS: &[Metric] = &[
         "vswitch_qos_packets_total",
         MetricKind::Counter,
         &["port", "direction", "verdict"],
-        "Segments at the limit of a port's QoS policy.",
+        "Segments at the limit that a QoS policy sets a port, or the port that holds a floating IP's or a gateway's address.",
     ),
     metric(
         "vswitch_qos_bytes_total",
         MetricKind::Counter,
         &["port", "direction"],
-        "Bytes at the limit of a port's QoS policy, those included that found no room.",
+        "Bytes there, those included that found no room.",
     ),
     metric(
         "vswitch_originated_total",
@@ -468,7 +468,7 @@ impl Counters {
             }
         }
         for (id, limits) in (0u32..).zip(&mut self.limits) {
-            if tables.port(PortId(id)).is_none() {
+            if tables.limited(PortId(id)).is_none() {
                 *limits = <[HopCounters; 2]>::default();
             }
         }
@@ -750,19 +750,24 @@ impl WorkerStats {
         &'a self,
         tables: &'a Tables,
     ) -> impl Iterator<Item = (Vec<String>, HopCounters)> + 'a {
-        tables.ports().flat_map(|port| {
-            let counters = self.counters.limits.get(port.dense.index());
+        let local = tables.ports().filter(|port| port.qos.is_some());
+        let all = local.map(|port| port.dense).chain(tables.limited_outside());
+        all.flat_map(|port| {
+            let counters = self.counters.limits.get(port.index());
             let counters = counters.copied().unwrap_or_default();
-            let limits = [Direction::Ingress, Direction::Egress].into_iter();
-            let limits = limits.filter(|direction| port.limit(*direction).is_some());
-            limits.map(move |direction| {
-                let name = match direction {
-                    Direction::Ingress => "ingress",
-                    Direction::Egress => "egress",
-                };
-                let counters = counters.get(direction as usize).copied();
-                let labels = vec![port.id.to_string(), name.to_owned()];
-                (labels, counters.unwrap_or_default())
+            let limited = tables.limited(port).into_iter();
+            limited.flat_map(move |(id, qos)| {
+                let limits = [Direction::Ingress, Direction::Egress].into_iter();
+                let limits = limits.filter(|direction| qos.limit(*direction).is_some());
+                limits.map(move |direction| {
+                    let name = match direction {
+                        Direction::Ingress => "ingress",
+                        Direction::Egress => "egress",
+                    };
+                    let counters = counters.get(direction as usize).copied();
+                    let labels = vec![id.to_string(), name.to_owned()];
+                    (labels, counters.unwrap_or_default())
+                })
             })
         })
     }

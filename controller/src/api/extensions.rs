@@ -277,6 +277,21 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "What a workload sends and what it gets are limited apart.",
     ),
     (
+        "qos-fip",
+        "Floating IP QoS",
+        "Floating IPs have policies that limit what passes by them.",
+    ),
+    (
+        "qos-fip-network-policy",
+        "QoS floating IP network policy ID",
+        "Floating IPs say their network's policy, which holds for those without their own.",
+    ),
+    (
+        "qos-gateway-ip",
+        "Router gateway IP QoS",
+        "Routers' gateways have policies that limit what passes by them.",
+    ),
+    (
         "qos-bw-minimum-ingress",
         "Ingress direction for QoS minimum bandwidth rule",
         "What a workload gets is kept free at its host too.",

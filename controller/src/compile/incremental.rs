@@ -257,6 +257,12 @@ impl Compiler {
                     for port in intent.named_by(policy.id) {
                         self.mark_qos(port, dirty);
                     }
+                    for router in intent.gateways_with(policy.id) {
+                        self.mark_gateway(router, dirty);
+                    }
+                    for floating in intent.floating_with(policy.id) {
+                        self.mark_floating(floating, dirty);
+                    }
                 }
             }
             Object::Classifier(classifier) => {

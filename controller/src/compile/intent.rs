@@ -179,6 +179,8 @@ pub struct Gateway {
     pub network: Id<kind::Network>,
     /// Are sources hidden?
     pub snat: bool,
+    /// The QoS policy of what passes by it, instead of its network's.
+    pub qos: Option<Id<kind::QosPolicy>>,
 }
 
 /// A floating IP.
@@ -200,6 +202,8 @@ pub struct FloatingIp {
     pub to: Option<Workload>,
     /// The ports that are forwarded.
     pub forwards: Vec<Forward>,
+    /// The QoS policy of what passes by it, instead of its network's.
+    pub qos: Option<Id<kind::QosPolicy>>,
 }
 
 /// A metering label, without its rules.
@@ -568,6 +572,8 @@ pub struct Intent {
     /// By QoS policy.
     ports_with: Index<Id<kind::QosPolicy>, Id<kind::Port>>,
     networks_with: Index<Id<kind::QosPolicy>, Id<kind::Network>>,
+    floating_with: Index<Id<kind::QosPolicy>, Id<kind::FloatingIp>>,
+    routers_with: Index<Id<kind::QosPolicy>, Id<kind::Router>>,
     pub(crate) ports_of: Index<Id<kind::Project>, Id<kind::Port>>,
     /// The sub-ports of a trunk, by its parent.
     pub(crate) carried_by: Index<Id<kind::Port>, Id<kind::Port>>,
@@ -676,6 +682,9 @@ impl Intent {
             Object::Router(o) => {
                 if let Some(gateway) = o.gateway {
                     self.gateways_on.insert(gateway.network, o.id);
+                    if let Some(policy) = gateway.qos {
+                        self.routers_with.insert(policy, o.id);
+                    }
                 }
                 self.routers_of.insert(o.project, o.id);
                 self.routers.insert(o.id, o);
@@ -687,6 +696,9 @@ impl Intent {
                 }
                 if let Some(router) = o.router {
                     self.floating_by.insert(router, o.id);
+                }
+                if let Some(policy) = o.qos {
+                    self.floating_with.insert(policy, o.id);
                 }
                 self.floating_ips.insert(o.id, o);
             }
@@ -798,6 +810,9 @@ impl Intent {
                 self.routers_of.remove(&o.project, &id);
                 if let Some(gateway) = o.gateway {
                     self.gateways_on.remove(&gateway.network, &id);
+                    if let Some(policy) = gateway.qos {
+                        self.routers_with.remove(&policy, &id);
+                    }
                 }
             }
             ObjectId::FloatingIp(id) => self.remove_floating(id),
@@ -899,6 +914,9 @@ impl Intent {
         if let Some(router) = o.router {
             self.floating_by.remove(&router, &id);
         }
+        if let Some(policy) = o.qos {
+            self.floating_with.remove(&policy, &id);
+        }
     }
 
     /// The host of this name.
@@ -947,6 +965,34 @@ impl Intent {
         let inherited = networks.flat_map(|network| self.ports_on.of(network));
         let own = self.ports_with.of(&policy);
         own.chain(inherited).copied().collect()
+    }
+
+    /// The QoS policy of what passes by an address of an external network: its own, or else the network's. One that is gone is none.
+    pub(crate) fn qos_outside(
+        &self,
+        own: Option<Id<kind::QosPolicy>>,
+        network: Id<kind::Network>,
+    ) -> Option<Id<kind::QosPolicy>> {
+        let policy = own.or_else(|| self.networks.get(&network)?.qos);
+        policy.filter(|id| self.qos.contains_key(id))
+    }
+
+    /// The routers whose gateways name a QoS policy, and those who leave by networks that do.
+    pub(crate) fn gateways_with(
+        &self,
+        policy: Id<kind::QosPolicy>,
+    ) -> impl Iterator<Item = Id<kind::Router>> {
+        let networks = self.networks_with.of(&policy);
+        let inherited = networks.flat_map(|network| self.gateways_on.of(network));
+        self.routers_with.of(&policy).chain(inherited).copied()
+    }
+
+    /// The floating IPs that name a QoS policy. Those of a network that does are found by [`Intent::gateways_with`].
+    pub(crate) fn floating_with(
+        &self,
+        policy: Id<kind::QosPolicy>,
+    ) -> impl Iterator<Item = Id<kind::FloatingIp>> {
+        self.floating_with.of(&policy).copied()
     }
 
     /// The ports that are bound to a host.

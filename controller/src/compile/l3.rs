@@ -95,6 +95,7 @@ fn gateway(intent: &Intent, router: Id<kind::Router>) -> Option<Gateway> {
         snat: gateway.snat,
         at: intent.gateway_host(router).and_then(|host| host.vtep),
         movable: intent.is_movable(gateway, port),
+        qos: intent.qos_outside(gateway.qos, gateway.network),
     })
 }
 
@@ -121,6 +122,7 @@ pub(super) fn floating_ip(intent: &Intent, id: Id<kind::FloatingIp>) -> Option<F
         forwards: floating.forwards.clone(),
         at: seat.and_then(|(host, _)| host.vtep),
         movable: seat.is_some_and(|(_, movable)| movable),
+        qos: intent.qos_outside(floating.qos, floating.network),
     })
 }
 
@@ -130,6 +132,7 @@ pub(super) struct Outside {
     pub(super) networks: BTreeSet<Id<kind::Network>>,
     pub(super) routers: BTreeSet<Id<kind::Router>>,
     pub(super) floating: BTreeSet<Id<kind::FloatingIp>>,
+    pub(super) qos: BTreeSet<Id<kind::QosPolicy>>,
 }
 
 impl Outside {
@@ -143,7 +146,14 @@ impl Outside {
             if own.section.id == id {
                 self.router(intent, router);
                 self.networks.insert(gateway.network);
-                self.floating.extend(intent.floating_by.of(&router));
+                self.qos
+                    .extend(intent.qos_outside(gateway.qos, gateway.network));
+                for floating in intent.floating_by.of(&router) {
+                    self.floating.insert(*floating);
+                    let floating = intent.floating_ips.get(floating);
+                    self.qos
+                        .extend(floating.and_then(|f| intent.qos_outside(f.qos, f.network)));
+                }
             }
             return;
         }
@@ -158,6 +168,8 @@ impl Outside {
                 continue;
             }
             self.floating.insert(floating.id);
+            self.qos
+                .extend(intent.qos_outside(floating.qos, floating.network));
             self.router(intent, router);
             let here = intent
                 .seat(floating)

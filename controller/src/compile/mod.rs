@@ -11,7 +11,7 @@
 //! network or their project. The routers of its networks, those routers' networks, and so on. Of all these
 //! networks: an endpoint for each other port, where it is, and the chains that serve their virtual addresses. A host that has a
 //! router's gateway needs the router, all of its networks and floating IPs, and the external network, as if it had ports there; one that
-//! has a workload with a floating IP, that, its router, and the external network if the address is answered there.
+//! has a workload with a floating IP, that, its router, and the external network if the address is answered there; both, the QoS policies of these.
 //!
 //! # Invariants
 //! - Total, pure, deterministic: what can't be realised is a [`Complaint`], never an error.
@@ -150,6 +150,7 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
     let (mut routers, networks) = l3::reach(intent, own.chain(outside.networks).collect());
     routers.extend(outside.routers);
     keys.extend(outside.floating.into_iter().map(SectionKey::FloatingIp));
+    keys.extend(outside.qos.into_iter().map(SectionKey::Qos));
     for side in served(intent, &networks) {
         let classifiers = intent.classifiers_of.of(&side).filter(|id| {
             let classifier = intent.classifiers.get(id);

@@ -271,6 +271,7 @@ pub(crate) fn leaving(n: u8, gateway: Option<(u8, u8)>) -> Object {
             port: id(port),
             network: id(network),
             snat: true,
+            qos: None,
         }),
         ..Router::clone(&plain)
     }))
@@ -303,7 +304,26 @@ pub(crate) fn floating(
             addr: addr(port),
         }),
         forwards: forwarded.map(forward).into_iter().collect(),
+        qos: None,
     }))
+}
+
+/// The same router or floating IP, with a QoS policy for what passes by it.
+pub(crate) fn limited(object: Object, policy: Option<u8>) -> Object {
+    match object {
+        Object::Router(mut o) => {
+            let router = Arc::make_mut(&mut o);
+            if let Some(gateway) = &mut router.gateway {
+                gateway.qos = policy.map(id);
+            }
+            Object::Router(o)
+        }
+        Object::FloatingIp(mut o) => {
+            Arc::make_mut(&mut o).qos = policy.map(id);
+            Object::FloatingIp(o)
+        }
+        other => other,
+    }
 }
 
 pub(crate) fn group(n: u8, stateful: bool) -> Object {
@@ -461,14 +481,20 @@ fn object() -> impl Strategy<Value = Object> {
             .prop_map(|(n, w, h, r)| gateway_port(n, w, h, r)),
         (14u8..16, 0u8..5).prop_map(|(n, w)| port(n, w, None, &[], 200)),
         (0u8..3, prop::option::of((12u8..14, 0u8..5))).prop_map(|(n, g)| leaving(n, g)),
-        (0u8..3, prop::option::of((12u8..14, 0u8..5))).prop_map(|(n, g)| leaving(n, g)),
+        (
+            0u8..3,
+            prop::option::of((12u8..14, 0u8..5)),
+            prop::option::of(0u8..3)
+        )
+            .prop_map(|(n, g, q)| limited(leaving(n, g), q)),
         (
             0u8..3,
             (14u8..16, 0u8..5),
             prop::option::of(0u8..3),
-            (prop::option::of(0u8..8), prop::option::of(0u8..8))
+            (prop::option::of(0u8..8), prop::option::of(0u8..8)),
+            prop::option::of(0u8..3)
         )
-            .prop_map(|(n, held, r, to)| floating(n, held, r, to)),
+            .prop_map(|(n, held, r, to, q)| limited(floating(n, held, r, to), q)),
         (0u8..3, 0u8..2).prop_map(|(n, mark)| qos(n, mark)),
         (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, g)| subnet(n, w, g)),
         (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, says)| {

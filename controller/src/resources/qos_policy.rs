@@ -1,7 +1,8 @@
 //! What is a QoS policy?
 //!
 //! Rules for the traffic of each port that has it, by itself or by its network: how many bits and packets a second, and with which
-//! mark. An admin makes it, for one project or for all; whoever sees it may give it to networks and ports.
+//! mark. An admin makes it, for one project or for all; whoever sees it may give it to networks and ports, and to floating IPs and the
+//! gateways of routers, whose traffic it limits, as that of an external network does which have none of their own.
 
 use crate::{
     api::Scene,
@@ -11,7 +12,7 @@ use crate::{
         Resource, Spec, field,
     },
     resources::{
-        Network, Port, guarantee,
+        FloatingIp, Network, Port, Router, guarantee,
         rbac_policy::{self, Access, Sharable},
     },
     rules::{Caller, Change, Judged, Rule, Write, usable},
@@ -556,7 +557,15 @@ fn users(view: &View, id: Uuid) -> Vec<User> {
     let networks = networks
         .iter()
         .map(|network| user("network", &network.meta));
-    ports.chain(networks).collect()
+    let floating = view.related::<FloatingIp>("qos_policy_id", id);
+    let floating = floating.iter().map(|ip| user("floatingip", &ip.meta));
+    let routers = view.related::<Router>("qos_policy_id", id);
+    let routers = routers.iter().map(|router| user("router", &router.meta));
+    ports
+        .chain(networks)
+        .chain(floating)
+        .chain(routers)
+        .collect()
 }
 
 fn in_use(id: Uuid, users: impl IntoIterator<Item = User>) -> Result<(), Refusal> {

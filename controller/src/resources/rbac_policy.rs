@@ -12,7 +12,7 @@ use crate::{
         field, index_prefix,
     },
     resources::{
-        AddressGroup, AddressScope, Network, Port, QosPolicy, Router, SecurityGroup,
+        AddressGroup, AddressScope, FloatingIp, Network, Port, QosPolicy, Router, SecurityGroup,
         SecurityGroupRule, Subnet, SubnetPool, port::GATEWAY_OWNER,
     },
     rules::{Caller, Change, Dice, Judged, Rule, Write, join, stored, usable},
@@ -458,6 +458,8 @@ fn users(view: &View, grant: &RbacPolicy) -> Vec<(String, String)> {
         Sharable::QosPolicy => {
             let mut all = ports("qos_policy_id");
             all.extend(told::<Network>(view, "qos_policy_id", id));
+            all.extend(told::<FloatingIp>(view, "qos_policy_id", id));
+            all.extend(told::<Router>(view, "qos_policy_id", id));
             all
         }
         Sharable::Subnetpool => told::<Subnet>(view, "subnetpool_id", id),

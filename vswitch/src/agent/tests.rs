@@ -681,6 +681,7 @@ fn a_gateway_has_a_zone_of_its_own_that_outlives_the_process() {
             snat: true,
             at: None,
             movable: true,
+            qos: None,
         };
         let mut told = config([hostconfig::Section::Router(hostconfig::Router {
             id: Uuid::from_u128(9).into(),
@@ -763,6 +764,7 @@ fn a_silent_controller_is_waited_for_and_then_what_could_move_is_given_up() {
         snat: true,
         at: Some("192.0.2.1".parse().unwrap()),
         movable: true,
+        qos: None,
     };
     let router = |gateway| hostconfig::Router {
         id: Uuid::from_u128(9).into(),

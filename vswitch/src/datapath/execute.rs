@@ -372,7 +372,7 @@ impl Hands {
                         return self.lose(packet, DropReason::FunctionFault, cx);
                     }
                 }
-                Action::Queue(Lane::Port { .. }) => {
+                Action::Queue(Lane::Port { .. } | Lane::Outside { .. }) => {
                     // Only what waits needs a program that stays: the rest of this one.
                     let rest = flow.actions.get(at..).unwrap_or_default();
                     let rest = CompiledFlow {
@@ -829,7 +829,7 @@ impl Hands {
         let counters = match lane {
             // What reached a function is counted with its program.
             Lane::Function { hop, .. } => self.counters.hop(hop),
-            Lane::Port { port, direction } => {
+            Lane::Port { port, direction } | Lane::Outside { port, direction } => {
                 let counters = self.counters.limit(port, direction);
                 counters.count(segments, bytes);
                 counters

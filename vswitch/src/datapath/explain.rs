@@ -738,6 +738,14 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
                 };
                 format!("queue({name} {direction})")
             }
+            Action::Queue(Lane::Outside { port, direction }) => {
+                let id = tables.limited(*port).map(|(id, _)| id.to_string());
+                let direction = match direction {
+                    Direction::Ingress => "ingress",
+                    Direction::Egress => "egress",
+                };
+                format!("queue({} {direction})", id.as_deref().unwrap_or("?"))
+            }
             Action::Output(port) => {
                 let name = tables.port(*port).map_or("?", |p| p.name.as_str());
                 format!("output({name})")

@@ -99,6 +99,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             return Err(self.about_sender(DropReason::HiddenAddress, Stage::L3));
         }
         self.meter(router, Direction::Ingress);
+        self.limit_outside(gateway.port, Direction::Ingress, "gateway ");
         Ok(())
     }
 
@@ -122,6 +123,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                 let left = (key.src_mac(), key.dst_mac());
                 self.cross(router.dense, gateway.zone, Some(left));
                 self.meter(router, Direction::Egress);
+                self.limit_outside(gateway.port, Direction::Egress, "gateway ");
                 self.hide(router, gateway)?;
                 Ok(Some(next))
             }

@@ -7,8 +7,10 @@
 //! - What was sent from behind one router to a floating IP of another is answered by the way that it came: both may have the same addresses
 //!   inside.
 
+use std::net::IpAddr;
+
 use hostconfig::group::Direction;
-use net::{Consumed, DropReason, Origin, flow_key::ethertype};
+use net::{Consumed, DropReason, NetworkId, Origin, Zone, flow_key::ethertype};
 use nfv::function::{AllFree, Context, Decision, NetworkFunction as _};
 
 use super::{
@@ -61,6 +63,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         let left = (key.src_mac(), key.dst_mac());
         self.cross(router.dense, floating.zone, Some(left));
         self.meter(router, Direction::Egress);
+        self.limit_outside(floating.interface.port, Direction::Egress, "floating ip ");
         if self.is_fresh() {
             let port = self.probe.five_tuple().map_or(0, |tuple| tuple.src_port);
             self.probe.set_src(floating.addr, port);
@@ -114,6 +117,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             return Err(self.about_sender(DropReason::NoRoute, Stage::L3));
         };
         self.meter(router, Direction::Ingress);
+        self.limit_outside(floating.interface.port, Direction::Ingress, "floating ip ");
         self.send_by(router, hop, &route, out).map(Some)
     }
 
@@ -205,9 +209,42 @@ impl<'a, W: Witness> Walk<'a, W> {
             )
         });
         self.meter(router, Direction::Egress);
+        self.limit_between(router, network.dense, original.zone(), shown);
         self.zones[0].get_or_insert(reply.zone());
         self.cross(router.dense, original.zone(), None);
         self.set_eth(Some(original.eth_dst()), Some(original.eth_src()));
         Some(network)
+    }
+
+    /// An answer from one address outside of this switch to another: it passes by both, of which the second is shown by who asked, on this network
+    /// and in this zone.
+    fn limit_between(&mut self, router: &Router, asker: NetworkId, zone: Zone, shown: IpAddr) {
+        match self.floating_source(router) {
+            Some(from) => {
+                self.limit_outside(from.interface.port, Direction::Egress, "floating ip ");
+            }
+            None => {
+                if let Some(gateway) = router.gateway_here() {
+                    self.limit_outside(gateway.port, Direction::Egress, "gateway ");
+                }
+            }
+        }
+        let tables = self.tables;
+        let mut floating = tables.floating().iter();
+        if let Some(to) = floating.find(|f| f.zone == zone && f.addr == shown) {
+            self.depend(to.section);
+            self.limit_outside(to.interface.port, Direction::Ingress, "floating ip ");
+            return;
+        }
+        let by = |r: &&Router| {
+            let there = r.interfaces.iter().any(|i| i.network == asker);
+            there && r.gateway_here().is_some_and(|g| g.owns(shown))
+        };
+        if let Some(of) = tables.routers().find(by)
+            && let Some(gateway) = of.gateway_here()
+        {
+            self.depend(of.section);
+            self.limit_outside(gateway.port, Direction::Ingress, "gateway ");
+        }
     }
 }

@@ -162,6 +162,13 @@ pub enum Lane {
         /// What its workload sends, or what it gets.
         direction: Direction,
     },
+    /// That of a limit which a QoS policy sets what passes by a floating IP, or by a router's gateway.
+    Outside {
+        /// The number that the port of the API has here which holds the address.
+        port: PortId,
+        /// What leaves the fabric by it, or what comes in.
+        direction: Direction,
+    },
 }
 
 impl Lane {
@@ -172,22 +179,23 @@ impl Lane {
                 port,
                 direction: Direction::Ingress,
             } => Some(port),
-            Self::Port { .. } | Self::Function { .. } => None,
+            Self::Port { .. } | Self::Function { .. } | Self::Outside { .. } => None,
         }
     }
 
     /// As a number, for a packet that goes to wait at another worker.
     pub const fn number(self) -> u32 {
         match self {
-            Self::Function { hop, side } => hop.0 << 2 | side as u32,
-            Self::Port { port, direction } => port.0 << 2 | 2 | direction as u32,
+            Self::Function { hop, side } => hop.0 << 3 | side as u32,
+            Self::Port { port, direction } => port.0 << 3 | 2 | direction as u32,
+            Self::Outside { port, direction } => port.0 << 3 | 4 | direction as u32,
         }
     }
 
     /// From the number of [`Lane::number`].
     pub const fn from_number(number: u32) -> Self {
-        let id = number >> 2;
-        match number & 3 {
+        let id = number >> 3;
+        match number & 7 {
             0 => Self::Function {
                 hop: HopId(id),
                 side: Side::Original,
@@ -200,7 +208,15 @@ impl Lane {
                 port: PortId(id),
                 direction: Direction::Ingress,
             },
-            _ => Self::Port {
+            3 => Self::Port {
+                port: PortId(id),
+                direction: Direction::Egress,
+            },
+            4 => Self::Outside {
+                port: PortId(id),
+                direction: Direction::Ingress,
+            },
+            _ => Self::Outside {
                 port: PortId(id),
                 direction: Direction::Egress,
             },
@@ -708,6 +724,26 @@ mod tests {
     }
 
     const SOON: Now = Now::from_nanos(1);
+
+    #[test]
+    fn a_lane_is_the_one_that_its_number_names() {
+        for id in [0, 1, 7, 1 << 20] {
+            let mut numbers = std::collections::HashSet::new();
+            for side in Side::BOTH {
+                let hop = HopId(id);
+                numbers.insert(Lane::Function { hop, side });
+            }
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let port = PortId(id);
+                numbers.insert(Lane::Port { port, direction });
+                numbers.insert(Lane::Outside { port, direction });
+            }
+            assert_eq!(numbers.len(), 6);
+            for lane in numbers {
+                assert_eq!(Lane::from_number(lane.number()), lane);
+            }
+        }
+    }
 
     #[test]
     fn equal_programs_are_one_and_an_evicted_ones_id_finds_nothing() {

@@ -1,7 +1,7 @@
 //! Who waits, and until when?
 //!
-//! The queues of one worker: two of each shaper in a chain, one for each direction of its connections, and two of each port that a
-//! QoS policy limits, one for what its workload sends and one for what it gets. A queue is its API object's, not its policy's: a
+//! The queues of one worker: two of each shaper in a chain, one for each direction of its connections, two of each port that a
+//! QoS policy limits, one for what its workload sends and one for what it gets, and two of each floating IP and gateway that one limits. A queue is its API object's, not its policy's: a
 //! change of the policy finds what waits where it was.
 //!
 //! # Invariants
@@ -37,10 +37,9 @@ fn pace(tables: &Tables, lane: Lane) -> Option<(Uuid, Pace)> {
             let shaper = hop.shaper.as_ref()?;
             Some((hop.function.uuid(), Pace::from(shaper)))
         }
-        Lane::Port { port, direction } => {
-            let port = tables.port(port)?;
-            let limit = port.limit(direction)?;
-            Some((port.id.uuid(), Pace::from(limit)))
+        Lane::Port { port, direction } | Lane::Outside { port, direction } => {
+            let (id, qos) = tables.limited(port)?;
+            Some((id.uuid(), Pace::from(qos.limit(direction)?)))
         }
     }
 }
@@ -89,7 +88,9 @@ pub(super) struct Queues {
 const fn place(lane: Lane) -> (usize, usize) {
     match lane {
         Lane::Function { hop, side } => (hop.0 as usize, side as usize),
-        Lane::Port { port, direction } => (port.index(), direction as usize),
+        Lane::Port { port, direction } | Lane::Outside { port, direction } => {
+            (port.index(), direction as usize)
+        }
     }
 }
 
@@ -97,7 +98,8 @@ impl Queues {
     fn of_kind(&mut self, lane: Lane) -> &mut Vec<[Option<Queue>; 2]> {
         match lane {
             Lane::Function { .. } => &mut self.functions,
-            Lane::Port { .. } => &mut self.ports,
+            // One number is a port's or an address's.
+            Lane::Port { .. } | Lane::Outside { .. } => &mut self.ports,
         }
     }
 
@@ -275,15 +277,18 @@ fn refusal(tables: &Tables, lane: Lane, scarce: Option<Scarce>) -> Refusal {
             hop: Some(hop),
             ..Refusal::new(DropReason::ShaperQueueFull, Stage::Chain)
         },
-        Lane::Port { port, direction } => {
-            let limit = tables.port(port).and_then(|p| p.limit(direction));
+        Lane::Port { port, direction } | Lane::Outside { port, direction } => {
+            let qos = tables.limited(port).map(|(_, qos)| qos);
+            let limit = qos.and_then(|qos| qos.limit(direction));
             let rate = limit.and_then(|limit| match scarce {
                 Some(Scarce::Segments) => limit.packets,
                 Some(Scarce::Bits) | None => limit.bits.or(limit.packets),
             });
+            let local = matches!(lane, Lane::Port { .. });
             Refusal {
                 rule: rate.map(|rate| rate.rule),
-                ..Refusal::new(DropReason::QosQueueFull, Stage::Qos).at(port)
+                port: local.then_some(port),
+                ..Refusal::new(DropReason::QosQueueFull, Stage::Qos)
             }
         }
     }

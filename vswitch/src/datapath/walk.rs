@@ -30,8 +30,8 @@ use super::{
     flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
     sources::Lender,
     tables::{
-        Network, Port, SectionIndex, Tables, dhcp6, l2, port_security, ra, security_group::Allowed,
-        service, tunnel,
+        Network, Port, Qos, SectionIndex, Tables, dhcp6, l2, port_security, ra,
+        security_group::Allowed, service, tunnel,
     },
 };
 
@@ -209,7 +209,9 @@ impl<'a, W: Witness> Walk<'a, W> {
             // A question is read as it was asked.
             Action::Resolve(_) => 0,
             Action::Translate | Action::SetEth { .. } | Action::SetDscp(_) | Action::Route(_) => 1,
-            Action::Queue(..) => 2,
+            // What its workload may not send does not count for what it shows outside.
+            Action::Queue(Lane::Function { .. } | Lane::Port { .. }) => 2,
+            Action::Queue(Lane::Outside { .. }) => 3,
             Action::Output(_)
             | Action::Tunnel { .. }
             | Action::Wire(_)
@@ -222,7 +224,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             | Action::AnswerDhcp { .. }
             | Action::AnswerDhcp6(_)
             | Action::AnswerNames(_)
-            | Action::Metadata => 3,
+            | Action::Metadata => 4,
         });
         let delivers = flow.verdict == Verdict::Deliver;
         if !delivers {
@@ -679,7 +681,15 @@ impl<'a, W: Witness> Walk<'a, W> {
     }
 
     fn says_limit(&mut self, port: &Port, direction: Direction) {
-        let Some((qos, limit)) = port.qos.as_ref().zip(port.limit(direction)) else {
+        let Some(qos) = &port.qos else {
+            return;
+        };
+        self.says_rates(qos, direction, "");
+    }
+
+    /// `by`: which address outside is meant, with a space behind.
+    fn says_rates(&mut self, qos: &Qos, direction: Direction, by: &str) {
+        let Some(limit) = qos.limit(direction) else {
             return;
         };
         let policy = &qos.policy;
@@ -695,8 +705,24 @@ impl<'a, W: Witness> Walk<'a, W> {
                 rates.map(|(r, unit)| format!("{} {unit}/s (rule {})", r.per_second, r.rule));
             let rates: Vec<_> = rates.collect();
             let (rates, name, id) = (rates.join(", "), &policy.name, policy.id);
-            format!("{way}: {rates} of policy {name} ({id})")
+            format!("{by}{way}: {rates} of policy {name} ({id})")
         });
+    }
+
+    /// It passes by a floating IP or gateway that is here, held by this port of the API: what a QoS policy says of that.
+    pub(super) fn limit_outside(&mut self, port: Id<kind::Port>, direction: Direction, what: &str) {
+        let tables = self.tables;
+        let limited = tables.number_outside(port);
+        let Some((port, (_, qos))) = limited.and_then(|port| Some((port, tables.limited(port)?)))
+        else {
+            return;
+        };
+        self.depend(qos.section);
+        let queue = Action::Queue(Lane::Outside { port, direction });
+        if qos.limit(direction).is_some() && !self.flow.actions.contains(&queue) {
+            self.flow.actions.push(queue);
+            self.says_rates(qos, direction, what);
+        }
     }
 
     /// What answers a translated source goes to whom that came from: behind its Ethernet address is the host whose record translates

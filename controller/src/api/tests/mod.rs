@@ -22,6 +22,7 @@ mod metering;
 mod names;
 mod networks;
 mod outside;
+mod outside_qos;
 mod policies;
 mod pools;
 mod ports;

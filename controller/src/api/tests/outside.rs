@@ -3,22 +3,22 @@
 use super::*;
 use crate::{rules::tests::balance, store::View};
 
-const ROUTERS: &str = "/v2.0/routers";
+pub(super) const ROUTERS: &str = "/v2.0/routers";
 const FLOATING: &str = "/v2.0/floatingips";
 
 /// A cloud with an external network, and a tenant's router between it and a network with ports.
-struct World {
-    cloud: Cloud,
-    public: String,
+pub(super) struct World {
+    pub(super) cloud: Cloud,
+    pub(super) public: String,
     subnet: Value,
     router: String,
     inside: Value,
-    port: String,
-    second: String,
+    pub(super) port: String,
+    pub(super) second: String,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let cloud = Cloud::new().await;
         let (public, subnet) = cloud.external("203.0.113.0/24").await;
         cloud.subnet("admin", &public, "2001:db8:ffff::/64").await;
@@ -48,12 +48,12 @@ impl World {
         }
     }
 
-    async fn floating(&self, who: &str, more: Value) -> Value {
+    pub(super) async fn floating(&self, who: &str, more: Value) -> Value {
         let body = with(json!({"floating_network_id": self.public}), more);
         self.cloud.made(who, FLOATING, "floatingip", body).await
     }
 
-    async fn unfloated(&self, who: &str, more: Value, status: u16, kind: &str) {
+    pub(super) async fn unfloated(&self, who: &str, more: Value, status: u16, kind: &str) {
         let body = with(json!({"floating_network_id": self.public}), more);
         let body = json!({"floatingip": body});
         self.cloud
@@ -61,29 +61,29 @@ impl World {
             .await;
     }
 
-    async fn put(&self, who: &str, path: &str, key: &str, body: Value) -> Value {
+    pub(super) async fn put(&self, who: &str, path: &str, key: &str, body: Value) -> Value {
         let (status, answer) = self.cloud.ask(who, "PUT", path, json!({key: body})).await;
         assert_eq!(status, 200, "{path}: {answer}");
         answer[key].clone()
     }
 
-    async fn gone(&self, who: &str, path: &str) {
+    pub(super) async fn gone(&self, who: &str, path: &str) {
         let (status, answer) = self.cloud.ask(who, "DELETE", path, Value::Null).await;
         assert_eq!(status, 204, "{path}: {answer}");
     }
 
-    fn router_path(&self) -> String {
+    pub(super) fn router_path(&self) -> String {
         format!("{ROUTERS}/{}", self.router)
     }
 
     /// Addresses, quota and holders agree, of members and of nobody.
-    fn balance(&self) {
+    pub(super) fn balance(&self) {
         let view = View::of(&self.cloud.api.core.store.snapshot());
         balance(&view, A);
     }
 }
 
-fn path(floating: &Value) -> String {
+pub(super) fn path(floating: &Value) -> String {
     format!("{FLOATING}/{}", id(floating))
 }
 

@@ -2,15 +2,15 @@
 
 use super::*;
 
-const POLICIES: &str = "/v2.0/qos/policies";
+pub(super) const POLICIES: &str = "/v2.0/qos/policies";
 
 impl Cloud {
-    async fn policy(&self, more: Value) -> String {
+    pub(super) async fn policy(&self, more: Value) -> String {
         let body = with(json!({"name": "q"}), more);
         id(&self.made("admin", POLICIES, "policy", body).await)
     }
 
-    async fn rule(&self, policy: &str, kind: &str, body: Value) -> Value {
+    pub(super) async fn rule(&self, policy: &str, kind: &str, body: Value) -> Value {
         let path = format!("{POLICIES}/{policy}/{kind}s");
         self.made("admin", &path, kind, body).await
     }

@@ -283,6 +283,7 @@ fn router(router: &resources::Router) -> Router {
             port: gateway.port_id.into(),
             network: gateway.network_id.into(),
             snat: gateway.enable_snat,
+            qos: gateway.qos_policy_id.map(Id::new),
         }),
     }
 }
@@ -311,6 +312,7 @@ fn floating_ip(floating: &resources::FloatingIp) -> FloatingIp {
             addr,
         }),
         forwards: forwards.collect(),
+        qos: floating.qos_policy_id.map(Id::new),
     }
 }
 

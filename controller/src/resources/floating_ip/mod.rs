@@ -19,8 +19,9 @@ use crate::{
         field,
     },
     resources::{
-        Port, Subnet, network,
+        Network, Port, Subnet, network,
         port::{FLOATING_OWNER, WantedIp, allocation::for_owner},
+        qos_policy,
     },
     rules::{
         Caller, Change, Judged, Rule, Write,
@@ -58,6 +59,9 @@ pub struct FloatingIp {
     /// The router between the two.
     #[serde(default)]
     pub router_id: Option<Uuid>,
+    /// The QoS policy that limits what passes by it, instead of its network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos_policy_id: Option<Uuid>,
     /// The ports that are forwarded.
     #[serde(default)]
     pub forwards: Vec<PortForwarding>,
@@ -121,6 +125,20 @@ const FIELDS: &[Field] = &[
         "ACTIVE when the host that answers for it proved that it does.",
     )
     .computed(),
+    field(
+        "qos_policy_id",
+        Kind::Uuid,
+        "The QoS policy that limits what passes by it, instead of its network's.",
+    )
+    .writable(Absent::Null)
+    .or_null(),
+    field(
+        "qos_network_policy_id",
+        Kind::Uuid,
+        "The QoS policy of its network.",
+    )
+    .computed()
+    .unfiltered(),
     field("port_details", Kind::Text(255), "Of its port.")
         .computed()
         .unfiltered(),
@@ -163,6 +181,7 @@ impl Resource for FloatingIp {
         association::associate,
         forwarding::forwarded,
         association::hold,
+        quality,
         removal,
     ];
 
@@ -178,6 +197,10 @@ impl Resource for FloatingIp {
         let mut index = vec![("floating_network_id", self.floating_network_id.to_string())];
         index.extend(self.port_id.map(|id| ("port_id", id.to_string())));
         index.extend(self.router_id.map(|id| ("router_id", id.to_string())));
+        index.extend(
+            self.qos_policy_id
+                .map(|id| ("qos_policy_id", id.to_string())),
+        );
         let forwards = self.forwards.iter();
         index.extend(forwards.map(|f| ("forwarded_to", f.internal_port_id.to_string())));
         index
@@ -205,6 +228,10 @@ impl Resource for FloatingIp {
                         "device_owner": port.device_owner,
                     })
                 })
+            }
+            "qos_network_policy_id" => {
+                let network = scene.snapshot.object::<Network>(self.floating_network_id);
+                json!(network.and_then(|network| network.qos_policy_id))
             }
             "port_forwardings" => self.forwards.iter().map(PortForwarding::shown).collect(),
             _ => Value::Null,
@@ -406,6 +433,17 @@ fn choose(
         Some(refusal) => Err(refusal),
         None => unreachable!("there is a subnet"),
     }
+}
+
+/// Its QoS policy is one that the caller may use.
+fn quality(view: &View, change: &Change<'_, FloatingIp>, caller: &Caller) -> Judged {
+    if let Some(after) = change.after {
+        let before = change.before.and_then(|before| before.qos_policy_id);
+        let ids = (before, after.qos_policy_id);
+        let rule = FloatingIp::SPEC.rule(change.verb);
+        qos_policy::exchange(view, ids, &rule, caller)?;
+    }
+    Ok(Vec::new())
 }
 
 fn removal(_: &View, change: &Change<'_, FloatingIp>, _: &Caller) -> Judged {

@@ -10,6 +10,7 @@ use crate::{
     resources::{
         FloatingIp, Network, Port, Subnet, network,
         port::{GATEWAY_OWNER, WantedIp, fixed_ips_shape},
+        qos_policy,
     },
     rules::{Caller, Change, Judged, Write},
     store::View,
@@ -27,6 +28,9 @@ pub struct Gateway {
     pub port_id: Uuid,
     /// Are sources hidden behind its address?
     pub enable_snat: bool,
+    /// The QoS policy that limits what passes by it, instead of the network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos_policy_id: Option<Uuid>,
 }
 
 /// The way out, as a request asks for it.
@@ -40,6 +44,26 @@ pub struct Wanted {
     /// The addresses; left out: those that it has, or one of each family.
     #[serde(default)]
     pub external_fixed_ips: Option<Vec<WantedIp>>,
+    /// The QoS policy.
+    #[serde(default, skip_serializing)]
+    pub qos_policy_id: WantedPolicy,
+}
+
+/// What a request says of a way out's QoS policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(from = "Option<Uuid>")]
+pub enum WantedPolicy {
+    /// Nothing: it stays what it is.
+    #[default]
+    Kept,
+    /// It is to be this, or none.
+    Is(Option<Uuid>),
+}
+
+impl From<Option<Uuid>> for WantedPolicy {
+    fn from(id: Option<Uuid>) -> Self {
+        Self::Is(id)
+    }
 }
 
 /// An empty gateway is none, as Neutron takes it.
@@ -50,7 +74,12 @@ pub(super) fn shape(value: &Value) -> Result<Value, String> {
     if keys.is_empty() {
         return Ok(Value::Null);
     }
-    let known = ["network_id", "enable_snat", "external_fixed_ips"];
+    let known = [
+        "network_id",
+        "enable_snat",
+        "external_fixed_ips",
+        "qos_policy_id",
+    ];
     if let Some(unknown) = keys.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(format!("unknown key '{unknown}'"));
     }
@@ -66,6 +95,13 @@ pub(super) fn shape(value: &Value) -> Result<Value, String> {
     }
     if let Some(fixed) = keys.get("external_fixed_ips").filter(|v| !v.is_null()) {
         shaped.insert("external_fixed_ips".to_owned(), fixed_ips_shape(fixed)?);
+    }
+    if let Some(policy) = keys.get("qos_policy_id") {
+        let id = policy.as_str().and_then(|text| text.parse::<Uuid>().ok());
+        if id.is_none() && !policy.is_null() {
+            return Err(format!("qos_policy_id: '{policy}' is not a valid UUID"));
+        }
+        shaped.insert("qos_policy_id".to_owned(), json!(id));
     }
     Ok(Value::Object(shaped))
 }
@@ -104,8 +140,19 @@ pub(super) fn way_out(view: &View, change: &Change<'_, Router>, caller: &Caller)
     let network = network::visible(view, wanted.network_id, caller)?;
     admit(view, after, &network, wanted)?;
     let enable_snat = wanted.enable_snat.unwrap_or(true);
+    let policy = had.and_then(|had| had.qos_policy_id);
+    let qos_policy_id = match wanted.qos_policy_id {
+        WantedPolicy::Kept => policy,
+        WantedPolicy::Is(id) => id,
+    };
+    let rule = format!("{}:external_gateway_info", Router::SPEC.rule(change.verb));
+    qos_policy::exchange(view, (policy, qos_policy_id), &rule, caller)?;
     if let Some(had) = had.filter(|had| had.network_id == wanted.network_id) {
-        router.gateway = Some(Gateway { enable_snat, ..had });
+        router.gateway = Some(Gateway {
+            enable_snat,
+            qos_policy_id,
+            ..had
+        });
         let port = view.object::<Port>(had.port_id);
         if let (Some(fixed), Some(port)) = (&wanted.external_fixed_ips, port) {
             let mut port = Port::clone(&port);
@@ -121,6 +168,7 @@ pub(super) fn way_out(view: &View, change: &Change<'_, Router>, caller: &Caller)
             network_id: wanted.network_id,
             port_id,
             enable_snat,
+            qos_policy_id,
         });
         let mut port = Port::new(Meta::new(port_id, "", ""), wanted.network_id, Vec::new());
         port.wanted.clone_from(&wanted.external_fixed_ips);

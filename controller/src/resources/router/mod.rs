@@ -164,7 +164,7 @@ impl Resource for Router {
             field(
                 "external_gateway_info",
                 Kind::Shape(gateway::shape),
-                "The way out: an external network, the addresses there, and whether sources are hidden behind them.",
+                "The way out: an external network, the addresses there, whether sources are hidden behind them, and the QoS policy of what passes by it.",
             )
             .writable(Absent::Null)
             .or_null()
@@ -245,6 +245,12 @@ impl Resource for Router {
         &mut self.meta
     }
 
+    fn index(&self) -> Vec<(&'static str, String)> {
+        let policy = self.gateway.and_then(|gateway| gateway.qos_policy_id);
+        let policy = policy.map(|id| ("qos_policy_id", id.to_string()));
+        policy.into_iter().collect()
+    }
+
     fn asked_apart(field: &str) -> bool {
         field == "external_gateway_info"
     }
@@ -264,11 +270,17 @@ impl Resource for Router {
             "status" => json!("ACTIVE"),
             "external_gateway_info" => self.gateway.map_or(Value::Null, |gateway| {
                 let port = scene.snapshot.object::<Port>(gateway.port_id);
-                json!({
+                let mut shown = json!({
                     "network_id": gateway.network_id,
                     "enable_snat": gateway.enable_snat,
                     "external_fixed_ips": port.map_or_else(Vec::new, |port| port.fixed_ips.clone()),
-                })
+                });
+                // Shown where there is one, as in Neutron.
+                if let (Some(policy), Some(fields)) = (gateway.qos_policy_id, shown.as_object_mut())
+                {
+                    fields.insert("qos_policy_id".to_owned(), json!(policy));
+                }
+                shown
             }),
             "availability_zone_hints" => json!(self.zones),
             "availability_zones" => {

@@ -49,6 +49,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         set_contents: BTreeMap::new(),
         group_names: BTreeMap::new(),
         qos: BTreeMap::new(),
+        limited: HashMap::default(),
         chains: Vec::new(),
         faults: Vec::new(),
         hops: Dense::default(),
@@ -109,6 +110,8 @@ struct Sorted<'a> {
     /// The parts of each set.
     sets: BTreeMap<Id<kind::AddressSet>, Vec<(&'a hostconfig::AddressSet, u128)>>,
     qos: Vec<(&'a hostconfig::QosPolicy, SectionIndex, bool)>,
+    /// By which ports of the API QoS policies limit what passes outside, at the hosts that answer for them.
+    limited: BTreeMap<Id<kind::Port>, Id<kind::QosPolicy>>,
     chains: Vec<(&'a hostconfig::Chain, SectionIndex, bool)>,
     ports: Vec<(&'a hostconfig::Port, SectionIndex, bool)>,
     endpoints: BTreeMap<Id<kind::Network>, Vec<(&'a hostconfig::Endpoint, SectionIndex)>>,
@@ -176,6 +179,7 @@ impl Tables {
         next.put_vteps(&sorted);
         next.put_address_sets(&sorted);
         next.put_qos(&mut sorted);
+        next.note_limited(&mut sorted);
         let ports = next.put_ports(&mut sorted, zones);
         let mut routers = next.put_routers(&mut sorted, zones);
         next.put_floating(&mut sorted, &mut routers);
@@ -483,6 +487,29 @@ impl Tables {
         }
     }
 
+    /// Which floating IPs and gateways of this host have a QoS policy.
+    fn note_limited(&mut self, sorted: &mut Sorted<'_>) {
+        let (own, alone) = (self.own, self.alone);
+        let here = |at: Option<IpAddr>, movable: bool| {
+            let is_own = at.is_some_and(|addr| Some(addr.to_canonical()) == own);
+            is_own && !(movable && alone)
+        };
+        let floating = sorted.floating.iter().map(|(f, _)| *f);
+        let floating = floating.filter(|f| here(f.at, f.movable));
+        let floating = floating.filter_map(|f| Some((f.port, f.qos?)));
+        let gateways = sorted.routers.iter();
+        let gateways = gateways.filter_map(|(router, _)| router.gateway.as_ref());
+        let gateways = gateways.filter(|g| here(g.at, g.movable));
+        let gateways = gateways.filter_map(|g| Some((g.port, g.qos?)));
+        let limited: BTreeMap<_, _> = floating.chain(gateways).collect();
+        self.limited.clear();
+        for (port, policy) in &limited {
+            let number = PortId(self.ports.reserve(port));
+            self.limited.insert(number, (*port, *policy));
+        }
+        sorted.limited = limited;
+    }
+
     /// Compiles the united rules of a set of groups, if one of them or an address set of theirs changed.
     fn put_group_set(&mut self, sorted: &mut Sorted<'_>, ids: &BTreeSet<Id<kind::SecurityGroup>>) {
         let source = Source::GroupSet(ids.clone());
@@ -570,6 +597,7 @@ impl Tables {
                 alive.insert(port);
             }
         }
+        alive.extend(sorted.limited.keys().copied());
         self.ports.retain(|id| alive.contains(id));
         let ports = self.ports.iter().map(|(_, _, port)| &**port);
         let parent = |port: &Port| {

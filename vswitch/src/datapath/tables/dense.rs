@@ -86,6 +86,11 @@ impl<K: Ord + Clone, V> Dense<K, V> {
         self.slots.get(id as usize)?.as_ref()
     }
 
+    /// The index of a key, whether it has a value or not.
+    pub fn id(&self, key: &K) -> Option<u32> {
+        self.ids.get(key).copied()
+    }
+
     /// The index and value of a key.
     pub fn by_key(&self, key: &K) -> Option<(u32, &V)> {
         let id = *self.ids.get(key)?;

@@ -76,7 +76,7 @@ pub struct OfRouter {
 impl OfRouter {
     /// Is there none?
     pub fn is_empty(&self) -> bool {
-        self.by_inside.is_empty()
+        self.by_outside.is_empty()
     }
 
     /// That of the workload with this address.

@@ -145,12 +145,7 @@ impl Port {
     /// How its traffic in this direction is limited, if it is.
     #[inline]
     pub fn limit(&self, direction: Direction) -> Option<&Limit> {
-        let policy = &self.qos.as_ref()?.policy;
-        let limit = match direction {
-            Direction::Ingress => &policy.ingress,
-            Direction::Egress => &policy.egress,
-        };
-        (!limit.is_none()).then_some(limit)
+        self.qos.as_ref()?.limit(direction)
     }
 }
 
@@ -161,6 +156,18 @@ pub struct Qos {
     pub policy: hostconfig::QosPolicy,
     /// Its section.
     pub section: SectionIndex,
+}
+
+impl Qos {
+    /// How traffic in this direction is limited, if it is.
+    #[inline]
+    pub fn limit(&self, direction: Direction) -> Option<&Limit> {
+        let limit = match direction {
+            Direction::Ingress => &self.policy.ingress,
+            Direction::Egress => &self.policy.egress,
+        };
+        (!limit.is_none()).then_some(limit)
+    }
 }
 
 /// A network with all that is on it.
@@ -306,6 +313,8 @@ pub struct Tables {
     routers: Dense<Id<kind::Router>, Arc<Router>>,
     martians: Arc<Martians>,
     floating: FloatingIps,
+    /// The addresses of this host on networks outside that a QoS policy limits.
+    limited: HashMap<PortId, (Id<kind::Port>, Id<kind::QosPolicy>), foldhash::fast::FixedState>,
     vteps: Dense<IpAddr, Arc<Vtep>>,
     groups: Dense<BTreeSet<Id<kind::SecurityGroup>>, Arc<GroupSet>>,
     address_sets: BTreeMap<Id<kind::AddressSet>, Arc<AddressSet>>,
@@ -531,6 +540,30 @@ impl Tables {
     /// The floating IPs that this host answers for.
     pub fn floating(&self) -> &FloatingIps {
         &self.floating
+    }
+
+    /// Whose traffic under this number a QoS policy is for: a port's, or that of a floating IP or gateway which is here, by the port of the API
+    /// that holds the address.
+    pub fn limited(&self, port: PortId) -> Option<(Id<kind::Port>, &Qos)> {
+        if let Some(port) = self.port(port) {
+            return Some((port.id, port.qos.as_deref()?));
+        }
+        let (id, policy) = self.limited.get(&port)?;
+        Some((*id, self.qos.get(policy)?))
+    }
+
+    /// All floating IPs and gateways of this host with a QoS policy, by number.
+    pub fn limited_outside(&self) -> impl Iterator<Item = PortId> + '_ {
+        self.limited.keys().copied()
+    }
+
+    /// The number of a port of the API that a QoS policy limits outside.
+    pub(super) fn number_outside(&self, port: Id<kind::Port>) -> Option<PortId> {
+        if self.limited.is_empty() {
+            return None;
+        }
+        let number = PortId(self.ports.id(&port)?);
+        self.limited.contains_key(&number).then_some(number)
     }
 
     /// The scope of what comes out of a tunnel for a router's MAC address, that of this port: its gateway's, or a floating IP's.

@@ -53,6 +53,7 @@ pub(super) fn floating(
         forwards: forwards.iter().map(forward).collect(),
         at: host.map(vtep),
         movable: true,
+        qos: None,
     }
 }
 

@@ -18,6 +18,7 @@ mod names;
 mod nat;
 mod properties;
 mod qos;
+mod qos_outside;
 mod routed_nat;
 mod routing;
 mod services;

@@ -56,6 +56,7 @@ pub(super) fn gateway(r: u16, n: u16, at_host: Option<usize>) -> Gateway {
         snat: true,
         at: at_host.map(vtep),
         movable: true,
+        qos: None,
     }
 }
 
@@ -68,6 +69,8 @@ pub(super) struct Plan {
     pub(super) routers: Vec<(u16, Vec<u16>, Option<Gateway>)>,
     /// Floating IPs, with where they are.
     pub(super) floating: Vec<FloatingIp>,
+    /// The policies that floating IPs and gateways name.
+    pub(super) qos: Vec<hostconfig::QosPolicy>,
     /// What router 1 counts of what crosses its gateway.
     pub(super) meters: Vec<hostconfig::Meter>,
     /// The MTU of the network outside.
@@ -82,6 +85,7 @@ impl Plan {
             workloads: vec![inside(1, 0), inside(2, 1), (OUT, NEXT, 2, vec![])],
             routers: vec![(1, vec![0, 1], Some(gateway(1, GATE, Some(1))))],
             floating: vec![],
+            qos: vec![],
             meters: vec![],
             mtu: 1450,
         }
@@ -155,6 +159,9 @@ impl Plan {
                     at: Location::Vtep(there),
                 }));
             }
+        }
+        for policy in &self.qos {
+            conf.put(hostconfig::Section::Qos(policy.clone()));
         }
         for floating in &self.floating {
             conf.put(hostconfig::Section::FloatingIp(floating.clone()));
