@@ -51,8 +51,11 @@ pub struct Forward {
     pub ports: PortRange,
     /// Who serves.
     pub to: IpAddr,
-    /// The server's port for the first of the ports; the others follow.
+    /// The server's port for the first of the ports; the others follow, or go there too.
     pub to_port: u16,
+    /// Do all ports go to that one?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub to_one: bool,
     /// The server's port in the API, or a name of its own.
     pub member: Id<kind::Port>,
 }

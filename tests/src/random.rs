@@ -1048,6 +1048,7 @@ fn with_forward(plan: &Plan, mut nat: hostconfig::Nat, members: &[PortUuid]) -> 
                 ports: PortRange::new(80, 82).unwrap(),
                 to: plan.addr(*member, address.addr.is_ipv6()),
                 to_port: 8080,
+                to_one: false,
                 member: *member,
             });
         }

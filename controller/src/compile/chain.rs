@@ -94,6 +94,7 @@ fn nat(intent: &Intent, nat: &intent::Nat, complaints: &mut Vec<Complaint>) -> N
                 ports: forward.ports,
                 to,
                 to_port: forward.to_port,
+                to_one: false,
                 member,
             });
         }

@@ -290,6 +290,7 @@ pub(crate) fn floating(
         ports: PortRange::new(22, 22).unwrap(),
         to: addr(port),
         to_port: 22,
+        to_one: false,
         member: id(port),
     };
     Object::FloatingIp(Arc::new(FloatingIp {
@@ -310,19 +311,17 @@ pub(crate) fn floating(
 
 /// The same router or floating IP, with a QoS policy for what passes by it.
 pub(crate) fn limited(object: Object, policy: Option<u8>) -> Object {
-    match object {
-        Object::Router(mut o) => {
-            let router = Arc::make_mut(&mut o);
-            if let Some(gateway) = &mut router.gateway {
-                gateway.qos = policy.map(id);
-            }
-            Object::Router(o)
+    let qos = policy.map(id);
+    if let Object::Router(mut o) = object {
+        if let Some(gateway) = &mut Arc::make_mut(&mut o).gateway {
+            gateway.qos = qos;
         }
-        Object::FloatingIp(mut o) => {
-            Arc::make_mut(&mut o).qos = policy.map(id);
-            Object::FloatingIp(o)
-        }
-        other => other,
+        Object::Router(o)
+    } else if let Object::FloatingIp(mut o) = object {
+        Arc::make_mut(&mut o).qos = qos;
+        Object::FloatingIp(o)
+    } else {
+        object
     }
 }
 

@@ -574,6 +574,29 @@ async fn ports_of_a_floating_ip_are_forwarded() {
         (&run["external_port"], &run["internal_port"]),
         (&Value::Null, &Value::Null)
     );
+    // Many to one, as a range or by its number.
+    let many = [
+        range("50:50", "5050:5059"),
+        json!({"protocol": "udp", "internal_port": 51, "external_port_range": "5150:5159"}),
+    ];
+    for (many, inside) in many.into_iter().zip([50, 51]) {
+        let made = to(many);
+        let made = cloud.made("a", &parts, "port_forwarding", made).await;
+        assert_eq!(made["internal_port"], inside);
+        assert_eq!(made["internal_port_range"], format!("{inside}:{inside}"));
+        assert_eq!(made["external_port"], Value::Null);
+        let part = format!("{parts}/{}", id(&made));
+        let more = json!({"external_port_range": format!("6{inside}0:6{inside}9")});
+        let shown = world.put("a", &part, "port_forwarding", more).await;
+        assert_eq!(shown["internal_port"], inside);
+        // A server's port is reached by one of them.
+        let again = json!({"port_forwarding":
+            to(json!({"protocol": "udp", "internal_port": inside, "external_port": 7}))});
+        cloud
+            .refused("a", "POST", &parts, again, 400, "BadRequest")
+            .await;
+        world.gone("a", &part).await;
+    }
     let elsewhere = json!({"internal_port_id": MISSING});
     let not_there = json!({"internal_ip_address": "10.40.0.99"});
     for (more, status, kind) in [
@@ -581,6 +604,8 @@ async fn ports_of_a_floating_ip_are_forwarded() {
         (one(22, 2223), 400, "BadRequest"),
         (range("40:42", "3032:3034"), 400, "BadRequest"),
         (range("40:42", "4030:4031"), 400, "BadRequest"),
+        (range("40:41", "4030:4032"), 400, "BadRequest"),
+        (range("40:42", "4030:4030"), 400, "BadRequest"),
         (range("42:40", "4030:4032"), 400, "HTTPBadRequest"),
         (
             with(one(40, 4040), json!({"protocol": "foo"})),

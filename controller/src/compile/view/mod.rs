@@ -297,6 +297,7 @@ fn floating_ip(floating: &resources::FloatingIp) -> FloatingIp {
         ports: forward.external,
         to: forward.internal_ip_address,
         to_port: forward.internal.min(),
+        to_one: forward.internal.min() == forward.internal.max(),
         member: forward.internal_port_id.into(),
     });
     let to = floating.port_id.zip(floating.fixed_ip_address);

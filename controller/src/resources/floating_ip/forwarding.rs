@@ -1,7 +1,7 @@
 //! Which ports of a floating IP are forwarded to whom?
 //!
 //! Port forwardings are parts of a floating IP that is nobody's as a whole: what comes to some of its ports goes to ports of a
-//! workload's address. A run of ports goes to a run of as many.
+//! workload's address. A run of ports goes to a run of as many, or to one port.
 
 use super::{FloatingIp, association};
 use crate::{
@@ -76,7 +76,7 @@ pub(super) const PART: Part = Part {
         field(
             "internal_port_range",
             Kind::Text(16),
-            "Or as many ports: first:last.",
+            "Or as many ports: first:last; one is for all of the floating IP's.",
         )
         .writable(Absent::Null)
         .or_null(),
@@ -156,9 +156,9 @@ impl PortForwarding {
         })?;
         let external = range(fields, "external", had.map(|had| had.external))?;
         let internal = range(fields, "internal", had.map(|had| had.internal))?;
-        if count(external) != count(internal) {
+        if count(external) != count(internal) && count(internal) != 1 {
             return Err(bad(format_args!(
-                "external_port_range {} and internal_port_range {} are not as many",
+                "external_port_range {} and internal_port_range {} are not as many, and the latter is not one port",
                 spelled(external),
                 spelled(internal)
             )));

@@ -132,7 +132,12 @@ impl Nat {
         if ![proto::TCP, proto::UDP, proto::SCTP].contains(&forward.protocol) {
             return Err(Fault::Protocol(forward.protocol));
         }
-        let last = forward.to_port.checked_add(ports.max() - ports.min());
+        let more = if forward.to_one {
+            0
+        } else {
+            ports.max() - ports.min()
+        };
+        let last = forward.to_port.checked_add(more);
         if ports.min() == 0 || forward.to_port == 0 || last.is_none() {
             return Err(Fault::Ports(ports));
         }
@@ -153,6 +158,7 @@ impl Nat {
                 member: forward.member,
             },
             to_port: forward.to_port,
+            to_one: forward.to_one,
         };
         let key = (addr, forward.protocol, ports.max());
         self.forwards.insert(key, entry);

@@ -80,6 +80,19 @@ struct Forward {
     first: u16,
     to: Target,
     to_port: u16,
+    /// Do all ports go to that one? Replies find their way back by the record.
+    to_one: bool,
+}
+
+impl Forward {
+    /// The server's port for one of the forwarded.
+    const fn port(self, port: u16) -> u16 {
+        if self.to_one {
+            self.to_port
+        } else {
+            self.to_port + (port - self.first)
+        }
+    }
 }
 
 /// Which kind of source a protocol has.
@@ -151,7 +164,7 @@ impl Nat {
         let from = (addr, tuple.proto, port);
         let ((there, protocol, _), forward) = self.forwards.range(from..).next()?;
         let is_for = (*there, *protocol) == (addr, tuple.proto) && forward.first <= port;
-        is_for.then(|| (forward.to, forward.to_port + (port - forward.first)))
+        is_for.then(|| (forward.to, forward.port(port)))
     }
 
     fn arriving(

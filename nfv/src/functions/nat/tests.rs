@@ -51,6 +51,7 @@ fn config() -> hostconfig::Nat {
             ports: PortRange::new(8080, 8082).unwrap(),
             to: ip("10.0.0.7"),
             to_port: 80,
+            to_one: false,
             member: id(7),
         }],
         statics: vec![Static {

@@ -36,6 +36,7 @@ pub(super) fn floating(
         ports: PortRange::one(port),
         to: at(0, to, false),
         to_port: 80,
+        to_one: false,
         member: id(u128::from(to)),
     };
     FloatingIp {
@@ -408,6 +409,65 @@ fn ports_are_forwarded_at_the_gateways_host_and_nothing_else_is() {
         let other = from_world(tcp_to(tcp::SYN, 4000, 9, false), 100);
         assert_eq!(s.from(NEXT, &other), []);
         assert_eq!(s.dropped(DropReason::NoListener), 1);
+    }
+}
+
+#[test]
+fn many_ports_lead_to_one_and_each_answers_as_itself() {
+    for groups in [&[][..], &[GROUP]] {
+        let mut one = floating(100, None, &[], Some(1));
+        one.forwards = [6, 17, 132]
+            .map(|protocol| Forward {
+                addr: addr(100),
+                protocol,
+                ports: PortRange::new(8080, 8089).unwrap(),
+                to: at(0, 1, false),
+                to_port: 80,
+                to_one: true,
+                member: id(1),
+            })
+            .to_vec();
+        let mut s = Several::new(plan(groups, vec![one]));
+        for (port, from) in [(8080, 4000), (8085, 4001), (8089, 4002)] {
+            let inside = ((world(false), from), (at(0, 1, false), 80));
+            let out = ((addr(100), port), (world(false), from));
+            for (flags, flags_back) in [(tcp::SYN, tcp::SYN | tcp::ACK), (tcp::ACK, tcp::ACK)] {
+                let ask = from_world(tcp_to(flags, from, port, false), 100);
+                assert_eq!(ends(&s.one(NEXT, &ask, 1)), inside);
+                let answer = outside(tcp_to(flags_back, 80, from, true), 1, world(false));
+                let got = s.one(1, &answer, NEXT);
+                assert_eq!(ends(&got), out);
+                assert_eq!(Headers::parse(&got).unwrap().1.src_mac(), shown(100));
+            }
+            // An error about what it answered is about its own.
+            let error = outside(tcp_to(tcp::ACK, 80, from, true), 1, world(false));
+            let error = FrameBuilder::icmp_error(&s.one(1, &error, NEXT));
+            let got = s.one_raw(NEXT, error, 1);
+            let (_, _, _, quoted) = told(&got);
+            let of = [
+                format!("{}:80", at(0, 1, false)),
+                format!("{}:{from}", world(false)),
+            ];
+            assert!(of.iter().all(|end| quoted.contains(end)), "{quoted}");
+            // By workloads hidden behind the gateway, the server itself too.
+            for client in [1, 2] {
+                let case = format!("{client} at {port}");
+                let hidden = at(OUT, GATE, false);
+                converse(&mut s, (client, 1), (addr(100), port), hidden, &case);
+            }
+        }
+        let udp = |port| from_world(FrameBuilder::udp(false, 500 + port, port), 100);
+        if groups.is_empty() {
+            for port in [8080, 8089] {
+                let got = s.one(NEXT, &udp(port), 1);
+                assert_eq!(ends(&got).1, (at(0, 1, false), 80));
+                let answer = outside(FrameBuilder::udp(false, 80, 500 + port), 1, world(false));
+                assert_eq!(ends(&s.one(1, &answer, NEXT)).0, (addr(100), port));
+            }
+        }
+        for port in [8079, 8090] {
+            assert_eq!(s.from(NEXT, &udp(port)), []);
+        }
     }
 }
 

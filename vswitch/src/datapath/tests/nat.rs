@@ -40,6 +40,7 @@ pub(super) fn nat(hosts: u16) -> Nat {
                 ports: PortRange::one(8080),
                 to: ip(2, v6),
                 to_port: 80,
+                to_one: false,
                 member: id(2),
             })
             .collect(),
