@@ -47,6 +47,7 @@ fn person(view: &mut View, who: (&str, &str), role: &str) {
             id: project.to_owned(),
             name: name.to_owned(),
             description: String::new(),
+            domain_id: identity::DOMAIN.to_owned(),
             enabled: true,
         };
         view.put(identity::key("project", project), Arc::new(made));
@@ -56,6 +57,7 @@ fn person(view: &mut View, who: (&str, &str), role: &str) {
         id: id.clone(),
         name: name.to_owned(),
         description: String::new(),
+        domain_id: identity::DOMAIN.to_owned(),
         email: None,
         enabled: true,
         default_project_id: Some(project.to_owned()),
@@ -68,6 +70,7 @@ fn person(view: &mut View, who: (&str, &str), role: &str) {
         user_id: id.clone(),
         project_id: project.to_owned(),
         role_id: role.id.clone(),
+        ..Assignment::default()
     };
     let key = identity::assignment_key(project, &id, &role.id);
     view.put(key, Arc::new(assignment));
@@ -78,6 +81,7 @@ fn token(view: &mut View, (secret, project): (&str, &str), user: &str) {
     let token = Token {
         user_id: user.to_owned(),
         project_id: Some(project.to_owned()),
+        domain_id: None,
         methods: Vec::new(),
         audit_id: String::new(),
         issued_at: Seconds::default(),
