@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use net::{Id, PortRange, Prefix, UnicastMac, ids::kind};
 use serde::{Deserialize, Serialize};
 
-use crate::{Nat, group::Family};
+use crate::{Nat, group::Family, qos::Discipline};
 
 /// A port chain: functions in order, and the classifiers that lead into it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,4 +188,7 @@ pub struct Shaper {
     pub burst_bytes: u64,
     /// Bytes that may wait; what exceeds them is dropped.
     pub queue_bytes: u64,
+    /// In which order they go.
+    #[serde(default, skip_serializing_if = "Discipline::is_fifo")]
+    pub queue: Discipline,
 }

@@ -42,6 +42,27 @@ pub struct Limit {
     pub packets: Option<Rate>,
     /// How many bytes may wait.
     pub queue_bytes: u64,
+    /// In which order what waits goes.
+    #[serde(default, skip_serializing_if = "Discipline::is_fifo")]
+    pub queue: Discipline,
+}
+
+/// In which order does what waits go, and who is told to send less?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Discipline {
+    /// First in, first out; what finds no room is dropped.
+    #[default]
+    Fifo,
+    /// Flows take turns, and each that stands for too long is told by marks or drops (RFC 8290).
+    FqCodel,
+}
+
+impl Discipline {
+    /// The plain one: older switches know no other, and are told of no other.
+    pub fn is_fifo(&self) -> bool {
+        *self == Self::Fifo
+    }
 }
 
 /// A rate with the rule that says so.

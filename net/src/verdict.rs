@@ -125,6 +125,8 @@ closed_list! {
         ShaperQueueFull => "shaper_queue_full",
         /// The queue of a limit that a QoS policy sets its port is full.
         QosQueueFull => "qos_queue_full",
+        /// The flow that it is of has waited in a queue for too long, and hears no marks (CoDel, RFC 8289).
+        CoDelDrop => "codel_drop",
         /// A network function failed; native ones fail closed.
         FunctionFault => "function_fault",
         /// The destination MAC is known nowhere on the network.

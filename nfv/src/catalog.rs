@@ -130,6 +130,7 @@ mod tests {
             rate_bps: 8_000,
             burst_bytes: 1,
             queue_bytes: 1,
+            queue: hostconfig::Discipline::Fifo,
         };
         let firewall = hostconfig::Firewall {
             rules: vec![],

@@ -417,6 +417,7 @@ mod tests {
             rate_bps: 1_000_000,
             burst_bytes: 3_000,
             queue_bytes: 30_000,
+            queue: hostconfig::Discipline::Fifo,
         });
         Function {
             id: id(n),
@@ -584,6 +585,7 @@ mod tests {
             rate_bps: 0,
             burst_bytes: 1,
             queue_bytes: 1,
+            queue: hostconfig::Discipline::Fifo,
         });
         let fault = Chain::build(&config(vec![bad])).unwrap_err();
         assert!(

@@ -615,6 +615,7 @@ impl Scenario {
                     rate_bps: 1_000_000_000_000,
                     burst_bytes: 1 << 30,
                     queue_bytes: 1 << 20,
+                    queue: hostconfig::Discipline::Fifo,
                 }));
             }
             let virtuals = std::iter::once(vip).chain(nat).collect();

@@ -302,6 +302,7 @@ fn a_chain_replaced_under_traffic_breaks_nothing_it_still_allows() {
             rate_bps: 1_000_000_000,
             burst_bytes: 1 << 20,
             queue_bytes: 1 << 20,
+            queue: hostconfig::Discipline::Fifo,
         });
         let variants = [
             vec![firewall(vec![]), balancer.clone()],
@@ -438,6 +439,7 @@ fn a_shaper_is_exact_in_virtual_time() {
             rate_bps,
             burst_bytes,
             queue_bytes: 500_000,
+            queue: hostconfig::Discipline::Fifo,
         })]);
         let member = scene.members[0];
         let plan = scene.fabric.plan.clone();
@@ -494,6 +496,7 @@ fn a_shaper_delays_up_to_its_queue_before_it_drops() {
         rate_bps: 8_000_000,
         burst_bytes: 2000,
         queue_bytes: 50_000,
+        queue: hostconfig::Discipline::Fifo,
     })]);
     let member = scene.members[0];
     let plan = scene.fabric.plan.clone();

@@ -154,6 +154,7 @@ fn marks_arrive_on_other_hosts_and_packets_a_second_are_kept() {
             burst: 1,
         }),
         queue_bytes: 1 << 20,
+        queue: hostconfig::Discipline::Fifo,
         ..Limit::default()
     };
     let mut scene = scene(packets, Limit::default(), Build::default());

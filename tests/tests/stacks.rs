@@ -130,6 +130,7 @@ fn shaper(rate_bps: u64, queue_bytes: u64) -> FunctionKind {
         rate_bps,
         burst_bytes: 3000,
         queue_bytes,
+        queue: hostconfig::Discipline::Fifo,
     })
 }
 

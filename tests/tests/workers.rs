@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use hostconfig::{
-    FunctionKind, SecurityGroupRule, Shaper,
+    Discipline, FunctionKind, SecurityGroupRule, Shaper,
     group::{Direction, Family, L4Match},
     port::AddressPair,
 };
@@ -360,11 +360,12 @@ fn answers_of_a_balanced_connection_go_to_the_clients_new_mac_address() {
     }
 }
 
-fn shaper(rate_bps: u64) -> FunctionKind {
+fn shaper(rate_bps: u64, queue: Discipline) -> FunctionKind {
     FunctionKind::Shaper(Shaper {
         rate_bps,
         burst_bytes: 3000,
         queue_bytes: 40_000,
+        queue,
     })
 }
 
@@ -423,7 +424,13 @@ fn exactly(bits: [u64; 2], rate: u64, seconds: u64, what: &str) {
 
 #[test]
 fn a_shapers_rate_is_one_whichever_workers_have_its_connections() {
-    for (workers, v6) in [(1, false), (2, true), (3, false), (4, true)] {
+    let (fifo, fair) = (Discipline::Fifo, Discipline::FqCodel);
+    for (workers, v6, queue) in [
+        (1, false, fifo),
+        (2, true, fair),
+        (3, false, fair),
+        (4, true, fifo),
+    ] {
         let mut s = scene(1, workers, |_, _| {});
         let chain = (s.fabric.plan).chain(vec![from_network(s.net)], vec![]);
         s.fabric.apply();
@@ -436,10 +443,13 @@ fn a_shapers_rate_is_one_whichever_workers_have_its_connections() {
             offer(s, v6, Duration::from_secs(1), 60);
         };
         let ten = Duration::from_secs(10);
-        set(&mut s, vec![shaper(2_000_000)]);
+        set(&mut s, vec![shaper(2_000_000, queue)]);
         let bits = offer(&mut s, v6, ten, 60);
         exactly(bits, 2_000_000, 10, &format!("{workers}: one"));
-        set(&mut s, vec![shaper(2_000_000), shaper(1_000_000)]);
+        set(
+            &mut s,
+            vec![shaper(2_000_000, queue), shaper(1_000_000, queue)],
+        );
         let bits = offer(&mut s, v6, ten, 60);
         exactly(bits, 1_000_000, 10, &format!("{workers}: the second"));
         // The first goes while the second's queue is full: that one's rate holds across the change.

@@ -121,6 +121,12 @@ pub const METRICS: &[Metric] = &[
         "Bytes there, those included that found no room.",
     ),
     metric(
+        "vswitch_ecn_marked_total",
+        MetricKind::Counter,
+        &["stage"],
+        "Segments that queues marked (CE) in place of a drop.",
+    ),
+    metric(
         "vswitch_originated_total",
         MetricKind::Counter,
         &["kind"],
@@ -365,6 +371,8 @@ pub struct Counters {
     pub batches: [u64; BATCH_BOUNDS.len()],
     /// Packets in all batches.
     pub batched: u64,
+    /// Segments that queues marked (ECN), by [`Stage`].
+    pub marked: [u64; Stage::ALL.len()],
     drops: Vec<u64>,
     /// Where a counter goes whose index can't be.
     nowhere: HopCounters,
@@ -381,6 +389,7 @@ impl Default for Counters {
             lookups: Lookups::default(),
             batches: [0; BATCH_BOUNDS.len()],
             batched: 0,
+            marked: [0; Stage::ALL.len()],
             drops: vec![0; CAUSES],
             nowhere: HopCounters::default(),
         }
@@ -459,6 +468,12 @@ impl Counters {
         }
     }
 
+    pub(crate) fn mark(&mut self, stage: Stage, segments: u64) {
+        if let Some(counter) = self.marked.get_mut(stage as usize) {
+            *counter += segments;
+        }
+    }
+
     /// Sets to zero what is counted for ports, VTEPs and hops that are no longer there.
     pub(crate) fn forget(&mut self, tables: &Tables) {
         for (id, port) in (0u32..).zip(&mut self.ports) {
@@ -521,6 +536,9 @@ impl Counters {
             if let Some(to) = at(&mut self.meters, index) {
                 *to += *from;
             }
+        }
+        for (to, from) in self.marked.iter_mut().zip(other.marked) {
+            *to += from;
         }
         for (index, from) in other.limits.iter().enumerate() {
             let to = at(&mut self.limits, index);
@@ -654,6 +672,13 @@ impl WorkerStats {
                 .collect(),
             "vswitch_qos_packets_total" => verdicts(self.limits(tables)),
             "vswitch_qos_bytes_total" => self.limits(tables).map(|(l, c)| (l, c.bytes)).collect(),
+            "vswitch_ecn_marked_total" => {
+                let stages = Stage::ALL.iter().zip(self.counters.marked);
+                let queues = stages.filter(|(s, _)| matches!(s, Stage::Chain | Stage::Qos));
+                queues
+                    .map(|(s, n)| (vec![s.name().to_owned()], n))
+                    .collect()
+            }
             "vswitch_originated_total" => {
                 let kinds = net::Originated::ALL.iter().zip(self.ledger.originated);
                 kinds.map(|(k, n)| (vec![k.name().to_owned()], n)).collect()

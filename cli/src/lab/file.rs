@@ -388,12 +388,31 @@ pub(crate) struct RawMember {
     pub(crate) port: Option<u16>,
 }
 
+/// How packets wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Queue {
+    /// Flows take turns.
+    FqCodel,
+    /// First in, first out.
+    Fifo,
+}
+
+impl Queue {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::FqCodel => "fq_codel",
+            Self::Fifo => "fifo",
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawShaper {
     pub(crate) rate: Rate,
     pub(crate) burst: Option<Size>,
-    pub(crate) queue: Option<IgnoredAny>,
+    pub(crate) queue: Option<Queue>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,8 +10,8 @@ use net::{Mac, Prefix};
 use vswitch::UplinkChoice;
 
 use super::file::{
-    Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, RawFloating, RawGateway,
-    RawMetadata, RawQos, RawTrunk, Reach,
+    Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, Queue, RawFloating,
+    RawGateway, RawMetadata, RawQos, RawTrunk, Reach,
 };
 use super::nat::Nat;
 use crate::units::{Percent, Rate, RateRange, Size, Span};
@@ -188,6 +188,7 @@ pub(crate) enum Function {
     Shaper {
         rate: Rate,
         burst: Option<Size>,
+        queue: Option<Queue>,
     },
     Nat(Nat),
 }

@@ -420,6 +420,7 @@ pub(crate) fn shaper(n: u8, rate_bps: u64) -> Object {
         rate_bps,
         burst_bytes: 1 << 16,
         queue_bytes: 1 << 20,
+        queue: hostconfig::Discipline::Fifo,
     }));
     Object::Function(Arc::new(Function {
         id: id(n),

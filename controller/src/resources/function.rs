@@ -338,6 +338,20 @@ pub struct Shaper {
     /// Bytes that may go at once after a pause: `64KiB`.
     #[serde(default)]
     pub burst: Size,
+    /// In which order what waits goes; by flow if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Queue>,
+}
+
+/// How packets wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Queue {
+    /// Flows take turns; one that stands for too long is told, by ECN or a drop.
+    #[default]
+    FqCodel,
+    /// First in, first out, until it is full.
+    Fifo,
 }
 
 /// Bits a second, 8,000 to 10¹².
@@ -472,12 +486,10 @@ pub fn shape(value: &Value) -> Result<Value, String> {
             "unknown network function '{kind}', known are {kinds}"
         ));
     }
-    for later in ["health", "queue"] {
-        if body.get(later).is_some() {
-            return Err(format!(
-                "'{later}' of {kind} is not supported yet: leave it out"
-            ));
-        }
+    if body.get("health").is_some() {
+        return Err(format!(
+            "'health' of {kind} is not supported yet: leave it out"
+        ));
     }
     let function: NetworkFunction =
         serde_json::from_value(value.clone()).map_err(|error| format!("{kind}: {error}"))?;
@@ -555,6 +567,10 @@ mod tests {
             shaped,
             json!({"shaper": {"rate": "100mbit", "burst": "64KiB"}})
         );
+        for queue in ["fq_codel", "fifo"] {
+            let chosen = json!({"shaper": {"rate": "1mbit", "burst": "64KiB", "queue": queue}});
+            assert_eq!(shape(&chosen).unwrap(), chosen);
+        }
         let shaped = shape(&json!({"firewall": {
             "rules": [{"action": "deny", "source": "10.0.0.66/32"},
                       {"action": "allow", "protocol": "tcp", "destination_port": 80}],
@@ -569,14 +585,15 @@ mod tests {
     fn what_is_not_there_yet_is_refused_with_the_remedy() {
         let health = json!({"load_balancer": {"vip": "10.0.0.1", "port": 80, "health": {}}});
         assert!(shape(&health).unwrap_err().contains("leave it out"));
-        let queue = json!({"shaper": {"rate": "1mbit", "queue": "fq_codel"}});
-        assert!(shape(&queue).unwrap_err().contains("leave it out"));
         for bad in [
             json!({}),
             json!({"nat": {}}),
             json!({"firewall": {}, "shaper": {"rate": "1mbit"}}),
             json!({"shaper": {"rate": "fast"}}),
             json!({"shaper": {"rate": "1bit"}}),
+            json!({"shaper": {"rate": "1mbit", "queue": "sfq"}}),
+            json!({"shaper": {"rate": "1mbit", "queue": null, "depth": 5}}),
+            json!({"firewall": {"queue": "fifo"}}),
             json!({"load_balancer": {"vip": "x", "port": 80}}),
             json!({"load_balancer": {"vip": "10.0.0.1", "port": 0}}),
             json!({"load_balancer": {"vip": "10.0.0.1", "port": 80, "members": ["web-1"]}}),

@@ -244,6 +244,19 @@ pub fn decrement_ttl(packet: &mut Packet, by: u8) -> Result<(), Unwritable> {
 /// When the packet is not IP; nothing is changed then.
 #[inline]
 pub fn set_dscp(packet: &mut Packet, dscp: u8) -> Result<(), Unwritable> {
+    let ecn = packet.key().ip_tos & 0b11;
+    set_tos(packet, dscp << 2 | ecn)
+}
+
+/// Says that congestion was experienced (CE), if the sender's transport hears that (ECT: RFC 3168 §5). Once for all segments of a super-frame, as above.
+/// `false`, and nothing is changed: it does not, or the packet is not IP.
+pub fn mark_congestion(packet: &mut Packet) -> bool {
+    let tos = packet.key().ip_tos;
+    tos & 0b11 != 0 && set_tos(packet, tos | 0b11).is_ok()
+}
+
+/// Sets DSCP and ECN.
+fn set_tos(packet: &mut Packet, tos: u8) -> Result<(), Unwritable> {
     let (bytes, headers, key, _) = packet.parts_mut();
     let l3_at = usize::from(headers.l3_at);
     // Version, header length or more of the traffic class stand in the same 16 bits.
@@ -252,13 +265,12 @@ pub fn set_dscp(packet: &mut Packet, dscp: u8) -> Result<(), Unwritable> {
         .and_then(|header| header.first_chunk_mut::<2>())
         .ok_or(Unwritable::Stale)?;
     let before = u16::from_be_bytes(*word);
-    let (at, after) = match headers.l3 {
-        L3::Ipv4 => (0, before & 0xff03 | u16::from(dscp & 0x3f) << 2),
-        L3::Ipv6 => (4, before & 0xf03f | u16::from(dscp & 0x3f) << 6),
+    let after = match headers.l3 {
+        L3::Ipv4 => before & 0xff00 | u16::from(tos),
+        L3::Ipv6 => before & 0xf00f | u16::from(tos) << 4,
         L3::Other | L3::Arp => return Err(Unwritable::NotIp),
     };
     *word = after.to_be_bytes();
-    let [_, tos] = (after >> at).to_be_bytes();
     key.ip_tos = tos;
     if headers.l3 == L3::Ipv4 {
         mend(bytes, l3_at + 10, before, after);

@@ -189,6 +189,31 @@ fn sctp_padding_is_not_summed_and_a_wrong_sum_stays_wrong() {
 
 proptest! {
     #[test]
+    fn congestion_is_told_to_those_who_hear_it_and_to_nobody_else(frame in any_frame(), tos in any::<u8>()) {
+        let mut p = packet(&frame);
+        if p.key().is_ip() {
+            set_tos(&mut p, tos).unwrap();
+        }
+        let (before, frame) = (*p.key(), p.bytes().to_vec());
+        let hears = before.is_ip() && before.ip_tos & 3 != 0;
+        prop_assert_eq!(mark_congestion(&mut p), hears);
+        if !hears {
+            prop_assert_eq!(p.bytes(), &frame[..]);
+            return Ok(());
+        }
+        let (headers, mut key) = Headers::parse(p.bytes()).unwrap();
+        key.set_origin(p.origin());
+        prop_assert_eq!(key.ip_tos, before.ip_tos | 3, "the DSCP stays");
+        prop_assert_eq!(key, *p.key());
+        prop_assert!(checksums_hold(&p));
+        let l3 = usize::from(headers.l3_at);
+        if headers.l3 == L3::Ipv4 {
+            let length = usize::from(p.bytes()[l3] & 0xf) * 4;
+            prop_assert_eq!(crate::checksum::sum(&p.bytes()[l3..l3 + length]), 0xffff);
+        }
+    }
+
+    #[test]
     fn a_mark_is_written_and_nothing_else(frame in any_frame(), dscp in 0u8..64) {
         let mut p = packet(&frame);
         let before = *p.key();

@@ -52,6 +52,8 @@ pub(super) struct Hands {
     worker: WorkerId,
     workers: u16,
     queues: Queues,
+    /// Programs of packets that waited and were lost: the next release gives them back.
+    orphans: Vec<ProgramId>,
     answers: Vec<Answers>,
     answers_per_second: u32,
     pub(super) errors_per_second: u32,
@@ -109,7 +111,8 @@ impl Hands {
             counters: Counters::default(),
             worker: settings.worker,
             workers: settings.workers,
-            queues: Queues::default(),
+            queues: Queues::new(settings.seed),
+            orphans: Vec::new(),
             answers: Vec::new(),
             answers_per_second: settings.answers_per_second,
             metadata_per_second: settings.metadata_per_second,
@@ -838,7 +841,25 @@ impl Hands {
         if matches!(queued, Queued::Gone) {
             counters.count_drop(segments);
         }
+        self.bury(lane, cx);
         queued
+    }
+
+    /// What a queue lost after it had taken it.
+    fn bury(&mut self, lane: Lane, cx: &mut Cx<'_>) {
+        while let Some((packet, refusal)) = self.queues.lost(cx.tables, lane) {
+            if packet.errand() == Errand::Run && lane.receiver().is_none() {
+                self.orphans.push(ProgramId::from_number(packet.tag()));
+            }
+            let segments = packet.segments();
+            self.ledger.held = self.ledger.held.saturating_sub(u64::from(segments));
+            match lane {
+                Lane::Function { hop, .. } => self.counters.hop(hop),
+                Lane::Port { port, direction } => self.counters.limit(port, direction),
+            }
+            .count_drop(segments);
+            self.drop(packet, &refusal, cx.now, cx.pool);
+        }
     }
 
     /// Forgets the counters and empty queues of what is no longer there, before their dense ids are used again.
@@ -855,6 +876,9 @@ impl Hands {
     /// Lets go what may go; says when more may.
     pub(super) fn release(&mut self, programs: &mut Programs, cx: &mut Cx<'_>) -> Option<Now> {
         self.released = cx.now;
+        for id in self.orphans.drain(..) {
+            programs.release(id);
+        }
         let mut wake: Option<Now> = None;
         let mut at = 0;
         while let Some(lane) = self.queues.waiting(at) {
@@ -863,6 +887,12 @@ impl Hands {
                 self.ledger.held = self.ledger.held.saturating_sub(segments);
                 self.released(programs, lane, packet, stranger, cx);
             }
+            let stage = match lane {
+                Lane::Function { .. } => Stage::Chain,
+                Lane::Port { .. } => Stage::Qos,
+            };
+            self.counters.mark(stage, self.queues.marked(lane));
+            self.bury(lane, cx);
             if let Some(next) = self.queues.wake(at, cx.now) {
                 wake = Some(wake.map_or(next, |w| w.min(next)));
                 at += 1;
@@ -919,6 +949,9 @@ impl Hands {
     /// Drops all that waits.
     pub(super) fn drain(&mut self, programs: &mut Programs, now: Now, pool: &mut PacketPool) {
         self.await_no_more(now, pool);
+        for id in self.orphans.drain(..) {
+            programs.release(id);
+        }
         for (lane, packet) in self.queues.drain() {
             if packet.errand() == Errand::Run && lane.receiver().is_none() {
                 programs.release(ProgramId::from_number(packet.tag()));

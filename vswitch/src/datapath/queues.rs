@@ -10,13 +10,13 @@
 //!
 //! # Attack
 //! Who fills queues takes packets from the pool that all ports share. So a queue may be only as long as there is still room beside
-//! it: of `n` full ones each has the `n + 1`st part of the room, however many ports somebody has.
+//! it: of `n` full ones each has the `n + 1`st part of the room, however many ports somebody has. In a queue by flow the fattest flow pays for it.
 
 use hostconfig::group::Direction;
 use net::{DropReason, Now, Packet, PortId};
 use nfv::{
     conntrack::Side,
-    functions::shaper::{Pace, Scarce, ShaperQueue},
+    functions::shaper::{Loss, Pace, Scarce, ShaperQueue},
 };
 use uuid::Uuid;
 
@@ -76,6 +76,8 @@ pub(super) enum Entered {
 /// The queues of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
+    /// Secret: which flows share a queue.
+    seed: u64,
     functions: Vec<[Option<Queue>; 2]>,
     ports: Vec<[Option<Queue>; 2]>,
     /// Those in which something waits.
@@ -95,6 +97,13 @@ const fn place(lane: Lane) -> (usize, usize) {
 }
 
 impl Queues {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            ..Self::default()
+        }
+    }
+
     fn of_kind(&mut self, lane: Lane) -> &mut Vec<[Option<Queue>; 2]> {
         match lane {
             Lane::Function { .. } => &mut self.functions,
@@ -125,6 +134,7 @@ impl Queues {
         let left = |list: &[usize; 2]| list.get(size).copied().unwrap_or_default();
         let left = left(&room).saturating_sub(left(&self.held));
         let (at, side) = place(lane);
+        let seed = self.seed;
         let kind = self.of_kind(lane);
         if at >= kind.len() {
             kind.resize_with(at + 1, || [None, None]);
@@ -135,7 +145,7 @@ impl Queues {
         let queue = slot.get_or_insert_with(|| Queue {
             of,
             pace,
-            shaper: ShaperQueue::new(pace, QUEUE_PACKETS, now),
+            shaper: ShaperQueue::new(pace, QUEUE_PACKETS, seed, now),
         });
         if queue.of != of {
             // What another object left waits for the next release, which lets all of it go.
@@ -145,7 +155,7 @@ impl Queues {
             *queue = Queue {
                 of,
                 pace,
-                shaper: ShaperQueue::new(pace, QUEUE_PACKETS, now),
+                shaper: ShaperQueue::new(pace, QUEUE_PACKETS, seed, now),
             };
         }
         queue.reshape(pace, now);
@@ -153,8 +163,11 @@ impl Queues {
             return Entered::Passes(packet);
         }
         let was_empty = queue.shaper.is_empty();
-        // The longest queue finds no room first.
-        let entered = if queue.shaper.len() < left {
+        // The longest queue finds no room first; by flow, its fattest flow, if what that loses is as large.
+        let large = packet.is_large();
+        let has_room =
+            queue.shaper.len() < left || queue.shaper.evict(|lost| lost.is_large() == large);
+        let entered = if has_room {
             queue.shaper.enqueue(packet, now)
         } else {
             Err(packet)
@@ -200,6 +213,25 @@ impl Queues {
         };
         self.forget_one(&packet);
         Some((packet, stranger))
+    }
+
+    /// The next packet of a lane that waited, and is lost: for whom, and why.
+    pub(super) fn lost(&mut self, tables: &Tables, lane: Lane) -> Option<(Packet, Refusal)> {
+        let queue = self.queue(lane)?;
+        let (packet, loss) = queue.shaper.lost()?;
+        let scarce = queue.shaper.scarce();
+        self.forget_one(&packet);
+        let full = refusal(tables, lane, scarce);
+        let reason = match loss {
+            Loss::Full => full.reason,
+            Loss::CoDel => DropReason::CoDelDrop,
+        };
+        Some((packet, Refusal { reason, ..full }))
+    }
+
+    /// How many segments of a lane were marked since this was last asked.
+    pub(super) fn marked(&mut self, lane: Lane) -> u64 {
+        self.queue(lane).map_or(0, |queue| queue.shaper.marked())
     }
 
     /// When the next packet of the lane at this place may go. If none waits, the place becomes another lane's.

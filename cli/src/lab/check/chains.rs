@@ -189,18 +189,11 @@ fn function(
             nat.network.clone_from(&network.name);
             Ok(Function::Nat(nat))
         }
-        RawFunction::Shaper(shaper) => {
-            if shaper.queue.is_some() {
-                return wrong(
-                    format!("{place}.shaper.queue"),
-                    "choosing a queue comes with the chains issue; leave it out until then (the queue is a bounded FIFO)",
-                );
-            }
-            Ok(Function::Shaper {
-                rate: shaper.rate,
-                burst: shaper.burst,
-            })
-        }
+        RawFunction::Shaper(shaper) => Ok(Function::Shaper {
+            rate: shaper.rate,
+            burst: shaper.burst,
+            queue: shaper.queue,
+        }),
     }
 }
 

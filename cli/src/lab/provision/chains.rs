@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Inventory, Projects, id, project_id, set};
 use crate::api::Api;
-use crate::lab::file::{OneOrMany, Ports, Protocol};
+use crate::lab::file::{OneOrMany, Ports, Protocol, Queue};
 use crate::lab::nat::Nat;
 use crate::lab::plan::{Chain, Classifier, FirewallRule, Function, Member};
 
@@ -143,9 +143,10 @@ fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<V
             }})
         }
         Function::Nat(nat) => json!({"nat": nat_body(inventory, nat)?}),
-        Function::Shaper { rate, burst } => {
+        Function::Shaper { rate, burst, queue } => {
             let mut body = json!({"rate": rate.to_string()});
             set(&mut body, "burst", burst.map(|b| b.to_string()));
+            set(&mut body, "queue", queue.map(Queue::name));
             json!({"shaper": body})
         }
     })
@@ -292,6 +293,17 @@ mod tests {
                 json!({"shaper": {"rate": "100mbit", "burst": "64KiB"}}),
             ]
         );
+    }
+
+    #[test]
+    fn a_shapers_queue_is_told_where_the_file_says_it() {
+        let text = include_str!("../../../../configs/labs/quickstart.yaml");
+        for queue in ["fifo", "fq_codel"] {
+            let text = text.replace("burst: 64KiB", &format!("burst: 64KiB, queue: {queue}"));
+            let lab = check::lab("quickstart.yaml", "quickstart", &text).unwrap();
+            let body = function_body(&inventory(), &lab.chains[0].functions[2]).unwrap();
+            assert_eq!(body["shaper"]["queue"], queue);
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ async fn chains_are_made_of_native_functions() {
             "HTTPBadRequest",
         ),
         (
-            json!({"network_function": {"shaper": {"rate": "1mbit", "queue": "fq_codel"}}}),
+            json!({"network_function": {"shaper": {"rate": "1mbit", "queue": "sfq"}}}),
             400,
             "HTTPBadRequest",
         ),

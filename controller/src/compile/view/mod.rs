@@ -11,7 +11,8 @@ use std::{
 };
 
 use hostconfig::{
-    Classifier, DhcpOption, DhcpOptions, Firewall, MeterRule, SecurityGroupRule, Shaper, SubPort,
+    Classifier, DhcpOption, DhcpOptions, Discipline, Firewall, MeterRule, SecurityGroupRule,
+    Shaper, SubPort,
     chain::{Action, Algorithm, FirewallRule, Side},
     floating_ip::Workload,
     group::{Direction, Family, L4Match, Remote},
@@ -54,6 +55,8 @@ const PORT_CONNECTIONS: u32 = 16_384;
 const QUEUE_MILLIS: u64 = 100;
 /// A queue holds a super-frame of a tap at least, and no more memory than this at most.
 const QUEUE_BYTES: std::ops::RangeInclusive<u64> = 64 * 1024..=64 * 1024 * 1024;
+/// By flow each waits for its own alone: there is room for a super-frame of several.
+const FAIR_QUEUE_BYTES: u64 = 256 * 1024;
 /// What may go at once where a rule of a QoS policy leaves it open: what its rate carries in a hundredth of a second, and two full frames.
 /// Since what is above waits and is not dropped, no more is needed for a connection to reach the rate.
 const BURSTS_A_SECOND: u64 = 100;
@@ -247,7 +250,10 @@ fn qos_policy(policy: &QosPolicy) -> hostconfig::QosPolicy {
         let bits = limit.bits.map(|rate| rate.per_second);
         // By packets alone: as if they were full ones.
         let packets = limit.packets.map(|rate| rate.per_second * FULL_PACKET_BITS);
-        limit.queue_bytes = bits.or(packets).map_or(0, queue_bytes);
+        if let Some(rate) = bits.or(packets) {
+            limit.queue = Discipline::FqCodel;
+            limit.queue_bytes = queue_bytes(rate, limit.queue);
+        }
     }
     told
 }
@@ -653,17 +659,26 @@ fn nat(group: &PortPairGroup, nat: &resources::nat::Nat) -> Nat {
 fn shaper(shaper: function::Shaper) -> Shaper {
     let rate_bps = shaper.rate.bits_per_second();
     let burst_bytes = shaper.burst.bytes();
+    let queue = match shaper.queue.unwrap_or_default() {
+        function::Queue::FqCodel => Discipline::FqCodel,
+        function::Queue::Fifo => Discipline::Fifo,
+    };
     Shaper {
         rate_bps,
         burst_bytes,
-        queue_bytes: queue_bytes(rate_bps),
+        queue_bytes: queue_bytes(rate_bps, queue),
+        queue,
     }
 }
 
 /// How much may wait for so many bits a second.
-fn queue_bytes(rate_bps: u64) -> u64 {
-    let queue = rate_bps / 8 / 1000 * QUEUE_MILLIS;
-    queue.clamp(*QUEUE_BYTES.start(), *QUEUE_BYTES.end())
+fn queue_bytes(rate_bps: u64, queue: Discipline) -> u64 {
+    let least = match queue {
+        Discipline::Fifo => *QUEUE_BYTES.start(),
+        Discipline::FqCodel => FAIR_QUEUE_BYTES,
+    };
+    let bytes = rate_bps / 8 / 1000 * QUEUE_MILLIS;
+    bytes.clamp(least, *QUEUE_BYTES.end())
 }
 
 fn chain(chain: &PortChain) -> Chain {

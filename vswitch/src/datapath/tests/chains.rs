@@ -59,6 +59,7 @@ fn shaper(rate_bps: u64, queue_bytes: u64) -> FunctionKind {
         rate_bps,
         burst_bytes: 1500,
         queue_bytes,
+        queue: hostconfig::Discipline::Fifo,
     })
 }
 

@@ -32,6 +32,7 @@ fn bits(per_second: u64, burst: u64, queue_bytes: u64) -> Limit {
         }),
         packets: None,
         queue_bytes,
+        queue: hostconfig::Discipline::Fifo,
     }
 }
 
@@ -44,6 +45,7 @@ fn packets(per_second: u64, burst: u64) -> Limit {
             burst,
         }),
         queue_bytes: 1 << 20,
+        queue: hostconfig::Discipline::Fifo,
     }
 }
 
@@ -324,6 +326,122 @@ fn the_end_of_the_switch_drops_what_waits_by_name() {
     assert_eq!(h.dropped(DropReason::Shutdown), 4, "two went at once");
     assert_eq!(h.dp.ledger().held, 0);
     h.dp.ledger().balanced().unwrap();
+}
+
+/// The same by flow.
+fn by_flow(limit: &Limit) -> Limit {
+    Limit {
+        queue: hostconfig::Discipline::FqCodel,
+        ..limit.clone()
+    }
+}
+
+/// A frame of another connection of the same two ports.
+fn of_flow(flow: u16, tos: u8, v6: bool) -> FrameBuilder {
+    let headers = if v6 { 62 } else { 42 };
+    between(FrameBuilder::udp(v6, flow, 53), v6, 1, 2)
+        .tos(tos)
+        .payload(&vec![0; 1000 - headers])
+}
+
+#[test]
+fn by_flow_who_sends_much_makes_nobody_else_wait() {
+    for v6 in [false, true] {
+        for at_receiver in [false, true] {
+            let fair = by_flow(&bits(8_000_000, 1_000, 30_000));
+            // What 1 sends 2 gets: the policy is 2's where it is for what one gets.
+            let (mut c, limited) = if at_receiver {
+                (conf(none(), fair, None), 2)
+            } else {
+                (conf(fair, none(), None), 1)
+            };
+            for n in [1, 2] {
+                c.port_with(n, &[GROUP], |p| p.qos = (n == limited).then(|| id(POLICY)));
+            }
+            let mut h = Host::new(&c);
+            for _ in 0..50 {
+                h.from(1, &of_flow(1, 0, v6));
+            }
+            assert_eq!(h.dp.ledger().held, 30);
+            assert_eq!(h.dropped(DropReason::QosQueueFull), 19);
+            let port = |frame: &[u8]| Headers::parse(frame).unwrap().1.l4_src;
+            assert_eq!(h.from(1, &of_flow(7, 0, v6)).len(), 0);
+            let full = h.dropped(DropReason::QosQueueFull);
+            assert_eq!(full, 20, "the other one's first");
+            let mut order = vec![];
+            for _ in 0..4 {
+                h.pass(Duration::from_millis(1));
+                order.extend(h.tick().0.iter().map(|(_, f)| port(f)));
+            }
+            // The first one's turn is a full frame: two of a thousand bytes begin in it.
+            assert_eq!(order, [1, 1, 7, 1]);
+            // The drops say whose rule it was.
+            let record = h.dp.drops().iter().next().unwrap();
+            assert_eq!(record.refusal.rule, Some(id(BITS)));
+            let counted = h.dp.counters().limits[h.dense(limited).index()];
+            let drops: u64 = counted.iter().map(|c| c.drops).sum();
+            assert_eq!(drops, 20);
+            h.dp.drain(h.now, &mut h.pool);
+            h.dp.ledger().balanced().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_stands_is_marked_if_it_hears_that_and_else_dropped_by_name() {
+    for v6 in [false, true] {
+        for (tos, marks) in [(46 << 2, false), (46 << 2 | 2, true)] {
+            let fair = by_flow(&bits(8_000_000, 1_000, 1 << 20));
+            let mut h = Host::new(&conf(fair, none(), None));
+            let mut seen = vec![];
+            for n in 0..1_200 {
+                if n < 400 {
+                    for _ in 0..2 {
+                        seen.extend(h.from(1, &of_flow(1, tos, v6)));
+                    }
+                }
+                h.pass(Duration::from_millis(1));
+                seen.extend(h.tick().0);
+            }
+            let dropped = h.dropped(DropReason::CoDelDrop);
+            let marked = h.dp.counters().marked;
+            let of_qos = marked[super::super::flow::Stage::Qos as usize];
+            assert_eq!(marked.iter().sum::<u64>(), of_qos);
+            let told = |frame: &[u8]| Headers::parse(frame).unwrap().1.ip_tos;
+            let ce = seen.iter().filter(|(_, f)| told(f) == 46 << 2 | 3).count();
+            assert_eq!(ce as u64, of_qos);
+            assert_eq!(seen.len() as u64 + dropped, 800);
+            if marks {
+                assert!(of_qos > 5 && dropped == 0, "{of_qos} {dropped}");
+            } else {
+                assert!(dropped > 5 && of_qos == 0, "{dropped} {of_qos}");
+            }
+            h.dp.ledger().balanced().unwrap();
+            assert_eq!(limits(&h)[1].1, dropped, "counted at the port too");
+        }
+    }
+}
+
+#[test]
+fn the_order_of_a_queue_changes_with_its_policy_and_keeps_what_waits() {
+    let limit = || bits(8_000_000, 1_000, 100_000);
+    let mut c = conf(limit(), none(), None);
+    let mut h = Host::new(&c);
+    for flow in [1, 1, 1, 1, 1, 7] {
+        h.from(1, &of_flow(flow, 0, false));
+    }
+    assert_eq!(h.dp.ledger().held, 5);
+    policy(&mut c, by_flow(&limit()), none(), None);
+    h.apply(&c);
+    let mut order = vec![];
+    for _ in 0..5 {
+        h.pass(Duration::from_millis(1));
+        let got = h.tick().0;
+        order.extend(got.iter().map(|(_, f)| Headers::parse(f).unwrap().1.l4_src));
+    }
+    // A turn is a full frame: two of a thousand bytes begin in it.
+    assert_eq!(order, [1, 1, 7, 1, 1]);
+    assert_eq!(h.dp.ledger().held, 0);
 }
 
 #[test]

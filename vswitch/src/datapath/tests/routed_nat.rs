@@ -248,6 +248,7 @@ fn a_packet_waits_once_in_a_chain_that_leads_to_a_member_of_its_own_network() {
         rate_bps: 1_000_000_000,
         burst_bytes: 100_000,
         queue_bytes: 100_000,
+        queue: hostconfig::Discipline::Fifo,
     });
     let network = Some(Side::Network(id(NET)));
     c.chain_of(8000, None, network, 80, vec![balancer, shaper]);

@@ -362,6 +362,7 @@ fn a_shaper_has_one_owner() {
             rate_bps: 1_000_000,
             burst_bytes: 100_000,
             queue_bytes: 100_000,
+            queue: hostconfig::Discipline::Fifo,
         })],
     );
     let mut s = Switch::new(&conf);
@@ -397,6 +398,7 @@ fn a_limit_has_one_rate_whichever_worker_has_the_connections() {
                 bits: rate,
                 packets: None,
                 queue_bytes: 1 << 20,
+                queue: hostconfig::Discipline::Fifo,
             }
         };
         conf.put(Section::Qos(QosPolicy {
