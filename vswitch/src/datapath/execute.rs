@@ -855,7 +855,9 @@ impl Hands {
             self.ledger.held = self.ledger.held.saturating_sub(u64::from(segments));
             match lane {
                 Lane::Function { hop, .. } => self.counters.hop(hop),
-                Lane::Port { port, direction } => self.counters.limit(port, direction),
+                Lane::Port { port, direction } | Lane::Outside { port, direction } => {
+                    self.counters.limit(port, direction)
+                }
             }
             .count_drop(segments);
             self.drop(packet, &refusal, cx.now, cx.pool);
@@ -889,7 +891,7 @@ impl Hands {
             }
             let stage = match lane {
                 Lane::Function { .. } => Stage::Chain,
-                Lane::Port { .. } => Stage::Qos,
+                Lane::Port { .. } | Lane::Outside { .. } => Stage::Qos,
             };
             self.counters.mark(stage, self.queues.marked(lane));
             self.bury(lane, cx);

@@ -36,6 +36,7 @@ fn bits() -> Limit {
         }),
         packets: None,
         queue_bytes: 10_000,
+        queue: hostconfig::Discipline::Fifo,
     }
 }
 
@@ -48,6 +49,7 @@ fn packets() -> Limit {
             burst: 4,
         }),
         queue_bytes: 1 << 20,
+        queue: hostconfig::Discipline::Fifo,
     }
 }
 
