@@ -521,11 +521,6 @@ fn a_resolver_finds_ports_by_name_and_others_by_the_subnets_servers() {
     let path = format!("ports/{}", port["id"].as_str().unwrap());
     let called = |dns: &str| put(name, "PUT", &path, &json!({"port": {"dns_name": dns}}));
     called("db");
-    // What DHCP would tell it.
-    lab.ok(
-        "a",
-        &["ip", "route", "add", "169.254.169.254", "dev", "eth0"],
-    );
     for server in ["169.254.169.254", "fe80::a9fe:a9fe%eth0"] {
         by(server);
         let found = |of: &str| resolved(&workload, "ahosts", of);

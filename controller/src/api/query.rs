@@ -10,6 +10,7 @@ use crate::{
     },
     refusal::Refusal,
     resource::{Field, Kind, Object, Spec, boolean},
+    time::Seconds,
 };
 use serde_json::{Map, Value, json};
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
@@ -33,6 +34,8 @@ pub struct Query {
     pairs: Vec<(String, String)>,
     filters: BTreeMap<String, Vec<String>>,
     tags: Vec<(String, Vec<String>)>,
+    /// Only what was changed then or later.
+    since: Option<Seconds>,
     /// The fields to show; all if empty.
     pub fields: Vec<String>,
     sort: Vec<(String, bool)>,
@@ -46,6 +49,16 @@ pub(crate) type Selection = (Vec<Arc<dyn Object>>, Vec<Value>);
 
 fn bad(text: impl Into<String>) -> Refusal {
     Refusal::invalid("HTTPBadRequest", text)
+}
+
+/// The time of a `changed_since`, in UTC: with a `Z` at its end or without, as Neutron takes it.
+fn changed_since(value: &str) -> Result<Seconds, Refusal> {
+    Seconds::parse(value).ok_or_else(|| {
+        let text = format!(
+            "Invalid input for operation: The input {value} for changed_since must be in the following format: YYYY-MM-DDTHH:MM:SS[Z]."
+        );
+        Refusal::invalid("InvalidInput", text)
+    })
 }
 
 impl Query {
@@ -74,6 +87,7 @@ impl Query {
                     })?;
                     query.limit = (limit > 0).then_some(limit);
                 }
+                "changed_since" => query.since = Some(changed_since(value)?),
                 name if TAG_FILTERS.contains(&name) => {
                     let tags = value.split(',').map(str::to_owned).collect();
                     query.tags.push((name.to_owned(), tags));
@@ -124,7 +138,10 @@ impl Query {
         let mut filters = self.compiled(spec, scene)?;
         filters.retain(|(field, _)| Some(field.name) != passed);
         let mut chosen = candidates.filter(|object| {
-            self.tags_match(&object.meta().tags) && matches(&filters, object.as_ref(), scene)
+            self.since
+                .is_none_or(|since| object.meta().updated_at >= since)
+                && self.tags_match(&object.meta().tags)
+                && matches(&filters, object.as_ref(), scene)
         });
         if let Some(limit) = self.limit.filter(|_| self.is_plain_page()) {
             if let Some(marker) = &self.marker {

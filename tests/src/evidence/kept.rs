@@ -86,6 +86,20 @@ impl Region {
                 let group = self.make("port_pair_group", &shaper);
                 json!({"port_pair_groups": [id(&group)]})
             }
+            "loadbalancer" => {
+                let base = self.least("subnet");
+                let subnet = self.make("subnet", &base);
+                json!({"vip_subnet_id": id(&subnet)})
+            }
+            "listener" | "pool" => {
+                let base = self.least("loadbalancer");
+                let balancer = self.make("loadbalancer", &base);
+                if kind == "listener" {
+                    json!({"loadbalancer_id": id(&balancer), "protocol": "TCP", "protocol_port": 80})
+                } else {
+                    json!({"loadbalancer_id": id(&balancer), "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN"})
+                }
+            }
             "host" => json!({"name": "h9"}),
             "network" | "router" | "security_group" | "address_group" | "metering_label"
             | "port_pair_group" => json!({"name": "n"}),
