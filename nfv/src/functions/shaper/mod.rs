@@ -5,7 +5,7 @@
 //! (QoS) has such a queue too, with a second bucket where segments are limited besides bits: a packet goes when both let it.
 //!
 //! # Map
-//! - [`queue`]: what waits, and the buckets; [`fq_codel`]: whose turn it is; [`codel`]: who is told to send less
+//! - `queue`: what waits, and the buckets; `fq_codel`: whose turn it is; `codel`: who is told to send less
 //!
 //! A bucket is exact: it counts in bits (or segments) times nanoseconds, so that no remainder is ever lost, and a packet that costs more
 //! than the whole bucket (a super-frame) goes when the bucket is full and leaves it in debt. While packets wait, credit is
