@@ -6,12 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr},
     process::Output,
     sync::mpsc::Sender,
 };
 
+use serde_json::json;
 use tests::{
     netns::{Lab, printed, run},
     openstack::{Client, Namespace, Offer, Probe, Script, Watch, allowed, serve},
@@ -19,6 +21,7 @@ use tests::{
 
 const NAME: &str = "t-osc";
 const BALANCED: &str = "t-osb";
+const PEOPLED: &str = "t-osp";
 
 /// The lab, with a script that an admin says, and namespaces for four ports.
 struct Scene {
@@ -165,16 +168,21 @@ impl Scene {
         self.detach("d", "h2");
     }
 
-    /// Another one of the cloud's users, by a `clouds.yaml` that differs in what is replaced.
-    fn user(&self, replaced: &[(&str, &str)]) -> Script {
+    /// Someone else, by what tells Keystone who that is.
+    fn someone(&self, kind: &str, auth: &[(&str, &str)]) -> Script {
         let own = fs::read_to_string(self.lab.path("clouds.yaml")).unwrap();
-        let lines = own.lines().map(|line| {
-            let (key, _) = line.split_once(": ").unwrap_or((line, ""));
-            let new = replaced.iter().find(|(name, _)| key.trim() == *name);
-            new.map_or(line.to_owned(), |(_, value)| format!("{key}: {value}"))
-        });
-        let file = self.lab.path("user.yaml");
-        fs::write(&file, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        let url = own
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("auth_url: "));
+        let auth: BTreeMap<&str, &str> = auth
+            .iter()
+            .copied()
+            .chain([("auth_url", url.unwrap())])
+            .collect();
+        // What is JSON is YAML.
+        let cloud = json!({"clouds": {"overweave": {"auth_type": kind, "auth": auth}}});
+        let file = self.lab.path("someone.yaml");
+        fs::write(&file, cloud.to_string()).unwrap();
         Script::new(Client::start(&file, "overweave"))
     }
 }
@@ -248,6 +256,16 @@ fn a_load_balancer_serves_as_the_openstack_client_says() {
     println!("{}", scene.script.report());
 }
 
+#[test]
+fn people_may_what_the_openstack_client_says() {
+    if !allowed() {
+        return;
+    }
+    let mut scene = Scene::set(PEOPLED);
+    another_domain_keeps_its_own_people(&mut scene);
+    a_credential_does_what_it_may(&mut scene);
+}
+
 /// And moves to the other host.
 fn a_disabled_port_is_attached_once_it_is_enabled(scene: &mut Scene) {
     scene.script.row("port create c --network blue --host h1 --disable --security-group www --fixed-ip subnet=blue-v4,ip-address=10.77.0.24 = c | admin_state_up=false");
@@ -260,16 +278,60 @@ fn a_disabled_port_is_attached_once_it_is_enabled(scene: &mut Scene) {
     scene.third(24, "own+ other- binding_host_id=h2 status=ACTIVE");
 }
 
+fn another_domain_keeps_its_own_people(scene: &mut Scene) {
+    scene.script.play("domain");
+    let ann = [
+        ("username", "ann"),
+        ("password", "secret-of-ann"),
+        ("user_domain_name", "lab"),
+    ];
+    let everywhere = [&ann[..], &[("domain_name", "lab")]].concat();
+    scene.someone("v3password", &everywhere).play("keeper");
+    let north = [("project_name", "north"), ("project_domain_name", "lab")];
+    let mut ann = scene.someone("v3password", &[&ann[..], &north].concat());
+    ann.row("network create of-ann");
+    ann.row("network list | has=of-ann lacks=blue");
+    // What she may comes from her group alone.
+    scene
+        .script
+        .row("group remove user --group-domain lab --user-domain lab ops ann");
+    ann.row("network list | refused=401");
+    scene.script.play("domain-removal");
+}
+
+fn a_credential_does_what_it_may(scene: &mut Scene) {
+    scene.script.play("credential");
+    let secret = [
+        ("application_credential_id", scene.script.kept("robot")),
+        ("application_credential_secret", "secret-of-a-robot"),
+    ];
+    let mut robot = scene.someone("v3applicationcredential", &secret);
+    robot.row("network create of-a-robot | project_id~");
+    robot.row("network create --external far | refused=403");
+    robot.row("application credential create another --role reader | refused=403");
+    robot.row("network delete of-a-robot");
+    scene.script.row("application credential delete robot");
+    robot.row("network list | refused=401");
+}
+
 fn another_project_sees_nothing(scene: &mut Scene) {
-    let mut wrong = scene.user(&[("password", "not-it")]);
+    let wrong = [
+        ("username", "admin"),
+        ("password", "not-it"),
+        ("user_domain_name", "Default"),
+    ];
+    let mut wrong = scene.someone("v3password", &wrong);
     wrong.row("token issue | refused=401");
     wrong.row("network list | refused=401");
     scene.script.play("tenant");
-    let mut ruby = scene.user(&[
+    let ruby = [
         ("username", "ruby"),
         ("password", "secret-of-ruby"),
+        ("user_domain_name", "Default"),
         ("project_name", "red"),
-    ]);
+        ("project_domain_name", "Default"),
+    ];
+    let mut ruby = scene.someone("v3password", &ruby);
     for name in ["blue", "a", "b", "www", "other"] {
         ruby.keep(name, scene.script.kept(name));
     }

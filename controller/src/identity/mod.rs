@@ -466,6 +466,11 @@ pub fn good_token(
     {
         return None;
     }
+    // Whoever lost the last role of a place has no business there any more.
+    let is_scoped = token.project_id.is_some() || token.domain_id.is_some();
+    if is_scoped && roles_of(snapshot, &token).is_empty() {
+        return None;
+    }
     Some((token, user))
 }
 

@@ -232,9 +232,9 @@ fn domain_reference(read: &impl Read, id: &str) -> Value {
     json!({"id": id, "name": name})
 }
 
-/// May the caller keep what is in this domain? An admin of the domain makes no admins of the cloud, though: see `roles`.
-fn governs(caller: &Caller, domain: &str) -> bool {
-    let own = caller.domain.as_deref() == Some(domain);
+/// May the caller keep what is in this domain, or in none? An admin of the domain makes no admins of the cloud, though: see `roles`.
+fn governs(caller: &Caller, domain: Option<&str>) -> bool {
+    let own = domain.is_some() && caller.domain.as_deref() == domain;
     caller.admin || (own && caller.roles.iter().any(|role| role == "admin"))
 }
 

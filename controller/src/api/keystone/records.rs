@@ -169,7 +169,7 @@ impl Kind {
             }
             Self::Project | Self::User | Self::Group | Self::Role => {
                 let domain = self.domain(snapshot, id);
-                domain.is_some_and(|domain| governs(caller, &domain))
+                governs(caller, domain.as_deref())
             }
         };
         caller.admin || own || self == Self::Role || domain()
@@ -201,7 +201,7 @@ pub(super) async fn collection(
             }
             Method::POST => {
                 let domain = home(&call, kind, &caller);
-                if !is_kept_by(&caller, domain.as_deref()) {
+                if !governs(&caller, domain.as_deref()) {
                     return Err(Fault::forbidden());
                 }
                 let id = write(&api, kind, None, domain, &call.body, &caller).await?;
@@ -296,7 +296,7 @@ pub(super) async fn item(
         let kind = Kind::of(&name).ok_or_else(|| Fault::missing("path", &name))?;
         let row = kind.row(&call.snapshot, &id, &call.origin);
         let domain = kind.domain(&call.snapshot, &id);
-        let kept = is_kept_by(&caller, domain.as_deref());
+        let kept = governs(&caller, domain.as_deref());
         match call.method {
             Method::GET | Method::HEAD => {
                 if !kind.is_seen_by(&call.snapshot, &id, &caller) {
@@ -331,11 +331,6 @@ pub(super) async fn item(
         }
     };
     finish(answer.await)
-}
-
-/// May the caller change what is in this domain, or in none?
-fn is_kept_by(caller: &Caller, domain: Option<&str>) -> bool {
-    caller.admin || domain.is_some_and(|domain| governs(caller, domain))
 }
 
 /// The domain that a new record is to be in: what the body says, or that of the token.

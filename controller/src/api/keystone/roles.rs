@@ -84,7 +84,7 @@ impl Assigned {
                 self.place.domain(&call.snapshot, place)
             }
         };
-        caller.admin || domain.is_some_and(|domain| governs(caller, &domain))
+        governs(caller, domain.as_deref())
     }
 }
 
@@ -282,8 +282,8 @@ pub(super) async fn role_assignments(
         let seen = |it: &Assignment| {
             let domain = it.domain_id.clone();
             let domain = domain.or_else(|| Kind::Project.domain(&call.snapshot, &it.project_id));
-            let kept = domain.is_some_and(|domain| governs(&caller, &domain));
-            caller.admin || kept || (it.group_id.is_none() && it.user_id == caller.user_id)
+            governs(&caller, domain.as_deref())
+                || (it.group_id.is_none() && it.user_id == caller.user_id)
         };
         let some = |id: &str| (!id.is_empty()).then(|| id.to_owned());
         let rows: Vec<Value> = assignments
