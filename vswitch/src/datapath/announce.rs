@@ -4,6 +4,9 @@
 //! broadcast may be lost and neighbours outside believe what they last heard. On a network with a wire it is told there, on one without to
 //! everyone who is on it. One worker speaks for all.
 //!
+//! Likewise for a workload on a network with a wire, when its device comes to this host: switches outside learn that its MAC address moved
+//! before it says anything itself. That is told on the wire alone: whoever is on the fabric knows.
+//!
 //! # Invariants
 //! - What has gone is told of no more, and what did not change is not told anew.
 //!
@@ -15,7 +18,7 @@
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
-use net::{Id, Now, Origin, Originated, ids::kind};
+use net::{Id, Now, Origin, Originated, PortId, ids::kind};
 use nfv::conntrack::Entry;
 use overlay::{Place, Receiver};
 
@@ -23,7 +26,7 @@ use super::{
     Datapath, Tables,
     execute::{Cx, Hands},
     neighbours::{self, Frame, Speaker},
-    tables::{Network, SectionIndex, l3::Interface},
+    tables::{Network, Port, SectionIndex, l3::Interface},
 };
 
 /// How often, and how far apart.
@@ -70,11 +73,19 @@ pub(super) fn answers_for(
 }
 
 /// An address of a network.
-type Here = (Id<kind::Network>, Answers);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Here {
+    network: Id<kind::Network>,
+    answers: Answers,
+    /// Is it told on the network's wire alone?
+    wire: bool,
+}
 
 /// Tells what is here now.
 #[derive(Debug, Default)]
 pub(super) struct Announcer {
+    /// The ports whose devices are here.
+    devices: HashSet<PortId>,
     here: HashSet<Here>,
     due: Vec<Announced>,
 }
@@ -90,11 +101,12 @@ struct Announced {
 impl Announcer {
     /// There are other tables: what begins here is to be told, what went is not told of any more.
     fn follow(&mut self, tables: &Tables, now: Now) {
-        let here = here(tables);
+        let mut here = here(tables);
+        here.extend(workloads(tables, &self.devices));
         self.due.retain(|d| here.contains(&d.here));
         let mut new: Vec<_> = here.difference(&self.here).copied().collect();
         // In one order, whatever the hash has.
-        new.sort_unstable_by_key(|(network, answers)| (*network, answers.of.addr));
+        new.sort_unstable_by_key(|here| (here.network, here.answers.of.addr));
         self.due.extend(new.into_iter().map(|here| Announced {
             here,
             left: ANNOUNCEMENTS,
@@ -146,10 +158,47 @@ fn here(tables: &Tables) -> HashSet<Here> {
             .filter(|addr| router || interface.addrs.iter().any(|(own, _)| own == addr));
         here.extend(addrs.map(|addr| {
             let of = Speaker { mac, addr };
-            (network.id, Answers { of, router })
+            Here {
+                network: network.id,
+                answers: Answers { of, router },
+                wire: false,
+            }
         }));
     }
     here
+}
+
+/// The addresses of workloads that are here, on networks that have a wire here.
+fn workloads<'a>(
+    tables: &'a Tables,
+    devices: &'a HashSet<PortId>,
+) -> impl Iterator<Item = Here> + 'a {
+    let wired = tables.networks().filter(|n| n.admin_up && n.wire.is_some());
+    wired.flat_map(move |network| {
+        let ports = network.flood.ports().iter();
+        let ports = ports.filter_map(|port| tables.port(*port));
+        // The device of a sub-port is its parent's.
+        let is_here = |port: &&Port| {
+            let device = tables
+                .carrier(port.dense)
+                .map_or(port.dense, |(own, _)| own);
+            port.admin_up && devices.contains(&device)
+        };
+        let ports = ports.filter(is_here);
+        ports.flat_map(move |port| {
+            port.addrs.iter().map(move |addr| Here {
+                network: network.id,
+                answers: Answers {
+                    of: Speaker {
+                        mac: port.mac,
+                        addr: *addr,
+                    },
+                    router: false,
+                },
+                wire: true,
+            })
+        })
+    })
 }
 
 impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
@@ -160,11 +209,30 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
     }
 
+    /// A port's device came, or went.
+    pub(crate) fn device(&mut self, tables: &Tables, port: PortId, here: bool, now: Now) {
+        let devices = &mut self.announcer.devices;
+        let changed = if here {
+            devices.insert(port)
+        } else {
+            devices.remove(&port)
+        };
+        if changed {
+            self.follow_outside(tables, now);
+        }
+    }
+
     /// Tells networks outside what is here now. When next; `None` where all is told.
     pub(super) fn announce(&mut self, cx: &mut Cx<'_>) -> Option<Now> {
-        for (network, answers) in self.announcer.take_due(cx.now) {
-            let frame = neighbours::announcement(answers.of, answers.router);
-            if let Some(network) = cx.tables.network_by_id(network) {
+        for told in self.announcer.take_due(cx.now) {
+            let frame = neighbours::announcement(told.answers.of, told.answers.router);
+            let Some(network) = cx.tables.network_by_id(told.network) else {
+                continue;
+            };
+            if told.wire {
+                self.hands
+                    .say_outside(network, &frame, Originated::Announcement, cx);
+            } else {
                 self.hands.announce(network, &frame, cx);
             }
         }

@@ -127,6 +127,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]> + Send + 'static> Corridor for Lane<M> {
         self.tables.carrier(port)
     }
 
+    fn device(&mut self, port: PortId, here: bool, now: Now) {
+        self.datapath.device(&self.tables, port, here, now);
+    }
+
     fn surcharge(&mut self) -> u32 {
         self.datapath.surcharge()
     }

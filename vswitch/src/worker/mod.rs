@@ -72,6 +72,9 @@ pub trait Corridor: Send + 'static {
         None
     }
 
+    /// A port's device came, or went.
+    fn device(&mut self, _port: PortId, _here: bool, _now: Now) {}
+
     /// Runs packets that were just read; their origin is set.
     fn run(&mut self, batch: &mut Batch, now: Now, pool: &mut PacketPool, out: &mut Out);
 
@@ -477,8 +480,14 @@ impl<C: Corridor> Worker<C> {
         // Bounded: whoever tells more than fits the queue must not keep packets waiting.
         for _ in 0..self.limits.commands.max(1) {
             match self.commands.try_recv() {
-                Ok(Command::AddPort(id, io)) => self.add_port(id, io),
-                Ok(Command::RemovePort(id)) => self.remove_port(id),
+                Ok(Command::AddPort(id, io)) => {
+                    self.add_port(id, io);
+                    self.corridor.device(id, true, now);
+                }
+                Ok(Command::RemovePort(id)) => {
+                    self.remove_port(id);
+                    self.corridor.device(id, false, now);
+                }
                 Ok(Command::SetUnderlay(underlay)) => self.set_underlay(underlay),
                 Ok(Command::Ask(question)) => {
                     self.corridor.refresh(now);

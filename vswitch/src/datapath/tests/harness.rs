@@ -382,6 +382,12 @@ impl Host {
         self.flush()
     }
 
+    /// A port's device comes, or goes.
+    pub(super) fn device(&mut self, port: PortId, here: bool) {
+        let tables = Arc::clone(&self.tables);
+        self.dp.device(&tables, port, here, self.now);
+    }
+
     pub(super) fn tick(&mut self) -> (Vec<(At, Vec<u8>)>, Option<Now>) {
         let tables = Arc::clone(&self.tables);
         let wake = self

@@ -591,6 +591,58 @@ fn a_floating_ip_on_a_wire_is_told_of_asked_for_and_reached() {
     }
 }
 
+/// Which of a workload's addresses were told of on the wire, in the order of their frames, in a second and a half.
+fn told_of(h: &mut Host, n: u16) -> Vec<IpAddr> {
+    let mut told = Vec::new();
+    for _ in 0..15 {
+        for (place, frame) in h.tick().0 {
+            assert_eq!(place, wire(), "who is on the fabric knows");
+            let (_, key) = Headers::parse(&frame).unwrap();
+            assert_eq!(key.src_mac(), mac(n));
+            let addrs = [false, true].map(|v6| ip(n, v6));
+            told.extend(addrs.into_iter().find(|own| *own == key.src_addr()));
+        }
+        h.pass(Duration::from_millis(100));
+    }
+    told
+}
+
+#[test]
+fn a_workload_that_comes_is_told_of_on_the_wire() {
+    let mut conf = open();
+    let mut h = Host::new(&conf);
+    assert!(told_of(&mut h, 2).is_empty(), "its device is not here");
+    let port = |h: &Host, n: u16| h.tables.port_by_id(id(n.into())).unwrap().dense;
+    h.device(port(&h, 2), true);
+    let told = told_of(&mut h, 2);
+    let [v4, v6] = [false, true].map(|v6| ip(2, v6));
+    assert_eq!(told, [v4, v6, v4, v6, v4, v6]);
+    // Neither another config nor the same device again is a reason to say it again.
+    conf.port_with(4, &[], |p| p.port_security = false);
+    h.apply(&conf);
+    h.device(port(&h, 2), true);
+    assert!(told_of(&mut h, 2).is_empty());
+    // One that went and comes again may have been elsewhere.
+    h.device(port(&h, 2), false);
+    assert!(told_of(&mut h, 2).is_empty());
+    h.device(port(&h, 2), true);
+    assert_eq!(told_of(&mut h, 2).len(), 6);
+    // One that was here before it was to be: as soon as it is.
+    conf.port_with(4, &[], |p| p.admin_up = false);
+    h.apply(&conf);
+    h.device(port(&h, 4), true);
+    assert!(told_of(&mut h, 4).is_empty());
+    conf.port_with(4, &[], |p| p.admin_up = true);
+    h.apply(&conf);
+    assert_eq!(told_of(&mut h, 4).len(), 6);
+    // On a network without a wire nobody need be told.
+    let mut conf = Conf::new();
+    conf.port_with(1, &[], |p| p.port_security = false);
+    let mut h = Host::new(&conf);
+    h.device(port(&h, 1), true);
+    assert_eq!(h.tick().0, []);
+}
+
 #[test]
 fn a_floating_ip_asks_on_the_wire_in_its_own_name() {
     let mut conf = on_a_wire(2);
