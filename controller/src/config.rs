@@ -24,6 +24,8 @@ pub struct RawConfig {
     pub underlay_mtu: Option<i64>,
     /// The domain of networks that have none.
     pub dns_domain: Option<String>,
+    /// Who is asked for names on networks whose subnets name nobody.
+    pub dns_resolvers: Option<Vec<String>>,
     /// Connections of the API at once.
     pub max_connections: Option<i64>,
     /// The Keystone that judges tokens.
@@ -70,6 +72,8 @@ pub struct Config {
     pub underlay_mtu: Option<u16>,
     /// The domain of networks that have none, with a dot at its end; empty: their ports have no names.
     pub dns_domain: String,
+    /// Who is asked for names on networks whose subnets name nobody.
+    pub dns_resolvers: Vec<IpAddr>,
     /// Connections of the API at once.
     pub max_connections: usize,
     /// The Keystone that judges tokens, by its `auth_url`; the embedded one if not set.
@@ -93,6 +97,8 @@ impl Default for Config {
             underlay_mtu: None,
             // Neutron's.
             dns_domain: dns::DEFAULT_DOMAIN.to_owned(),
+            // Only the operator knows whom workloads reach by their routers.
+            dns_resolvers: Vec::new(),
             // Below the usual limit of 1024 descriptors.
             max_connections: 900,
             // Whoever has no OpenStack yet has one identity service less to run.
@@ -230,6 +236,18 @@ impl RawConfig {
             }
             None => default.dns_domain.clone(),
         };
+        let resolvers = self.dns_resolvers.unwrap_or_default();
+        if resolvers.len() > dns::RESOLVERS {
+            let most = dns::RESOLVERS;
+            return Err(wrong(
+                "dns_resolvers",
+                format!("more than {most}: {}", resolvers.len()),
+            ));
+        }
+        let resolvers = resolvers
+            .iter()
+            .map(|text| dns::resolver(text).map_err(|reason| wrong("dns_resolvers", reason)));
+        let dns_resolvers = resolvers.collect::<Result<_, _>>()?;
         let max_connections = match self.max_connections {
             Some(value) => bounded("max_connections", value, 1, 1_000_000)?,
             None => 900,
@@ -259,6 +277,7 @@ impl RawConfig {
             data_dir: self.data_dir.unwrap_or(default.data_dir),
             underlay_mtu,
             dns_domain,
+            dns_resolvers,
             max_connections: usize::try_from(max_connections).unwrap_or(default.max_connections),
             keystone: self.keystone,
             keystone_ca: self.keystone_ca,
@@ -301,6 +320,22 @@ mod tests {
             ("\n\nlistne = \"x\"", &["controller.toml:3", "listne"]),
             ("underlay_mtu = 5", &["underlay_mtu", "576"]),
             ("dns_domain = \"a b\"", &["dns_domain", "a b"]),
+            (
+                "dns_resolvers = [\"10.0.0.1\", \"ns.example.org\"]",
+                &["dns_resolvers", "ns.example.org"],
+            ),
+            (
+                "dns_resolvers = [\"127.0.0.53\"]",
+                &["dns_resolvers", "127.0.0.53"],
+            ),
+            (
+                "dns_resolvers = [\"169.254.169.254\"]",
+                &["dns_resolvers", "169.254.169.254"],
+            ),
+            (
+                "dns_resolvers = [\"fe80::1\"]",
+                &["dns_resolvers", "fe80::1"],
+            ),
             (
                 "underlay_mtu = \"big\"",
                 &["controller.toml:1", "underlay_mtu"],

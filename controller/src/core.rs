@@ -215,6 +215,7 @@ impl Controller {
             ca_pin,
             underlay_mtu: config.underlay_mtu,
             dns_domain: config.dns_domain.clone(),
+            dns_resolvers: config.dns_resolvers.clone(),
         };
         let policies = Board::open(config.policies.clone())?;
         let core = Core::new(Arc::new(store), facts, Clock::default(), audit);

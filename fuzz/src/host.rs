@@ -192,5 +192,7 @@ pub(crate) fn network() -> Network {
         ],
         wire: None,
         domain: "blue.example".into(),
+        resolvers: Vec::new(),
+        names: Vec::new(),
     }
 }

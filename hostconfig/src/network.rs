@@ -35,6 +35,22 @@ pub struct Network {
     /// The domain of its ports' names, without a dot at the end; empty: they have none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub domain: String,
+    /// Who is asked for names where its subnets name nobody: the operator's name servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resolvers: Vec<IpAddr>,
+    /// Names of what is no port of it: its project's floating IPs in its domain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<Named>,
+}
+
+/// A name of an address that is elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Named {
+    /// The whole name, without a dot at the end.
+    pub name: String,
+    /// The address.
+    pub addr: IpAddr,
 }
 
 /// A part of a physical network, which hosts have an interface on.

@@ -188,6 +188,8 @@ impl Plan {
             subnets: vec![v4, v6],
             wire: None,
             domain: String::new(),
+            resolvers: Vec::new(),
+            names: Vec::new(),
         };
         self.networks.insert(id, network);
         id

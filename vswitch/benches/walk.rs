@@ -154,6 +154,8 @@ impl Rig {
             subnets: vec![],
             wire: None,
             domain: String::new(),
+            resolvers: Vec::new(),
+            names: Vec::new(),
         });
         let far = Section::Endpoint(Endpoint {
             id: id(9),

@@ -28,6 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         subnets: vec![],
         wire: None,
         domain: String::new(),
+        resolvers: Vec::new(),
+        names: Vec::new(),
     }))?;
     let mut zones = ZoneMap::new();
     for (n, security) in [(1, false), (2, true)] {

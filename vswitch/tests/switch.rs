@@ -88,6 +88,8 @@ fn config(here: u16, hosts: u16) -> HostConfig {
         subnets: vec![subnet(1, "10.0.0.0/24"), subnet(2, "fd00::/64")],
         wire: None,
         domain: String::new(),
+        resolvers: Vec::new(),
+        names: Vec::new(),
     }));
     let mut rules = vec![];
     for family in [Family::V4, Family::V6] {

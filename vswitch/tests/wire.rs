@@ -89,6 +89,8 @@ fn config() -> HostConfig {
                 vlan,
             }),
             domain: String::new(),
+            resolvers: Vec::new(),
+            names: Vec::new(),
         }));
         let fixed = |v6| FixedIp {
             addr: address(n, v6),

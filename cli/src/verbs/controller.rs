@@ -1,6 +1,6 @@
 //! `overweave controller`: who decides for all hosts?
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -136,6 +136,10 @@ impl Args {
     }
 }
 
+fn texts(addrs: &[IpAddr]) -> Vec<String> {
+    addrs.iter().map(IpAddr::to_string).collect()
+}
+
 /// The settings that hold, in the file's own form.
 fn effective(config: &Config) -> String {
     // Debug of a str is TOML's quoting for all that a path holds in practice.
@@ -145,6 +149,7 @@ fn effective(config: &Config) -> String {
         format!("hosts_listen = \"{}\"", config.hosts_addr()),
         format!("data_dir = {}", quoted(&config.data_dir)),
         format!("dns_domain = \"{}\"", config.dns_domain),
+        format!("dns_resolvers = {:?}", texts(&config.dns_resolvers)),
         format!("max_connections = {}", config.max_connections),
     ];
     lines.extend(

@@ -132,7 +132,7 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
     (
         "dns-integration",
         "DNS Integration",
-        "Ports and networks have names, which the switches resolve.",
+        "Ports, floating IPs and networks have names, which the switches resolve.",
     ),
     (
         "external-net",

@@ -447,6 +447,12 @@ impl Compiler {
             return;
         };
         self.mark_endpoint(floating.holder, dirty);
+        if let Some(scope) = floating.scope() {
+            let networks = intent.networks_in.of(&scope);
+            dirty
+                .sections
+                .extend(networks.map(|network| SectionKey::Network(*network)));
+        }
         let gateway = floating.router.and_then(|router| intent.gateway(router));
         let gateway = gateway.map(|(_, port)| port);
         let to = floating.to.and_then(|to| intent.ports.get(&to.port));

@@ -91,10 +91,26 @@ impl Host {
 }
 
 impl FloatingIp {
+    /// Whose networks of which domain have its name.
+    pub(crate) fn scope(&self) -> Option<Scope> {
+        let name = self.name.as_ref()?;
+        Some((self.project, name.domain.clone()))
+    }
+
     /// The ports that it leads to.
     fn ports(&self) -> impl Iterator<Item = Id<kind::Port>> {
         let forwards = self.forwards.iter().map(|forward| forward.member);
         self.to.map(|to| to.port).into_iter().chain(forwards)
+    }
+}
+
+/// A project's domain.
+pub(crate) type Scope = (Id<kind::Project>, String);
+
+impl Network {
+    /// Whose floating IPs of which domain it has names of.
+    pub(crate) fn scope(&self) -> Scope {
+        (self.section.project, self.section.domain.clone())
     }
 }
 
@@ -204,6 +220,17 @@ pub struct FloatingIp {
     pub forwards: Vec<Forward>,
     /// The QoS policy of what passes by it, instead of its network's.
     pub qos: Option<Id<kind::QosPolicy>>,
+    /// What it is called.
+    pub name: Option<Name>,
+}
+
+/// A name in a domain, both without a dot at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    /// The domain.
+    pub domain: String,
+    /// The name with it.
+    pub whole: String,
 }
 
 /// A metering label, without its rules.
@@ -568,6 +595,9 @@ pub struct Intent {
     pub(crate) held_by: Index<Id<kind::Port>, Id<kind::FloatingIp>>,
     pub(crate) floating_to: Index<Id<kind::Port>, Id<kind::FloatingIp>>,
     pub(crate) floating_by: Index<Id<kind::Router>, Id<kind::FloatingIp>>,
+    /// The floating IPs that have names, and the networks that may know them.
+    pub(crate) floating_in: Index<Scope, Id<kind::FloatingIp>>,
+    pub(crate) networks_in: Index<Scope, Id<kind::Network>>,
     pub(crate) ports_at: Index<HostName, Id<kind::Port>>,
     /// By QoS policy.
     ports_with: Index<Id<kind::QosPolicy>, Id<kind::Port>>,
@@ -672,6 +702,7 @@ impl Intent {
                 if let Some(policy) = o.qos {
                     self.networks_with.insert(policy, o.section.id);
                 }
+                self.networks_in.insert(o.scope(), o.section.id);
                 self.networks.insert(o.section.id, o);
             }
             Object::Subnet(o) => {
@@ -699,6 +730,9 @@ impl Intent {
                 }
                 if let Some(policy) = o.qos {
                     self.floating_with.insert(policy, o.id);
+                }
+                if let Some(scope) = o.scope() {
+                    self.floating_in.insert(scope, o.id);
                 }
                 self.floating_ips.insert(o.id, o);
             }
@@ -792,8 +826,11 @@ impl Intent {
                 }
             }
             ObjectId::Network(id) => {
-                let policy = self.networks.remove(&id).and_then(|o| o.qos);
-                if let Some(policy) = policy {
+                let Some(o) = self.networks.remove(&id) else {
+                    return;
+                };
+                self.networks_in.remove(&o.scope(), &id);
+                if let Some(policy) = o.qos {
                     self.networks_with.remove(&policy, &id);
                 }
             }
@@ -916,6 +953,9 @@ impl Intent {
         }
         if let Some(policy) = o.qos {
             self.floating_with.remove(&policy, &id);
+        }
+        if let Some(scope) = o.scope() {
+            self.floating_in.remove(&scope, &id);
         }
     }
 

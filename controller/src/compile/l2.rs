@@ -6,13 +6,14 @@
 //! client that has no route there renews by broadcast (RFC 2131 §4.4.5).
 //!
 //! # Name servers
-//! Those that the subnet names. Where it names none the switch is told as one, at its service addresses.
+//! Those that the subnet names. Where it names none the switch is told as one, at its service addresses; where no subnet of a network names
+//! any, the switch sends on to the operator's what it does not know.
 
 use std::net::IpAddr;
 
 use hostconfig::{
     Endpoint, Location, Metadata, Network, Port, Subnet, Vteps,
-    network::{Dhcp, Dhcp6, RaMode, SERVICE_V4, SERVICE_V6},
+    network::{Dhcp, Dhcp6, Named, RaMode, SERVICE_V4, SERVICE_V6},
     vtep::Vtep,
 };
 use net::{Id, Mac, ids::kind};
@@ -42,12 +43,26 @@ pub(super) fn vteps(intent: &Intent) -> Vteps {
 
 /// A network with its subnets.
 pub(super) fn network(intent: &Intent, id: Id<kind::Network>) -> Option<Network> {
-    let mut network = intent.networks.get(&id)?.section.clone();
-    let subnets = intent
-        .subnets_of
-        .of(&id)
-        .filter_map(|s| intent.subnets.get(s));
+    let known = intent.networks.get(&id)?;
+    let mut network = known.section.clone();
+    let subnets = intent.subnets_of.of(&id);
+    let subnets: Vec<_> = subnets.filter_map(|s| intent.subnets.get(s)).collect();
+    // Who names servers has chosen whom to ask.
+    if subnets.iter().any(|subnet| !subnet.dns.is_empty()) {
+        network.resolvers.clear();
+    }
+    let floating = intent.floating_in.of(&known.scope());
+    let floating = floating.filter_map(|id| intent.floating_ips.get(id));
+    network.names = floating
+        .filter_map(|floating| {
+            Some(Named {
+                name: floating.name.as_ref()?.whole.clone(),
+                addr: floating.addr,
+            })
+        })
+        .collect();
     let domain = network.domain.clone();
+    let subnets = subnets.into_iter();
     network.subnets = subnets
         .map(|subnet| self::subnet(subnet, &domain))
         .collect();

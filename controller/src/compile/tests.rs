@@ -81,6 +81,8 @@ pub(crate) fn network_with(n: u8, name: &str, qos: Option<u8>) -> Object {
             subnets: Vec::new(),
             wire: None,
             domain: String::new(),
+            resolvers: Vec::new(),
+            names: Vec::new(),
         },
         qos: qos.map(id),
     }))
@@ -237,6 +239,25 @@ pub(crate) fn interface(n: u8, network: u8, router: u8) -> Object {
     }))
 }
 
+/// The same network in a domain, with a name server of the operator's; the same floating IP with a name in it.
+fn in_domain(object: Object, domain: Option<&str>) -> Object {
+    let domain = domain.map(str::to_owned);
+    if let Object::Network(mut o) = object {
+        let section = &mut Arc::make_mut(&mut o).section;
+        section.domain = domain.unwrap_or_default();
+        section.resolvers = vec![Ipv4Addr::new(10, 9, 9, 9).into()];
+        Object::Network(o)
+    } else if let Object::FloatingIp(mut o) = object {
+        Arc::make_mut(&mut o).name = domain.map(|domain| intent::Name {
+            whole: format!("www.{domain}"),
+            domain,
+        });
+        Object::FloatingIp(o)
+    } else {
+        object
+    }
+}
+
 /// The same as a part of a physical network.
 pub(crate) fn on_wire(network: Object, physical: Option<&str>) -> Object {
     let Object::Network(plain) = network else {
@@ -306,6 +327,7 @@ pub(crate) fn floating(
         }),
         forwards: forwarded.map(forward).into_iter().collect(),
         qos: None,
+        name: None,
     }))
 }
 
@@ -473,10 +495,17 @@ fn object() -> impl Strategy<Value = Object> {
         (small(), any::<bool>(), 0usize..3).prop_map(|(n, vtep, wires)| {
             on_wires(host(n, vtep, n == 3), &["p0", "p1"][..wires])
         }),
-        (0u8..5, "[ab]", prop::option::of(0u8..3), 0u8..4).prop_map(|(n, name, q, wire)| {
-            let wire = ["p0", "p1"].get(usize::from(wire)).copied();
-            on_wire(network_with(n, &name, q), wire)
-        }),
+        (
+            0u8..5,
+            "[ab]",
+            prop::option::of(0u8..3),
+            (0u8..4, 0usize..3)
+        )
+            .prop_map(|(n, name, q, (wire, domain))| {
+                let wire = ["p0", "p1"].get(usize::from(wire)).copied();
+                let domain = ["d0", "d1"].get(domain).copied();
+                in_domain(on_wire(network_with(n, &name, q), wire), domain)
+            }),
         (12u8..14, 0u8..5, prop::option::of(0u8..5), 0u8..3)
             .prop_map(|(n, w, h, r)| gateway_port(n, w, h, r)),
         (14u8..16, 0u8..5).prop_map(|(n, w)| port(n, w, None, &[], 200)),
@@ -492,9 +521,12 @@ fn object() -> impl Strategy<Value = Object> {
             (14u8..16, 0u8..5),
             prop::option::of(0u8..3),
             (prop::option::of(0u8..8), prop::option::of(0u8..8)),
-            prop::option::of(0u8..3)
+            (prop::option::of(0u8..3), 0usize..3)
         )
-            .prop_map(|(n, held, r, to, q)| limited(floating(n, held, r, to), q)),
+            .prop_map(|(n, held, r, to, (q, domain))| {
+                let domain = ["d0", "d1"].get(domain).copied();
+                in_domain(limited(floating(n, held, r, to), q), domain)
+            }),
         (0u8..3, 0u8..2).prop_map(|(n, mark)| qos(n, mark)),
         (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, g)| subnet(n, w, g)),
         (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, says)| {
@@ -1254,4 +1286,75 @@ fn what_a_workload_hears_of_itself_is_its_own_hosts_alone_and_changes_nothing_el
     let gone = Change::Gone(intent::ObjectId::Port(id(1)));
     compiler.apply(&[gone], Generation(6));
     assert!(!holds(&compiler, 1));
+}
+
+#[test]
+fn a_floating_ips_name_is_known_on_its_projects_networks_of_its_domain() {
+    let mut compiler = Compiler::new(Uuid::nil());
+    let Object::Network(others) = in_domain(network(3, "others"), Some("d0")) else {
+        unreachable!()
+    };
+    let mut others = Network::clone(&others);
+    others.section.project = id(201);
+    let all = [
+        host(1, true, false),
+        in_domain(network(1, "blue"), Some("d0")),
+        in_domain(network(2, "red"), Some("d1")),
+        Object::Network(Arc::new(others)),
+        port(1, 1, Some(1), &[], 200),
+        port(2, 2, Some(1), &[], 200),
+        port(3, 3, Some(1), &[], 201),
+    ];
+    compiler.apply(&put(all), Generation(1));
+    let known = |compiler: &Compiler| {
+        let config = compiler.config(&host_name(1)).unwrap();
+        let names = |n| network_of(config, n).names.clone();
+        [1, 2, 3].map(|n| {
+            names(n)
+                .into_iter()
+                .map(|named| named.name)
+                .collect::<Vec<_>>()
+        })
+    };
+    let none = || Vec::<String>::new();
+    assert_eq!(known(&compiler), [none(), none(), none()]);
+    // Nobody needs to have it.
+    let named = |domain| in_domain(floating(9, (14, 4), None, (None, None)), domain);
+    let touched = compiler.apply(&put([named(Some("d0"))]), Generation(2));
+    let key = SectionKey::Network(id(1));
+    assert_eq!(touched.hosts, [(host_name(1), [key].into())].into());
+    assert_eq!(
+        known(&compiler),
+        [vec!["www.d0".to_owned()], none(), none()]
+    );
+    compiler.apply(&put([named(Some("d1"))]), Generation(3));
+    assert_eq!(
+        known(&compiler),
+        [none(), vec!["www.d1".to_owned()], none()]
+    );
+    let moved = in_domain(network(1, "blue"), Some("d1"));
+    compiler.apply(&put([moved]), Generation(4));
+    assert_eq!(known(&compiler)[0], ["www.d1"]);
+    let gone = Change::Gone(intent::ObjectId::FloatingIp(id(9)));
+    compiler.apply(&[gone], Generation(5));
+    assert_eq!(known(&compiler), [none(), none(), none()]);
+}
+
+#[test]
+fn the_operators_name_servers_are_asked_where_no_subnet_names_any() {
+    let mut compiler = Compiler::new(Uuid::nil());
+    let all = [
+        host(1, true, false),
+        in_domain(network(1, "blue"), None),
+        subnet6(1, 1, None, &[]),
+        port(1, 1, Some(1), &[], 200),
+    ];
+    compiler.apply(&put(all), Generation(1));
+    let asked = |compiler: &Compiler| {
+        let config = compiler.config(&host_name(1)).unwrap();
+        network_of(config, 1).resolvers.clone()
+    };
+    assert_eq!(asked(&compiler), [IpAddr::from([10, 9, 9, 9])]);
+    compiler.apply(&put([subnet6(2, 1, None, &["fd09::9"])]), Generation(2));
+    assert!(asked(&compiler).is_empty());
 }

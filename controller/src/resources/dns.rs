@@ -1,7 +1,8 @@
 //! Which names do ports have?
 //!
 //! A port's `dns_name` is in its own `dns_domain`, else in its network's, else in the controller's. One that ends with a dot is whole. A port
-//! without one has but the names of its addresses, `host-10-0-0-5`.
+//! without one has but the names of its addresses, `host-10-0-0-5`. A floating IP's name is in its own domain, and known on its project's
+//! networks of that domain.
 //!
 //! # References
 //! RFC 1034 §3.1; RFC 1123 §2.1.
@@ -9,7 +10,7 @@
 use crate::{
     refusal::Refusal,
     resource::Objects,
-    resources::{Network, Port},
+    resources::{FloatingIp, Network, Port, floating_ip},
     rules::{Caller, Change, Facts, Write},
     store::View,
 };
@@ -20,6 +21,26 @@ use std::net::IpAddr;
 pub const DEFAULT_DOMAIN: &str = "openstacklocal.";
 /// The longest name.
 const NAME: usize = 255;
+/// The most name servers of the operator's: no client asks more of them in turn.
+pub const RESOLVERS: usize = 8;
+
+/// A name server of the operator's: an address that a router leads to.
+///
+/// # Errors
+/// When it is none.
+pub fn resolver(text: &str) -> Result<IpAddr, String> {
+    let addr: IpAddr = text
+        .parse()
+        .map_err(|_wrong: std::net::AddrParseError| format!("not an address: {text}"))?;
+    let reached = match addr {
+        IpAddr::V4(addr) => !(addr.is_link_local() || addr.is_broadcast()),
+        IpAddr::V6(addr) => !addr.is_unicast_link_local(),
+    };
+    if !reached || addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() {
+        return Err(format!("no router leads to such an address: {text}"));
+    }
+    Ok(addr)
+}
 
 /// What is wrong with the labels of a name, in Neutron's words.
 fn check(name: &str) -> Result<(), String> {
@@ -60,6 +81,20 @@ fn check(name: &str) -> Result<(), String> {
 /// The form of a `dns_name` in a body.
 pub(super) fn name_shape(value: &Value) -> Result<Value, String> {
     let text = text(value)?;
+    if !text.is_empty() {
+        check(&text)?;
+    }
+    Ok(json!(text))
+}
+
+/// The form of a floating IP's `dns_name`: it is within its domain.
+pub(super) fn floating_name_shape(value: &Value) -> Result<Value, String> {
+    let text = text(value)?;
+    if text.ends_with('.') {
+        return Err(format!(
+            "'{text}' is a FQDN. It should be a relative domain name"
+        ));
+    }
     if !text.is_empty() {
         check(&text)?;
     }
@@ -125,6 +160,44 @@ pub fn told(port: &Port) -> Option<String> {
     Some(within(name, &port.dns_domain))
 }
 
+/// The domain of a floating IP's name, and its name with it, both without a dot at the end. `None`: it has none.
+pub fn floating(floating: &FloatingIp) -> Option<(String, String)> {
+    let domain = floating.dns_domain.strip_suffix('.')?;
+    let name = Some(floating.dns_name.as_str()).filter(|name| !name.is_empty())?;
+    Some((domain.to_owned(), within(name, domain)))
+}
+
+/// A floating IP has a name and a domain, or neither.
+pub(super) fn floating_named(
+    _: &View,
+    change: &Change<'_, FloatingIp>,
+    _: &Caller,
+) -> Result<Vec<Write>, Refusal> {
+    let Some(after) = change.made() else {
+        return Ok(Vec::new());
+    };
+    let without = |is: &str, other: &str| {
+        floating_ip::bad(format_args!("{is} cannot be specified without a {other}"))
+    };
+    let (name, domain) = (&after.dns_name, &after.dns_domain);
+    match (name.is_empty(), domain.is_empty()) {
+        (true, false) => Err(without("dns_domain", "dns_name")),
+        (false, true) => Err(without("dns_name", "dns_domain")),
+        (false, false) if within(name, domain).len() > NAME => Err(too_long(name, domain)),
+        (true, true) | (false, false) => Ok(Vec::new()),
+    }
+}
+
+fn too_long(name: &str, domain: &str) -> Refusal {
+    let length = within(name, domain).len();
+    Refusal::attribute(
+        "dns_name",
+        format_args!(
+            "'{name}' in the domain '{domain}' has {length} characters, {NAME} at most are allowed"
+        ),
+    )
+}
+
 /// The name that an address has without a port's saying so.
 pub fn generated(addr: IpAddr) -> String {
     format!("host-{}", addr.to_string().replace(['.', ':'], "-"))
@@ -185,15 +258,8 @@ pub(super) fn named(
             ),
         ));
     }
-    let whole = within(name, domain);
-    if whole.len() > NAME {
-        return Err(Refusal::attribute(
-            "dns_name",
-            format_args!(
-                "'{name}' in the domain '{domain}' has {} characters, {NAME} at most are allowed",
-                whole.len()
-            ),
-        ));
+    if within(name, domain).len() > NAME {
+        return Err(too_long(name, domain));
     }
     Ok(Vec::new())
 }
@@ -218,6 +284,15 @@ mod tests {
             "-a", "a-", "a..b", ".", "a.1", "a\n", "\u{e9}", &long, "a.b.7.",
         ] {
             assert!(name(bad).is_err(), "{bad}");
+        }
+        for (text, good) in [
+            ("www", true),
+            ("a.b", true),
+            ("", true),
+            ("a.b.", false),
+            ("-a", false),
+        ] {
+            assert_eq!(floating_name_shape(&json!(text)).is_ok(), good, "{text}");
         }
         assert!(name_shape(&json!(5)).is_err() && name_shape(&Value::Null).is_err());
         let domain = |text: &str| domain_shape(&json!(text));

@@ -26,7 +26,7 @@ use crate::{
 use net::Mac;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use std::{cell::Cell, collections::BTreeSet, collections::VecDeque, fmt, sync::Arc};
+use std::{cell::Cell, collections::BTreeSet, collections::VecDeque, fmt, net::IpAddr, sync::Arc};
 use uuid::Uuid;
 
 /// Objects that one request may change: a bulk create of a few hundred ports, or a network with all
@@ -42,6 +42,8 @@ pub struct Facts {
     pub underlay_mtu: Option<u16>,
     /// The domain of networks that have none, with its dot; empty: there is none.
     pub dns_domain: String,
+    /// Who is asked for names on networks whose subnets name nobody.
+    pub dns_resolvers: Vec<IpAddr>,
 }
 
 impl Default for Facts {
@@ -50,6 +52,7 @@ impl Default for Facts {
             ca_pin: String::new(),
             underlay_mtu: None,
             dns_domain: dns::DEFAULT_DOMAIN.to_owned(),
+            dns_resolvers: Vec::new(),
         }
     }
 }

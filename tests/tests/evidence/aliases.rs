@@ -247,7 +247,12 @@ pub(crate) const TABLE: &[(&str, Proof)] = &[
     ("dns-domain-ports", Attributes(&["port.dns_domain"])),
     (
         "dns-integration",
-        Attributes(&["port.dns_name", "network.dns_domain"]),
+        Attributes(&[
+            "port.dns_name",
+            "network.dns_domain",
+            "floatingip.dns_name",
+            "floatingip.dns_domain",
+        ]),
     ),
     (
         "external-net",

@@ -16,6 +16,7 @@ mod aliases;
 mod coverage;
 mod forwardings;
 mod groups;
+mod names;
 mod networks;
 mod ports;
 mod qos;
@@ -28,6 +29,7 @@ use tests::evidence::{Entry, Region, kept, no_effect, prove};
 const TABLES: &[&[Entry]] = &[
     forwardings::TABLE,
     groups::TABLE,
+    names::TABLE,
     networks::TABLE,
     ports::TABLE,
     qos::TABLE,
@@ -54,6 +56,11 @@ fn what_is_kept_is_found_by_it() {
 #[test]
 fn ports() {
     prove(ports::TABLE);
+}
+
+#[test]
+fn names() {
+    prove(names::TABLE);
 }
 
 #[test]

@@ -104,6 +104,8 @@ pub(crate) fn network(id: u128, vni: u32) -> Section {
         }],
         wire: None,
         domain: String::new(),
+        resolvers: Vec::new(),
+        names: Vec::new(),
     })
 }
 

@@ -130,6 +130,8 @@ fn network() -> Result<Network, BenchError> {
         subnets: vec![],
         wire: None,
         domain: String::new(),
+        resolvers: Vec::new(),
+        names: Vec::new(),
     })
 }
 

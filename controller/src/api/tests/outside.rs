@@ -772,3 +772,50 @@ async fn pools_are_the_subnets_that_floating_ips_can_be_had_from() {
         )
         .await;
 }
+
+#[tokio::test]
+async fn a_floating_ip_has_a_name_and_a_domain_or_neither() {
+    let world = World::new().await;
+    let plain = world.floating("a", json!({})).await;
+    assert_eq!(
+        (&plain["dns_name"], &plain["dns_domain"]),
+        (&json!(""), &json!(""))
+    );
+    let both = json!({"dns_name": "WWW", "dns_domain": "Blue.Example."});
+    let named = world.floating("a", both).await;
+    let (_, shown) = world.cloud.get("a", &path(&named)).await;
+    let shown = &shown["floatingip"];
+    assert_eq!(
+        (&shown["dns_name"], &shown["dns_domain"]),
+        (&json!("www"), &json!("blue.example."))
+    );
+    let found = format!("{FLOATING}?dns_name=www");
+    let (_, found) = world.cloud.get("a", &found).await;
+    assert_eq!(found["floatingips"].as_array().unwrap().len(), 1);
+    for (body, kind) in [
+        (json!({"dns_name": "www"}), "BadRequest"),
+        (json!({"dns_domain": "blue.example."}), "BadRequest"),
+        (
+            json!({"dns_name": "www.", "dns_domain": "blue.example."}),
+            "HTTPBadRequest",
+        ),
+        (
+            json!({"dns_name": "www", "dns_domain": "blue.example"}),
+            "HTTPBadRequest",
+        ),
+        (
+            json!({"dns_name": "a.".repeat(100) + "a", "dns_domain": "b.".repeat(100)}),
+            "HTTPBadRequest",
+        ),
+    ] {
+        world.unfloated("a", body, 400, kind).await;
+    }
+    // As in Neutron, both are as they were made.
+    for key in ["dns_name", "dns_domain"] {
+        let body = json!({"floatingip": {key: "other."}});
+        world
+            .cloud
+            .refused("a", "PUT", &path(&named), body, 400, "HTTPBadRequest")
+            .await;
+    }
+}

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::intent::{
     self, Balancer, BalancerMember, Chain, Change, FloatingIp, Function, Group, Host, HostName,
-    Label, LabelRule, Nat, NatForward, Object, ObjectId, Router, Rule, Target, Work,
+    Label, LabelRule, Name, Nat, NatForward, Object, ObjectId, Router, Rule, Target, Work,
 };
 use crate::{
     resource::{Resource, Spec},
@@ -185,6 +185,8 @@ fn network(network: &resources::Network, facts: &Facts) -> Option<intent::Networ
             subnets: Vec::new(),
             wire: wire(network),
             domain: domain.strip_suffix('.').unwrap_or(domain).to_owned(),
+            resolvers: facts.dns_resolvers.clone(),
+            names: Vec::new(),
         },
         qos: network.qos_policy_id.map(Id::new),
     })
@@ -320,6 +322,7 @@ fn floating_ip(floating: &resources::FloatingIp) -> FloatingIp {
         }),
         forwards: forwards.collect(),
         qos: floating.qos_policy_id.map(Id::new),
+        name: dns::floating(floating).map(|(domain, whole)| Name { domain, whole }),
     }
 }
 

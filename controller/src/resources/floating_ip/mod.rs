@@ -19,7 +19,7 @@ use crate::{
         field,
     },
     resources::{
-        Network, Port, Subnet, network,
+        Network, Port, Subnet, dns, network,
         port::{FLOATING_OWNER, WantedIp, allocation::for_owner},
         qos_policy,
     },
@@ -62,6 +62,12 @@ pub struct FloatingIp {
     /// The QoS policy that limits what passes by it, instead of its network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qos_policy_id: Option<Uuid>,
+    /// Its name, within its domain; empty: it has none.
+    #[serde(default)]
+    pub dns_name: String,
+    /// The domain of that, with its dot.
+    #[serde(default)]
+    pub dns_domain: String,
     /// The ports that are forwarded.
     #[serde(default)]
     pub forwards: Vec<PortForwarding>,
@@ -139,6 +145,18 @@ const FIELDS: &[Field] = &[
     )
     .computed()
     .unfiltered(),
+    field(
+        "dns_name",
+        Kind::Shape(dns::floating_name_shape),
+        "Its name, within its domain.",
+    )
+    .create_only(Absent::Text("")),
+    field(
+        "dns_domain",
+        Kind::Shape(dns::domain_shape),
+        "The domain of its name: networks of its project that have this one know it.",
+    )
+    .create_only(Absent::Text("")),
     field("port_details", Kind::Text(255), "Of its port.")
         .computed()
         .unfiltered(),
@@ -181,6 +199,7 @@ impl Resource for FloatingIp {
         association::associate,
         forwarding::forwarded,
         association::hold,
+        dns::floating_named,
         quality,
         removal,
     ];

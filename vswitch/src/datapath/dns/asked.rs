@@ -51,12 +51,13 @@ fn serves(network: &Network) -> bool {
     subnets.any(|s| s.dhcp.is_some() || s.dhcp6.is_some() || s.ra.is_some())
 }
 
-/// The name servers that a network's subnets name, the switch aside.
+/// The name servers that a network's subnets name, the switch aside; or the operator's, where they name none.
 fn servers(network: &Network) -> impl Iterator<Item = IpAddr> + Clone {
     let v4 = network.subnets.iter().filter_map(|s| s.dhcp.as_ref());
     let v4 = v4.flat_map(|dhcp| &dhcp.dns).map(|addr| IpAddr::V4(*addr));
     let v6 = network.subnets.iter().flat_map(|s| &s.dns6);
     let all = v4.chain(v6.map(|addr| IpAddr::V6(*addr)));
+    let all = all.chain(network.resolvers.iter().copied());
     all.filter(|addr| !is_service(*addr))
 }
 

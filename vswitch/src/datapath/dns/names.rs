@@ -19,6 +19,9 @@ pub struct Names {
     domain: String,
     addresses: HashMap<String, SmallVec<[IpAddr; 2]>, foldhash::fast::FixedState>,
     of_ports: HashMap<Id<kind::Port>, String, foldhash::fast::FixedState>,
+    /// Of what is no port of the network; a port's own go before.
+    outside: HashMap<String, SmallVec<[IpAddr; 2]>, foldhash::fast::FixedState>,
+    of_outside: HashMap<IpAddr, String, foldhash::fast::FixedState>,
 }
 
 /// What a network knows of a name or an address.
@@ -39,6 +42,8 @@ impl Names {
             domain: domain.to_ascii_lowercase(),
             addresses: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
             of_ports: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
+            outside: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
+            of_outside: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
         }
     }
 
@@ -50,6 +55,17 @@ impl Names {
             .or_default()
             .extend(addrs);
         self.of_ports.insert(port, whole);
+    }
+
+    /// The whole name of an address that is no port's here. Several addresses may have one.
+    pub fn put_outside(&mut self, name: &str, addr: IpAddr) {
+        let name = name.to_ascii_lowercase();
+        self.outside.entry(name.clone()).or_default().push(addr);
+        self.of_outside.entry(addr).or_insert(name);
+    }
+
+    fn of(&self, name: &str) -> Option<&SmallVec<[IpAddr; 2]>> {
+        self.addresses.get(name).or_else(|| self.outside.get(name))
     }
 
     /// The network's domain; empty: it has none.
@@ -95,7 +111,7 @@ pub fn host_name(dns_name: Option<&str>, addr: IpAddr) -> String {
 pub(super) fn addresses(network: &Network, name: &str) -> Known<SmallVec<[IpAddr; 2]>> {
     let names = &network.names;
     let name = name.to_ascii_lowercase();
-    if let Some(known) = names.addresses.get(&name) {
+    if let Some(known) = names.of(&name) {
         return Known::Is(known.clone());
     }
     let domain = names.domain.as_str();
@@ -112,7 +128,7 @@ pub(super) fn addresses(network: &Network, name: &str) -> Known<SmallVec<[IpAddr
         None if bare => name.as_str(),
         None => return Known::Elsewhere,
     };
-    if bare && let Some(known) = names.addresses.get(&whole(&name, domain)) {
+    if bare && let Some(known) = names.of(&whole(&name, domain)) {
         return Known::Is(known.clone());
     }
     let known = |addr: &IpAddr| network.neighbours.get(*addr).is_some();
@@ -124,10 +140,13 @@ pub(super) fn addresses(network: &Network, name: &str) -> Known<SmallVec<[IpAddr
 
 /// What an address is called on a network, by the name under which that is asked for (RFC 1035 §3.5, RFC 3596 §2.5).
 pub(super) fn name(network: &Network, reverse: &str) -> Known<String> {
-    let addr = of_reverse(&reverse.to_ascii_lowercase());
-    let Some(addr) = addr.filter(|a| network.subnets.iter().any(|s| s.cidr.contains(*a))) else {
+    let Some(addr) = of_reverse(&reverse.to_ascii_lowercase()) else {
         return Known::Elsewhere;
     };
+    if !network.subnets.iter().any(|s| s.cidr.contains(addr)) {
+        let outside = network.names.of_outside.get(&addr);
+        return outside.map_or(Known::Elsewhere, |name| Known::Is(name.clone()));
+    }
     let Some(neighbour) = network.neighbours.get(addr) else {
         return Known::Nobody;
     };

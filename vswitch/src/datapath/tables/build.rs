@@ -691,6 +691,7 @@ impl Tables {
                     mtu: network.mtu,
                     admin_up: network.admin_up,
                     names: names_of(network, local, remote, self.seed),
+                    resolvers: network.resolvers.clone(),
                     subnets: network.subnets.clone(),
                     advertisements,
                     fdb: Fdb::new(FDB_CAPACITY, self.seed),
@@ -942,6 +943,9 @@ fn names_of(
         if let Some(name) = &endpoint.dns_name {
             names.put(endpoint.id, name, endpoint.addrs.iter().copied());
         }
+    }
+    for named in &network.names {
+        names.put_outside(&named.name, named.addr);
     }
     names
 }

@@ -189,6 +189,8 @@ pub struct Network {
     pub admin_up: bool,
     /// What its ports are called.
     pub names: Names,
+    /// Who is asked for names where its subnets name nobody.
+    pub resolvers: Vec<IpAddr>,
     /// Its subnets.
     pub subnets: Vec<hostconfig::Subnet>,
     /// What its routers say of themselves.

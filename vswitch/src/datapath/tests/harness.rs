@@ -91,6 +91,8 @@ impl Conf {
             ],
             wire: None,
             domain: String::new(),
+            resolvers: Vec::new(),
+            names: Vec::new(),
         }));
     }
 

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use hostconfig::{Section, SectionKey, network::Dhcp6};
+use hostconfig::{
+    Section, SectionKey,
+    network::{Dhcp6, Named},
+};
 use net::{
     Consumed, DropReason, Headers, Originated,
     testkit::{FrameBuilder, mac},
@@ -52,6 +55,24 @@ fn conf(servers: &[&str]) -> Conf {
     });
     c.put(Section::Network(network));
     c
+}
+
+/// The same, with what the network's section says besides.
+fn with(mut c: Conf, alter: impl FnOnce(&mut hostconfig::Network)) -> Conf {
+    let key = SectionKey::Network(id(NET));
+    let Section::Network(mut network) = c.0.sections[&key].body().clone() else {
+        unreachable!("it is a network's key")
+    };
+    alter(&mut network);
+    c.put(Section::Network(network));
+    c
+}
+
+fn named(name: &str, at: &str) -> Named {
+    Named {
+        name: name.to_owned(),
+        addr: addr(at),
+    }
 }
 
 fn rename(c: &mut Conf, name: &str) {
@@ -410,5 +431,53 @@ fn explain_says_who_is_asked() {
         key.set_origin(h.origin(2));
         let told = explain_key(&h.tables, &key, None, String::new(), h.now).to_string();
         assert!(told.contains(says) && told.contains(does), "{told}");
+    }
+}
+
+#[test]
+fn floating_ips_names_are_told_behind_those_of_ports() {
+    let c = with(conf(&[]), |network| {
+        network.names = vec![
+            named("www.blue.example", "203.0.113.7"),
+            named("WWW.blue.example", "203.0.113.8"),
+            named("a.b.blue.example", "203.0.113.9"),
+            named("web.blue.example", "203.0.113.10"),
+        ];
+    });
+    let mut h = Host::new(&c);
+    let both = found(&[addr("203.0.113.7"), addr("203.0.113.8")]);
+    assert_eq!(ask(&mut h, "www.blue.example", TYPE::A), both);
+    assert_eq!(ask(&mut h, "www", TYPE::A), both);
+    assert_eq!(ask(&mut h, "www.blue.example", TYPE::AAAA), found(&[]));
+    let deeper = ask(&mut h, "a.b.blue.example", TYPE::A);
+    assert_eq!(deeper, found(&[addr("203.0.113.9")]));
+    // A workload inside is reached inside.
+    assert_eq!(ask(&mut h, "web", TYPE::A), found(&[ip(1, false)]));
+    let called = ask(&mut h, "8.113.0.203.in-addr.arpa", TYPE::PTR);
+    assert_eq!(called.names, ["www.blue.example"]);
+    let nobody = ask(&mut h, "77.113.0.203.in-addr.arpa", TYPE::PTR);
+    assert_eq!(nobody, none(RCODE::Refused));
+    h.apply(&conf(&[]));
+    assert_eq!(ask(&mut h, "www", TYPE::A), none(RCODE::NameError));
+}
+
+#[test]
+fn the_operators_name_servers_are_asked_as_those_of_a_subnet_are() {
+    for v6 in [false, true] {
+        let c = with(conf(&[]), |network| {
+            network.resolvers = vec![addr("10.0.0.9"), addr("fd00::9")];
+        });
+        let mut h = Host::new(&c);
+        let elsewhere = question("example.org", TYPE::A).build_bytes_vec().unwrap();
+        let got = h.from(2, &to_service(v6, &elsewhere));
+        let asked = FrameBuilder::udp(v6, 4000, 53)
+            .macs(mac(2), mac(9))
+            .addrs(ip(2, v6), ip(9, v6))
+            .payload(&elsewhere);
+        assert_eq!(got, [(At::Vtep(REMOTE.to_owned()), asked.build())]);
+        let here = question("web", TYPE::A).build_bytes_vec().unwrap();
+        let got = h.from(2, &to_service(v6, &here));
+        let service = addr(SERVICE[usize::from(v6)]);
+        assert_eq!(told(&got[0].1, service), found(&[ip(1, false)]));
     }
 }

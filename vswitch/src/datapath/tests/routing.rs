@@ -57,6 +57,8 @@ pub(super) fn network(conf: &mut Conf, k: u16, mtu: u32, change: impl FnOnce(&mu
         subnets: vec![subnet(false), subnet(true)],
         wire: None,
         domain: String::new(),
+        resolvers: Vec::new(),
+        names: Vec::new(),
     };
     change(&mut network);
     conf.put(Section::Network(network));
