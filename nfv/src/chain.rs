@@ -131,6 +131,8 @@ pub struct ChainOutcome {
     pub hairpin: bool,
     /// The port of the API that holds the address of a NAT which the source became.
     pub source: Option<Id<kind::Port>>,
+    /// To whom it was forwarded by a NAT: its source is its own there.
+    pub forwarded: Option<Id<kind::Port>>,
     /// The indices of the hops at which its packets wait, in the forward direction. Replies wait at them too, last to first,
     /// if the chain is symmetric.
     pub queues: SmallVec<[u8; 4]>,
@@ -240,6 +242,7 @@ impl Chain {
             member: None,
             hairpin: false,
             source: None,
+            forwarded: None,
             queues: SmallVec::new(),
         };
         for (at, hop) in (0u8..).zip(&self.hops) {
@@ -257,9 +260,15 @@ impl Chain {
                     });
                     break;
                 }
-                Decision::Dnat { to, member, snat } => {
-                    outcome.binding = Some(redirect(first, to, snat));
+                Decision::Dnat {
+                    to,
+                    member,
+                    snat,
+                    port,
+                } => {
+                    outcome.binding = Some(redirect(first, to, (snat, port)));
                     outcome.member = Some(member);
+                    outcome.forwarded = port.map(|_| member);
                     outcome.hairpin |= snat.is_some();
                 }
                 Decision::Snat { to, address } => {
@@ -295,10 +304,14 @@ fn hop(config: &hostconfig::Function) -> Result<Hop, ChainFault> {
 
 /// Shows the functions behind what the packet will look like; a translated connection is known by its whole tuple, so what
 /// the binding says is read.
-fn redirect(first: &mut Probe, to: (IpAddr, u16), snat: Option<IpAddr>) -> Binding {
-    let (_, port) = source(first);
-    let src = (snat.unwrap_or_else(|| first.ip_src()), port);
-    if snat.is_some() {
+fn redirect(
+    first: &mut Probe,
+    to: (IpAddr, u16),
+    (addr, port): (Option<IpAddr>, Option<u16>),
+) -> Binding {
+    let own = source(first);
+    let src = (addr.unwrap_or(own.0), port.unwrap_or(own.1));
+    if src != own {
         first.set_src(src.0, src.1);
     }
     first.set_dst(to.0, to.1);

@@ -49,7 +49,7 @@ impl Default for Context<'_> {
 /// Which translated sources do this host's connections have?
 pub trait Sources: std::fmt::Debug {
     /// Would the connection whose replies show this tuple be the only one? `address`: the port of the API that holds the translated
-    /// source, since tenants repeat addresses.
+    /// source, or has what is forwarded, since tenants repeat addresses.
     fn is_free(&self, address: Id<kind::Port>, reply: &FiveTuple) -> bool;
     /// Do these replies come to whoever decides, without being handed over?
     fn is_here(&self, reply: &FiveTuple) -> bool;
@@ -104,6 +104,9 @@ pub enum Decision {
         member: Id<kind::Port>,
         /// The source becomes this address (a hairpin: the member is the client itself).
         snat: Option<IpAddr>,
+        /// The source's port there, by which no other connection is known at the member: it is the connection's alone from now on. `None`: it
+        /// stays, whoever else has it.
+        port: Option<u16>,
     },
     /// Its source becomes another; replies are translated back.
     Snat {

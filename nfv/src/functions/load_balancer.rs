@@ -174,6 +174,7 @@ impl NetworkFunction for LoadBalancer {
             to: member.to,
             member: member.id,
             snat: hairpin.then_some(self.vip),
+            port: None,
         }
     }
 }

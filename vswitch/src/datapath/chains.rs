@@ -172,6 +172,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             return Ok(());
         };
         self.source = outcome.source.or(self.source);
+        self.forwarded = outcome.forwarded.or(self.forwarded);
         if outcome.member.is_some() {
             self.redirect_to_member(network, &binding, outcome.hairpin)?;
         }

@@ -16,6 +16,7 @@ use nfv::function::{AllFree, Context, Decision, NetworkFunction as _};
 use super::{
     flow::{Action, Refusal, RouterHop, Stage},
     routing::interface_of,
+    sources::Seen,
     tables::{
         Network,
         floating::Floating,
@@ -24,7 +25,7 @@ use super::{
     upcall::origin_of,
     walk::{Known, Walk, Witness},
 };
-use nfv::conntrack::Side;
+use nfv::{conntrack::Side, functions::Nat};
 
 impl<'a, W: Witness> Walk<'a, W> {
     fn is_fresh(&self) -> bool {
@@ -142,16 +143,24 @@ impl<'a, W: Witness> Walk<'a, W> {
                 return Ok(false);
             }
             (None, Some(forwards)) => {
-                let context = Context {
-                    now: self.lent.now,
-                    seed: self.tables.seed(),
-                    sources: &AllFree,
-                    ..Context::default()
+                let (to, member, port) = match self.forwarded_by(forwards, floating) {
+                    Decision::Dnat {
+                        to, member, port, ..
+                    } => (to, member, port),
+                    Decision::Drop { reason, .. } => {
+                        return Err(self.about_sender(reason, Stage::L3));
+                    }
+                    Decision::Pass | Decision::Snat { .. } | Decision::Queue => {
+                        return Err(nobody(self));
+                    }
                 };
-                let decided = forwards.decide(self.probe, &context, &mut |_| {});
-                let Decision::Dnat { to, .. } = decided else {
-                    return Err(nobody(self));
-                };
+                // A source that a gateway chose is nobody else's already.
+                if let Some(port) = port.filter(|_| self.source.is_none()) {
+                    self.forwarded = Some(member);
+                    if port != tuple.src_port {
+                        self.probe.set_src(tuple.src_addr(), port);
+                    }
+                }
                 to
             }
             (None, None) => return Err(nobody(self)),
@@ -165,6 +174,42 @@ impl<'a, W: Witness> Walk<'a, W> {
             )
         });
         Ok(true)
+    }
+
+    /// Which of the ports of a floating IP it came to, and as what it goes on.
+    fn forwarded_by(&mut self, forwards: &Nat, floating: &Floating) -> Decision {
+        let binding = match self.lent.known {
+            Known::Again(binding) => Some(binding),
+            Known::New | Known::Reply { .. } | Known::Related { .. } => None,
+        };
+        let seen = self.lent.sources.map(|lender| Seen {
+            lender,
+            client: self.zones[0].unwrap_or_default(),
+        });
+        let chosen = self.source.is_some();
+        let context = Context {
+            now: self.lent.now,
+            // What a gateway chose is kept.
+            again: binding.is_some() || chosen,
+            binding: binding.flatten().filter(|_| !chosen),
+            seed: self.tables.seed(),
+            attempt: self.lent.attempt,
+            sources: match &seen {
+                Some(seen) => seen,
+                None => &AllFree,
+            },
+            ..Context::default()
+        };
+        let witness = &mut *self.witness;
+        let Floating { id, addr, .. } = floating;
+        forwards.decide(self.probe, &context, &mut |words| {
+            if W::LISTENS {
+                witness.says(
+                    Stage::L3,
+                    format_args!("floating ip {addr} ({id}): {words}"),
+                );
+            }
+        })
     }
 
     /// The network on which an answer goes on to who asked from behind a gateway, or a floating IP, of this switch: its original side's, by

@@ -2,7 +2,8 @@
 //!
 //! A NAT's port is free when no connection to the same end has it: of any worker, and of any client. The table of connections does not
 //! say so, since each port has a zone of its own and each worker a table. This one does: a translated source is *taken* when its
-//! connection begins and given back when that ends.
+//! connection begins and given back when that ends. So is the source of a connection that was forwarded, translated or not, at the port of the API
+//! that it was forwarded to: of those who come there by several ways no two are alike.
 //!
 //! Tenants repeat addresses: so a source is told by the port of the API that holds it. A record does not name that; sources of records
 //! that another process left are taken for every holder until they end.
@@ -62,8 +63,14 @@ impl Sources {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a source for a client's connection; `false`: another connection has it, or there is no room.
-    pub fn take(&self, holder: Id<kind::Port>, client: Zone, reply: &FiveTuple) -> bool {
+    /// Takes a source for a client's connection, which began so; `false`: another connection has it, or there is no room.
+    pub fn take(
+        &self,
+        holder: Id<kind::Port>,
+        (client, began): (Zone, &FiveTuple),
+        reply: &FiveTuple,
+    ) -> bool {
+        let client = counted(client, began, reply);
         let mut taken = self.taken();
         if taken.by_reply.len() >= self.capacity || !taken.is_free(holder, reply) {
             return false;
@@ -81,7 +88,7 @@ impl Sources {
     /// Gives back what a connection had.
     pub fn give_back(&self, entry: &Entry) {
         if let Some((client, reply)) = translated_source(entry) {
-            self.give_back_key(client, &reply);
+            self.taken().remove(client, &reply);
         }
     }
 
@@ -91,9 +98,10 @@ impl Sources {
         &self,
         entry: &Entry,
         holder: Id<kind::Port>,
-        client: Zone,
+        (client, began): (Zone, &FiveTuple),
         reply: &FiveTuple,
     ) -> bool {
+        let client = counted(client, began, reply);
         let mut taken = self.taken();
         if let Some((before, had)) = translated_source(entry) {
             taken.remove(before, &had);
@@ -103,13 +111,19 @@ impl Sources {
     }
 
     /// The same for one that did not come about.
-    pub fn give_back_key(&self, client: Zone, reply: &FiveTuple) {
-        self.taken().remove(client, reply);
+    pub fn give_back_key(&self, (client, began): (Zone, &FiveTuple), reply: &FiveTuple) {
+        self.taken().remove(counted(client, began, reply), reply);
+    }
+
+    /// Is this connection's source its own?
+    pub fn has(&self, entry: &Entry) -> bool {
+        translated_source(entry).is_some_and(|(client, reply)| self.taken().has(client, &reply))
     }
 
     /// Did a NAT give this connection its source?
-    pub fn has(&self, entry: &Entry) -> bool {
-        translated_source(entry).is_some_and(|(client, reply)| self.taken().has(client, &reply))
+    pub fn hides(&self, entry: &Entry) -> bool {
+        let [original, reply] = Side::BOTH.map(|side| entry.side(side));
+        !shows(original.tuple(), reply.tuple()) && self.has(entry)
     }
 
     /// How many there are.
@@ -176,12 +190,26 @@ impl Taken {
     }
 }
 
-/// The client's zone, and what replies show, where the source became another.
+/// Does a connection show its own source?
+fn shows(began: &FiveTuple, reply: &FiveTuple) -> bool {
+    (reply.dst, reply.dst_port) == (began.src, began.src_port)
+}
+
+/// For whom a source counts: a client's limit is on those that it was given.
+fn counted(client: Zone, began: &FiveTuple, reply: &FiveTuple) -> Zone {
+    if shows(began, reply) {
+        Zone(u32::MAX)
+    } else {
+        client
+    }
+}
+
+/// For whom its source counts, and what replies show, where a connection is translated.
 fn translated_source(entry: &Entry) -> Option<(Zone, FiveTuple)> {
-    let (original, to) = (entry.side(Side::Original), entry.binding()?);
-    let from = original.tuple();
-    let moved = to.src != (from.src_addr(), from.src_port);
-    moved.then(|| (original.zone(), *entry.side(Side::Reply).tuple()))
+    let original = entry.side(Side::Original);
+    entry.binding()?;
+    let reply = *entry.side(Side::Reply).tuple();
+    Some((counted(original.zone(), original.tuple(), &reply), reply))
 }
 
 /// What a walk is lent of them: as one worker sees them.
@@ -236,27 +264,32 @@ mod tests {
         FiveTuple::new(6, (a, 80), (b, port))
     }
 
+    fn began() -> FiveTuple {
+        let (a, b) = ([10, 0, 0, 1].into(), [10, 0, 0, 9].into());
+        FiveTuple::new(6, (a, 5000), (b, 80))
+    }
+
     #[test]
     fn a_source_is_one_connections_for_each_holder_of_the_address() {
         let sources = Sources::new(10, 1);
-        assert!(sources.take(holder(1), Zone(1), &reply(1024)));
-        assert!(!sources.take(holder(1), Zone(2), &reply(1024)));
+        assert!(sources.take(holder(1), (Zone(1), &began()), &reply(1024)));
+        assert!(!sources.take(holder(1), (Zone(2), &began()), &reply(1024)));
         assert!(
-            sources.take(holder(2), Zone(3), &reply(1024)),
+            sources.take(holder(2), (Zone(3), &began()), &reply(1024)),
             "another tenant's address is another one"
         );
-        sources.give_back_key(Zone(2), &reply(1024));
+        sources.give_back_key((Zone(2), &began()), &reply(1024));
         assert_eq!(sources.len(), 2, "who has nothing gives nothing back");
-        sources.give_back_key(Zone(1), &reply(1024));
-        assert!(sources.take(holder(1), Zone(2), &reply(1024)));
+        sources.give_back_key((Zone(1), &began()), &reply(1024));
+        assert!(sources.take(holder(1), (Zone(2), &began()), &reply(1024)));
     }
 
     #[test]
     fn there_are_no_more_than_fit() {
         let sources = Sources::new(1, 1);
-        assert!(sources.take(holder(1), Zone(1), &reply(1024)));
-        assert!(!sources.take(holder(1), Zone(1), &reply(1025)));
-        sources.give_back_key(Zone(1), &reply(1024));
+        assert!(sources.take(holder(1), (Zone(1), &began()), &reply(1024)));
+        assert!(!sources.take(holder(1), (Zone(1), &began()), &reply(1025)));
+        sources.give_back_key((Zone(1), &began()), &reply(1024));
         assert!(sources.is_empty());
     }
 }

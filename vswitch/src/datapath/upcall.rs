@@ -256,6 +256,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         // Or its client shows the NAT's address by itself, where nobody keeps it from doing so.
         let query = matches!(packet.headers().l4, L4::Icmp | L4::Icmp6);
         let shown = there(self).is_some_and(|e| !query && !e.stage().is_over());
+        let began = packet.key().five_tuple().unwrap_or_default();
+        let client = (client, &began);
         if !inherits && (shown || !self.claims.sources().take(holder, client, &reply)) {
             return None;
         }
@@ -365,10 +367,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return true;
         };
         release_tuples(&self.claims, &self.settings, &entry, keys);
-        let [(client, _), (_, reply)] = keys;
+        let [(client, began), (_, reply)] = keys;
         let sources = self.claims.sources();
         if let Some(holder) = holder {
-            return sources.hand_on(&entry, holder, *client, reply);
+            return sources.hand_on(&entry, holder, (*client, began), reply);
         }
         sources.give_back(&entry);
         true
@@ -616,7 +618,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let zones = Side::BOTH.map(|side| entry.side(side).zone());
         let own = hit.side == Side::Reply || self.is_own(hit, packet);
         let moved = own && tracking.zones != zones;
-        let hidden = || self.claims.sources().has(entry);
+        let hidden = || self.claims.sources().hides(entry);
         if own && tracking.reply != *entry.side(Side::Reply).tuple() && hidden() {
             let refusal = about(tracking.owner, DropReason::NatAddressGone, Stage::Chain);
             return Err(Unjudged::Refused(refusal));

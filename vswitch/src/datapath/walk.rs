@@ -105,7 +105,7 @@ pub struct Tracking {
     pub reply_eth: (Mac, Mac),
     /// Whom the connection counts for.
     pub owner: Holder,
-    /// The port of the API that holds the address which a NAT gave it as its source.
+    /// The port of the API at which its source is to be its own: that which holds the address which a NAT gave it, or to which it was forwarded.
     pub source: Option<Id<kind::Port>>,
 }
 
@@ -154,6 +154,7 @@ pub fn walk<W: Witness>(
         translated: false,
         routed: None,
         source: None,
+        forwarded: None,
         crossed: None,
     };
     if let Err(refusal) = walk.enter() {
@@ -187,6 +188,8 @@ pub(super) struct Walk<'a, W> {
     pub(super) routed: Option<(Mac, Mac)>,
     /// Whose address a NAT gave it as its source.
     pub(super) source: Option<Id<kind::Port>>,
+    /// To whom it was forwarded, where its source is to be its own.
+    pub(super) forwarded: Option<Id<kind::Port>>,
     /// The gateway of this host that it passed.
     pub(super) crossed: Option<Crossed>,
 }
@@ -200,6 +203,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             owner,
             routed,
             source,
+            forwarded,
             crossed,
             ..
         } = self;
@@ -249,7 +253,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                 reply: tuple.reversed(),
                 reply_eth: (eth_dst, eth_src),
                 owner,
-                source,
+                source: source.or(forwarded),
             });
         flow.tracked = tracking.is_some();
         Outcome { flow, tracking }

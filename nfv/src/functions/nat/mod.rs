@@ -1,7 +1,8 @@
 //! Which addresses does a connection have outside?
 //!
 //! Three things, in this order. What comes to one of its addresses is forwarded: by port, or whole to the workload that has the
-//! address for itself (a static one). What such a workload sends comes from its address, ports kept. What others send comes from one
+//! address for itself (a static one); a client that is known there by its port already, since it came to another port that leads
+//! to the same, gets another one. What such a workload sends comes from its address, ports kept. What others send comes from one
 //! of the addresses that hide them, with a port that no other connection to the same end has there.
 //!
 //! # Choosing
@@ -170,6 +171,7 @@ impl Nat {
     fn arriving(
         &self,
         tuple: &FiveTuple,
+        cx: &Context<'_>,
         note: &mut dyn FnMut(std::fmt::Arguments<'_>),
     ) -> Decision {
         let addr = tuple.dst_addr();
@@ -178,6 +180,12 @@ impl Nat {
             return Decision::Pass;
         };
         let hairpin = tuple.src_addr() == to.addr;
+        let sent = FiveTuple {
+            src: if hairpin { tuple.dst } else { tuple.src },
+            dst: addr_bytes(to.addr),
+            dst_port: port,
+            ..*tuple
+        };
         note(format_args!(
             "destination {} becomes {}{}",
             End(tuple, addr, tuple.dst_port),
@@ -188,10 +196,27 @@ impl Nat {
                 ""
             }
         ));
+        let Ok(own) = told_apart(&sent, to.member, cx) else {
+            note(format_args!(
+                "no port is free by which it could be known there"
+            ));
+            return refused(DropReason::NatExhausted);
+        };
+        match own {
+            Some(own) if own != tuple.src_port => note(format_args!(
+                "source port {} becomes {own}: another connection of its client's has it there",
+                tuple.src_port
+            )),
+            Some(own) => note(format_args!(
+                "source port {own} is kept, as long as no connection of its client's has it there"
+            )),
+            None => {}
+        }
         Decision::Dnat {
             to: (to.addr, port),
             member: to.member,
             snat: hairpin.then_some(addr),
+            port: own,
         }
     }
 
@@ -322,28 +347,77 @@ impl Nat {
         {
             return Some((own, "port kept"));
         }
-        let hash = KeyedHash::new(cx.seed).tuple(tuple, u32::from(cx.attempt) + 1);
-        let begin = hash % u64::from(count);
-        let mut looks = 0;
-        let places = (0..u64::from(count)).take(STEPS as usize);
-        for here in [true, false] {
-            for n in places.clone() {
-                let at = u16::try_from((begin + n) % u64::from(count)).ok()?;
-                let port = first + at;
-                if cx.sources.is_here(&reply(port)) != here || forwarded(port) {
-                    continue;
-                }
-                if free(port) {
-                    return Some((port, "port chosen"));
-                }
-                looks += 1;
-                if looks >= LOOKS {
-                    return None;
-                }
+        let may = |port| (!forwarded(port)).then(|| reply(port));
+        let found = look((first, count), (tuple, address.port), may, cx)?;
+        Some((found, "port chosen"))
+    }
+}
+
+/// A port that is free, among `count` from `first`, looked for from a place that nobody foresees. `reply`: what answers show with a port, if
+/// that may be had.
+fn look(
+    (first, count): (u16, u16),
+    (tuple, holder): (&FiveTuple, Id<kind::Port>),
+    reply: impl Fn(u16) -> Option<FiveTuple>,
+    cx: &Context<'_>,
+) -> Option<u16> {
+    let hash = KeyedHash::new(cx.seed).tuple(tuple, u32::from(cx.attempt) + 1);
+    let begin = hash % u64::from(count);
+    let mut looks = 0;
+    let places = (0..u64::from(count)).take(STEPS as usize);
+    for here in [true, false] {
+        for n in places.clone() {
+            let at = u16::try_from((begin + n) % u64::from(count)).ok()?;
+            let port = first + at;
+            let Some(reply) = reply(port).filter(|reply| cx.sources.is_here(reply) == here) else {
+                continue;
+            };
+            if cx.sources.is_free(holder, &reply) {
+                return Some(port);
+            }
+            looks += 1;
+            if looks >= LOOKS {
+                return None;
             }
         }
-        None
     }
+    None
+}
+
+/// Whoever is forwarded may get any of these in place of its own port: none is a service's.
+const TOLD_APART: (u16, u16) = (1024, u16::MAX - 1023);
+
+/// There is no port by which a connection could be known.
+#[derive(Debug)]
+struct NoneFree;
+
+/// The source port by which a connection that is sent on so is known at the server: its own, where no other is known by it. `None`: its protocol
+/// has none.
+fn told_apart(
+    sent: &FiveTuple,
+    server: Id<kind::Port>,
+    cx: &Context<'_>,
+) -> Result<Option<u16>, NoneFree> {
+    if Kind::of(sent) != Kind::Port {
+        return Ok(None);
+    }
+    let own = sent.src_port;
+    if cx.again {
+        let kept = cx.binding.filter(|bound| bound.src.0 == sent.src_addr());
+        return Ok(Some(kept.map_or(own, |bound| bound.src.1)));
+    }
+    let reply = |port| {
+        FiveTuple {
+            src_port: port,
+            ..*sent
+        }
+        .reversed()
+    };
+    if cx.attempt == 0 && cx.sources.is_free(server, &reply(own)) {
+        return Ok(Some(own));
+    }
+    let found = look(TOLD_APART, (sent, server), |port| Some(reply(port)), cx);
+    found.map(Some).ok_or(NoneFree)
 }
 
 /// Was the connection's source another one outside, as far as this function is concerned?
@@ -400,7 +474,7 @@ impl NetworkFunction for Nat {
             return Decision::Pass;
         };
         if self.own.contains_key(&tuple.dst_addr()) {
-            self.arriving(&tuple, note)
+            self.arriving(&tuple, cx, note)
         } else {
             self.leaving(&tuple, cx, note)
         }

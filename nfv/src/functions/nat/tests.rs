@@ -294,6 +294,7 @@ fn what_comes_to_its_addresses_is_forwarded() {
         to: (ip(addr), port),
         member: id(member),
         snat: None,
+        port: Some(2000),
     };
     assert_eq!(forwarded(("10.0.0.200", 8080)), to("10.0.0.7", 80, 7));
     assert_eq!(forwarded(("10.0.0.200", 8082)), to("10.0.0.7", 82, 7));
@@ -308,12 +309,79 @@ fn what_comes_to_its_addresses_is_forwarded() {
     assert_eq!(decide(&udp).0, Decision::Pass);
     assert_eq!(forwarded(("10.0.0.202", 22)), to("10.0.0.8", 22, 8));
     let ping = key(proto::ICMP, ("10.0.0.5", 9), ("10.0.0.202", 9));
-    assert_eq!(decide(&ping).0, to("10.0.0.8", 9, 8));
+    let answered = Decision::Dnat {
+        to: (ip("10.0.0.8"), 9),
+        member: id(8),
+        snat: None,
+        port: None,
+    };
+    assert_eq!(decide(&ping).0, answered, "a query's identifier stays");
     let itself = decide(&tcp(("10.0.0.7", 2000), ("10.0.0.200", 8080))).0;
     assert!(
         matches!(itself, Decision::Dnat { snat: Some(a), .. } if a == ip("10.0.0.200")),
         "{itself:?}"
     );
+}
+
+#[test]
+fn a_client_that_comes_to_one_server_by_two_ports_is_told_apart_by_its_own() {
+    let come = |port| tcp(("10.0.0.5", 2000), ("10.0.0.200", port));
+    let mut one = config();
+    (one.forwards[0].to_one, one.forwards[0].to_port) = (true, 80);
+    let reply = |port| FiveTuple::new(6, (ip("10.0.0.7"), 80), (ip("10.0.0.5"), port));
+    let table = Table::default();
+    let decided = |cx: &Context<'_>| decide_in(&one, &come(8081), cx);
+    let cx = Context {
+        sources: &table,
+        ..Context::default()
+    };
+    let port = |decision: Decision| {
+        let Decision::Dnat { port, .. } = decision else {
+            panic!("{decision:?}");
+        };
+        port
+    };
+    let (kept, words) = decided(&cx);
+    assert_eq!(port(kept), Some(2000));
+    assert!(words.contains("source port 2000 is kept"), "{words}");
+    table.taken.borrow_mut().insert((id(7), reply(2000)));
+    let (other, words) = decided(&cx);
+    let other = port(other).unwrap();
+    assert!(other != 2000 && other >= 1024);
+    assert!(
+        words.contains(&format!("source port 2000 becomes {other}")),
+        "{words}"
+    );
+    // Another server's are none of its.
+    let elsewhere = Table::default();
+    elsewhere.taken.borrow_mut().insert((id(8), reply(2000)));
+    let cx_elsewhere = Context {
+        sources: &elsewhere,
+        ..Context::default()
+    };
+    assert_eq!(port(decided(&cx_elsewhere).0), Some(2000));
+    // It was not the only one after all: anew, and not as before.
+    let again = Context { attempt: 1, ..cx };
+    assert_ne!(port(decided(&again).0), Some(other));
+    // As long as it lives it keeps what it has.
+    let binding = Binding {
+        dst: (ip("10.0.0.7"), 80),
+        src: (ip("10.0.0.5"), other),
+    };
+    let judged = Context {
+        again: true,
+        binding: Some(binding),
+        ..cx
+    };
+    assert_eq!(port(decided(&judged).0), Some(other));
+    for n in 1024..=u16::MAX {
+        table.taken.borrow_mut().insert((id(7), reply(n)));
+    }
+    let exhausted = Decision::Drop {
+        reason: DropReason::NatExhausted,
+        rule: None,
+    };
+    assert_eq!(decided(&cx).0, exhausted);
 }
 
 #[test]

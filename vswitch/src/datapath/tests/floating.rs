@@ -471,6 +471,128 @@ fn many_ports_lead_to_one_and_each_answers_as_itself() {
     }
 }
 
+/// From the world, with a payload; and what answers it.
+fn asks(proto: u8, from: u16, to: u16, payload: &[u8]) -> FrameBuilder {
+    let frame = match proto {
+        6 => FrameBuilder::tcp(false, from, to)
+            .flags(tcp::SYN)
+            .seq(100, 0),
+        17 => FrameBuilder::udp(false, from, to),
+        132 => FrameBuilder::sctp(false, from, to),
+        other => panic!("{other} has no ports"),
+    };
+    frame.payload(payload)
+}
+
+fn answers(proto: u8, from: u16, to: u16, payload: &[u8]) -> FrameBuilder {
+    let frame = asks(proto, from, to, payload);
+    if proto == 6 {
+        frame.flags(tcp::SYN | tcp::ACK).seq(500, 101)
+    } else {
+        frame
+    }
+}
+
+#[test]
+fn one_client_that_comes_to_one_server_by_two_ways_is_told_apart() {
+    for proto in [6, 17, 132] {
+        // Two ports of one address, and one of another.
+        let ways = [(100, 8080), (100, 8081), (101, 8080)];
+        let all = vec![
+            floating(100, None, &[(proto, 8080, 1), (proto, 8081, 1)], Some(1)),
+            floating(101, None, &[(proto, 8080, 1)], Some(1)),
+        ];
+        let mut s = Several::new(plan(&[], all));
+        let mut known = vec![];
+        for (n, port) in ways {
+            let ask = asks(proto, 4000, port, b"what the client said")
+                .macs(mac(NEXT), shown(n))
+                .addrs(world(false), addr(n));
+            let got = s.one(NEXT, &ask, 1);
+            let (from, to) = ends(&got);
+            assert_eq!((from.0, to), (world(false), (at(0, 1, false), 80)));
+            assert!(!known.contains(&from.1), "{proto}: {known:?}");
+            known.push(from.1);
+            // Whole, with its checksum: SCTP's is over the ports too.
+            let whole = asks(proto, from.1, 80, b"what the client said")
+                .macs(gate(1, 0), mac(1))
+                .addrs(world(false), at(0, 1, false))
+                .ttl(63);
+            assert_eq!(got, whole.build(), "{proto}");
+        }
+        assert_eq!(known[0], 4000, "the first keeps its port");
+        assert!(known.iter().all(|port| *port >= 1024));
+        for round in 0..3 {
+            for ((n, port), seen) in ways.into_iter().zip(&known) {
+                let case = format!("{proto}, {n}:{port}, round {round}");
+                let answer = answers(proto, 80, *seen, b"what the server said");
+                let answer = outside(answer, 1, world(false));
+                let got = s.one(1, &answer, NEXT);
+                let whole = answers(proto, port, 4000, b"what the server said")
+                    .macs(shown(n), mac(NEXT))
+                    .addrs(addr(n), world(false))
+                    .ttl(63);
+                assert_eq!(got, whole.build(), "{case}");
+                // What the world says of the answer is of the server's own, and the other way round.
+                let error = s.one_raw(NEXT, FrameBuilder::icmp_error(&got), 1);
+                let (src, dst) = (at(0, 1, false), world(false));
+                let of = [format!("{src}:80"), format!("{dst}:{seen}")];
+                let quoted = told(&error).3;
+                assert!(
+                    of.iter().all(|end| quoted.contains(end)),
+                    "{case}: {quoted}"
+                );
+                let came = asks(proto, *seen, 80, b"")
+                    .macs(gate(1, 0), mac(1))
+                    .addrs(world(false), at(0, 1, false));
+                let error = s.one_raw(1, FrameBuilder::icmp_error(&came.build()), NEXT);
+                let of = [
+                    format!("{}:4000", world(false)),
+                    format!("{}:{port}", addr(n)),
+                ];
+                let quoted = told(&error).3;
+                assert!(
+                    of.iter().all(|end| quoted.contains(end)),
+                    "{case}: {quoted}"
+                );
+            }
+            // Each keeps what it has when it is judged again, and after a restart.
+            match round {
+                0 => s.change(|plan| plan.mtu = 1400),
+                _ => s.hosts[1].restart(),
+            }
+            if proto != 6 {
+                for ((n, port), seen) in ways.into_iter().zip(&known) {
+                    let ask = asks(proto, 4000, port, b"more")
+                        .macs(mac(NEXT), shown(n))
+                        .addrs(world(false), addr(n));
+                    assert_eq!(ends(&s.one(NEXT, &ask, 1)).0.1, *seen);
+                }
+            }
+        }
+        assert_eq!(s.hosts[1].dp.conntrack().len(), 3);
+    }
+}
+
+#[test]
+fn explain_tells_by_which_port_a_client_is_known_at_its_server() {
+    let all = vec![floating(100, None, &[(6, 8080, 1)], Some(1))];
+    let s = Several::new(plan(&[], all));
+    let frame = from_world(tcp_to(tcp::SYN, 4000, 8080, false), 100).build();
+    let (_, mut key) = Headers::parse(&frame).unwrap();
+    let h = &s.hosts[1];
+    let outside = h.tables.network_by_id(id(NET + u128::from(OUT))).unwrap();
+    key.set_origin(net::Origin::Tunnel(outside.dense));
+    let told = super::super::explain::explain_key(&h.tables, &key, None, String::new(), h.now);
+    let told = told.to_string();
+    for says in [
+        "source port 4000 is kept, as long as",
+        "its destination becomes 10.0.0.1",
+    ] {
+        assert!(told.contains(says), "{told}");
+    }
+}
+
 #[test]
 fn one_that_goes_is_shown_no_more() {
     for (n, host) in [(1, 0), (2, 1), (1, 1)] {

@@ -314,6 +314,46 @@ fn a_hidden_connection_in_place_of_one_that_is_over_keeps_its_source_and_the_cla
 }
 
 #[test]
+fn who_comes_to_one_server_by_two_ports_is_told_apart_whichever_workers_have_it() {
+    for v6 in [false, true] {
+        let mut two = nat::nat(1);
+        let mut more = two.forwards.clone();
+        for forward in &mut more {
+            forward.ports = PortRange::one(8081);
+        }
+        two.forwards.extend(more);
+        let mut s = Switch::new(&nat::conf(two));
+        let (client, server) = (s.origin(1), s.origin(2));
+        for port in 1000..1030u16 {
+            let mut known = vec![];
+            for to in [8080, 8081] {
+                let at = usize::from(port);
+                let out = s.enter(at, client, &syn(v6, (1, port), (nat::A, to)));
+                let [out] = <[_; 1]>::try_from(out).expect("it is forwarded");
+                let (from, there, ..) = nat::ends(&out);
+                assert_eq!((from.0, there), (ip(1, v6), (ip(2, v6), 80)));
+                assert!(!known.contains(&from.1), "{port}");
+                known.push(from.1);
+            }
+            assert_eq!(known[0], port);
+            for (seen, to) in known.into_iter().zip([8080, 8081]) {
+                let reply = syn_ack(v6, (2, 80), (1, seen));
+                let got = s.enter(usize::from(port) + 1, server, &reply);
+                let [got] = <[_; 1]>::try_from(got).expect("the reply finds its connection");
+                let (from, there, ..) = nat::ends(&got);
+                assert_eq!((from, there), ((ip(nat::A, v6), to), (ip(1, v6), port)));
+            }
+        }
+        assert_eq!((s.records(), s.claims.sources().len()), (60, 60));
+        s.now = s.now + Duration::from_hours(200);
+        let frame = between(FrameBuilder::udp(v6, 1, 2), v6, 3, 77);
+        s.enter(0, s.origin(3), &frame);
+        assert_eq!((s.records(), s.claims.len()), (0, 0));
+        assert!(s.claims.sources().is_empty());
+    }
+}
+
+#[test]
 fn a_hidden_connection_that_does_not_come_about_leaves_nothing() {
     // Its client may have no more connections, and none of them is half open.
     let mut c = nat::conf(nat::nat(1));
