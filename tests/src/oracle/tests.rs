@@ -1,5 +1,14 @@
-use hostconfig::group::{Direction, Family};
-use net::testkit::{FrameBuilder, tcp};
+use std::net::IpAddr;
+
+use hostconfig::{
+    FunctionKind,
+    group::{Direction, Family},
+};
+use net::{
+    Mac,
+    flow_key::ethertype,
+    testkit::{FrameBuilder, tcp},
+};
 
 use super::*;
 use crate::plan::{Plan, allow, allow_all, from_network};
