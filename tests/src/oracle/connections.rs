@@ -46,14 +46,16 @@ impl Host {
                 }
             })?;
             if original && walk.tracked {
-                // An end that shows another Ethernet address between the same ports is known by that from now on.
-                let same = match walk.place {
-                    Place::Here(port) => conn.to == Some(port),
-                    _ => conn.to.is_none(),
+                let to = match walk.place {
+                    Place::Here(port) => Some(port),
+                    _ => None,
                 };
-                if same {
+                if conn.to == to {
+                    // An end that shows another Ethernet address between the same ports is known by that from now on.
                     let known = &mut self.conns[at].first;
                     (known.eth_src, known.eth_dst) = (first.eth_src, first.eth_dst);
+                } else if expires(trail, key.ip_ttl).is_none() {
+                    self.led_elsewhere(at, to, &key, (own, walk.received))?;
                 }
             }
             let mut to = key;
@@ -125,6 +127,28 @@ impl Host {
             return Err(DropReason::ConntrackInvalid);
         }
         Ok((walk.key, walk.network, walk.place))
+    }
+
+    /// Routes lead a connection to another port than before. What can begin there does, with what it shows; the middle of one is nothing
+    /// that the other port knows of, if it keeps an eye on that. The client's end stays.
+    fn led_elsewhere(
+        &mut self,
+        at: usize,
+        to: Option<PortUuid>,
+        key: &FlowKey,
+        (own, received): (bool, bool),
+    ) -> Result<(), DropReason> {
+        match begins(key) {
+            Begins::Connection if own => {
+                self.conns[at].to = to;
+                let Conn { from, wire, .. } = self.conns[at];
+                let turned = |c: &Conn| c.from == to && c.to == from && c.wire.reversed() == wire;
+                self.conns.retain(|c| !turned(c));
+            }
+            Begins::Nothing if received => return Err(DropReason::ConntrackInvalid),
+            Begins::Connection | Begins::Nothing | Begins::Alone => {}
+        }
+        Ok(())
     }
 
     /// The connection that a packet belongs to, and its direction (an error's is that of what it tells about, turned).

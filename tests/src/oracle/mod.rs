@@ -115,6 +115,8 @@ struct Walk {
     network: NetId,
     place: Place,
     tracked: bool,
+    /// Does its receiver, which is here, ask for that?
+    received: bool,
 }
 
 impl Oracle {

@@ -71,16 +71,16 @@ impl Host {
                 if !port.admin_up {
                     return Err(DropReason::AdminDown);
                 }
-                tracked |= self.tracks(port, &key, Direction::Ingress);
+                let mut received = self.tracks(port, &key, Direction::Ingress);
                 let of = |s| side(s, port);
                 let lent = Lent {
                     client: origin.or(Some(id)),
                     at: Some(network),
                     ..lent
                 };
-                tracked |= self.destination_chains(network, of, &mut key, lent)?;
+                received |= self.destination_chains(network, of, &mut key, lent)?;
                 if let Some(mac) = self.source_mac(origin, network, &key) {
-                    tracked = true;
+                    received = true;
                     key.eth_src = mac.octets();
                 }
                 self.group(port, &key, Direction::Ingress)?;
@@ -88,7 +88,8 @@ impl Host {
                     key,
                     network,
                     place,
-                    tracked,
+                    tracked: tracked | received,
+                    received,
                 })
             }
             Place::Host(_) | Place::Foreign if origin.is_none() => Err(DropReason::SplitHorizon),
@@ -97,6 +98,7 @@ impl Host {
                 network,
                 place,
                 tracked: false,
+                received: false,
             }),
             Place::Host(_) | Place::Foreign => {
                 // By that the receiver's switch finds the home of what answers, also behind routers.
@@ -109,6 +111,7 @@ impl Host {
                     network,
                     place,
                     tracked,
+                    received: false,
                 })
             }
         }

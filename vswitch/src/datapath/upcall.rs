@@ -45,8 +45,12 @@ const STEPS: u32 = 16;
 enum Unjudged {
     /// It is refused now.
     Refused(Refusal),
-    /// It is no longer tracked, or goes elsewhere than its record says.
+    /// It is no longer tracked, or begins elsewhere, or with other addresses, than its record says.
     Elsewhere,
+    /// It goes to another workload, and can begin there with this packet.
+    Moved(Box<(CompiledFlow, Tracking)>),
+    /// It goes to another workload, which tracks it, and this packet begins nothing.
+    Midway,
     /// A neighbour on a wire does not answer, or not yet: what is said of that.
     Unreachable(ProgramId, Refusal),
 }
@@ -264,7 +268,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let way = self.begin(tables, packet, flow, tracking, now);
         let stays = inherits && there(self).is_some();
         if matches!(way, Way::Drop(_)) && !stays {
-            self.claims.sources().give_back_key(client, &reply);
+            self.claims
+                .sources()
+                .give_back_key((client, &tuple), &reply);
         }
         Some(way)
     }
@@ -464,10 +470,19 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     Way::Drop(refusal)
                 };
             }
+            Err(Unjudged::Moved(moved)) => {
+                let (flow, tracking) = *moved;
+                return self.begin_anew(tables, packet, hit, (flow, &tracking), now);
+            }
+            // As if that workload were on another host: its record, which is its client's too, goes on if the route comes back.
+            Err(Unjudged::Midway) => return Way::Drop(invalid(packet)),
             Err(why) => {
                 let refusal = match why {
                     Unjudged::Refused(refusal) => Some(refusal),
-                    Unjudged::Elsewhere | Unjudged::Unreachable(..) => None,
+                    Unjudged::Elsewhere
+                    | Unjudged::Moved(_)
+                    | Unjudged::Midway
+                    | Unjudged::Unreachable(..) => None,
                 };
                 if !stranger {
                     self.close(hit);
@@ -525,6 +540,33 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             Track::Invalid => self.invalid(packet, hit),
             Track::Renew => self.renew(tables, job, hit, now),
         }
+    }
+
+    /// Begins a connection anew where its route leads now, in place of what it was, with the source that it showed.
+    fn begin_anew(
+        &mut self,
+        tables: &Tables,
+        packet: &Packet,
+        hit: Hit,
+        (flow, tracking): (CompiledFlow, &Tracking),
+        now: Now,
+    ) -> Way {
+        let Some(tuple) = packet.key().five_tuple() else {
+            return Way::Drop(invalid(packet));
+        };
+        let ([client, server], reply) = (tracking.zones, tracking.reply);
+        let keys = [(client, tuple), (server, reply)];
+        if !self.make_way(hit.conn, &keys, tracking.source) {
+            let reason = DropReason::NatExhausted;
+            return Way::Drop(about(tracking.owner, reason, Stage::Conntrack));
+        }
+        let way = self.begin(tables, packet, flow, tracking, now);
+        if matches!(way, Way::Drop(_)) && tracking.source.is_some() {
+            self.claims
+                .sources()
+                .give_back_key((client, &tuple), &reply);
+        }
+        way
     }
 
     /// An end whose Ethernet address changed in the middle of the connection (a pair that failed over, another gateway): every table
@@ -614,17 +656,29 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return Err(Unjudged::Refused(refusal));
         }
         let tracking = outcome.tracking.ok_or(Unjudged::Elsewhere)?;
-        // An end that moved here, or away, is known by another zone from now on.
-        let zones = Side::BOTH.map(|side| entry.side(side).zone());
+        let [home, end] = Side::BOTH.map(|side| entry.side(side).zone());
         let own = hit.side == Side::Reply || self.is_own(hit, packet);
-        let moved = own && tracking.zones != zones;
         let hidden = || self.claims.sources().hides(entry);
         if own && tracking.reply != *entry.side(Side::Reply).tuple() && hidden() {
             let refusal = about(tracking.owner, DropReason::NatAddressGone, Stage::Chain);
             return Err(Unjudged::Refused(refusal));
         }
-        if moved || tracking.reply != *entry.side(Side::Reply).tuple() {
+        // A client that moved here, or away, is known by another zone from now on.
+        let begins_elsewhere = own && tracking.zones[0] != home;
+        if begins_elsewhere || tracking.reply != *entry.side(Side::Reply).tuple() {
             return Err(Unjudged::Elsewhere);
+        }
+        // Routes lead it to another workload, or its server moved. What is at the client's end stays, its source too. The other end judges
+        // what it gets: it has seen nothing of it before, wherever it is.
+        let expires = outcome.flow.expires_at(packet.key().ip_ttl).is_some();
+        if hit.side == Side::Original && tracking.zones[1] != end && !expires {
+            match TrackInput::of(packet).begins() {
+                Begin::Tracked if own => {
+                    return Err(Unjudged::Moved(Box::new((outcome.flow, tracking))));
+                }
+                Begin::Invalid if tracking.received => return Err(Unjudged::Midway),
+                Begin::Tracked | Begin::Invalid | Begin::Untracked => {}
+            }
         }
         let program = self.intern(outcome.flow, tables, now);
         if hit.side == Side::Original {
@@ -677,7 +731,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 self.close(hit);
                 return Some(Way::Drop(refusal));
             }
-            Err(Unjudged::Elsewhere) => {
+            Err(Unjudged::Elsewhere | Unjudged::Moved(_) | Unjudged::Midway) => {
                 self.close(hit);
                 return None;
             }

@@ -107,6 +107,8 @@ pub struct Tracking {
     pub owner: Holder,
     /// The port of the API at which its source is to be its own: that which holds the address which a NAT gave it, or to which it was forwarded.
     pub source: Option<Id<kind::Port>>,
+    /// Does its receiver, which is here, ask for it, or a chain of that one? Not only its sender.
+    pub received: bool,
 }
 
 /// Whom a connection counts for.
@@ -156,6 +158,7 @@ pub fn walk<W: Witness>(
         source: None,
         forwarded: None,
         crossed: None,
+        received: false,
     };
     if let Err(refusal) = walk.enter() {
         walk.witness
@@ -192,6 +195,8 @@ pub(super) struct Walk<'a, W> {
     pub(super) forwarded: Option<Id<kind::Port>>,
     /// The gateway of this host that it passed.
     pub(super) crossed: Option<Crossed>,
+    /// Its receiver is here, and asks that it be tracked.
+    received: bool,
 }
 
 impl<'a, W: Witness> Walk<'a, W> {
@@ -205,6 +210,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             source,
             forwarded,
             crossed,
+            received,
             ..
         } = self;
         flow.mask = probe.mask();
@@ -254,6 +260,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                 reply_eth: (eth_dst, eth_src),
                 owner,
                 source: source.or(forwarded),
+                received,
             });
         flow.tracked = tracking.is_some();
         Outcome { flow, tracking }
@@ -803,11 +810,14 @@ impl<'a, W: Witness> Walk<'a, W> {
         }
         self.owner.get_or_insert(id);
         let fresh = matches!(self.lent.known, Known::New | Known::Again(_));
+        let sent = std::mem::take(&mut self.flow.tracked);
         if fresh && let Some(network) = self.tables.network(port.network) {
             self.destination_chains(network, port.id, Some(port.project))?;
         }
         self.virtual_source(port, fresh);
         self.security_group(port, Direction::Ingress)?;
+        self.received = self.flow.tracked;
+        self.flow.tracked |= sent;
         self.flow.actions.push(Action::Output(id));
         self.says_limit(port, Direction::Ingress);
         self.says(Stage::Egress, || {

@@ -12,7 +12,7 @@ use net::{
 use super::{
     harness::*,
     nat::{A, ends, nat},
-    routing::{at, by_router, elsewhere, gate, told, tunnel, two, workload},
+    routing::{at, by_router, elsewhere, gate, router, told, tunnel, two, workload},
 };
 
 const VIP: u16 = 50;
@@ -263,4 +263,99 @@ fn a_packet_waits_once_in_a_chain_that_leads_to_a_member_of_its_own_network() {
     };
     assert_eq!(ends(frame).3, mac(3));
     assert_eq!(h.dp.counters().hops[1].packets, 1);
+}
+
+/// A third workload, on the second network, is the next hop for the second one's address.
+fn led_to(c: &Conf, hop: u16) -> Conf {
+    let mut led = Conf(c.0.clone());
+    let (v4, v6) = (at(1, 2, false), at(1, 2, true));
+    let (v4, v6) = (format!("{v4}/32"), format!("{v6}/128"));
+    let routes = [(v4.as_str(), at(1, hop, false)), (&v6, at(1, hop, true))];
+    router(&mut led, 1, &[(0, 254), (1, 254)], &routes);
+    led
+}
+
+#[test]
+fn a_hidden_connection_keeps_its_source_where_routes_lead_it_to_another_workload() {
+    for (v6, groups) in [
+        (false, &[][..]),
+        (true, &[]),
+        (false, &[GROUP]),
+        (true, &[GROUP]),
+    ] {
+        let mut c = conf(Side::Network(id(NET)));
+        workload(&mut c, 1, 3, groups);
+        let mut h = Host::new(&c);
+        let (client, server) = (h.origin(1), h.origin(2));
+        let forth = |frame| by_router(frame, v6, (0, 1), (1, 2));
+        let back = |frame: FrameBuilder| {
+            let frame = frame.macs(mac(2), gate(1, 1));
+            frame.addrs(at(1, 2, v6), at(0, A, v6))
+        };
+        only(&mut h, client, &forth(syn(v6)));
+        only(&mut h, server, &back(syn_ack(v6)));
+        let ack = forth(FrameBuilder::tcp(v6, 4000, 80).seq(101, 501));
+        let (place, frame) = only(&mut h, client, &ack);
+        assert_eq!((place, ends(&frame).0), (At::Port(2), shown(v6)));
+        // Who keeps an eye on connections and saw none begin refuses it, here as on another host; what was asked before is answered.
+        h.apply(&led_to(&c, 3));
+        let refused = u64::from(!groups.is_empty());
+        if refused == 1 {
+            assert_eq!(h.enter(client, &[ack.build()]), []);
+        } else {
+            let (place, frame) = only(&mut h, client, &ack);
+            assert_eq!((place, ends(&frame).0), (At::Port(3), shown(v6)));
+        }
+        assert_eq!(h.dropped(DropReason::ConntrackInvalid), refused);
+        let answer = back(syn_ack(v6).flags(tcp::ACK).seq(501, 101));
+        let (place, frame) = only(&mut h, server, &answer);
+        assert_eq!((place, ends(&frame).1), (At::Port(1), (at(0, 1, v6), 4000)));
+        h.apply(&led_to(&c, 8));
+        let (place, frame) = only(&mut h, client, &ack);
+        assert_eq!(place, At::Vtep(REMOTE.into()));
+        assert_eq!((ends(&frame).0, ends(&frame).3), (shown(v6), mac(8)));
+        // And so it goes on when they lead back.
+        h.apply(&c);
+        let (place, frame) = only(&mut h, client, &ack);
+        assert_eq!((place, ends(&frame).0), (At::Port(2), shown(v6)));
+        only(&mut h, server, &answer);
+        assert_eq!(h.dp.conntrack().len(), 1);
+        assert_eq!(h.dropped(DropReason::ConntrackInvalid), refused);
+    }
+}
+
+#[test]
+fn what_needs_no_beginning_goes_on_to_another_workload_with_its_source() {
+    for v6 in [false, true] {
+        let mut c = two(&[]);
+        elsewhere(&mut c, 0, A, Location::Virtual);
+        workload(&mut c, 1, 3, &[]);
+        workload(&mut c, 0, 4, &[]);
+        super::nat::chain(&mut c, vec![FunctionKind::Nat(nat(1))]);
+        let mut h = Host::new(&c);
+        let ask = |n| by_router(FrameBuilder::udp(v6, 4000, 80), v6, (0, n), (1, 2));
+        // Two clients with one port: the second shows another.
+        let first = h.origin(1);
+        only(&mut h, first, &ask(1));
+        let second = h.origin(4);
+        let (place, frame) = only(&mut h, second, &ask(4));
+        let source = ends(&frame).0;
+        assert_eq!((place, source.0), (At::Port(2), at(0, A, v6)));
+        assert_ne!(source.1, 4000);
+        for (hop, place) in [(3, At::Port(3)), (8, At::Vtep(REMOTE.into()))] {
+            h.apply(&led_to(&c, hop));
+            let (to, frame) = only(&mut h, second, &ask(4));
+            assert_eq!((to, ends(&frame).0), (place, source));
+        }
+        // Who gets it answers it.
+        let answer = FrameBuilder::udp(v6, 80, source.1).macs(gate(1, 0), mac(4));
+        let answer = answer.addrs(at(1, 2, v6), at(0, A, v6));
+        let from_tunnel = tunnel(&h, 0);
+        let (place, frame) = only(&mut h, from_tunnel, &answer);
+        assert_eq!((place, ends(&frame).1), (At::Port(4), (at(0, 4, v6), 4000)));
+        h.apply(&c);
+        let (to, frame) = only(&mut h, second, &ask(4));
+        assert_eq!((to, ends(&frame).0), (At::Port(2), source));
+        assert_eq!(h.dp.conntrack().len(), 2);
+    }
 }
