@@ -287,6 +287,8 @@ pub struct Name {
     pub underlay_mtu: u32,
     /// Spreads its reconnections; kept from the first start on.
     pub seed: u64,
+    /// The zone that it is in.
+    pub availability_zone: String,
 }
 
 /// The agent of a host without devices.
@@ -327,7 +329,7 @@ impl SimulatedHost {
             },
             workers: 1,
             physical_networks: machine.inner().physical.keys().cloned().collect(),
-            availability_zone: "nova".to_owned(),
+            availability_zone: name.availability_zone.clone(),
         };
         let outbox = Outbox::default();
         machine.clone().stop(); // the last process's workers are no more

@@ -256,6 +256,7 @@ impl Region {
             vtep: IpAddr::from([192, 0, 2, n]),
             underlay_mtu: 9000,
             seed,
+            availability_zone: "nova".to_owned(),
         };
         let dir = self.scratch.0.join(&host);
         std::fs::create_dir_all(&dir).unwrap();

@@ -3,7 +3,7 @@
 //! A workload sends; what is seen is who got what, in words that hold nothing that chance gave (no source ports, no ids), and of MAC
 //! addresses only where they are asked for.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use hostconfig::network::Wire;
 use net::{
@@ -282,6 +282,42 @@ impl Region {
             from.gateway(to.is_ipv6())
         };
         self.neighbour(from, hop)
+    }
+
+    /// The hosts whose switches a packet comes by, from a workload to an address.
+    pub fn way(&mut self, from: &Nic, to: IpAddr, what: Sent) -> Seen {
+        let hop = self.next_hop(from, to).expect("somebody tells the way");
+        let frame = what.frame(to.is_ipv6(), self.next_fresh());
+        let frame = frame.macs(from.mac, hop);
+        let frame = frame.addrs(from.addr(to.is_ipv6()), to).build();
+        let before = self.heard();
+        let got = self.frames(from, frame);
+        let passed = self.heard().into_iter().zip(before);
+        let passed = passed.filter(|((_, now), (_, then))| now > then);
+        let mut seen: Seen = passed.map(|((host, _), _)| format!("by {host}")).collect();
+        seen.extend(got.iter().map(|(label, ..)| format!("to {label}")));
+        seen
+    }
+
+    /// A workload sends so many datagrams of so many bytes to an address: how many arrive at once, and how many within a while.
+    pub fn floods(&mut self, from: &Nic, to: IpAddr, (times, bytes): (usize, usize)) -> Seen {
+        let Some(hop) = self.next_hop(from, to) else {
+            return vec![format!("nobody tells {} the way to {to}", self.label(from))];
+        };
+        let frame = FrameBuilder::udp(to.is_ipv6(), self.next_fresh(), 4001)
+            .macs(from.mac, hop)
+            .addrs(from.addr(to.is_ipv6()), to)
+            .payload(&vec![0; bytes])
+            .build();
+        // A switch meets another limit with the first packet, and keeps what was left of the last one's burst.
+        self.burst(from, &frame, 1);
+        self.advance(Duration::from_secs(2));
+        let at_once = self.burst(from, &frame, times);
+        self.advance(Duration::from_millis(250));
+        let later = at_once + self.arrived();
+        vec![format!(
+            "{at_once} at once, {later} in a quarter of a second"
+        )]
     }
 
     /// A workload sends something to an address, by its neighbour or router; what is seen.

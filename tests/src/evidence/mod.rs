@@ -20,7 +20,7 @@ pub use api::{id, spec, with};
 pub use frames::{Seen, Sent};
 pub use kept::{KEPT, kept, no_effect, settable};
 pub use people::{A, ADMIN, B, SERVICE};
-pub use region::{HOSTS, PHYSICAL, Region};
+pub use region::{HOSTS, PHYSICAL, Region, ZONES};
 pub use scene::{MAC_A, MAC_B, Net, Nic};
 
 use serde_json::{Value, json};

@@ -48,6 +48,8 @@ use crate::{
 pub const HOSTS: usize = 3;
 /// The physical networks that all hosts but the last have an interface on.
 pub const PHYSICAL: [&str; 2] = ["physnet1", "physnet2"];
+/// The zones that the hosts are in.
+pub const ZONES: [&str; HOSTS] = ["north", "east", "west"];
 /// How far the clock goes at once: hosts and their controller speak to each other as often.
 const BEAT: Duration = Duration::from_millis(250);
 /// Rounds of messages that no request needs.
@@ -195,6 +197,7 @@ impl Region {
             vtep: vtep(at),
             underlay_mtu: 1600,
             seed: 1,
+            availability_zone: ZONES[at].to_owned(),
         };
         let agent = SimulatedHost::start(&who, &dir.join("state"), &machine, self.now);
         let build = Build {
@@ -344,6 +347,8 @@ impl Region {
             let digest = config.digest();
             if host.runs != Some(digest) {
                 host.switch.configure(&config);
+                // Counters go with what they were of.
+                host.machine.counted(host.switch.metered().into_iter());
                 host.runs = Some(digest);
             }
         }
@@ -434,6 +439,14 @@ impl Region {
             }
         }
         all
+    }
+
+    /// How many packets each host heard so far, by its name.
+    pub(super) fn heard(&self) -> Vec<(String, u64)> {
+        let hosts = self.hosts.iter();
+        hosts
+            .map(|host| (host.name.clone(), host.switch.ledger().rx))
+            .collect()
     }
 
     /// How often packets were dropped so far, by reason.

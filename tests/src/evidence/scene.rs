@@ -240,8 +240,28 @@ impl Region {
     pub fn plain(&mut self, network: &str, more: &Value) -> Nic {
         let base = json!({"name": "plain", "network_id": network, "binding:host_id": "h1", "mac_address": MAC_P});
         let made = self.make("port", &with(&base, more));
-        let port = id(&made).parse().unwrap();
-        self.labels.insert(port, "plain".to_owned());
+        self.arrived_at(&made, "plain")
+    }
+
+    /// A workload on host `h1` with a port that a member makes.
+    ///
+    /// # Errors
+    /// Why it can't have one.
+    pub fn guest(&mut self, token: &str, body: &Value) -> Result<Nic, String> {
+        let (status, answer) = self.call(token, "POST", "/v2.0/ports", &json!({"port": body}));
+        if status != 201 {
+            let why = &answer["NeutronError"]["type"];
+            return Err(format!("no port: {status} {why}"));
+        }
+        let place = json!({"binding:host_id": "h1"});
+        let made = self.set("port", id(&answer["port"]), &place);
+        Ok(self.arrived_at(&made, "guest"))
+    }
+
+    /// A workload on host `h1` with the addresses of its port.
+    fn arrived_at(&mut self, made: &Value, label: &str) -> Nic {
+        let port = id(made).parse().unwrap();
+        self.labels.insert(port, label.to_owned());
         let addrs = made["fixed_ips"].as_array().unwrap().iter();
         let addrs: Vec<IpAddr> = addrs
             .map(|fixed| fixed["ip_address"].as_str().unwrap().parse().unwrap())
@@ -255,10 +275,10 @@ impl Region {
             IpAddr::V6(addr) => Some(*addr),
         });
         Nic {
-            id: id(&made).to_owned(),
+            id: id(made).to_owned(),
             port,
             host: 0,
-            mac: MAC_P.parse().unwrap(),
+            mac: made["mac_address"].as_str().unwrap().parse().unwrap(),
             v4: v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
             v6: v6.unwrap_or(Ipv6Addr::UNSPECIFIED),
         }

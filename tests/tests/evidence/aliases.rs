@@ -244,6 +244,51 @@ pub(crate) const TABLE: &[(&str, Proof)] = &[
             r.differs(|r| listed(r, "&name="), |r| listed(r, ""));
         }),
     ),
+    (
+        "availability_zone",
+        Shown(|r| {
+            // A host that said nothing yet is in a zone of its own here.
+            follows(r, "availability_zones", |r| {
+                let host = r.make("host", &json!({"name": "h9"}));
+                ("host", id(&host).to_owned())
+            })
+        }),
+    ),
+    (
+        "availability_zone_filter",
+        Shown(|r| {
+            let of = |r: &mut Region, query: &str| {
+                r.listed(ADMIN.0, &format!("availability_zones{query}"))
+            };
+            r.differs(
+                |r| of(r, ""),
+                |r| {
+                    of(
+                        r,
+                        &format!("?name={}&resource=router", tests::evidence::ZONES[1]),
+                    )
+                },
+            );
+        }),
+    ),
+    (
+        "network_availability_zone",
+        Shown(|r| {
+            let net = r.net(0);
+            r.nic(&net, 0, 11);
+            let look = |r: &mut Region| vec![r.shown("network", &net.id, "availability_zones")];
+            r.differs(look, |r| {
+                let nic = r.nic(&net, 1, 12);
+                let seen = look(r);
+                r.remove("port", &nic.id);
+                seen
+            });
+        }),
+    ),
+    (
+        "router_availability_zone",
+        Attributes(&["router.availability_zone_hints"]),
+    ),
     ("dns-domain-ports", Attributes(&["port.dns_domain"])),
     (
         "dns-integration",
@@ -539,6 +584,39 @@ pub(crate) const TABLE: &[(&str, Proof)] = &[
     (
         "qos-pps-minimum-rule-alias",
         Shown(|r| rule_by_alias(r, "minimum_packet_rate_rule", &json!({"min_kpps": 1}))),
+    ),
+    ("qos-fip", Attributes(&["floatingip.qos_policy_id"])),
+    (
+        "qos-fip-network-policy",
+        Shown(|r| {
+            let (_, a, outside, out) = crate::routers::gated(r);
+            let policy = crate::limits::tight(r);
+            let ip = json!({
+                "floating_network_id": outside.id, "floating_ip_address": "10.0.9.200",
+                "port_id": a.id,
+            });
+            let ip = r.make("floatingip", &ip);
+            r.by_update(("network", &outside.id), ("qos_policy_id", &policy), |r| {
+                let mut seen = crate::limits::across(r, &a, &out, "10.0.9.200");
+                let shown = r.show("floatingip", id(&ip));
+                assert_eq!(shown["qos_policy_id"], Value::Null);
+                seen.push(shown["qos_network_policy_id"].to_string());
+                seen
+            });
+        }),
+    ),
+    (
+        "qos-gateway-ip",
+        Shown(|r| {
+            let (router, a, outside, out) = crate::routers::gated(r);
+            let policy = crate::limits::tight(r);
+            let look = |r: &mut Region, policy: &Value| {
+                let way = json!({"network_id": outside.id, "qos_policy_id": policy});
+                r.set("router", &router, &json!({"external_gateway_info": way}));
+                r.floods(&a, out.v4.into(), (100, 1000))
+            };
+            r.differs(|r| look(r, &Value::Null), |r| look(r, &policy));
+        }),
     ),
     ("qos-default", Attributes(&["policy.is_default"])),
     (

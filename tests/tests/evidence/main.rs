@@ -16,26 +16,36 @@ mod aliases;
 mod coverage;
 mod forwardings;
 mod groups;
+mod limits;
+mod metering;
 mod names;
 mod networks;
+mod pools;
 mod ports;
 mod qos;
 mod routers;
+mod sharing;
 mod subnets;
 mod trunks;
+mod zones;
 
 use tests::evidence::{Entry, Region, kept, no_effect, prove};
 
 const TABLES: &[&[Entry]] = &[
     forwardings::TABLE,
     groups::TABLE,
+    limits::TABLE,
+    metering::TABLE,
     names::TABLE,
     networks::TABLE,
+    pools::TABLE,
     ports::TABLE,
     qos::TABLE,
     routers::TABLE,
+    sharing::TABLE,
     subnets::TABLE,
     trunks::TABLE,
+    zones::TABLE,
 ];
 
 #[test]
@@ -96,4 +106,29 @@ fn qos() {
 #[test]
 fn trunks() {
     prove(trunks::TABLE);
+}
+
+#[test]
+fn limits() {
+    prove(limits::TABLE);
+}
+
+#[test]
+fn metering() {
+    prove(metering::TABLE);
+}
+
+#[test]
+fn pools() {
+    prove(pools::TABLE);
+}
+
+#[test]
+fn sharing() {
+    prove(sharing::TABLE);
+}
+
+#[test]
+fn zones() {
+    prove(zones::TABLE);
 }

@@ -268,9 +268,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let way = self.begin(tables, packet, flow, tracking, now);
         let stays = inherits && there(self).is_some();
         if matches!(way, Way::Drop(_)) && !stays {
-            self.claims
-                .sources()
-                .give_back_key((client, &tuple), &reply);
+            self.claims.sources().give_back_key(client, &reply);
         }
         Some(way)
     }
