@@ -66,7 +66,7 @@ pub(super) const SERVED: &[Served] = &[
 ];
 
 fn host_of(snapshot: &Snapshot, port: &Port) -> Option<Uuid> {
-    let host = Host::by_name(snapshot, &port.host)?;
+    let host = Host::by_name(snapshot, port.place()?)?;
     Some(host.meta.id)
 }
 
@@ -90,7 +90,8 @@ fn ports_at(snapshot: &Snapshot, host: Uuid) -> Vec<Arc<Port>> {
 
 fn networks_of_host(snapshot: &Snapshot, host: Uuid) -> BTreeSet<Uuid> {
     let ports = ports_at(snapshot, host);
-    let ports = ports.iter().filter(|port| is_workload(port));
+    let ports = ports.iter();
+    let ports = ports.filter(|port| is_workload(port) && port.place().is_some());
     ports.map(|port| port.network_id).collect()
 }
 

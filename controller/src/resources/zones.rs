@@ -55,8 +55,7 @@ pub fn all(read: &impl Read) -> BTreeMap<String, bool> {
 pub fn of_ports(read: &impl Read, ports: &[impl Borrow<Port>]) -> BTreeSet<String> {
     let names: BTreeSet<&str> = ports
         .iter()
-        .map(|port| port.borrow().host.as_str())
-        .filter(|name| !name.is_empty())
+        .filter_map(|port| port.borrow().place())
         .collect();
     let hosts = names
         .into_iter()

@@ -127,9 +127,16 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
         (
             "PUT",
             "/h2",
-            json!({"binding": {"vnic_type": "direct"}}),
+            json!({"binding": {"vnic_type": "weird"}}),
             400,
             "HTTPBadRequest",
+        ),
+        (
+            "PUT",
+            "/h2",
+            json!({"binding": {"vnic_type": "direct"}}),
+            409,
+            "PortBindingError",
         ),
         (
             "PUT",
@@ -271,6 +278,49 @@ async fn bindings_change_are_few_and_give_way_to_the_ports_own() {
         .ask("admin", "PUT", &format!("{path}/h10"), other)
         .await;
     assert_eq!((status, &renamed["binding"]["host"]), (200, &json!("h1")));
+}
+
+#[tokio::test]
+async fn what_no_switch_attaches_is_bound_nowhere() {
+    let cloud = Cloud::new().await;
+    let (port, path) = cloud.bound().await;
+    let direct = |host: &str| json!({"binding": {"host": host, "vnic_type": "direct"}});
+    cloud
+        .refused(
+            "admin",
+            "POST",
+            &path,
+            direct("h2"),
+            409,
+            "PortBindingError",
+        )
+        .await;
+    // Of the active one it is what the port asks for.
+    let here = format!("{path}/h1");
+    let (status, shown) = cloud.ask("admin", "PUT", &here, direct("h1")).await;
+    assert_eq!(status, 200, "{shown}");
+    let failed = |binding: &Value| {
+        assert_eq!(binding["vnic_type"], "direct");
+        assert_eq!(binding["vif_type"], "binding_failed");
+        assert_eq!(binding["vif_details"], json!({}));
+    };
+    failed(&shown["binding"]);
+    assert_eq!(
+        cloud.port_shown(&port).await["binding:vif_type"],
+        "binding_failed"
+    );
+    // The way out is a host where it asks for what there is, and the way back stays.
+    cloud
+        .made("admin", &path, "binding", json!({"host": "h2"}))
+        .await;
+    let go = format!("{path}/h2/activate");
+    assert_eq!(cloud.ask("admin", "PUT", &go, Value::Null).await.0, 200);
+    let after = cloud.port_shown(&port).await;
+    assert_eq!(after["binding:vif_type"], "tap");
+    assert_eq!(after["binding:vnic_type"], "normal");
+    failed(&cloud.get("admin", &here).await.1["binding"]);
+    let note = json!({"binding": {"profile": {"x": 1}}});
+    assert_eq!(cloud.ask("admin", "PUT", &here, note).await.0, 200);
 }
 
 #[tokio::test]

@@ -276,6 +276,30 @@ async fn bindings_are_an_admins_and_status_is_derived() {
     status.set_port(port_id, host_id, true);
     let path = format!("/v2.0/ports/{port_id}");
     assert_eq!(cloud.get("a", &path).await.1["port"]["status"], "ACTIVE");
+    // What no switch attaches is bound, and nowhere: no host hears of it.
+    for (kind, vif, state) in [
+        ("direct", "binding_failed", "DOWN"),
+        ("macvtap", "binding_failed", "DOWN"),
+        ("normal", "tap", "ACTIVE"),
+    ] {
+        let body = json!({"port": {"binding:vnic_type": kind}});
+        let (status, body) = cloud.ask("admin", "PUT", &path, body).await;
+        let shown = &body["port"];
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(shown["binding:vnic_type"], kind);
+        assert_eq!(shown["binding:vif_type"], vif);
+        assert_eq!(shown["binding:host_id"], "h1");
+        assert_eq!(shown["status"], state);
+        let stored = cloud.api.core.store.snapshot();
+        let objects = crate::compile::view::objects(&stored, &Facts::default());
+        let mut hosts = vec![];
+        for object in &objects {
+            if let crate::compile::intent::Object::Port(port) = object {
+                hosts.push(port.host.is_some());
+            }
+        }
+        assert_eq!(hosts, [kind == "normal"]);
+    }
     let down = json!({"port": {"admin_state_up": false}});
     assert_eq!(
         cloud.ask("a", "PUT", &path, down).await.1["port"]["status"],

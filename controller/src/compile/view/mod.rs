@@ -377,7 +377,7 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
             dhcp: dhcp_options(port),
             trunk: sub_port(port),
         },
-        host: (!port.host.is_empty()).then(|| HostName::from(port.host.as_str())),
+        host: port.place().map(HostName::from),
         // No host ever has an interface: a port that says both is its host's.
         router: router_of(port)
             .filter(|_| port.host.is_empty())

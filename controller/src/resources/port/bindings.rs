@@ -5,10 +5,11 @@
 //! the port is never on two hosts, and never on none.
 //!
 //! # Invariants
-//! - A host is in one binding of a port at most, and in each there is a host that could have it when it was made.
+//! - A host is in one binding of a port at most, and in each there is a host that could have it when it was made; inactive ones that were never
+//!   active ask for nothing that no switch attaches.
 //! - An inactive binding changes nothing of what any host holds.
 
-use super::{Port, VNIC_TYPES, shapes::profile_shape};
+use super::{NORMAL, Port, VNIC_TYPES, shapes::profile_shape};
 use crate::{
     api::Scene,
     refusal::Refusal,
@@ -53,7 +54,7 @@ pub const BINDING: Part = Part {
             Kind::OneOf(VNIC_TYPES),
             "How it is attached there.",
         )
-        .writable(Absent::Text("normal")),
+        .writable(Absent::Text(NORMAL)),
         field(
             "profile",
             Kind::Shape(profile_shape),
@@ -151,7 +152,7 @@ impl Deed {
 fn add(port: &Port, fields: &Map<String, Value>) -> Result<Port, Refusal> {
     let unset = Binding {
         host: String::new(),
-        vnic_type: "normal".to_owned(),
+        vnic_type: NORMAL.to_owned(),
         profile: Map::new(),
     };
     let binding = unset.with(fields)?;
@@ -190,7 +191,7 @@ fn remove(port: &Port, host: &str) -> Result<Port, Refusal> {
     if active {
         port.take(Binding {
             host: String::new(),
-            vnic_type: "normal".to_owned(),
+            vnic_type: NORMAL.to_owned(),
             profile: Map::new(),
         });
     } else {
@@ -243,7 +244,7 @@ impl Binding {
     }
 
     fn row(&self, port: &Port, active: bool, scene: &Scene<'_>) -> Map<String, Value> {
-        let (kind, details) = port.vif(&self.host, scene);
+        let (kind, details) = port.vif((&self.host, &self.vnic_type), scene);
         let values = [
             json!(self.host),
             json!(kind),
@@ -318,27 +319,38 @@ pub(super) fn kept(view: &View, change: &Change<'_, Port>, _: &Caller) -> Judged
     };
     let before = change.before;
     let known = before.map_or(&[][..], |port| &port.inactive_bindings);
-    let new = after.inactive_bindings.iter();
-    let new = new.filter(|one| {
-        let was = |host: &str| host == one.host;
-        !one.host.is_empty()
-            && !known.iter().any(|other| was(&other.host))
-            && !before.is_some_and(|port| was(&port.host))
-    });
-    for one in new {
-        let able = could_have(view, after, &one.host);
-        if !able || after.inactive_bindings.len() > INACTIVE {
-            let why = if able {
-                format!("it has {INACTIVE} inactive ones already")
-            } else {
-                "there is no such host, or it is not on the network's physical network".to_owned()
-            };
-            let (id, host) = (after.meta.id, &one.host);
-            return Err(Refusal::conflict(
-                "PortBindingError",
-                format!(
-                    "Binding for port {id} on host {host} could not be created or updated: {why}."
-                ),
+    let failed = |one: &Binding, why: String| {
+        let (id, host) = (after.meta.id, &one.host);
+        Refusal::conflict(
+            "PortBindingError",
+            format!("Binding for port {id} on host {host} could not be created or updated: {why}."),
+        )
+    };
+    // What was the active one until now is as it was.
+    let others = after.inactive_bindings.iter();
+    let others = others
+        .filter(|one| !one.host.is_empty() && before.is_none_or(|port| port.host != one.host));
+    for one in others {
+        let old = known.iter().find(|other| other.host == one.host);
+        let same_kind = old.is_some_and(|old| old.vnic_type == one.vnic_type);
+        if !same_kind && !after.attaches(&one.vnic_type) {
+            let kind = &one.vnic_type;
+            return Err(failed(
+                one,
+                format!("no switch attaches a port as '{kind}'"),
+            ));
+        }
+        if old.is_some() {
+            continue;
+        }
+        if !could_have(view, after, &one.host) {
+            let why = "there is no such host, or it is not on the network's physical network";
+            return Err(failed(one, why.to_owned()));
+        }
+        if after.inactive_bindings.len() > INACTIVE {
+            return Err(failed(
+                one,
+                format!("it has {INACTIVE} inactive ones already"),
             ));
         }
     }

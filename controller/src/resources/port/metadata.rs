@@ -46,7 +46,7 @@ impl Port {
     pub fn told(&self) -> Option<hostconfig::Metadata> {
         let owner = self.device_owner.as_str();
         let serves = owner.starts_with("network:") || SERVICE_OWNERS.contains(&owner);
-        if self.host.is_empty() || serves {
+        if self.place().is_none() || serves {
             return None;
         }
         if self.metadata.is_none() && self.device_id.is_empty() {

@@ -188,7 +188,7 @@ const fn zero() -> Mac {
 }
 
 fn normal() -> String {
-    "normal".to_owned()
+    NORMAL.to_owned()
 }
 
 impl Port {
@@ -315,7 +315,7 @@ impl Resource for Port {
                 Kind::OneOf(VNIC_TYPES),
                 "How it is attached.",
             )
-            .writable(Absent::Text("normal")),
+            .writable(Absent::Text(NORMAL)),
             field(
                 "binding:host_id",
                 Kind::Text(255),
@@ -464,21 +464,49 @@ impl Resource for Port {
                 }
                 Some(Trunking::SubPort { .. }) | None => Value::Null,
             },
-            "binding:vif_type" => json!(self.vif(&self.host, scene).0),
-            "binding:vif_details" => self.vif(&self.host, scene).1,
+            "binding:vif_type" => json!(self.vif((&self.host, &self.vnic_type), scene).0),
+            "binding:vif_details" => self.vif((&self.host, &self.vnic_type), scene).1,
             _ => Value::Null,
         }
     }
 }
 
-const VNIC_TYPES: &[&str] = &["normal"];
+/// How ports ask to be attached, in Neutron's words. A switch attaches [`NORMAL`] ones; the others are for hardware, and are bound nowhere.
+const VNIC_TYPES: &[&str] = &[
+    NORMAL,
+    "direct",
+    "direct-physical",
+    "macvtap",
+    "baremetal",
+    "virtio-forwarder",
+    "smart-nic",
+    "vdpa",
+    "accelerator-direct",
+    "accelerator-direct-physical",
+    "remote-managed",
+];
+/// By a device of the host's switch.
+const NORMAL: &str = "normal";
+/// What is said of a binding that no host can realise.
+const FAILED: &str = "binding_failed";
 /// The index of the hosts of inactive bindings.
 pub(in crate::resources) const MAY_BE_AT: &str = "inactive_host";
 
 impl Port {
-    /// How a host attaches it, and more of that.
-    fn vif(&self, host: &str, scene: &Scene<'_>) -> (&'static str, Value) {
-        let kind = self.vif_type(host, scene);
+    /// The host whose switch is to have it: the one that it is bound to, unless it asks to be attached as none does.
+    pub fn place(&self) -> Option<&str> {
+        let able = !self.host.is_empty() && self.attaches(&self.vnic_type);
+        able.then_some(self.host.as_str())
+    }
+
+    /// Does a switch attach it in this way? Ports of services have no device that could be of another kind.
+    fn attaches(&self, vnic_type: &str) -> bool {
+        vnic_type == NORMAL || SERVICE_OWNERS.contains(&self.device_owner.as_str())
+    }
+
+    /// How a host attaches it by a binding of this kind, and more of that.
+    fn vif(&self, (host, vnic_type): (&str, &str), scene: &Scene<'_>) -> (&'static str, Value) {
+        let kind = self.vif_type((host, vnic_type), scene);
         let details = match kind {
             "tap" => json!({"port_filter": true, "connectivity": "l2"}),
             _ => json!({}),
@@ -486,9 +514,12 @@ impl Port {
         (kind, details)
     }
 
-    fn vif_type(&self, host: &str, scene: &Scene<'_>) -> &'static str {
+    fn vif_type(&self, (host, vnic_type): (&str, &str), scene: &Scene<'_>) -> &'static str {
         if host.is_empty() {
             return "unbound";
+        }
+        if !self.attaches(vnic_type) {
+            return FAILED;
         }
         let network = scene.snapshot.object::<Network>(self.network_id);
         let wire = network.and_then(|network| network.physical_network.clone());
@@ -497,7 +528,7 @@ impl Port {
         if host.is_some_and(|host| carries(&host)) {
             "tap"
         } else {
-            "binding_failed"
+            FAILED
         }
     }
 
@@ -509,11 +540,10 @@ impl Port {
         if SERVICE_OWNERS.contains(&owner) && owner != GATEWAY_OWNER {
             return scene.status.is_network_realised(self.network_id);
         }
-        if self.host.is_empty() {
+        let Some(host) = self.place() else {
             return false;
-        }
-        let host = Host::by_name(scene.snapshot, &self.host);
-        match host {
+        };
+        match Host::by_name(scene.snapshot, host) {
             // A foreign VTEP proves nothing by itself: the fabric around it must be there.
             Some(host) if host.is_foreign() => scene.status.is_network_realised(self.network_id),
             Some(host) => scene.status.is_port_realised(self.meta.id, host.meta.id),
