@@ -44,10 +44,10 @@ use super::{
 };
 use crate::{
     compile::intent::HostName,
-    resource::{Objects as _, Resource as _},
+    resource::Resource as _,
     resources::{
         Host,
-        host::{JoinToken, join_token_key},
+        host::{join_token_key, joining},
     },
     store::{Store, TransactError, View, transact},
     time::Seconds,
@@ -273,21 +273,6 @@ impl Service {
 /// Whatever is wrong with a token, this is all that is said.
 fn bad_token() -> Status {
     Status::unauthenticated("the join token is unknown, spent, expired or another host's")
-}
-
-/// The host that may join with a token.
-fn joining(
-    view: &impl crate::store::Read,
-    key: &str,
-    name: &str,
-    now: Seconds,
-) -> Option<Arc<Host>> {
-    let token = view
-        .get::<JoinToken>(key)
-        .filter(|token| now < token.expires_at)?;
-    let host = view.object::<Host>(token.host_id)?;
-    let is_right = host.meta.name == name && host.token_key.as_deref() == Some(key);
-    (is_right && !host.is_foreign()).then_some(host)
 }
 
 /// Spends a token: the host is from now on whoever has this certificate.

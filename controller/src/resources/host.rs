@@ -47,6 +47,16 @@ pub fn join_token_key(secret: &[u8]) -> String {
     format!("jointoken/{:x}", Sha256::digest(secret))
 }
 
+/// The host that may join with the token of this key.
+pub fn joining(read: &impl Read, key: &str, name: &str, now: Seconds) -> Option<Arc<Host>> {
+    let token = read
+        .get::<JoinToken>(key)
+        .filter(|token| now < token.expires_at)?;
+    let host = read.object::<Host>(token.host_id)?;
+    let is_right = host.meta.name == name && host.token_key.as_deref() == Some(key);
+    (is_right && !host.is_foreign()).then_some(host)
+}
+
 /// What a host says of where it stands, when it connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
@@ -260,8 +270,9 @@ impl Resource for Host {
 
     fn once(&self, change: &Change<'_, Self>) -> Option<(&'static str, Value)> {
         self.token_key.as_ref()?;
-        let asked = change.verb == Verb::Create || change.names("new_token");
-        asked.then(|| {
+        // Whoever says that none is wanted gets none: it would open nothing.
+        let old = change.before.and_then(|host| host.token_key.as_ref());
+        (old != self.token_key.as_ref()).then(|| {
             let secret = secret(change, self.meta.id);
             let pin = &change.moment.facts.ca_pin;
             (

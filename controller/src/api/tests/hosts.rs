@@ -23,6 +23,12 @@ async fn hosts_get_a_token_once_and_show_as_agents() {
     let (_, shown) = cloud.get("admin", &path).await;
     assert!(shown["host"].get("token").is_none());
     assert!(!shown.to_string().contains("jointoken"));
+    let none = json!({"host": {"new_token": false}});
+    let (_, body) = cloud.ask("admin", "PUT", &path, none).await;
+    assert!(
+        body["host"].get("token").is_none() && stored(&key),
+        "{body}"
+    );
     let again = json!({"host": {"new_token": true}});
     let (_, body) = cloud.ask("admin", "PUT", &path, again).await;
     assert!(body["host"]["token"].is_string() && body["host"]["token"] != json!(token));
