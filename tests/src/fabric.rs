@@ -22,6 +22,7 @@ use vswitch::{
         PortIo, Tunnelled, Underlay,
         memory::{Frame, MemoryPort, MemoryUnderlay, Weather, Workload},
     },
+    metadata::{Inward, Limits, Outward, exchange::Exchange},
     stats::WorkerStats,
 };
 
@@ -76,6 +77,8 @@ pub(crate) struct Switch {
     /// The ends on physical networks, by the network that each carries.
     pub(crate) wires: BTreeMap<NetId, (MemoryPort, Workload)>,
     underlay: MemoryUnderlay,
+    /// Who tells workloads of themselves, if anybody does.
+    metadata: Option<Exchange>,
     coin: u64,
 }
 
@@ -168,6 +171,36 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// What asks for metadata is answered, or refused where nobody does.
+    fn tell(&mut self, metadata: Option<&mut Exchange>, tables: &Tables, now: Now) {
+        let Self {
+            datapath,
+            pool,
+            out,
+            ..
+        } = self;
+        let asked = std::mem::take(&mut out.metadata);
+        let Some(metadata) = metadata.filter(|_| !asked.is_empty()) else {
+            for packet in asked {
+                datapath.refuse_metadata(packet, now, pool);
+            }
+            return;
+        };
+        let mut inward = vec![];
+        for packet in asked {
+            inward.extend(Inward::of(&packet, tables, 0));
+            pool.give(packet);
+        }
+        let mut frames = metadata.turn(inward, now);
+        // What it was told to say in the first turn goes out in the next.
+        frames.extend(metadata.turn([], now));
+        for Outward { port, frame } in frames {
+            datapath.answer_metadata(tables, (port, &frame), now, pool, out);
+        }
+    }
+}
+
 impl Switch {
     pub(crate) fn new(build: &Build, host: usize, underlay: MemoryUnderlay) -> Self {
         let seed = build.seed.wrapping_mul(1000) + u64::try_from(host).unwrap();
@@ -178,10 +211,18 @@ impl Switch {
             ports: BTreeMap::new(),
             wires: BTreeMap::new(),
             underlay,
+            metadata: None,
             coin: seed | 1,
         };
         this.start_workers(build);
         this
+    }
+
+    /// The same, of a host with one worker whose workloads are told of themselves.
+    pub(crate) fn with_metadata(mut self) -> Self {
+        let seed = self.tables.seed();
+        self.metadata = Some(Exchange::with_pages(Limits::default(), seed));
+        self
     }
 
     /// The same, of a host that knows which VTEP is its own: whether a gateway is here.
@@ -236,6 +277,9 @@ impl Switch {
         let seed = self.tables.seed();
         let tables = Tables::build(Some(&self.tables), config, &self.zones, seed);
         self.tables = Arc::new(tables);
+        if let Some(metadata) = &mut self.metadata {
+            metadata.told(config);
+        }
         let wired: Vec<NetId> = self.tables.wires().map(|(network, _)| network.id).collect();
         self.wires.retain(|network, _| wired.contains(network));
         for network in wired {
@@ -355,19 +399,18 @@ impl Switch {
             ports,
             wires,
             underlay,
+            metadata,
             ..
         } = self;
+        let worker = &mut workers[at];
+        worker.tell(metadata.as_mut(), tables, now);
         let Worker {
             datapath,
             pool,
             out,
             ..
-        } = &mut workers[at];
+        } = worker;
         let mut any = !out.is_empty();
-        // Nobody serves metadata here.
-        for packet in std::mem::take(&mut out.metadata) {
-            datapath.refuse_metadata(packet, now, pool);
-        }
         let mut unsent = vec![];
         underlay.tx(pool, &mut out.tunnelled, &mut unsent);
         for unsent in unsent {

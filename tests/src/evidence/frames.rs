@@ -7,11 +7,11 @@ use std::{net::IpAddr, time::Duration};
 
 use hostconfig::network::Wire;
 use net::{
-    Headers, Mac,
+    Headers, Mac, PacketPool,
     flow_key::{ethertype, proto},
     testkit::{FrameBuilder, tcp},
 };
-use vswitch::io::memory::Frame;
+use vswitch::io::{Underlay as _, memory::Frame};
 
 use super::{Nic, Region};
 
@@ -27,6 +27,8 @@ pub enum Sent {
     Udp(u16),
     /// The first segment of a connection to this port.
     Tcp(u16),
+    /// The same from this port, to one that nobody used lately.
+    TcpFrom(u16),
     /// An SCTP packet to this port.
     Sctp(u16),
     /// A datagram with so many bytes.
@@ -39,6 +41,7 @@ impl Sent {
             Self::Ping => FrameBuilder::echo(v6, fresh),
             Self::Udp(port) => FrameBuilder::udp(v6, fresh, port),
             Self::Tcp(port) => FrameBuilder::tcp(v6, fresh, port).flags(tcp::SYN),
+            Self::TcpFrom(port) => FrameBuilder::tcp(v6, port, fresh).flags(tcp::SYN),
             Self::Sctp(port) => FrameBuilder::sctp(v6, fresh, port),
             Self::Long(bytes) => FrameBuilder::udp(v6, fresh, 9).payload(&vec![0; bytes]),
         }
@@ -55,7 +58,7 @@ impl Sent {
             (Self::Udp(_) | Self::Long(_), proto::UDP) => {
                 FrameBuilder::udp(v6, key.l4_dst, key.l4_src)
             }
-            (Self::Tcp(_), proto::TCP) => {
+            (Self::Tcp(_) | Self::TcpFrom(_), proto::TCP) => {
                 let frame = FrameBuilder::tcp(v6, key.l4_dst, key.l4_src);
                 // It acknowledges the SYN (RFC 9293 §3.4).
                 frame.flags(tcp::SYN | tcp::ACK).seq(7, 2)
@@ -369,6 +372,27 @@ impl Region {
             }
         }
         seen
+    }
+
+    /// What reaches a tunnel endpoint that is no host of ours, of what is done meanwhile.
+    pub fn tunnelled(&mut self, vtep: std::net::IpAddr, does: impl FnOnce(&mut Self)) -> Seen {
+        let mut end = self.far_end(vtep);
+        let mut pool = PacketPool::new(64, 4);
+        let mut hear = |region: &mut Self| {
+            region.settle();
+            let (mut got, mut refused) = (vec![], vec![]);
+            end.rx(&mut pool, &|_| true, &mut got, &mut refused);
+            let seen = got.iter().map(|frame| words(frame.packet.bytes(), 0));
+            let seen: Seen = seen.map(|words| format!("{vtep}: {words}")).collect();
+            let refused = refused.into_iter().map(|(packet, _)| packet);
+            for packet in got.into_iter().map(|frame| frame.packet).chain(refused) {
+                pool.give(packet);
+            }
+            seen
+        };
+        hear(self);
+        does(self);
+        hear(self)
     }
 
     /// What a workload is called.

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use controller::{
     api::Api,
     hosts::{
@@ -23,7 +24,10 @@ use controller::{
         publish::{Conn, Effect, Event, Reading},
     },
     resource::{Objects, Resource},
-    resources::Host as HostRecord,
+    resources::{
+        Host as HostRecord,
+        host::{join_token_key, joining},
+    },
     stats::Stats,
     store::{MemoryDisk, transact},
     time::Seconds,
@@ -33,7 +37,7 @@ use net::{DropReason, Id, Now, ids::kind};
 use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
 use vswitch::{
-    io::memory::{Fabric as Underlay, Frame, Weather},
+    io::memory::{Fabric as Underlay, Frame, MemoryUnderlay, Weather},
     simulated::{Machine, Name, Said, SimulatedHost},
 };
 
@@ -204,7 +208,9 @@ impl Region {
             errors_per_second: 10_000,
             ..Build::default()
         };
-        let switch = Switch::new(&build, at, self.underlay.attach(vtep(at))).at(vtep(at));
+        let switch = Switch::new(&build, at, self.underlay.attach(vtep(at)))
+            .at(vtep(at))
+            .with_metadata();
         self.hosts.push(Host {
             id,
             name,
@@ -498,6 +504,21 @@ impl Region {
         }
         self.now = end;
         self.settle();
+    }
+
+    /// The underlay of a tunnel endpoint that is no host of ours.
+    pub(super) fn far_end(&self, vtep: IpAddr) -> MemoryUnderlay {
+        self.underlay.attach(vtep)
+    }
+
+    /// May a host of this name join with a join token?
+    pub fn may_join(&self, name: &str, token: &str) -> bool {
+        let secret = token.rsplit('.').next().unwrap_or_default();
+        let Ok(secret) = URL_SAFE_NO_PAD.decode(secret) else {
+            return false;
+        };
+        let wall = reading(self.now).wall;
+        joining(&self.brain.snapshot(), &join_token_key(&secret), name, wall).is_some()
     }
 
     /// Where a VTEP is.

@@ -9,13 +9,20 @@ use dhcproto::{
     v4::{self, Message, MessageType, OptionCode},
     v6,
 };
-use net::{Headers, Mac, flow_key::proto, testkit::FrameBuilder};
+use net::{
+    Headers, Mac,
+    flow_key::proto,
+    testkit::{FrameBuilder, tcp},
+};
 use simple_dns::{CLASS, Name, Packet, QCLASS, QTYPE, Question, TYPE};
 
 use super::{Nic, Region, Seen};
 
 /// Where names are asked for on every network.
 pub const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
+
+/// Where workloads ask of themselves besides.
+const SERVICE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe));
 
 fn payload(frame: &[u8]) -> &[u8] {
     let (headers, _) = Headers::parse(frame).unwrap();
@@ -142,6 +149,55 @@ impl Region {
             }
         }
         seen
+    }
+
+    /// What a workload reads at a path of the metadata service, by each of its addresses.
+    pub fn page(&mut self, nic: &Nic, path: &str) -> Seen {
+        let ask = format!("GET {path} HTTP/1.1\r\nhost: metadata\r\n\r\n");
+        [SERVICE, SERVICE_V6]
+            .into_iter()
+            .flat_map(|service| {
+                let Some(mac) = self.neighbour(nic, service) else {
+                    return vec![format!("nobody has {service}")];
+                };
+                let fresh = self.next_fresh();
+                let segment = |flags: u8, (seq, ack): (u32, u32), said: &str| {
+                    let frame = FrameBuilder::tcp(service.is_ipv6(), fresh, 80);
+                    let frame = frame.macs(nic.mac, mac);
+                    let frame = frame.addrs(nic.addr(service.is_ipv6()), service);
+                    frame
+                        .flags(flags)
+                        .seq(seq, ack)
+                        .payload(said.as_bytes())
+                        .build()
+                };
+                let greeted = self.segments(nic, segment(tcp::SYN, (1, 0), ""), fresh);
+                let Some((theirs, _)) = greeted.first() else {
+                    return vec![format!("nobody answers at {service}")];
+                };
+                let next = theirs.wrapping_add(1);
+                let asks = segment(tcp::ACK | tcp::PSH, (2, next), &ask);
+                let told = self.segments(nic, asks, fresh);
+                let sent = u32::try_from(ask.len()).unwrap();
+                self.segments(nic, segment(tcp::RST, (2 + sent, 0), ""), fresh);
+                let told: Vec<u8> = told.into_iter().flat_map(|(_, said)| said).collect();
+                let told = String::from_utf8_lossy(&told).into_owned();
+                told.lines().map(str::to_owned).collect()
+            })
+            .collect()
+    }
+
+    /// The TCP segments that a workload gets of one that it sends: sequence number and payload.
+    fn segments(&mut self, nic: &Nic, frame: Vec<u8>, port: u16) -> Vec<(u32, Vec<u8>)> {
+        let got = self.bytes(nic, frame).into_iter();
+        let own = got.filter_map(|(_, frame)| {
+            let (headers, key) = Headers::parse(&frame).ok()?;
+            let at = usize::from(headers.l4_at) + 4;
+            let seq = frame.get(at..at + 4)?.try_into().ok()?;
+            let own = (key.ip_proto, key.l4_dst) == (proto::TCP, port);
+            own.then(|| (u32::from_be_bytes(seq), payload(&frame).to_vec()))
+        });
+        own.collect()
     }
 
     /// What the switch says when a workload asks a server for a name's address, or an address's name.

@@ -237,6 +237,10 @@ pub(crate) const TABLE: &[(&str, Proof)] = &[
     ),
     ("binding", Attributes(&["port.binding:host_id"])),
     (
+        "binding-extended",
+        Attributes(&["binding.host", "binding.vnic_type"]),
+    ),
+    (
         "empty-string-filtering",
         Shown(|r| {
             r.make("network", &json!({"name": "", "description": "of some"}));

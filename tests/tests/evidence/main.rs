@@ -13,12 +13,16 @@
 )]
 
 mod aliases;
+mod balancers;
+mod bindings;
+mod chains;
 mod coverage;
 mod forwardings;
 mod groups;
 mod limits;
 mod metering;
 mod names;
+mod hosts;
 mod networks;
 mod pools;
 mod ports;
@@ -32,11 +36,15 @@ mod zones;
 use tests::evidence::{Entry, Region, kept, no_effect, prove};
 
 const TABLES: &[&[Entry]] = &[
+    balancers::TABLE,
+    bindings::TABLE,
+    chains::TABLE,
     forwardings::TABLE,
     groups::TABLE,
     limits::TABLE,
     metering::TABLE,
     names::TABLE,
+    hosts::TABLE,
     networks::TABLE,
     pools::TABLE,
     ports::TABLE,
@@ -131,4 +139,21 @@ fn sharing() {
 #[test]
 fn zones() {
     prove(zones::TABLE);
+fn balancers() {
+    prove(balancers::TABLE);
+}
+
+#[test]
+fn bindings() {
+    prove(bindings::TABLE);
+}
+
+#[test]
+fn chains() {
+    prove(chains::TABLE);
+}
+
+#[test]
+fn hosts() {
+    prove(hosts::TABLE);
 }

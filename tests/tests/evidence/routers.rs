@@ -51,12 +51,18 @@ fn seen_outside(r: &mut Region, a: &Nic, out: &Nic) -> Seen {
 
 /// A router between a workload's network and an external one; with whom is outside.
 pub(crate) fn gated(r: &mut Region) -> (String, Nic, Net, Nic) {
-    let net = r.net(0);
-    let a = r.nic(&net, 0, 11);
-    let (outside, out) = r.outside(9);
+    let (net, a, outside, out) = half_gated(r);
     let router = r.router(&[&net]);
     r.gate(&router, &outside);
     (router, a, outside, out)
+}
+
+/// The same without its router.
+pub(crate) fn half_gated(r: &mut Region) -> (Net, Nic, Net, Nic) {
+    let net = r.net(0);
+    let a = r.nic(&net, 0, 11);
+    let (outside, out) = r.outside(9);
+    (net, a, outside, out)
 }
 
 /// What arrives when somebody outside writes to an address.
