@@ -105,6 +105,21 @@ pub enum Policy {
     Nobody,
 }
 
+/// How an answer has a field, where that is not as it is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// As it is taken.
+    AsTaken,
+    /// So, or null where there is none.
+    OrNull,
+    /// As text.
+    Text,
+    /// An object.
+    Object,
+    /// An object, or null where there is none.
+    ObjectOrNull,
+}
+
 /// One field of a resource.
 #[derive(Debug, Clone, Copy)]
 #[expect(
@@ -134,6 +149,8 @@ pub struct Field {
     pub derived: bool,
     /// Is it left out of an answer where there is none?
     pub optional: bool,
+    /// How answers have it.
+    pub shown: Shown,
 }
 
 /// A read-only field; builders make it more.
@@ -150,6 +167,7 @@ pub const fn field(name: &'static str, kind: Kind, doc: &'static str) -> Field {
         filter: true,
         derived: false,
         optional: false,
+        shown: Shown::AsTaken,
     }
 }
 
@@ -222,6 +240,13 @@ impl Field {
     #[must_use]
     pub const fn if_any(mut self) -> Self {
         self.optional = true;
+        self
+    }
+
+    /// In another form in answers than in requests.
+    #[must_use]
+    pub const fn shown(mut self, shown: Shown) -> Self {
+        self.shown = shown;
         self
     }
 

@@ -180,7 +180,7 @@ pub(super) async fn one(
         match method {
             Method::GET => get(&api, &project, &asked).await,
             Method::DELETE => delete(&api, &project, &asked).await,
-            _ => Err(ApiError::NoMethod),
+            _ => Err(ApiError::no_method(&["GET", "DELETE"])),
         }
     }
     .await;

@@ -49,7 +49,7 @@ pub(super) async fn take(State(api): State<Api>, request: Request<Body>) -> Resp
     let answer: Answer = async {
         let asked = api.read(request).await?;
         if method != Method::POST {
-            return Err(ApiError::NoMethod);
+            return Err(ApiError::no_method(&["POST"]));
         }
         begin(&api, &asked).await
     }

@@ -60,7 +60,7 @@ impl Api {
                     let deed = Deed::Add(fields);
                     self.rebind(StatusCode::CREATED, id, &asked, deed).await
                 }
-                _ => Err(ApiError::NoMethod),
+                _ => Err(ApiError::no_method(&["GET", "POST"])),
             }
         }
         .await;
@@ -90,7 +90,7 @@ impl Api {
                     let deed = Deed::Remove(host);
                     self.rebind(StatusCode::NO_CONTENT, id, &asked, deed).await
                 }
-                _ => Err(ApiError::NoMethod),
+                _ => Err(ApiError::no_method(&["GET", "PUT", "DELETE"])),
             }
         }
         .await;
@@ -108,7 +108,7 @@ impl Api {
         let answer: Answer = async {
             let asked = self.read(request).await?;
             if method != Method::PUT {
-                return Err(ApiError::NoMethod);
+                return Err(ApiError::no_method(&["PUT"]));
             }
             may("activate", id, self, &asked)?;
             let deed = Deed::Activate(host);

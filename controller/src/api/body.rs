@@ -91,7 +91,14 @@ pub(super) fn admit(
             spec.singular
         )));
     };
+    let named = ["project_id", "tenant_id"].map(|name| body.contains_key(name).then_some(name));
     let project_id = project(&mut body, caller)?;
+    // An object stays whose it is.
+    if let Some(name) = named.into_iter().flatten().next()
+        && verb == Verb::Update
+    {
+        return Err(bad(format!("Cannot update read-only attribute {name}")));
+    }
     known(&body, |name| spec.field(name).is_some())?;
     let mut given = Given::new();
     let mut fields = Map::new();

@@ -29,7 +29,10 @@ pub enum ApiError {
     #[error(
         "The server could not comply with the request since it is either malformed or otherwise incorrect."
     )]
-    NoMethod,
+    NoMethod {
+        /// Those that the path has.
+        allow: Vec<&'static str>,
+    },
     /// Not in this form.
     #[error(
         "The server could not comply with the request since it is either malformed or otherwise incorrect."
@@ -81,7 +84,7 @@ impl ApiError {
             },
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::NoPath => StatusCode::NOT_FOUND,
-            Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
@@ -105,11 +108,18 @@ impl ApiError {
             },
             Self::Unauthenticated => "HTTPUnauthorized".to_owned(),
             Self::NoPath => "HTTPNotFound".to_owned(),
-            Self::NoMethod => "HTTPMethodNotAllowed".to_owned(),
+            Self::NoMethod { .. } => "HTTPMethodNotAllowed".to_owned(),
             Self::NotAcceptable => "HTTPNotAcceptable".to_owned(),
             Self::BodyTooLarge { .. } => "HTTPRequestEntityTooLarge".to_owned(),
             Self::Slow => "HTTPRequestTimeout".to_owned(),
             Self::Unavailable { .. } | Self::NoBackup(_) => "ServiceUnavailable".to_owned(),
+        }
+    }
+
+    /// Not with this method: the path has these.
+    pub fn no_method(allow: &[&'static str]) -> Self {
+        Self::NoMethod {
+            allow: allow.to_vec(),
         }
     }
 
@@ -126,7 +136,14 @@ impl ApiError {
         let body = json!({
             "NeutronError": {"type": self.name(), "message": self.to_string(), "detail": ""}
         });
-        respond(self.status(), &body)
+        let mut response = respond(self.status(), &body);
+        // The path's methods must be said (RFC 9110 §15.5.6).
+        if let Self::NoMethod { allow } = self
+            && let Ok(allow) = HeaderValue::from_str(&allow.join(", "))
+        {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        response
     }
 }
 
@@ -203,7 +220,11 @@ mod tests {
             ),
             (ApiError::Unauthenticated, 401, "HTTPUnauthorized"),
             (ApiError::NoPath, 404, "HTTPNotFound"),
-            (ApiError::NoMethod, 405, "HTTPMethodNotAllowed"),
+            (
+                ApiError::no_method(&["GET", "PUT"]),
+                405,
+                "HTTPMethodNotAllowed",
+            ),
             (ApiError::NotAcceptable, 406, "HTTPNotAcceptable"),
             (
                 ApiError::BodyTooLarge { limit: 1 },

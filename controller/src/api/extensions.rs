@@ -484,7 +484,7 @@ pub(super) async fn versions(State(api): State<Api>, request: Request<Body>) -> 
     let body = json!({"versions": [{"id": "v2.0", "status": "CURRENT", "links": links}]});
     finish(match *request.method() {
         Method::GET | Method::HEAD => Ok(respond(StatusCode::OK, &body)),
-        _ => Err(ApiError::NoMethod),
+        _ => Err(ApiError::no_method(&["GET", "HEAD"])),
     })
 }
 
@@ -498,7 +498,7 @@ async fn reading(
     if method == Method::GET {
         body()
     } else {
-        Err(ApiError::NoMethod)
+        Err(ApiError::no_method(&["GET"]))
     }
 }
 
@@ -586,6 +586,6 @@ pub(super) async fn appliances(api: &Api, plural: &'static str, request: Request
             ),
         )
         .into()),
-        _ => Err(ApiError::NoMethod),
+        _ => Err(ApiError::no_method(&["GET", "POST"])),
     }
 }

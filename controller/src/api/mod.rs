@@ -220,7 +220,10 @@ impl Api {
                     self.list(spec, &asked).await
                 }
                 Method::POST if spec.allows(Verb::Create) => self.create(spec, &asked).await,
-                _ => Err(ApiError::NoMethod),
+                _ => {
+                    let own = [("GET", Verb::Read), ("POST", Verb::Create)];
+                    Err(ApiError::no_method(&allowed(spec, &own)))
+                }
             }
         };
         let response = finish(answer.await);
@@ -243,7 +246,14 @@ impl Api {
                 Method::GET if spec.allows(Verb::Read) => self.show(spec, id, &asked).await,
                 Method::PUT if spec.allows(Verb::Update) => self.update(spec, id, &asked).await,
                 Method::DELETE if spec.allows(Verb::Delete) => self.delete(spec, id, &asked).await,
-                _ => Err(ApiError::NoMethod),
+                _ => {
+                    let own = [
+                        ("GET", Verb::Read),
+                        ("PUT", Verb::Update),
+                        ("DELETE", Verb::Delete),
+                    ];
+                    Err(ApiError::no_method(&allowed(spec, &own)))
+                }
             }
         };
         let response = finish(answer.await);
@@ -271,7 +281,8 @@ impl Api {
             match (method, action.how) {
                 (Method::PUT, How::Change) => self.act(spec, action, id, &asked).await,
                 (Method::GET, How::Look) => self.look(spec, action, id, &asked),
-                _ => Err(ApiError::NoMethod),
+                (_, How::Change) => Err(ApiError::no_method(&["PUT"])),
+                (_, How::Look) => Err(ApiError::no_method(&["GET"])),
             }
         };
         let response = finish(answer.await);
@@ -288,7 +299,7 @@ impl Api {
             match method {
                 Method::GET => self.list_parts(&place, &asked),
                 Method::POST => self.create_part(&place, &asked).await,
-                _ => Err(ApiError::NoMethod),
+                _ => Err(ApiError::no_method(&["GET", "POST"])),
             }
         };
         let response = finish(answer.await);
@@ -311,7 +322,7 @@ impl Api {
                 Method::GET => self.show_part(&place, id, &asked),
                 Method::PUT => self.update_part(&place, id, &asked).await,
                 Method::DELETE => self.delete_part(&place, id, &asked).await,
-                _ => Err(ApiError::NoMethod),
+                _ => Err(ApiError::no_method(&["GET", "PUT", "DELETE"])),
             }
         };
         let response = finish(answer.await);
@@ -337,7 +348,7 @@ impl Api {
             if method == Method::GET {
                 answer(&asked)
             } else {
-                Err(ApiError::NoMethod)
+                Err(ApiError::no_method(&["GET"]))
             }
         }))
     }
@@ -408,6 +419,12 @@ impl Api {
             host.filter(plain).unwrap_or(&fallback)
         )
     }
+}
+
+/// The methods of a path whose verbs a resource has.
+fn allowed(spec: &Spec, own: &[(&'static str, Verb)]) -> Vec<&'static str> {
+    let own = own.iter().filter(|(_, verb)| spec.allows(*verb));
+    own.map(|(method, _)| *method).collect()
 }
 
 /// The paths of what is told of objects and is none.

@@ -147,10 +147,10 @@ async fn in_its_words(response: Response<Body>) -> Response<Body> {
     };
     let fault = json!({"faultcode": code, "faultstring": text, "debuginfo": null});
     let mut answer = respond(status, &fault);
-    if let Some(id) = parts.headers.get("x-openstack-request-id") {
-        answer
-            .headers_mut()
-            .insert("x-openstack-request-id", id.clone());
+    for name in ["x-openstack-request-id", "allow"] {
+        if let Some(value) = parts.headers.get(name) {
+            answer.headers_mut().insert(name, value.clone());
+        }
     }
     answer
 }

@@ -5,7 +5,7 @@
 use crate::{
     api::{schedules::SERVED, told::TOLD},
     resource::{
-        Absent, Action, Field, How, Kind, PART_ID, Part, Policy, Reply, Resource, Spec, Verb,
+        Absent, Action, Field, How, Kind, PART_ID, Part, Policy, Reply, Resource, Shown, Spec, Verb,
     },
     resources::{
         Port, REGISTRY,
@@ -34,13 +34,115 @@ fn schema(field: &Field) -> Value {
     };
     if let Some(object) = schema.as_object_mut() {
         object.insert("description".to_owned(), json!(field.doc));
-        if field.nullable
-            && let Some(Value::String(kind)) = object.get("type").cloned()
-        {
-            object.insert("type".to_owned(), json!([kind, "null"]));
+        if field.nullable {
+            or_null(object);
         }
     }
     schema
+}
+
+/// Null as well.
+fn or_null(schema: &mut Map<String, Value>) {
+    if let Some(Value::String(kind)) = schema.get("type").cloned() {
+        schema.insert("type".to_owned(), json!([kind, "null"]));
+    }
+    if let Some(Value::Array(values)) = schema.get_mut("enum") {
+        values.push(Value::Null);
+    }
+}
+
+/// What an answer has.
+fn told_of(field: &Field) -> Value {
+    let mut schema = match field.shown {
+        Shown::AsTaken | Shown::OrNull => schema(field),
+        Shown::Text => json!({"type": "string"}),
+        Shown::Object | Shown::ObjectOrNull => json!({"type": "object"}),
+    };
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("description".to_owned(), json!(field.doc));
+        if !field.nullable && matches!(field.shown, Shown::OrNull | Shown::ObjectOrNull) {
+            or_null(object);
+        }
+    }
+    schema
+}
+
+/// What may be asked for: besides a value's own form those that mean the same.
+fn asked(field: &Field) -> Value {
+    let (more, also) = match field.kind {
+        Kind::Bool => {
+            let also = json!({"enum": [0, 1, "0", "1", "true", "false", "True", "False"]});
+            (json!({}), Some(also))
+        }
+        Kind::Int(..) | Kind::OneOfNumbers(_) => {
+            let also = json!({"type": "string", "pattern": "^[+-]?[0-9]+$"});
+            (json!({}), Some(also))
+        }
+        // Any case, dashes as well.
+        Kind::Mac => (json!({"pattern": "^[0-9A-Fa-f:.-]+$"}), None),
+        Kind::Text(_) => (json!({"pattern": "^[^\\u0000]*$"}), None),
+        Kind::Uuids => {
+            let items = json!({"type": "string", "format": "uuid"});
+            (json!({"items": items, "uniqueItems": true}), None)
+        }
+        Kind::Words => {
+            let items = json!({"type": "string", "minLength": 1, "maxLength": 255});
+            let more = json!({"items": items, "uniqueItems": true, "maxItems": 50});
+            (more, None)
+        }
+        Kind::Address => {
+            let forms = json!([{"format": "ipv4"}, {"format": "ipv6"}]);
+            (json!({ "anyOf": forms }), None)
+        }
+        Kind::Uuid | Kind::IdOf(_) | Kind::Cidr | Kind::OneOf(_) | Kind::Shape(_) => {
+            (json!({}), None)
+        }
+    };
+    let mut own = schema(field);
+    if let (Some(own), Value::Object(more)) = (own.as_object_mut(), more) {
+        own.extend(more);
+    }
+    let Some(also) = also else {
+        return own;
+    };
+    json!({"anyOf": [own, also], "description": field.doc})
+}
+
+/// An object of these fields and no others; those that it must have.
+fn asked_of<'a>(fields: impl Iterator<Item = &'a Field>, must: impl Fn(&Field) -> bool) -> Value {
+    let (mut all, mut required) = (Map::new(), Vec::new());
+    for field in fields {
+        all.insert(field.name.to_owned(), asked(field));
+        if must(field) {
+            required.push(field.name);
+        }
+    }
+    let mut object = json!({"type": "object", "properties": all, "additionalProperties": false});
+    if let Some(object) = object.as_object_mut().filter(|_| !required.is_empty()) {
+        object.insert("required".to_owned(), json!(required));
+    }
+    object
+}
+
+/// A create says what has no default.
+fn is_required(field: &Field) -> bool {
+    matches!(field.absent, Absent::Required)
+}
+
+/// A body that must be there.
+fn body(mut content: Value) -> Value {
+    if let Some(body) = content.as_object_mut() {
+        body.insert("required".to_owned(), json!(true));
+    }
+    content
+}
+
+/// One object under its name, or several under theirs.
+fn one_or_many(spec: &Spec, one: &Value) -> Value {
+    let form = |key: &str, inner: Value| json!({"type": "object", "properties": {key: inner}, "required": [key]});
+    let many = json!({"type": "array", "items": one, "minItems": 1});
+    let forms = [form(spec.singular, one.clone()), form(spec.plural, many)];
+    body(content(&json!({ "anyOf": forms })))
 }
 
 fn object(spec: &Spec, wanted: impl Fn(&Field) -> bool) -> Value {
@@ -49,7 +151,7 @@ fn object(spec: &Spec, wanted: impl Fn(&Field) -> bool) -> Value {
 
 fn object_of<'a>(fields: impl Iterator<Item = &'a Field>) -> Value {
     let fields: Map<String, Value> = fields
-        .map(|field| (field.name.to_owned(), schema(field)))
+        .map(|field| (field.name.to_owned(), told_of(field)))
         .collect();
     json!({"type": "object", "properties": fields})
 }
@@ -79,14 +181,17 @@ fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
     for verb in spec.verbs {
         match verb {
             Verb::Create => {
-                let body = object(spec, |field| field.create != Policy::Nobody);
+                // Whose it is is told by either name.
+                let fields = spec.fields();
+                let fields = fields.filter(|f| f.create != Policy::Nobody || f.name == "tenant_id");
+                let one = asked_of(fields, is_required);
                 collection.insert(
                     "post".to_owned(),
                     operation(
                         spec,
                         format!("Make a {one_key}, or several."),
                         json!({
-                            "requestBody": wrapped(one_key, &body),
+                            "requestBody": one_or_many(spec, &one),
                             "responses": {"201": answer(one_key, &shown)},
                         }),
                     ),
@@ -111,14 +216,15 @@ fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
                 );
             }
             Verb::Update => {
-                let body = object(spec, |field| field.update != Policy::Nobody);
+                let fields = spec.fields().filter(|f| f.update != Policy::Nobody);
+                let change = asked_of(fields, |_| false);
                 item.insert(
                     "put".to_owned(),
                     operation(
                         spec,
                         format!("Change a {one_key}."),
                         json!({
-                            "requestBody": wrapped(one_key, &body),
+                            "requestBody": body(wrapped(one_key, &change)),
                             "responses": {"200": answer(one_key, &shown)},
                         }),
                     ),
@@ -157,7 +263,18 @@ fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
 /// The paths of the parts of an object, and of each by its own id alone.
 fn part(spec: &Spec, part: &Part, object: &str, paths: &mut Map<String, Value>) {
     let shown = object_of([&PART_ID].into_iter().chain(part.fields));
-    let asked = object_of(part.fields.iter());
+    // Parts are their object's project's, whatever is said.
+    let whose = json!({"type": "string"});
+    let with_project = |mut object: Value| {
+        if let Some(Value::Object(properties)) = object.get_mut("properties") {
+            for name in ["project_id", "tenant_id"] {
+                properties.insert(name.to_owned(), whose.clone());
+            }
+        }
+        object
+    };
+    let made = with_project(asked_of(part.fields.iter(), is_required));
+    let changed = with_project(asked_of(part.fields.iter(), |_| false));
     let answer = |key: &str, inner: &Value| described(wrapped(key, inner));
     let put =
         |verb: &str, name: &str, body: Value| operation(spec, format!("{verb} a {name}."), body);
@@ -165,7 +282,7 @@ fn part(spec: &Spec, part: &Part, object: &str, paths: &mut Map<String, Value>) 
         json!({
             "get": put("Show", name, json!({"responses": {"200": answer(name, &shown)}})),
             "put": put("Change", name, json!({
-                "requestBody": wrapped(name, &asked),
+                "requestBody": body(wrapped(name, &changed)),
                 "responses": {"200": answer(name, &shown)},
             })),
             "delete": put("Delete", name, json!({"responses": {"204": {"description": "gone"}}})),
@@ -188,7 +305,7 @@ fn part(spec: &Spec, part: &Part, object: &str, paths: &mut Map<String, Value>) 
             "responses": {"200": answer(part.plural, &rows)},
         })),
         "post": put("Make", name, json!({
-            "requestBody": wrapped(name, &asked),
+            "requestBody": body(wrapped(name, &made)),
             "responses": {"201": answer(name, &shown)},
         })),
     });
@@ -208,21 +325,11 @@ fn parameters() -> Value {
 }
 
 fn action(spec: &Spec, action: &Action) -> Value {
-    let mut arguments = object_of(action.arguments.iter());
-    let must = |field: &&Field| matches!(field.absent, Absent::Required);
-    let required: Vec<&str> = action
-        .arguments
-        .iter()
-        .filter(must)
-        .map(|f| f.name)
-        .collect();
-    if !required.is_empty()
-        && let Some(object) = arguments.as_object_mut()
-    {
-        object.insert("required".to_owned(), json!(required));
-    }
-    let body = if action.wrapped {
-        wrapped(spec.singular, &arguments)
+    let arguments = asked_of(action.arguments.iter(), is_required);
+    let asked = if action.wrapped {
+        body(wrapped(spec.singular, &arguments))
+    } else if action.arguments.iter().any(is_required) {
+        body(content(&arguments))
     } else {
         content(&arguments)
     };
@@ -235,11 +342,11 @@ fn action(spec: &Spec, action: &Action) -> Value {
         Reply::Fields(fields) => content(&object_of(fields.iter())),
     };
     let responses = Map::from_iter([(action.success.to_string(), described(answer))]);
-    let body = match action.how {
-        How::Change => json!({"requestBody": body, "responses": responses}),
+    let whole = match action.how {
+        How::Change => json!({"requestBody": asked, "responses": responses}),
         How::Look => json!({"responses": responses}),
     };
-    operation(spec, action.doc.to_owned(), body)
+    operation(spec, action.doc.to_owned(), whole)
 }
 
 /// An operation of a resource: grouped with its others, and refused as all are.
@@ -297,12 +404,11 @@ fn bindings(paths: &mut Map<String, Value>) {
         ((*name).to_owned(), of)
     });
     let shown = json!({"type": "object", "properties": shown.collect::<Map<_, _>>()});
-    let mut said = object_of(BINDING.fields.iter());
-    let change = wrapped("binding", &said);
-    if let Some(said) = said.as_object_mut() {
-        said.insert("required".to_owned(), json!(["host"]));
-    }
-    let make = wrapped("binding", &said);
+    let said = |must: fn(&Field) -> bool| {
+        let said = asked_of(BINDING.fields.iter(), must);
+        body(wrapped("binding", &said))
+    };
+    let (change, make) = (said(|_| false), said(|field| field.name == "host"));
     let answers = |code: &str, answer: Value| json!({"responses": {code: described(answer)}});
     let with = |body: Value, mut answers: Value| {
         if let Some(object) = answers.as_object_mut() {
@@ -395,6 +501,7 @@ fn auto_allocated() -> Value {
             "summary": "Delete it, if nothing uses it.",
             "responses": {
                 "204": {"description": "Deleted."},
+                "401": unauthenticated(),
                 "default": {"$ref": "#/components/responses/Refused"},
             },
         },

@@ -105,7 +105,7 @@ pub(super) async fn one(
             }
             Method::PUT => update(&api, &project, &asked).await,
             Method::DELETE => delete(&api, &project, &asked).await,
-            _ => Err(ApiError::NoMethod),
+            _ => Err(ApiError::no_method(&["GET", "PUT", "DELETE"])),
         }
     }
     .await;

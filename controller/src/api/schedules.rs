@@ -147,6 +147,16 @@ impl Served {
         rows.collect()
     }
 
+    /// The methods of the list, or of one of it.
+    fn methods(&self, one: bool) -> &'static [&'static str] {
+        match (one, self.is_chosen()) {
+            (false, true) => &["GET", "POST"],
+            (false, false) => &["GET"],
+            (true, true) => &["DELETE"],
+            (true, false) => &[],
+        }
+    }
+
     /// What is asked of it, or of one that it lists.
     pub(super) async fn answer(
         &self,
@@ -163,7 +173,7 @@ impl Served {
                 Method::GET if !one => "get",
                 Method::POST if !one && self.is_chosen() => "create",
                 Method::DELETE if one && self.is_chosen() => "delete",
-                _ => return Err(ApiError::NoMethod),
+                _ => return Err(ApiError::no_method(self.methods(one))),
             };
             if !asked.caller.admin {
                 return Err(self.denied(verb).into());

@@ -19,7 +19,7 @@ pub(super) async fn list(State(api): State<Api>, request: Request<Body>) -> Resp
     let answer: Answer = async {
         let asked = api.read(request).await?;
         if method != Method::GET {
-            return Err(ApiError::NoMethod);
+            return Err(ApiError::no_method(&["GET"]));
         }
         if asked.caller.roles.is_empty() {
             return Err(Refusal::denied("rule:get_service_provider").into());

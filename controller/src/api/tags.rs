@@ -89,7 +89,7 @@ pub(super) async fn all(
                 edit(api, spec, id, &asked, Edit::Clear).await?;
                 Ok(respond_empty(StatusCode::NO_CONTENT))
             }
-            _ => Err(ApiError::NoMethod),
+            _ => Err(ApiError::no_method(&["GET", "PUT", "POST", "DELETE"])),
         }
     }
     .await;
@@ -126,7 +126,7 @@ pub(super) async fn one(
                 edit(api, spec, id, &asked, Edit::Remove(tag.to_owned())).await?;
                 Ok(respond_empty(StatusCode::NO_CONTENT))
             }
-            _ => Err(ApiError::NoMethod),
+            _ => Err(ApiError::no_method(&["GET", "PUT", "DELETE"])),
         }
     }
     .await;

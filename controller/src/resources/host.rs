@@ -9,8 +9,8 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Claim, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec,
-        Verb, field,
+        ALL, Absent, Claim, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Shown,
+        Spec, Verb, field,
     },
     resources::{
         Port,
@@ -202,6 +202,7 @@ impl Resource for Host {
                 Kind::Text(255),
                 "What its ports are guaranteed.",
             )
+            .shown(Shown::Object)
             .computed()
             .unfiltered(),
             field("alive", Kind::Bool, "Is it connected?").computed(),

@@ -8,7 +8,7 @@ use crate::{
     refusal::Refusal,
     resource::{
         ALL, Absent, Action, Claim, Field, How, Kind, Lookup, Meta, Objects, Operations, Ops,
-        Policy, Reply, Resource, Spec, field,
+        Policy, Reply, Resource, Shown, Spec, field,
     },
     resources::{
         Subnet, address_scope,
@@ -91,6 +91,7 @@ const fn length(name: &'static str, doc: &'static str) -> Field {
     // Taken as a number or as text, shown as text: so does Neutron.
     field(name, Kind::Int(0, 128), doc)
         .writable(Absent::Computed)
+        .shown(Shown::Text)
         .computed()
 }
 

@@ -15,8 +15,8 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Field, Kind, Meta, Objects, Operations, Ops, Part, Policy, Resource, Spec,
-        field,
+        ALL, Absent, Field, Kind, Meta, Objects, Operations, Ops, Part, Policy, Resource, Shown,
+        Spec, field,
     },
     resources::{
         Network, Port, Subnet, dns, network,
@@ -124,7 +124,8 @@ const FIELDS: &[Field] = &[
         "router_id",
         Kind::Uuid,
         "The router between it and whom it leads to.",
-    ),
+    )
+    .shown(Shown::OrNull),
     field(
         "status",
         Kind::Text(16),
@@ -143,6 +144,7 @@ const FIELDS: &[Field] = &[
         Kind::Uuid,
         "The QoS policy of its network.",
     )
+    .shown(Shown::OrNull)
     .computed()
     .unfiltered(),
     field(
@@ -158,6 +160,7 @@ const FIELDS: &[Field] = &[
     )
     .create_only(Absent::Text("")),
     field("port_details", Kind::Text(255), "Of its port.")
+        .shown(Shown::ObjectOrNull)
         .computed()
         .unfiltered(),
     field(

@@ -10,7 +10,8 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field,
+        ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Shown, Spec,
+        field,
     },
     resources::{
         FloatingIp, FlowClassifier, Port, Subnet, address_scope, dns, floating_ip, guarantee,
@@ -213,7 +214,8 @@ impl Resource for Network {
             )
             .writable(Absent::Computed)
             .set_by(Policy::Admin)
-            .read_by(Policy::Admin),
+            .read_by(Policy::Admin)
+            .shown(Shown::OrNull),
         ],
         actions: &[],
         parts: &[],
