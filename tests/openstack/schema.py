@@ -8,14 +8,14 @@ taken that the document does not allow.
 """
 
 import json
+import pathlib
 import subprocess
 import sys
 import urllib.request
 
 import yaml
 
-# What the document can't say is still refused: a subnet outside of its pool, a second of something.
-UNSAID = "positive_data_acceptance"
+CONFIG = pathlib.Path(__file__).with_name("schemathesis.toml")
 DOMAIN = {"name": "Default"}
 
 
@@ -61,8 +61,8 @@ def main(clouds, seconds="120"):
     faulty = []
     for who, secret in callers(auth):
         print(f"== {who}", flush=True)
-        command = ["schemathesis", "run", document, "--phases", "coverage,fuzzing,stateful"]
-        command += ["--exclude-checks", UNSAID, "--max-time", seconds, "--no-shrink", "--continue-on-failure"]
+        command = ["schemathesis", "--config-file", str(CONFIG), "run", document, "--phases", "coverage,fuzzing,stateful"]
+        command += ["--max-time", seconds, "--no-shrink", "--continue-on-failure"]
         if secret:
             command += ["--header", f"X-Auth-Token: {secret}"]
         if subprocess.run(command, check=False).returncode:

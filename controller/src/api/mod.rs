@@ -342,13 +342,23 @@ impl Api {
         request: Request<Body>,
         answer: impl FnOnce(&Asked) -> Answer,
     ) -> Response<Body> {
+        self.get_among(request, &["GET"], answer).await
+    }
+
+    /// The same where others answer the path's other methods.
+    async fn get_among(
+        &self,
+        request: Request<Body>,
+        allow: &[&'static str],
+        answer: impl FnOnce(&Asked) -> Answer,
+    ) -> Response<Body> {
         let method = request.method().clone();
         let asked = self.read(request).await;
         finish(asked.and_then(|asked| {
             if method == Method::GET {
                 answer(&asked)
             } else {
-                Err(ApiError::no_method(&["GET"]))
+                Err(ApiError::no_method(allow))
             }
         }))
     }

@@ -3,7 +3,10 @@
 //! An `OpenAPI` 3.1 document made from the tables. It is served, and committed as `controller/openapi.json`.
 
 use crate::{
-    api::{schedules::SERVED, told::TOLD},
+    api::{
+        schedules::SERVED,
+        told::{LONGEST, TOLD},
+    },
     resource::{
         Absent, Action, Field, How, Kind, PART_ID, Part, Policy, Reply, Resource, Shown, Spec, Verb,
     },
@@ -142,7 +145,18 @@ fn one_or_many(spec: &Spec, one: &Value) -> Value {
     let form = |key: &str, inner: Value| json!({"type": "object", "properties": {key: inner}, "required": [key]});
     let many = json!({"type": "array", "items": one, "minItems": 1});
     let forms = [form(spec.singular, one.clone()), form(spec.plural, many)];
-    body(content(&json!({ "anyOf": forms })))
+    content(&json!({ "anyOf": forms }))
+}
+
+/// What clients may ask and is refused in any case, with a reason.
+fn always_refused(summary: &str) -> Value {
+    json!({
+        "summary": summary,
+        "responses": {
+            "401": unauthenticated(),
+            "default": {"$ref": "#/components/responses/Refused"},
+        },
+    })
 }
 
 fn object(spec: &Spec, wanted: impl Fn(&Field) -> bool) -> Value {
@@ -191,8 +205,8 @@ fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
                         spec,
                         format!("Make a {one_key}, or several."),
                         json!({
-                            "requestBody": one_or_many(spec, &one),
-                            "responses": {"201": answer(one_key, &shown)},
+                            "requestBody": body(one_or_many(spec, &one)),
+                            "responses": {"201": described(one_or_many(spec, &shown))},
                         }),
                     ),
                 );
@@ -462,7 +476,20 @@ fn served(paths: &mut Map<String, Value>) {
             served.listed.plural,
             &many,
         );
-        paths.insert(path, json!({"get": list, "parameters": parameters()}));
+        let mut whole = json!({"get": list, "parameters": parameters()});
+        if served.is_chosen() {
+            let refused = || always_refused("Refused: there is nothing to choose.");
+            let mut place = parameters();
+            if let (Some(whole), Some(place)) = (whole.as_object_mut(), place.as_array_mut()) {
+                whole.insert("post".to_owned(), refused());
+                let schema = json!({"type": "string"});
+                place
+                    .push(json!({"name": "one", "in": "path", "required": true, "schema": schema}));
+            }
+            let one = json!({"delete": refused(), "parameters": place});
+            paths.insert(format!("{path}/{{one}}"), one);
+        }
+        paths.insert(path, whole);
     }
 }
 
@@ -476,8 +503,35 @@ fn told(paths: &mut Map<String, Value>) {
         let list = get(&format!("List {words}; an admin's."), told.plural, &many);
         let words = told.singular.replace('_', " ");
         let show = get(&format!("Show a {words}; an admin's."), told.singular, &row);
-        paths.insert(path.clone(), json!({"get": list}));
-        let one = json!({"get": show, "parameters": parameters()});
+        let mut many = json!({"get": list});
+        if let (Some(many), Some(why)) = (many.as_object_mut(), told.fixed) {
+            let refused = always_refused(&format!("Refused: {why}."));
+            many.insert("post".to_owned(), refused);
+        }
+        paths.insert(path.clone(), many);
+        let mut one = json!({"get": show, "parameters": parameters()});
+        if let Some(one) = one.as_object_mut().filter(|_| !told.set.is_empty()) {
+            let text = json!({
+                "type": ["string", "null"], "maxLength": LONGEST, "pattern": "^[^\\u0000]*$",
+            });
+            let fields = told.set.iter();
+            let fields: Map<String, Value> = fields
+                .map(|(name, _)| ((*name).to_owned(), text.clone()))
+                .collect();
+            let change = json!({
+                "type": "object", "properties": fields, "additionalProperties": false,
+            });
+            let mut put = get(
+                &format!("Change a {words}; an admin's."),
+                told.singular,
+                &row,
+            );
+            if let Some(put) = put.as_object_mut() {
+                let asked = body(wrapped(told.singular, &change));
+                put.insert("requestBody".to_owned(), asked);
+            }
+            one.insert("put".to_owned(), put);
+        }
         paths.insert(format!("{path}/{{id}}"), one);
     }
 }

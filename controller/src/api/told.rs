@@ -31,7 +31,7 @@ use std::{
 use uuid::Uuid;
 
 /// The most characters of a segment's name and note.
-const LONGEST: usize = 255;
+pub(super) const LONGEST: usize = 255;
 
 /// A collection that is made of networks.
 #[derive(Debug)]
@@ -45,9 +45,9 @@ pub(super) struct Told {
     fields: &'static [&'static str],
     row: fn(&Snapshot, &Network, &Asked) -> Option<Row>,
     /// Why none is made, where clients might try.
-    fixed: Option<&'static str>,
+    pub(super) fixed: Option<&'static str>,
     /// Which of its fields can be changed, and what they are called in the network.
-    set: &'static [(&'static str, &'static str)],
+    pub(super) set: &'static [(&'static str, &'static str)],
 }
 
 /// All of them.
@@ -269,7 +269,12 @@ impl Told {
             let refused = Refusal::invalid("HTTPBadRequest", fixed);
             return finish(read.and_then(|_| Err(refused.into())));
         }
-        let get = api.get(request, |asked| {
+        let allow: &[_] = if self.fixed.is_some() {
+            &["GET", "POST"]
+        } else {
+            &["GET"]
+        };
+        let get = api.get_among(request, allow, |asked| {
             let snapshot = api.core.store.snapshot();
             let networks = if self.may("get", asked) {
                 networks(&snapshot, asked)
@@ -287,7 +292,12 @@ impl Told {
         if request.method() == Method::PUT && !self.set.is_empty() {
             return finish(self.update(api, id, request).await);
         }
-        let get = api.get(request, |asked| {
+        let allow: &[_] = if self.set.is_empty() {
+            &["GET"]
+        } else {
+            &["GET", "PUT"]
+        };
+        let get = api.get_among(request, allow, |asked| {
             let snapshot = api.core.store.snapshot();
             let network = id.parse().ok().filter(|_| self.may("get", asked));
             let network = network.and_then(|id| snapshot.object::<Network>(id));
@@ -357,7 +367,7 @@ impl Told {
             };
             let fits = match value {
                 Value::Null => true,
-                Value::String(text) => text.chars().count() <= LONGEST,
+                Value::String(text) => text.chars().count() <= LONGEST && !text.contains('\0'),
                 Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => false,
             };
             if !fits {

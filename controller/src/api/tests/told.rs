@@ -220,6 +220,7 @@ async fn a_network_is_one_segment() {
         ),
         ("admin", json!({"bogus": 1}), 400, "HTTPBadRequest"),
         ("admin", json!({"name": 5}), 400, "HTTPBadRequest"),
+        ("admin", json!({"name": "a\0b"}), 400, "HTTPBadRequest"),
         (
             "admin",
             json!({"name": "x".repeat(256)}),
