@@ -151,6 +151,46 @@ pub struct LoadBalancer {
     pub algorithm: Algorithm,
     /// In the order of their ids.
     pub members: Vec<Member>,
+    /// How the hosts of its members ask whether they serve; `None`: nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Monitor>,
+}
+
+/// How members are asked whether they serve. Each is asked by the host of its port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Monitor {
+    /// Its id in the API.
+    pub id: Id<kind::HealthMonitor>,
+    /// What is asked.
+    pub probe: HealthProbe,
+    /// Milliseconds from one probe to the next.
+    pub delay_ms: u32,
+    /// Milliseconds that an answer may take.
+    pub timeout_ms: u32,
+    /// Answers in a row that bring a member back.
+    pub rise: u8,
+    /// Failures in a row that take it out.
+    pub fall: u8,
+}
+
+/// What a member is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum HealthProbe {
+    /// Does it take a connection at its port?
+    Tcp,
+    /// Does it refuse a datagram at its port? Silence is none.
+    Udp,
+    /// Does it answer a ping?
+    Ping,
+    /// Does it answer this request with one of these codes?
+    Http {
+        /// The request's head.
+        request: String,
+        /// First and last of each range of codes.
+        codes: Vec<(u16, u16)>,
+    },
 }
 
 /// How a load balancer chooses.

@@ -53,6 +53,8 @@ pub mod kind {
         QosPolicy,
         /// A metering label.
         MeteringLabel,
+        /// A health monitor, or what has one of its own.
+        HealthMonitor,
     }
 }
 

@@ -60,6 +60,7 @@ fn load_balancer(n: u128, members: u8) -> Function {
         port: 80,
         algorithm: Algorithm::Maglev,
         members: (0..members).map(member).collect(),
+        monitor: None,
     };
     Function {
         id: id(n),

@@ -52,6 +52,7 @@ fn edge() -> Fallible<nfv::Chain> {
         port: 80,
         algorithm: Algorithm::Maglev,
         members: vec![member(11)?, member(12)?],
+        monitor: None,
     };
     let function = |n, name: &str, kind| -> Fallible<Function> {
         Ok(Function {

@@ -417,6 +417,7 @@ mod tests {
                 port: 8080,
                 weight: 1,
             }],
+            monitor: None,
         });
         Function {
             id: id(n),

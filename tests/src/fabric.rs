@@ -471,6 +471,14 @@ impl Switch {
         all
     }
 
+    /// What became of the members that it asks: monitor, member, and whether it serves.
+    pub(crate) fn verdicts(&self) -> Vec<(Id<kind::HealthMonitor>, Id<kind::Port>, bool)> {
+        // All workers know the same.
+        let known = self.workers.first().map(|w| w.datapath.probes().verdicts());
+        let known = known.unwrap_or_default().into_iter();
+        known.map(|v| (v.monitor, v.member, v.serves)).collect()
+    }
+
     pub(crate) fn check(&self) {
         let mut free = (0, 0);
         for worker in &self.workers {

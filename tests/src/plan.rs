@@ -482,6 +482,7 @@ impl Plan {
             port,
             algorithm: Algorithm::Maglev,
             members,
+            monitor: None,
         };
         (vip_port, balancer)
     }

@@ -34,7 +34,7 @@ use crate::{
     },
     config::Config,
     daemon::{self, Error},
-    datapath::Tables,
+    datapath::{Tables, probes::Verdict},
     local::{self, Answer, Ask, Attach, Refusal, code},
     switch::complaint,
 };
@@ -83,6 +83,7 @@ struct Inner {
     physical: BTreeMap<String, bool>,
     alone: bool,
     meters: BTreeMap<meters::Key, Count>,
+    verdicts: Vec<Verdict>,
 }
 
 /// A machine without devices.
@@ -121,6 +122,19 @@ impl Machine {
     ) {
         let row = |(label, router, packets, bytes)| ((label, router), Count { packets, bytes });
         self.inner().meters = rows.map(row).collect();
+    }
+
+    /// What became of the members that it asks: monitor, member, and whether it serves.
+    pub fn found(
+        &self,
+        rows: impl Iterator<Item = (Id<kind::HealthMonitor>, Id<kind::Port>, bool)>,
+    ) {
+        let row = |(monitor, member, serves)| Verdict {
+            monitor,
+            member,
+            serves,
+        };
+        self.inner().verdicts = rows.map(row).collect();
     }
 
     /// From now on the workers can't realise this section, for this reason; `None`: they can.
@@ -228,6 +242,10 @@ impl Switch for Machine {
 
     fn meters(&mut self) -> BTreeMap<meters::Key, Count> {
         self.inner().meters.clone()
+    }
+
+    fn verdicts(&mut self) -> Vec<Verdict> {
+        self.inner().verdicts.clone()
     }
 
     fn ask(&mut self, _: &Ask) -> Result<Answer, Refusal> {

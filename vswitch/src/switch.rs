@@ -42,6 +42,7 @@ use crate::{
     datapath::{
         Claims, Datapath, Lease, Settings, Tables, WorkerId,
         explain::{Described, Entrance, NotExplained, explain},
+        probes::Verdict,
     },
     dump,
     effort::Effort,
@@ -111,6 +112,7 @@ pub(crate) struct LocalSwitch {
     /// A worker's counters of the uplink tap; none where there is no tap.
     uplink: Vec<Arc<UplinkCounters>>,
     metadata: Service,
+    claims: Arc<Claims>,
 }
 
 /// A worker's datapath and its tables.
@@ -216,6 +218,7 @@ impl LocalSwitch {
             lease,
             uplink: counters,
             metadata,
+            claims,
         })
     }
 
@@ -550,6 +553,10 @@ impl Switch for LocalSwitch {
             ((label, router), count)
         })
         .collect()
+    }
+
+    fn verdicts(&mut self) -> Vec<Verdict> {
+        self.claims.probes().verdicts()
     }
 
     fn ask(&mut self, ask: &Ask) -> Result<Answer, Refusal> {

@@ -187,5 +187,6 @@ fn load_balancer(
         port: balancer.port,
         algorithm: balancer.algorithm,
         members,
+        monitor: balancer.monitor.clone(),
     })
 }

@@ -323,6 +323,8 @@ pub struct Balancer {
     pub algorithm: Algorithm,
     /// Who serves.
     pub members: Vec<BalancerMember>,
+    /// How they are asked whether they do.
+    pub monitor: Option<hostconfig::chain::Monitor>,
 }
 
 /// A member of a load balancer.

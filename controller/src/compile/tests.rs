@@ -407,6 +407,7 @@ pub(crate) fn balancer(n: u8, vip: u8, members: &[u8]) -> Object {
             port: 80,
             algorithm: Algorithm::Maglev,
             members: members.collect(),
+            monitor: None,
         })),
     }))
 }

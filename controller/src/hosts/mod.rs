@@ -24,4 +24,4 @@ mod tests;
 pub use schedule::{Placement, Seat};
 pub use server::Limits;
 pub use stats::{METRICS, Stats};
-pub use task::{Parts, TOGETHER, note_site, note_vtep, place, serve};
+pub use task::{Parts, TOGETHER, judge, note_site, note_vtep, place, serve};

@@ -29,7 +29,7 @@ use crate::{
         intent::{Change, HostName, Object},
         view,
     },
-    resources::host::Site,
+    resources::{host::Site, lbaas::health_monitor::Verdict},
     rules::Facts,
     status::StatusBoard,
     store::{self, Snapshot},
@@ -111,6 +111,8 @@ pub enum Effect {
     Site(Id<kind::Host>, Site),
     /// Write into the store where a gateway is to be, if it is where it was.
     Place(Placement),
+    /// Write into the store what a host found of members that it asks.
+    Judge(Vec<Verdict>),
 }
 
 /// A stream and its session.
@@ -361,6 +363,7 @@ impl Publisher {
                         self.status.metered(record.id.uuid(), &metered);
                     }
                 }
+                session::Effect::Judged(verdicts) => effects.push(Effect::Judge(verdicts)),
                 session::Effect::Review(review) => {
                     self.status
                         .review(host, &review, &self.compiler, &self.live, at);

@@ -33,7 +33,7 @@ use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
 use super::schedule::{GONE, READER_GONE};
-use crate::resources::{host::Site, network::check_physical_name};
+use crate::resources::{host::Site, lbaas::health_monitor::Verdict, network::check_physical_name};
 
 /// Updates under way: one that the host applies and one on its way; what comes meanwhile is coalesced.
 const WINDOW: usize = 2;
@@ -57,6 +57,8 @@ const ACK_WITHIN: Duration = Duration::from_secs(30);
 const WIRES: usize = 256;
 /// Pairs of label and router that a host may have counted for; a host keeps 4,096.
 const METERS: usize = 8192;
+/// Members that a host may have asked; a host asks 4,096.
+const VERDICTS: usize = 8192;
 /// Complaints that are kept of one acknowledgement.
 const COMPLAINTS: usize = 1024;
 /// Characters of a host's reasons and complaints that are kept.
@@ -101,6 +103,8 @@ pub enum Effect {
     Site(Site),
     /// The host says what it has counted at routers' gateways, all of it.
     Metered(Vec<Metered>),
+    /// The host says what it found of members that it asks.
+    Judged(Vec<Verdict>),
     /// What is proved may have changed.
     Review(Review),
 }
@@ -669,6 +673,21 @@ impl Session {
             });
             let metered = metered.collect::<Result<Vec<_>, _>>();
             effects.push(Effect::Metered(metered.or(Err(bad))?));
+        }
+        if report.verdicts.len() > VERDICTS {
+            return Err(HangUp::Protocol("too many verdicts"));
+        }
+        if !report.verdicts.is_empty() {
+            let bad = HangUp::Protocol("id of a verdict");
+            let judged = report.verdicts.iter().map(|v| {
+                Ok::<_, uuid::Error>(Verdict {
+                    monitor: v.monitor.parse()?,
+                    member: v.member.parse()?,
+                    serves: v.serves,
+                })
+            });
+            let judged = judged.collect::<Result<Vec<_>, _>>();
+            effects.push(Effect::Judged(judged.or(Err(bad))?));
         }
         let first = self.reports.is_none();
         let reports = self.reports.get_or_insert_default();

@@ -38,7 +38,12 @@ use crate::{
     compile::intent::HostName,
     refusal::Refusal,
     resource::{Objects as _, Resource as _},
-    resources::{Host, Port, host::Site, port::GATEWAY_OWNER},
+    resources::{
+        Host, Port,
+        host::Site,
+        lbaas::health_monitor::{Verdict, note},
+        port::GATEWAY_OWNER,
+    },
     rules::Facts,
     rules::{self, Occasion, Write},
     status::StatusBoard,
@@ -290,6 +295,7 @@ impl Task {
                 Effect::Vtep(host, vtep) => self.write_vtep(host.uuid(), vtep),
                 Effect::Site(host, site) => self.write_site(host.uuid(), site),
                 Effect::Place(placement) => self.write_placement(placement),
+                Effect::Judge(verdicts) => self.write_verdicts(verdicts),
             }
         }
     }
@@ -313,6 +319,17 @@ impl Task {
                 Ok(true) => tracing::info!(%port, host = to, "a router's gateway was placed"),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "a router's gateway was not placed"),
+            }
+        });
+    }
+
+    /// Notes in the store what a host found of members that it asks.
+    fn write_verdicts(&self, verdicts: Vec<Verdict>) {
+        let store = Arc::clone(&self.store);
+        tokio::spawn(async move {
+            let now = Seconds::of(SystemTime::now());
+            if let Err(error) = judge(store.as_ref(), verdicts, now).await {
+                tracing::warn!(%error, "what a monitor found was not noted");
             }
         });
     }
@@ -380,6 +397,25 @@ pub async fn place(
         Ok(true)
     };
     Ok(transact(store, set).await?.value)
+}
+
+/// Does what [`Effect::Judge`] asks for: what was found is kept with each member.
+///
+/// # Errors
+/// That the store cannot write, or a rule of pools was broken.
+pub async fn judge(
+    store: &dyn Store,
+    verdicts: Vec<Verdict>,
+    now: Seconds,
+) -> Result<(), TransactError<Refusal>> {
+    let moment = Occasion {
+        now,
+        seed: [0; 32],
+        facts: Arc::default(),
+    };
+    let set = move |view: &mut View| note(view, &verdicts, &moment.moment());
+    transact(store, set).await?;
+    Ok(())
 }
 
 /// Does what [`Effect::Site`] asks for: the names go into the host's record.

@@ -35,7 +35,7 @@ pub use floating_ip::FloatingIp;
 pub use flow_classifier::FlowClassifier;
 pub use function::NetworkFunction;
 pub use host::Host;
-pub use lbaas::{Listener, LoadBalancer, Pool};
+pub use lbaas::{HealthMonitor, Listener, LoadBalancer, Pool};
 pub use metering_label::MeteringLabel;
 pub use metering_label_rule::MeteringLabelRule;
 pub use network::Network;
@@ -83,6 +83,7 @@ pub const REGISTRY: &[&Spec] = &[
     LoadBalancer::SPEC,
     Listener::SPEC,
     Pool::SPEC,
+    HealthMonitor::SPEC,
     Host::SPEC,
     &host::AGENT,
 ];

@@ -210,6 +210,7 @@ mod tests {
             port: 80,
             algorithm: Algorithm::Maglev,
             members: weights.iter().enumerate().map(member).collect(),
+            monitor: None,
         }
     }
 

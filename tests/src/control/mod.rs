@@ -571,8 +571,8 @@ impl Region {
                         self.down(conn, delay, ToHost::Lost("ended"));
                     }
                 }
-                Effect::Site(..) | Effect::Place(_) => {
-                    unreachable!("no host of this fabric has a wire or a gateway")
+                Effect::Site(..) | Effect::Place(_) | Effect::Judge(_) => {
+                    unreachable!("no host of this fabric has a wire, a gateway or a member")
                 }
                 Effect::Vtep(host, vtep) => {
                     self.push_soon(Item::Vtep(self.reign, host.uuid(), vtep));

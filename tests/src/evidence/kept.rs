@@ -100,6 +100,11 @@ impl Region {
                     json!({"loadbalancer_id": id(&balancer), "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN"})
                 }
             }
+            "healthmonitor" => {
+                let base = self.least("pool");
+                let pool = self.make("pool", &base);
+                json!({"pool_id": id(&pool), "type": "TCP", "delay": 5, "timeout": 2, "max_retries": 1})
+            }
             "host" => json!({"name": "h9"}),
             "network" | "router" | "security_group" | "address_group" | "metering_label"
             | "port_pair_group" => json!({"name": "n"}),

@@ -12,6 +12,7 @@ mod api;
 mod frames;
 mod kept;
 mod people;
+mod probes;
 mod region;
 mod scene;
 pub mod told;
@@ -20,6 +21,7 @@ pub use api::{id, spec, with};
 pub use frames::{Seen, Sent};
 pub use kept::{KEPT, kept, no_effect, settable};
 pub use people::{A, ADMIN, B, SERVICE};
+pub use probes::Serves;
 pub use region::{HOSTS, PHYSICAL, Region, ZONES};
 pub use scene::{MAC_A, MAC_B, Net, Nic};
 

@@ -20,7 +20,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use controller::{
     api::Api,
     hosts::{
-        note_site, place,
+        judge, note_site, place,
         publish::{Conn, Effect, Event, Reading},
     },
     resource::{Objects, Resource},
@@ -291,6 +291,10 @@ impl Region {
                     let placed = place(store.as_ref(), placement, wall);
                     self.runtime.block_on(placed).unwrap();
                 }
+                Effect::Judge(verdicts) => {
+                    let judged = judge(store.as_ref(), verdicts, wall);
+                    self.runtime.block_on(judged).unwrap();
+                }
             }
         }
     }
@@ -476,6 +480,7 @@ impl Region {
             self.switch_until(if next < end { next } else { end });
             for host in &self.hosts {
                 host.machine.counted(host.switch.metered().into_iter());
+                host.machine.found(host.switch.verdicts().into_iter());
             }
             self.publish(Event::Beat);
             if self.now.since(self.second) >= Duration::from_secs(1) {

@@ -154,8 +154,8 @@ impl Hub {
                     effects.extend(self.publisher.on(event, self.reading()));
                 }
                 Effect::HangUp(conn, why) => panic!("{conn:?} was hung up: {why}"),
-                Effect::Site(..) | Effect::Place(_) => {
-                    unreachable!("no host of this region has a wire or a gateway")
+                Effect::Site(..) | Effect::Place(_) | Effect::Judge(_) => {
+                    unreachable!("no host of this region has a wire, a gateway or a member")
                 }
                 Effect::Vtep(host, vtep) => {
                     let store = Arc::clone(&self.core.store);

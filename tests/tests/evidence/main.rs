@@ -23,6 +23,7 @@ mod limits;
 mod metering;
 mod names;
 mod hosts;
+mod monitors;
 mod networks;
 mod pools;
 mod ports;
@@ -45,6 +46,7 @@ const TABLES: &[&[Entry]] = &[
     metering::TABLE,
     names::TABLE,
     hosts::TABLE,
+    monitors::TABLE,
     networks::TABLE,
     pools::TABLE,
     ports::TABLE,
@@ -94,6 +96,11 @@ fn subnets() {
 #[test]
 fn routers() {
     prove(routers::TABLE);
+}
+
+#[test]
+fn monitors() {
+    prove(monitors::TABLE);
 }
 
 #[test]

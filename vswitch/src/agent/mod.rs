@@ -27,6 +27,7 @@ pub(crate) mod testkit;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod underlay;
+pub(crate) mod verdicts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,6 +51,7 @@ use self::{
     report::{Device, Obstacles, Underlay},
     session::{Applied, Complaint, Effect, Event, PortState, Session, StreamId},
     state::{Attachment, Ports, State},
+    verdicts::Members,
 };
 pub use self::{
     identity::IdentityError,
@@ -59,6 +61,7 @@ pub use self::{
     status::METRICS,
 };
 use crate::{
+    datapath::probes::Verdict,
     local::{Answer, Ask, Refusal, Reply, code},
     worker::monotonic,
 };
@@ -130,6 +133,8 @@ pub(crate) trait Switch {
     fn gone(&mut self) -> Vec<Id<kind::Port>>;
     /// What the workers counted at routers' gateways.
     fn meters(&mut self) -> BTreeMap<meters::Key, Count>;
+    /// What is known of the members that this host asks whether they serve.
+    fn verdicts(&mut self) -> Vec<Verdict>;
     /// Answers a question about packets: explain, flows, conntrack, drops, fdb, metrics, and the switch's part of the status.
     fn ask(&mut self, ask: &Ask) -> Result<Answer, Refusal>;
     /// Do all workers still run?
@@ -208,6 +213,9 @@ pub(crate) struct Agent<S, W> {
     /// What was counted at routers' gateways, and when to look next; `None`: nothing is.
     meters: Meters,
     count: Option<Now>,
+    /// What is known of members that are asked, and when to look next; `None`: none is.
+    members: Members,
+    heard: Option<Now>,
 }
 
 /// How long a config may be kept and not flushed: a burst of changes costs one flush.
@@ -263,6 +271,8 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             applied: 0,
             meters,
             count: None,
+            members: Members::default(),
+            heard: None,
         };
         let counted = agent.meters.told();
         agent.step(Event::Metered(counted), now);
@@ -341,6 +351,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             self.look = now + attach::LOOK_EVERY;
         }
         self.look_at_meters(now);
+        self.look_at_verdicts(now);
         for port in self.switch.gone() {
             warn!(%port, "the port's device is gone");
             self.switch.close(port);
@@ -362,6 +373,31 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         }
         self.count = Some(now + meters::LOOK_EVERY);
         self.count_meters(now);
+    }
+
+    /// Hears what became of the members that are asked, where any is.
+    fn look_at_verdicts(&mut self, now: Now) {
+        if self.members.asks.is_empty() {
+            self.heard = None;
+            self.members.found.clear();
+            return;
+        }
+        if self.heard.is_some_and(|at| now < at) {
+            return;
+        }
+        self.heard = Some(now + verdicts::LOOK_EVERY);
+        let found = self.switch.verdicts();
+        if found != self.members.found {
+            (self.members.found, self.members.told) = (found, false);
+            // Here at once; the others hear of it from the controller.
+            let config = verdicts::applied(&self.running.config, &self.members.found);
+            self.switch.run(&config, &self.ports);
+        }
+        if !self.members.told {
+            self.members.told = true;
+            let told = self.members.found.iter().map(verdicts::told).collect();
+            self.step(Event::Judged(told), now);
+        }
     }
 
     fn count_meters(&mut self, now: Now) {
@@ -402,7 +438,8 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             } else {
                 info!("the controller is heard; gateways and floating IPs are as it said");
             }
-            self.switch.run(&self.running.config, &self.ports);
+            let config = verdicts::applied(&self.running.config, &self.members.found);
+            self.switch.run(&config, &self.ports);
         }
     }
 
@@ -419,7 +456,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         let open = self.devices.values().any(|d| *d == Device::Open);
         let wired = apply::wired(&self.running.config).next().is_some();
         let look = (open || wired).then_some(self.look);
-        let look = look.into_iter().chain(self.count).min();
+        let look = look.into_iter().chain(self.count).chain(self.heard).min();
         let waiting = self.waiting.iter().map(|w| w.deadline);
         let silent = self
             .fence
@@ -544,7 +581,8 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             // The counters of what goes go with it.
             self.meters.take(self.switch.meters());
         }
-        complaints.extend(self.switch.run(&config, &self.ports));
+        let known = verdicts::applied(&config, &self.members.found);
+        complaints.extend(self.switch.run(&known, &self.ports));
         self.obstacles = self.switch.wires(&config);
         complaints.extend(self.obstacles.iter().map(|(network, why)| Complaint {
             key: SectionKey::Network(*network).to_string(),
@@ -558,6 +596,9 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                 complaints,
             },
         );
+        let asks = verdicts::asks(&self.running.config);
+        self.members.told &= asks == self.members.asks;
+        self.members.asks = asks;
         self.follow(&old.config);
     }
 

@@ -39,6 +39,8 @@ pub(crate) struct Machine {
     lapsed: bool,
     /// What its workers counted.
     counted: BTreeMap<meters::Key, Count>,
+    /// What became of members that it asks.
+    found: Vec<Verdict>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -123,6 +125,9 @@ impl Switch for FakeSwitch {
     }
     fn meters(&mut self) -> BTreeMap<meters::Key, Count> {
         self.0.lock().unwrap().counted.clone()
+    }
+    fn verdicts(&mut self) -> Vec<Verdict> {
+        self.0.lock().unwrap().found.clone()
     }
     fn ask(&mut self, _: &Ask) -> Result<Answer, Refusal> {
         Ok(Answer::default())

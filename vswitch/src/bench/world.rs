@@ -268,6 +268,7 @@ fn chain(functions: u8) -> Result<Chain, BenchError> {
                 port: 53,
                 weight: 1,
             }],
+            monitor: None,
         }),
     };
     let hidden = Function {

@@ -15,7 +15,7 @@ use std::{
 use hashbrown::{HashTable, hash_table::Entry};
 use net::{FiveTuple, Zone};
 
-use super::sources::Sources;
+use super::{probes::Probes, sources::Sources};
 
 /// A worker of this switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -51,6 +51,7 @@ pub struct Claims {
     table: Mutex<HashTable<Claim>>,
     keyed: foldhash::quality::FixedState,
     sources: Sources,
+    probes: Probes,
     capacity: usize,
 }
 
@@ -66,6 +67,7 @@ impl Claims {
             table: Mutex::new(HashTable::new()),
             keyed: foldhash::quality::FixedState::with_seed(seed),
             sources: Sources::new(capacity, seed),
+            probes: Probes::new(seed),
             capacity,
         }
     }
@@ -77,6 +79,11 @@ impl Claims {
     /// The sources that NATs gave to connections: the workers' other common table.
     pub fn sources(&self) -> &Sources {
         &self.sources
+    }
+
+    /// What is known of the members that this host asks: also the workers' common.
+    pub fn probes(&self) -> &Probes {
+        &self.probes
     }
 
     /// Claims a tuple.

@@ -64,6 +64,8 @@ pub(super) struct Hands {
     /// When queues were last asked for what may go.
     released: Now,
     pub(super) awaiting: Awaiting,
+    /// Answers to probes in this batch.
+    pub(super) heard: Vec<Packet>,
 }
 
 /// Packets of one program, one behind the other: they are counted together.
@@ -123,6 +125,7 @@ impl Hands {
             dropped: 0,
             released: Now::ZERO,
             awaiting: Awaiting::default(),
+            heard: Vec::new(),
         }
     }
 
@@ -467,7 +470,15 @@ impl Hands {
             Action::Hear => {
                 if let Verdict::Consume(what) = flow.verdict {
                     self.consume(what, u64::from(packet.segments()));
-                    return cx.pool.give(packet);
+                    return match what {
+                        Consumed::Probe => self.keep_answer(packet, cx),
+                        Consumed::Arp
+                        | Consumed::NeighborDiscovery
+                        | Consumed::Dhcp
+                        | Consumed::Dns
+                        | Consumed::Icmp
+                        | Consumed::Metadata => cx.pool.give(packet),
+                    };
                 }
                 self.lose(packet, DropReason::FunctionFault, cx);
             }

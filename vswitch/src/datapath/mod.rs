@@ -33,6 +33,7 @@ mod known;
 pub mod ledger;
 mod metadata;
 pub mod neighbours;
+pub mod probes;
 mod queues;
 mod routing;
 pub mod sources;
@@ -458,6 +459,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             }
         }
         drop(left);
+        self.hear_members(&mut cx);
         self.hands.settle(&self.programs);
         cx.out.meter.lap(Part::Functions);
         self.jobs = jobs;
@@ -525,6 +527,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             };
             self.take_leave(&mut cx);
             self.follow_outside(tables, now);
+            self.follow_members(tables, now);
         }
         if self.programs.is_spent() {
             self.renew_programs();
@@ -552,10 +555,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let awaits = self.go_on_outside(&mut cx);
         let asks = self.ask_outside(&mut cx);
         let tells = self.announce(&mut cx);
+        let probes = self.ask_members(&mut cx);
         let released = self.hands.release(&mut self.programs, &mut cx);
         let idle = self.conntrack.is_empty() && self.fragments.is_empty();
         let sweep = (!idle).then_some(self.next_sweep);
-        [released, sweep, advertises, awaits, asks, tells]
+        [released, sweep, advertises, awaits, asks, tells, probes]
             .into_iter()
             .flatten()
             .min()
@@ -645,6 +649,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     /// The megaflows.
     pub fn megaflows(&self) -> &Megaflows {
         &self.megaflows
+    }
+
+    /// What this host knows of the members that it asks.
+    pub fn probes(&self) -> &probes::Probes {
+        self.claims.probes()
     }
 
     /// Its settings.

@@ -336,6 +336,9 @@ impl<'a, W: Witness> Walk<'a, W> {
         if self.served(network, port) || self.asks_for_names(network, port)? == Asks::Here {
             return Ok(());
         }
+        if self.answers_a_probe(port) {
+            return Ok(());
+        }
         self.security_group(port, Direction::Egress)?;
         if self.metadata() {
             return Ok(());

@@ -8,17 +8,17 @@ use crate::compile::{
 use hostconfig::Classifier;
 use std::collections::BTreeSet;
 
-const ROOT: &str = "/load-balancer/v2.0/lbaas";
+pub(super) const ROOT: &str = "/load-balancer/v2.0/lbaas";
 
 /// A network with a subnet of A's, and a load balancer on it.
-struct Farm {
-    cloud: Cloud,
-    subnet: String,
+pub(super) struct Farm {
+    pub(super) cloud: Cloud,
+    pub(super) subnet: String,
     balancer: Value,
 }
 
 impl Farm {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let cloud = Cloud::new().await;
         let network = cloud.network("a").await;
         let subnet = id(&cloud.subnet("a", &network, "10.0.0.0/24").await);
@@ -31,21 +31,21 @@ impl Farm {
         }
     }
 
-    fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         id(&self.balancer)
     }
 
-    async fn listener(&self, port: u16) -> Value {
+    pub(super) async fn listener(&self, port: u16) -> Value {
         let body = json!({"loadbalancer_id": self.id(), "protocol": "TCP", "protocol_port": port});
         made(&self.cloud, "listeners", "listener", body).await
     }
 
-    async fn pool(&self, listener: &Value) -> String {
+    pub(super) async fn pool(&self, listener: &Value) -> String {
         let body = json!({"listener_id": listener["id"], "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN"});
         id(&made(&self.cloud, "pools", "pool", body).await)
     }
 
-    async fn member(&self, pool: &str, address: &str, more: Value) -> String {
+    pub(super) async fn member(&self, pool: &str, address: &str, more: Value) -> String {
         let body = with(json!({"address": address, "protocol_port": 8080}), more);
         id(&made(
             &self.cloud,
@@ -56,21 +56,21 @@ impl Farm {
         .await)
     }
 
-    async fn changed(&self, path: &str, key: &str, body: Value) -> Value {
+    pub(super) async fn changed(&self, path: &str, key: &str, body: Value) -> Value {
         let path = format!("{ROOT}/{path}");
         let (status, answer) = self.cloud.ask("a", "PUT", &path, json!({key: body})).await;
         assert_eq!(status, 200, "{path}: {answer}");
         answer[key].clone()
     }
 
-    async fn gone(&self, path: &str) {
+    pub(super) async fn gone(&self, path: &str) {
         let path = format!("{ROOT}/{path}");
         let (status, answer) = self.cloud.ask("a", "DELETE", &path, Value::Null).await;
         assert_eq!(status, 204, "{path}: {answer}");
     }
 
     /// What the compiler hears: the chains' names, and of each listener the members with their weights.
-    fn heard(&self) -> Heard {
+    pub(super) fn heard(&self) -> Heard {
         let stored = self.cloud.api.core.store.snapshot();
         let mut heard = Heard::default();
         for object in view::objects(&stored, &Facts::default()) {
@@ -98,25 +98,25 @@ impl Farm {
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+pub(super) struct Heard {
     chains: usize,
     classifiers: Vec<Classifier>,
     members: BTreeSet<(String, u16, u16)>,
 }
 
 impl Heard {
-    fn of(&self, address: &str) -> Option<u16> {
+    pub(super) fn of(&self, address: &str) -> Option<u16> {
         let member = self.members.iter().find(|(of, ..)| of == address);
         member.map(|(_, _, weight)| *weight)
     }
 }
 
-async fn made(cloud: &Cloud, path: &str, key: &str, body: Value) -> Value {
+pub(super) async fn made(cloud: &Cloud, path: &str, key: &str, body: Value) -> Value {
     cloud.made("a", &format!("{ROOT}/{path}"), key, body).await
 }
 
 /// A request that must be refused with this status, in Octavia's words.
-async fn refused(
+pub(super) async fn refused(
     cloud: &Cloud,
     who: &str,
     method: &str,

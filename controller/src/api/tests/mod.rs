@@ -21,6 +21,7 @@ mod lbaas;
 mod listener;
 mod matrix;
 mod metering;
+mod monitors;
 mod names;
 mod networks;
 mod outside;

@@ -179,6 +179,7 @@ async fn a_list_shows_what_a_show_shows() {
                 "loadbalancers",
                 "listeners",
                 "pools",
+                "healthmonitors",
             ]
             .contains(&spec.plural);
             assert!(who != "admin" || rare || !rows.is_empty(), "{many}");

@@ -107,5 +107,6 @@ fn balancer(listener: &Listener, plan: &Plan) -> Balancer {
             Chosen::SourceIp => Algorithm::SourceIp,
         },
         members: members.collect(),
+        monitor: plan.monitor.clone(),
     }
 }

@@ -624,6 +624,7 @@ fn balancer(vip_port: Uuid, balancer: &function::LoadBalancer) -> Balancer {
             function::Algorithm::SourceIp => Algorithm::SourceIp,
         },
         members: members.collect(),
+        monitor: None,
     }
 }
 

@@ -156,6 +156,7 @@ impl SimHost {
         let report = wire::Report {
             ports: states.collect(),
             meters: Vec::new(),
+            verdicts: Vec::new(),
         };
         if only.is_none() || !report.ports.is_empty() {
             self.up
@@ -234,6 +235,7 @@ impl SimHost {
         let report = wire::Report {
             ports: gone.collect(),
             meters: Vec::new(),
+            verdicts: Vec::new(),
         };
         self.up
             .push_back(from_host(from_host::Message::Report(report)));
@@ -336,6 +338,7 @@ impl Region {
                 Effect::Place(placement) => places.push(placement),
                 Effect::Site(id, site) => wired.push((id, site)),
                 Effect::Vtep(..) => panic!("the records have the hosts' addresses"),
+                Effect::Judge(_) => panic!("nobody here is asked whether it serves"),
             }
         }
         for (id, site) in wired {
@@ -879,6 +882,7 @@ fn a_complaint_keeps_a_port_down_and_is_shown() {
                 reason: "tap is gone".to_owned(),
             }],
             meters: Vec::new(),
+            verdicts: Vec::new(),
         })));
     region.deliver_all();
     assert!(!region.is_active(0, 0));

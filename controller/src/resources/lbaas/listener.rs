@@ -1,8 +1,11 @@
 //! Which port of a virtual address is balanced, and over whom?
 
 use super::{
-    LoadBalancer, PROTOCOLS, Plan, Pool, Serving, balanced, invalid, list_shape, named, of_project,
-    operating, own_balancer, pool::Member, provisioning,
+    LoadBalancer, PROTOCOLS, Plan, Pool, Serving, balanced,
+    health_monitor::{of_pool, worst},
+    invalid, list_shape, named, of_project, operating, own_balancer,
+    pool::Member,
+    provisioning,
 };
 use crate::{
     api::Scene,
@@ -84,7 +87,12 @@ impl Resource for Listener {
                 "ACTIVE, or ERROR if a switch refused it.",
             )
             .computed(),
-            field("operating_status", Kind::Text(16), "ONLINE or OFFLINE.").computed(),
+            field(
+                "operating_status",
+                Kind::Text(16),
+                "ONLINE or OFFLINE; DEGRADED or ERROR as its pool is.",
+            )
+            .computed(),
             field(
                 "loadbalancers",
                 Kind::Shape(list_shape),
@@ -119,9 +127,21 @@ impl Resource for Listener {
     fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
         match field {
             "provisioning_status" => json!(provisioning(scene, [self.meta.id])),
-            "operating_status" => json!(operating(self.admin_state_up)),
+            "operating_status" => json!(self.operating(scene)),
             "loadbalancers" => named([self.loadbalancer_id]),
             _ => Value::Null,
+        }
+    }
+}
+
+impl Listener {
+    /// As its pool is.
+    pub(super) fn operating(&self, scene: &Scene<'_>) -> &'static str {
+        let pool = self.default_pool_id;
+        let pool = pool.and_then(|id| scene.snapshot.object::<Pool>(id));
+        match pool {
+            Some(pool) if self.admin_state_up => worst([pool.operating()]),
+            Some(_) | None => operating(self.admin_state_up),
         }
     }
 }
@@ -253,6 +273,8 @@ fn plan(view: &View, listener: &Listener) -> Result<Option<Plan>, Refusal> {
     let algorithm = pool
         .as_ref()
         .map_or(Algorithm::Maglev, |pool| pool.algorithm());
+    let monitor = pool.as_ref().and_then(|pool| of_pool(view, pool.meta.id));
+    let monitor = monitor.filter(|monitor| monitor.admin_state_up);
     let members = pool.map(|pool| serving(&pool.members)).unwrap_or_default();
     Ok(Some(Plan {
         vip,
@@ -260,18 +282,20 @@ fn plan(view: &View, listener: &Listener) -> Result<Option<Plan>, Refusal> {
         protocol,
         algorithm,
         members,
+        monitor: monitor.and_then(|monitor| monitor.plan()),
     }))
 }
 
-/// Backups take new connections only while nobody else does; what they have they keep.
+/// Who does not answer takes no new connection, and backups take them only while nobody else does; what they have they keep.
 fn serving(members: &[Member]) -> Vec<Serving> {
-    let up = || members.iter().filter(|member| member.admin_state_up);
-    let primaries = up().any(|member| !member.backup && member.weight > 0);
-    let members = up().map(|member| Serving {
+    let takes = |member: &Member| member.is_up() && member.weight > 0;
+    let primaries = members.iter().any(|member| !member.backup && takes(member));
+    let known = members.iter().filter(|member| member.admin_state_up);
+    let members = known.map(|member| Serving {
         id: member.id,
         address: member.address,
         port: member.protocol_port,
-        weight: if member.backup && primaries {
+        weight: if member.backup && primaries || !member.is_up() {
             0
         } else {
             member.weight

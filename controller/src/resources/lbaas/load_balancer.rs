@@ -3,7 +3,8 @@
 //! A load balancer holds one virtual address: a port of its own on a subnet of the caller's, or one that the caller made.
 
 use super::{
-    Listener, PROVIDER, Pool, again, ids_of, invalid, list_shape, named, operating, provisioning,
+    Listener, PROVIDER, Pool, again, health_monitor::of_balancer, ids_of, invalid, list_shape,
+    named, provisioning,
 };
 use crate::{
     api::Scene,
@@ -94,7 +95,12 @@ impl Resource for LoadBalancer {
                 "ACTIVE, or ERROR if a switch refused it.",
             )
             .computed(),
-            field("operating_status", Kind::Text(16), "ONLINE or OFFLINE.").computed(),
+            field(
+                "operating_status",
+                Kind::Text(16),
+                "ONLINE or OFFLINE; DEGRADED or ERROR as the worst of its pools is.",
+            )
+            .computed(),
             field("listeners", Kind::Shape(list_shape), "Its listeners.")
                 .computed()
                 .unfiltered(),
@@ -140,7 +146,7 @@ impl Resource for LoadBalancer {
                 json!(port.and_then(|port| self.vip(&port)))
             }
             "provisioning_status" => json!(provisioning(scene, of("listener"))),
-            "operating_status" => json!(operating(self.admin_state_up)),
+            "operating_status" => json!(of_balancer(scene, self)),
             "listeners" => named(of("listener")),
             "pools" => named(of("pool")),
             "statuses" => json!({"loadbalancer": self.tree(scene)}),
@@ -172,7 +178,7 @@ impl LoadBalancer {
                     "id": listener.meta.id,
                     "name": listener.meta.name,
                     "provisioning_status": provisioning(scene, [listener.meta.id]),
-                    "operating_status": operating(listener.admin_state_up),
+                    "operating_status": listener.operating(scene),
                     "pools": pool(listener.default_pool_id).into_iter().collect::<Vec<_>>(),
                 })
             })
@@ -181,7 +187,7 @@ impl LoadBalancer {
             "id": self.meta.id,
             "name": self.meta.name,
             "provisioning_status": self.derive("provisioning_status", scene),
-            "operating_status": operating(self.admin_state_up),
+            "operating_status": of_balancer(scene, self),
             "listeners": listeners,
         })
     }

@@ -7,11 +7,14 @@
 //! # Invariants
 //! - A listener's plan follows from what is stored: from its load balancer, the port of the address, its pool, and itself.
 //! - What a switch cannot do is refused, and never stored.
+//! - What a monitor found of a member is kept with the member while a monitor asks it, and no longer.
 
+pub mod health_monitor;
 pub mod listener;
 pub mod load_balancer;
 pub mod pool;
 
+pub use health_monitor::HealthMonitor;
 pub use listener::Listener;
 pub use load_balancer::LoadBalancer;
 pub use pool::Pool;
@@ -57,6 +60,9 @@ pub struct Plan {
     pub algorithm: Algorithm,
     /// Who serves.
     pub members: Vec<Serving>,
+    /// How they are asked whether they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<hostconfig::chain::Monitor>,
 }
 
 /// A member as a switch knows it.

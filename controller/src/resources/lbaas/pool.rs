@@ -4,7 +4,9 @@
 //! the tenant's own space in which a switch looks for it, never another's and never the host's.
 
 use super::{
-    Listener, PROTOCOLS, again, balanced, ids_of, invalid, list_shape,
+    HealthMonitor, Listener, PROTOCOLS, again, balanced,
+    health_monitor::of_pool,
+    ids_of, invalid, list_shape,
     listener::{fits, vip},
     named, of_project, operating, own_balancer, provisioning, unsupported,
 };
@@ -49,16 +51,25 @@ pub struct Member {
     /// Does it serve only while no other does?
     #[serde(default)]
     pub backup: bool,
+    /// What a monitor found; `None`: nothing yet, or nobody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serves: Option<bool>,
 }
 
 impl Member {
-    /// No monitor says more.
     const fn operating(&self) -> &'static str {
-        match (self.admin_state_up, self.weight) {
-            (false, _) => "OFFLINE",
-            (true, 0) => "DRAINING",
-            (true, _) => "NO_MONITOR",
+        match (self.admin_state_up, self.serves, self.weight) {
+            (false, ..) => "OFFLINE",
+            (true, Some(false), _) => "ERROR",
+            (true, _, 0) => "DRAINING",
+            (true, Some(true), _) => "ONLINE",
+            (true, None, _) => "NO_MONITOR",
         }
+    }
+
+    /// May it be given a connection?
+    pub(super) fn is_up(&self) -> bool {
+        self.admin_state_up && self.serves != Some(false)
     }
 }
 
@@ -178,7 +189,15 @@ impl Resource for Pool {
                 "ACTIVE, or ERROR if a switch refused it.",
             )
             .computed(),
-            field("operating_status", Kind::Text(16), "ONLINE or OFFLINE.").computed(),
+            field(
+                "operating_status",
+                Kind::Text(16),
+                "ONLINE or OFFLINE; DEGRADED while some members do not serve, ERROR while none does.",
+            )
+            .computed(),
+            field("healthmonitor_id", Kind::Uuid, "Its monitor.")
+                .or_null()
+                .computed(),
             field("members", Kind::Shape(list_shape), "Its members.")
                 .computed()
                 .unfiltered(),
@@ -230,7 +249,11 @@ impl Resource for Pool {
         let listeners = || ids_of(scene, "listener", "default_pool_id", self.meta.id);
         match field {
             "provisioning_status" => json!(provisioning(scene, listeners())),
-            "operating_status" => json!(operating(self.admin_state_up)),
+            "operating_status" => json!(self.operating()),
+            "healthmonitor_id" => {
+                let monitors = ids_of(scene, "healthmonitor", "pool_id", self.meta.id);
+                json!(monitors.first())
+            }
             "members" => named(self.members.iter().map(|member| member.id)),
             "listeners" => named(listeners()),
             "loadbalancers" => named(self.loadbalancer_id),
@@ -243,6 +266,7 @@ impl Resource for Pool {
             let Value::Object(mut fields) = json!(member) else {
                 unreachable!("a member is a struct with text keys")
             };
+            fields.remove("serves");
             fields.insert("project_id".to_owned(), json!(self.meta.project_id));
             fields.insert("provisioning_status".to_owned(), json!("ACTIVE"));
             fields.insert("operating_status".to_owned(), json!(member.operating()));
@@ -275,7 +299,12 @@ impl Resource for Pool {
                     "address, protocol_port and subnet_id cannot be changed",
                 ));
             }
-            Some(there) => *there = member,
+            Some(there) => {
+                *there = Member {
+                    serves: there.serves,
+                    ..member
+                }
+            }
             None => pool.members.push(member),
         }
         Ok(pool)
@@ -283,6 +312,20 @@ impl Resource for Pool {
 }
 
 impl Pool {
+    /// As its members are.
+    pub(super) fn operating(&self) -> &'static str {
+        if !self.admin_state_up {
+            return "OFFLINE";
+        }
+        let members = || self.members.iter().filter(|member| member.admin_state_up);
+        let down = members().filter(|member| !member.is_up()).count();
+        match (down, members().count()) {
+            (0, _) => "ONLINE",
+            (down, all) if down == all => "ERROR",
+            _ => "DEGRADED",
+        }
+    }
+
     /// How a switch chooses for it.
     pub(super) fn algorithm(&self) -> Algorithm {
         if self.session_persistence.is_some() || self.lb_algorithm == "SOURCE_IP" {
@@ -303,13 +346,26 @@ impl Pool {
                 "operating_status": member.operating(),
             })
         });
-        json!({
+        let mut tree = json!({
             "id": self.meta.id,
             "name": self.meta.name,
             "provisioning_status": self.derive("provisioning_status", scene),
-            "operating_status": operating(self.admin_state_up),
+            "operating_status": self.operating(),
             "members": members.collect::<Vec<_>>(),
-        })
+        });
+        if let (Some(tree), Some(monitor)) =
+            (tree.as_object_mut(), of_pool(scene.snapshot, self.meta.id))
+        {
+            let monitor = json!({
+                "id": monitor.meta.id,
+                "name": monitor.meta.name,
+                "type": monitor.kind,
+                "provisioning_status": "ACTIVE",
+                "operating_status": operating(monitor.admin_state_up),
+            });
+            tree.insert("health_monitor".to_owned(), monitor);
+        }
+        tree
     }
 }
 
@@ -479,6 +535,9 @@ fn followed(view: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
     }
     let listeners = view.related::<Listener>("default_pool_id", id);
     let listeners = listeners.iter();
+    let monitors = view.related::<HealthMonitor>("pool_id", id);
+    let monitors = monitors.iter();
+    let gone = monitors.map(|monitor| Write::Remove(HealthMonitor::SPEC, monitor.meta.id));
     Ok(listeners
         .map(|listener| {
             Write::put(Listener {
@@ -486,5 +545,6 @@ fn followed(view: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
                 ..Listener::clone(listener)
             })
         })
+        .chain(gone)
         .collect())
 }

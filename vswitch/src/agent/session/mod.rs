@@ -98,6 +98,8 @@ pub(crate) enum Event {
     Ports(BTreeMap<Id<kind::Port>, PortState>),
     /// All that was counted at routers' gateways.
     Metered(Vec<wire::Metered>),
+    /// All that is known of members that are asked.
+    Judged(Vec<wire::Verdict>),
     /// The time of [`Effect::Wake`] has come.
     Tick,
 }
@@ -169,6 +171,8 @@ pub(crate) struct Session {
     /// What was counted at routers' gateways, and whether the controller heard it on this stream.
     meters: Vec<wire::Metered>,
     metered: bool,
+    verdicts: Vec<wire::Verdict>,
+    judged: bool,
     /// Ask for everything on the next stream.
     resync: bool,
     failures: u32,
@@ -196,6 +200,8 @@ impl Session {
             told: BTreeMap::new(),
             meters: Vec::new(),
             metered: false,
+            verdicts: Vec::new(),
+            judged: false,
             resync: false,
             failures: 0,
             random: seed | 1,
@@ -273,6 +279,14 @@ impl Session {
                     Link::Up(_) | Link::Off | Link::Dialling(_) | Link::Waiting(_) => Vec::new(),
                 }
             }
+            Event::Judged(verdicts) => {
+                self.judged = false;
+                self.verdicts = verdicts;
+                match self.link {
+                    Link::Up(stream) => vec![self.report(stream)],
+                    Link::Off | Link::Dialling(_) | Link::Waiting(_) => Vec::new(),
+                }
+            }
             Event::Tick => match self.link {
                 Link::Waiting(until) if now >= until => vec![self.dial()],
                 Link::Waiting(until) => vec![Effect::Wake(until)],
@@ -292,6 +306,7 @@ impl Session {
         self.link = Link::Up(stream);
         self.told.clear();
         self.metered = false;
+        self.judged = false;
         let sections = if self.resync {
             Vec::new()
         } else {
@@ -366,7 +381,17 @@ impl Session {
             self.meters.clone()
         };
         self.metered = true;
-        let report = wire::Report { ports, meters };
+        let verdicts = if self.judged {
+            Vec::new()
+        } else {
+            self.verdicts.clone()
+        };
+        self.judged = true;
+        let report = wire::Report {
+            ports,
+            meters,
+            verdicts,
+        };
         send(stream, from_host::Message::Report(report))
     }
 

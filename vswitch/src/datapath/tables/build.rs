@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use hostconfig::{HostConfig, Location, Section};
+use hostconfig::{HostConfig, Location, Section, SectionKey};
 use net::{Id, NetworkId, PortId, Prefix, RouterId, VtepId, Zone, ids::kind};
 use nfv::rules::AddressSet;
 use overlay::{Fdb, FdbEntry, FloodList, Neighbour, Neighbours, Place};
@@ -24,6 +24,7 @@ use super::{
     external::Where,
     floating::{self, Floating, FloatingIps},
     l3::{Interface, Router},
+    probes::{self, Targets},
     ra::{self, Advertisement},
     security_group::GroupSet,
     trunk::Trunks,
@@ -51,6 +52,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         qos: BTreeMap::new(),
         limited: HashMap::default(),
         chains: Vec::new(),
+        targets: Arc::default(),
         faults: Vec::new(),
         hops: Dense::default(),
         meters: Dense::default(),
@@ -122,10 +124,16 @@ struct Sorted<'a> {
 }
 
 impl<'a> Sorted<'a> {
-    fn new(config: &'a HostConfig, epochs: &mut Epochs, version: u64) -> Self {
+    fn new(config: &'a HostConfig, targets: &Targets, epochs: &mut Epochs, version: u64) -> Self {
         let mut sorted = Self::default();
         for (key, keyed) in &config.sections {
-            let hash = u128::from_be_bytes(keyed.hash().0);
+            let mut hash = u128::from_be_bytes(keyed.hash().0);
+            // What it is asked is taken out of what it says: its flows depend on that too.
+            if let SectionKey::Port(id) = key
+                && let asked @ [_, ..] = targets.behind(*id)
+            {
+                hash ^= digest(format!("{asked:?}"));
+            }
             let source = Source::Section(*key);
             let (at, changed) = epochs.note(&source, hash, version);
             sorted.alive.insert(source);
@@ -174,8 +182,15 @@ impl Tables {
         next.version += 1 + u64::from(next.twin.take().is_some());
         next.leased = false;
         next.generation = config.generation;
-        let mut sorted = Sorted::new(config, &mut next.epochs, next.version);
+        next.targets = Arc::new(Targets::of(config));
+        let mut sorted = Sorted::new(config, &next.targets, &mut next.epochs, next.version);
         next.faults.clear();
+        if next.targets.beyond > 0 {
+            let (most, beyond) = (probes::MOST, next.targets.beyond);
+            let fault =
+                format!("this host asks {most} members whether they serve, {beyond} are not asked");
+            next.faults.push(fault);
+        }
         next.put_vteps(&sorted);
         next.put_address_sets(&sorted);
         next.put_qos(&mut sorted);

@@ -24,6 +24,7 @@ mod lease;
 pub mod lpm;
 pub mod metadata;
 pub mod port_security;
+pub mod probes;
 pub mod ra;
 pub mod security_group;
 pub mod service;
@@ -49,6 +50,7 @@ use self::{
     dense::Dense,
     floating::FloatingIps,
     l3::{Martians, Router},
+    probes::Targets,
     security_group::GroupSet,
     trunk::{Tagged, Trunks},
 };
@@ -325,6 +327,7 @@ pub struct Tables {
     group_names: BTreeMap<Id<kind::SecurityGroup>, String>,
     qos: BTreeMap<Id<kind::QosPolicy>, Arc<Qos>>,
     chains: Vec<Arc<Chain>>,
+    targets: Arc<Targets>,
     faults: Vec<String>,
     hops: Dense<(Id<kind::PortChain>, Id<kind::Function>), Arc<Hop>>,
     meters: Dense<(Id<kind::MeteringLabel>, Id<kind::Router>), ()>,
@@ -398,6 +401,11 @@ impl Tables {
     /// Were they built for a host that does not hear from its controller?
     pub fn is_alone(&self) -> bool {
         self.alone
+    }
+
+    /// The members of load balancers that this host asks whether they serve.
+    pub fn targets(&self) -> &Targets {
+        &self.targets
     }
 
     /// Grows by one with each snapshot.

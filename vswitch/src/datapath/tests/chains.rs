@@ -51,6 +51,7 @@ fn balancer(v6: bool, members: &[u16]) -> FunctionKind {
                 weight: 1,
             })
             .collect(),
+        monitor: None,
     })
 }
 

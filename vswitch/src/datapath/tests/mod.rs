@@ -16,6 +16,7 @@ mod metadata;
 mod metering;
 mod names;
 mod nat;
+mod probes;
 mod properties;
 mod qos;
 mod qos_outside;

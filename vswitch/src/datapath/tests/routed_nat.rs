@@ -243,6 +243,7 @@ fn a_packet_waits_once_in_a_chain_that_leads_to_a_member_of_its_own_network() {
             port: 80,
             weight: 1,
         }],
+        monitor: None,
     });
     let shaper = FunctionKind::Shaper(hostconfig::Shaper {
         rate_bps: 1_000_000_000,

@@ -917,6 +917,7 @@ fn balanced(v6: bool, on: u16, member: (u16, u16), from_network: bool) -> Conf {
             port: 8080,
             weight: 1,
         }],
+        monitor: None,
     });
     let (source, destination) = if from_network {
         (Some(Side::Network(id(NET))), None)

@@ -163,6 +163,7 @@ fn balanced() -> Conf {
                 port: 8080,
                 weight: 1,
             }],
+            monitor: None,
         })],
     );
     conf
