@@ -8,12 +8,6 @@ use tests::evidence::{ADMIN, Entry, KEPT, Region, no_effect, settable};
 
 use crate::aliases::{self, Proof};
 
-/// What has no entry yet. It only shrinks.
-pub(crate) const PENDING: &[&str] = &[];
-
-/// The aliases that have no proof yet. They only get fewer.
-const PENDING_ALIASES: &[&str] = &[];
-
 /// All that can be set, by resource, part or action.
 fn advertised() -> BTreeSet<String> {
     let mut all = BTreeSet::new();
@@ -44,7 +38,7 @@ fn advertised() -> BTreeSet<String> {
     all
 }
 
-/// Each attribute has an entry, a reason to have no effect, or waits for one.
+/// Each attribute has an entry, or a reason to have no effect.
 pub(crate) fn attributes(tables: &[&[Entry]]) {
     let advertised = advertised();
     let entries: Vec<&str> = tables
@@ -56,28 +50,17 @@ pub(crate) fn attributes(tables: &[&[Entry]]) {
     let proved: BTreeSet<String> = entries.iter().map(|of| (*of).to_owned()).collect();
     assert_eq!(proved.len(), entries.len(), "an entry is there twice");
     let idle: BTreeSet<String> = no_effect().into_iter().collect();
-    let pending: BTreeSet<String> = PENDING.iter().map(|of| (*of).to_owned()).collect();
     let unknown: Vec<_> = proved.difference(&advertised).collect();
     assert!(unknown.is_empty(), "nobody can set these: {unknown:?}");
-    let done: Vec<_> = proved.intersection(&pending).collect();
-    assert!(
-        done.is_empty(),
-        "these have entries and wait for none: {done:?}"
-    );
     let both: Vec<_> = proved.intersection(&idle).collect();
     assert!(
         both.is_empty(),
         "these have an effect: docs/no-effect.md says that they have none: {both:?}"
     );
-    let known: BTreeSet<_> = proved.iter().chain(&idle).chain(&pending).collect();
+    let known: BTreeSet<_> = proved.iter().chain(&idle).collect();
     let missing: Vec<_> = advertised.iter().filter(|of| !known.contains(of)).collect();
     assert!(missing.is_empty(), "these have no entry: {missing:#?}");
-    println!(
-        "{} entries, {} without effect, {} pending: {pending:?}",
-        proved.len(),
-        idle.len(),
-        pending.len()
-    );
+    println!("{} entries, {} without effect", proved.len(), idle.len());
 }
 
 /// Each alias has its proof, and no other has one.
@@ -87,18 +70,12 @@ pub(crate) fn aliases(tables: &[&[Entry]]) {
     let told = told["extensions"].as_array().unwrap().iter();
     let told: BTreeSet<&str> = told.filter_map(|row| row["alias"].as_str()).collect();
     let proved: BTreeSet<&str> = aliases::TABLE.iter().map(|(alias, _)| *alias).collect();
-    let pending: BTreeSet<&str> = PENDING_ALIASES.iter().copied().collect();
-    let known: BTreeSet<&str> = proved.union(&pending).copied().collect();
-    assert!(
-        proved.is_disjoint(&pending),
-        "what is proved is not pending"
-    );
-    let missing: Vec<_> = told.difference(&known).collect();
+    let missing: Vec<_> = told.difference(&proved).collect();
     assert!(
         missing.is_empty(),
         "aliases without an entry are not to be advertised: {missing:?}"
     );
-    let gone: Vec<_> = known.difference(&told).collect();
+    let gone: Vec<_> = proved.difference(&told).collect();
     assert!(gone.is_empty(), "these are not advertised: {gone:?}");
     let entries: BTreeSet<&str> = tables
         .iter()
@@ -111,8 +88,10 @@ pub(crate) fn aliases(tables: &[&[Entry]]) {
         match proof {
             Proof::Attributes(all) => {
                 for of in *all {
-                    let there = entries.contains(of) || PENDING.contains(of);
-                    assert!(there, "{alias} leans on {of}, which has no entry");
+                    assert!(
+                        entries.contains(of),
+                        "{alias} leans on {of}, which has no entry"
+                    );
                 }
             }
             Proof::Kept(all) => {

@@ -4,7 +4,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "tests fail loudly, and tell what waits for an entry"
+    reason = "tests fail loudly, and tell how much has an entry"
 )]
 #![expect(
     clippy::redundant_closure_for_method_calls,
@@ -19,11 +19,11 @@ mod chains;
 mod coverage;
 mod forwardings;
 mod groups;
+mod hosts;
 mod limits;
 mod metering;
-mod names;
-mod hosts;
 mod monitors;
+mod names;
 mod networks;
 mod pools;
 mod ports;
@@ -146,6 +146,9 @@ fn sharing() {
 #[test]
 fn zones() {
     prove(zones::TABLE);
+}
+
+#[test]
 fn balancers() {
     prove(balancers::TABLE);
 }
