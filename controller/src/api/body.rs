@@ -226,8 +226,8 @@ pub(super) fn part(
 ) -> Result<Map<String, Value>, Refusal> {
     let mut body = one(name, bytes)?;
     // Parts are their object's project's, whatever is said; some clients say it.
-    for project in ["project_id", "tenant_id"] {
-        body.remove(project);
+    for name in ["project_id", "tenant_id"] {
+        project_text(&mut body, name)?;
     }
     if body.contains_key(PART_ID.name) {
         return Err(match verb {
@@ -272,16 +272,21 @@ fn required(field: &Field) -> Refusal {
     ))
 }
 
-/// Takes out the project by both of its names.
-fn project(body: &mut Map<String, Value>, caller: &Caller) -> Result<String, Refusal> {
-    let mut take = |name: &str| match body.remove(name) {
+/// Takes out the project by one of its names.
+fn project_text(body: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Refusal> {
+    match body.remove(name) {
         None => Ok(None),
-        Some(Value::String(text)) if text.len() <= 255 => Ok(Some(text)),
+        Some(Value::String(text)) if text.len() <= 255 && !text.contains('\0') => Ok(Some(text)),
         Some(other) => Err(Refusal::attribute(
             name,
             format_args!("'{other}' is not a valid string"),
         )),
-    };
+    }
+}
+
+/// Takes out the project by both of its names.
+fn project(body: &mut Map<String, Value>, caller: &Caller) -> Result<String, Refusal> {
+    let mut take = |name: &str| project_text(body, name);
     let (project, tenant) = (take("project_id")?, take("tenant_id")?);
     if let (Some(project), Some(tenant)) = (&project, &tenant)
         && project != tenant

@@ -278,7 +278,7 @@ fn operations(spec: &Spec, paths: &mut Map<String, Value>) {
 fn part(spec: &Spec, part: &Part, object: &str, paths: &mut Map<String, Value>) {
     let shown = object_of([&PART_ID].into_iter().chain(part.fields));
     // Parts are their object's project's, whatever is said.
-    let whose = json!({"type": "string"});
+    let whose = json!({"type": "string", "maxLength": 255, "pattern": "^[^\\u0000]*$"});
     let with_project = |mut object: Value| {
         if let Some(Value::Object(properties)) = object.get_mut("properties") {
             for name in ["project_id", "tenant_id"] {

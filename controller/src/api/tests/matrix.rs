@@ -177,6 +177,14 @@ async fn no_value_of_any_field_is_the_servers_fault() {
             continue;
         };
         let many = format!("/v2.0/{}", spec.path);
+        for name in ["project_id", "tenant_id"] {
+            let mut all = good.clone();
+            all[name] = json!("a\u{0}b");
+            let body = json!({ spec.singular: all });
+            cloud
+                .refused("admin", "POST", &many, body, 400, "HTTPBadRequest")
+                .await;
+        }
         for field in spec.fields() {
             for (value, refused) in values(field) {
                 let mut all = good.clone();

@@ -356,6 +356,23 @@ async fn every_part_refuses_what_it_must(cloud: &Cloud) {
                     .unwrap();
                 assert_eq!(cloud.raw(request).await.0, 400, "{many} {bad}");
             }
+            for name in ["project_id", "tenant_id"] {
+                for wrong in [
+                    json!({}),
+                    json!(7),
+                    Value::Null,
+                    json!("a\u{0}b"),
+                    json!("x".repeat(256)),
+                ] {
+                    let fields = Map::from_iter([(name.to_owned(), wrong)]);
+                    let body = json!({part.singular: fields});
+                    for (method, path) in [("POST", &many), ("PUT", &one)] {
+                        cloud
+                            .refused("admin", method, path, body.clone(), 400, "HTTPBadRequest")
+                            .await;
+                    }
+                }
+            }
             for field in part.fields {
                 for wrong in [
                     json!({}),
