@@ -29,6 +29,37 @@ pub struct StatusBoard {
     complaints: DashMap<Uuid, Arc<str>>,
     /// What each host has counted at routers' gateways, by label and router.
     meters: DashMap<Uuid, Sums>,
+    /// What passed each host's listeners.
+    served: DashMap<Uuid, BTreeMap<Uuid, Served>>,
+}
+
+/// What passed a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Served {
+    /// Connections that there were when they were last counted.
+    pub active: u64,
+    /// Connections that began.
+    pub connections: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
+    /// Packets that found nobody to serve them.
+    pub refused: u64,
+}
+
+impl Served {
+    /// With another's.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            active: self.active.saturating_add(other.active),
+            connections: self.connections.saturating_add(other.connections),
+            bytes_in: self.bytes_in.saturating_add(other.bytes_in),
+            bytes_out: self.bytes_out.saturating_add(other.bytes_out),
+            refused: self.refused.saturating_add(other.refused),
+        }
+    }
 }
 
 /// Segments and bytes of IP.
@@ -54,6 +85,7 @@ impl StatusBoard {
         self.hosts.remove(&host);
         self.complaints.remove(&host);
         self.meters.remove(&host);
+        self.served.remove(&host);
         self.ports.retain(|_, prover| *prover != host);
     }
 
@@ -116,6 +148,18 @@ impl StatusBoard {
             }
         }
         all
+    }
+
+    /// Notes all that passed a host's listeners.
+    pub fn set_served(&self, host: Uuid, served: BTreeMap<Uuid, Served>) {
+        self.served.insert(host, served);
+    }
+
+    /// What passed a listener on all hosts, as they said last.
+    pub fn served(&self, listener: Uuid) -> Served {
+        let all = self.served.iter();
+        let of = all.filter_map(|host| host.value().get(&listener).copied());
+        of.fold(Served::default(), Served::and)
     }
 
     /// Notes what could not be realised of an object (host, port, chain …), or that all could.

@@ -340,6 +340,14 @@ pub struct HopCounters {
     pub bytes: u64,
     /// Segments that it dropped.
     pub drops: u64,
+    /// Of the segments, those of replies.
+    pub reply_packets: u64,
+    /// Of the bytes, those of replies.
+    pub reply_bytes: u64,
+    /// Connections that began through it.
+    pub connections: u64,
+    /// Connections through it that were there when the table was last looked through.
+    pub active: u64,
 }
 
 impl HopCounters {
@@ -347,6 +355,13 @@ impl HopCounters {
     pub fn count(&mut self, segments: u32, bytes: u64) {
         self.packets += u64::from(segments);
         self.bytes += bytes;
+    }
+
+    /// Counts replies that reached it.
+    pub fn count_replies(&mut self, segments: u32, bytes: u64) {
+        self.count(segments, bytes);
+        self.reply_packets += u64::from(segments);
+        self.reply_bytes += bytes;
     }
 
     /// Counts what it dropped, of what reached it.
@@ -360,6 +375,10 @@ impl AddAssign for HopCounters {
         self.packets += other.packets;
         self.bytes += other.bytes;
         self.drops += other.drops;
+        self.reply_packets += other.reply_packets;
+        self.reply_bytes += other.reply_bytes;
+        self.connections += other.connections;
+        self.active += other.active;
     }
 }
 

@@ -471,6 +471,14 @@ impl Switch {
         all
     }
 
+    /// What passed its listeners.
+    pub(crate) fn listened(&self) -> Vec<(Id<kind::PortChain>, nfv::chain::HopCounters)> {
+        let workers = self.workers.iter();
+        let stats = workers.map(|worker| WorkerStats::of(&worker.datapath));
+        let rows = stats.flat_map(|stats| stats.listeners(&self.tables).collect::<Vec<_>>());
+        rows.collect()
+    }
+
     /// What became of the members that it asks: monitor, member, and whether it serves.
     pub(crate) fn verdicts(&self) -> Vec<(Id<kind::HealthMonitor>, Id<kind::Port>, bool)> {
         // All workers know the same.

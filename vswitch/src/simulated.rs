@@ -18,6 +18,7 @@ use std::{
 
 use hostconfig::{HostConfig, SectionKey, wire};
 use net::{Id, Now, ids::kind};
+use nfv::chain::HopCounters;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::ClientConfig;
 use tokio::sync::oneshot;
@@ -26,6 +27,7 @@ use crate::{
     agent::{
         Agent, DeviceError, IdentityError, Input, JoinError, Me, StateError, Switch, Wanted, Wire,
         apply::wired,
+        balanced::Balanced,
         identity::Identity,
         meters::{self, Count},
         report::{Obstacles, Underlay},
@@ -84,6 +86,7 @@ struct Inner {
     alone: bool,
     meters: BTreeMap<meters::Key, Count>,
     verdicts: Vec<Verdict>,
+    balanced: Balanced,
 }
 
 /// A machine without devices.
@@ -135,6 +138,15 @@ impl Machine {
             serves,
         };
         self.inner().verdicts = rows.map(row).collect();
+    }
+
+    /// What passed its listeners.
+    pub fn balanced(&self, rows: impl Iterator<Item = (Id<kind::PortChain>, HopCounters)>) {
+        let mut all = Balanced::new();
+        for (listener, counted) in rows {
+            *all.entry(listener.uuid()).or_default() += counted;
+        }
+        self.inner().balanced = all;
     }
 
     /// From now on the workers can't realise this section, for this reason; `None`: they can.
@@ -242,6 +254,10 @@ impl Switch for Machine {
 
     fn meters(&mut self) -> BTreeMap<meters::Key, Count> {
         self.inner().meters.clone()
+    }
+
+    fn balanced(&mut self) -> Balanced {
+        self.inner().balanced.clone()
     }
 
     fn verdicts(&mut self) -> Vec<Verdict> {

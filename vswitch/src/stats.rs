@@ -817,6 +817,18 @@ impl WorkerStats {
         .collect()
     }
 
+    /// What passed each listener of a load balancer: a chain that has its function's id.
+    pub fn listeners<'a>(
+        &'a self,
+        tables: &'a Tables,
+    ) -> impl Iterator<Item = (Id<kind::PortChain>, HopCounters)> + 'a {
+        (0u32..).zip(0..tables.hop_bound()).filter_map(|(id, at)| {
+            let hop = tables.hop(HopId(id))?;
+            let counters = self.counters.hops.get(at).copied().unwrap_or_default();
+            (hop.chain.uuid() == hop.function.uuid()).then_some((hop.chain, counters))
+        })
+    }
+
     /// Each hop's counters, by chain and function.
     pub fn hops<'a>(
         &'a self,

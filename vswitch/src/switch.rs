@@ -31,6 +31,7 @@ use crate::{
     agent::{
         DeviceError, Input, Switch, Wanted,
         apply::wired,
+        balanced::Balanced,
         chain,
         device::{place, spec},
         meters::{self, Count},
@@ -553,6 +554,16 @@ impl Switch for LocalSwitch {
             ((label, router), count)
         })
         .collect()
+    }
+
+    fn balanced(&mut self) -> Balanced {
+        let tables = self.tables.load_full();
+        let Ok(stats) = self.stats() else {
+            return Balanced::new();
+        };
+        let rows = stats.listeners(&tables);
+        rows.map(|(listener, counted)| (listener.uuid(), counted))
+            .collect()
     }
 
     fn verdicts(&mut self) -> Vec<Verdict> {

@@ -363,6 +363,11 @@ impl Publisher {
                         self.status.metered(record.id.uuid(), &metered);
                     }
                 }
+                session::Effect::Balanced(balanced) => {
+                    if let Some(record) = self.compiler.intent().host(host) {
+                        self.status.balanced(record.id.uuid(), balanced);
+                    }
+                }
                 session::Effect::Judged(verdicts) => effects.push(Effect::Judge(verdicts)),
                 session::Effect::Review(review) => {
                     self.status

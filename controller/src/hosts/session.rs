@@ -34,6 +34,7 @@ use uuid::Uuid;
 
 use super::schedule::{GONE, READER_GONE};
 use crate::resources::{host::Site, lbaas::health_monitor::Verdict, network::check_physical_name};
+use crate::status::Served;
 
 /// Updates under way: one that the host applies and one on its way; what comes meanwhile is coalesced.
 const WINDOW: usize = 2;
@@ -57,6 +58,8 @@ const ACK_WITHIN: Duration = Duration::from_secs(30);
 const WIRES: usize = 256;
 /// Pairs of label and router that a host may have counted for; a host keeps 4,096.
 const METERS: usize = 8192;
+/// Listeners that a host may tell of; a host tells of 4,096.
+const LISTENERS: usize = 8192;
 /// Members that a host may have asked; a host asks 4,096.
 const VERDICTS: usize = 8192;
 /// Complaints that are kept of one acknowledgement.
@@ -103,6 +106,8 @@ pub enum Effect {
     Site(Site),
     /// The host says what it has counted at routers' gateways, all of it.
     Metered(Vec<Metered>),
+    /// The host says what passed its listeners, all of it.
+    Balanced(Vec<(Uuid, Served)>),
     /// The host says what it found of members that it asks.
     Judged(Vec<Verdict>),
     /// What is proved may have changed.
@@ -673,6 +678,24 @@ impl Session {
             });
             let metered = metered.collect::<Result<Vec<_>, _>>();
             effects.push(Effect::Metered(metered.or(Err(bad))?));
+        }
+        if report.balanced.len() > LISTENERS {
+            return Err(HangUp::Protocol("too many listeners"));
+        }
+        if !report.balanced.is_empty() {
+            let bad = HangUp::Protocol("id of a listener");
+            let balanced = report.balanced.iter().map(|b| {
+                let served = Served {
+                    active: b.active,
+                    connections: b.connections,
+                    bytes_in: b.bytes_in,
+                    bytes_out: b.bytes_out,
+                    refused: b.refused,
+                };
+                Ok::<_, uuid::Error>((b.listener.parse()?, served))
+            });
+            let balanced = balanced.collect::<Result<Vec<_>, _>>();
+            effects.push(Effect::Balanced(balanced.or(Err(bad))?));
         }
         if report.verdicts.len() > VERDICTS {
             return Err(HangUp::Protocol("too many verdicts"));

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     compile::{Compiler, Touched, intent::HostName},
-    status::{StatusBoard, Sum},
+    status::{Served, StatusBoard, Sum},
     time::Seconds,
 };
 
@@ -80,6 +80,11 @@ impl Status {
             ((metered.label, metered.router), sum)
         });
         self.board.set_meters(host, sums.collect());
+    }
+
+    /// What passed a host's listeners.
+    pub(super) fn balanced(&self, host: Uuid, balanced: Vec<(Uuid, Served)>) {
+        self.board.set_served(host, balanced.into_iter().collect());
     }
 
     pub(super) fn new(board: Arc<StatusBoard>) -> Self {

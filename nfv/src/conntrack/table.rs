@@ -459,7 +459,18 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
 
     /// Ends what was silent for too long, as far as `budget` reaches: looking at a connection costs 1, ending it 8 more. Goes on
     /// where the last sweep stopped, to the end of the table at most.
-    pub fn sweep(&mut self, now: Now, budget: u32, mut expired: impl FnMut(&Entry)) -> Swept {
+    pub fn sweep(&mut self, now: Now, budget: u32, expired: impl FnMut(&Entry)) -> Swept {
+        self.sweep_and_look(now, budget, expired, |_| ())
+    }
+
+    /// The same; `stays` is shown what goes on.
+    pub fn sweep_and_look(
+        &mut self,
+        now: Now,
+        budget: u32,
+        mut expired: impl FnMut(&Entry),
+        mut stays: impl FnMut(&Entry),
+    ) -> Swept {
         let mut swept = Swept::default();
         let mut left = i64::from(budget);
         while left > 0 {
@@ -478,6 +489,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
                 swept.expired += 1;
                 self.stats.expired += 1;
                 left -= 8;
+            } else if let Some(entry) = self.entry(conn) {
+                stays(entry);
             }
         }
         swept

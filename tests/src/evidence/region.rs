@@ -480,6 +480,7 @@ impl Region {
             self.switch_until(if next < end { next } else { end });
             for host in &self.hosts {
                 host.machine.counted(host.switch.metered().into_iter());
+                host.machine.balanced(host.switch.listened().into_iter());
                 host.machine.found(host.switch.verdicts().into_iter());
             }
             self.publish(Event::Beat);

@@ -12,6 +12,7 @@
 
 pub(crate) mod apply;
 mod attach;
+pub(crate) mod balanced;
 pub(crate) mod device;
 mod fence;
 pub(crate) mod identity;
@@ -44,6 +45,7 @@ use tracing::{error, info, warn};
 
 use self::{
     attach::Waiting,
+    balanced::Balanced,
     device::NetnsId,
     fence::Fence,
     identity::Identity,
@@ -133,6 +135,8 @@ pub(crate) trait Switch {
     fn gone(&mut self) -> Vec<Id<kind::Port>>;
     /// What the workers counted at routers' gateways.
     fn meters(&mut self) -> BTreeMap<meters::Key, Count>;
+    /// What passed its listeners.
+    fn balanced(&mut self) -> Balanced;
     /// What is known of the members that this host asks whether they serve.
     fn verdicts(&mut self) -> Vec<Verdict>;
     /// Answers a question about packets: explain, flows, conntrack, drops, fdb, metrics, and the switch's part of the status.
@@ -216,6 +220,9 @@ pub(crate) struct Agent<S, W> {
     /// What is known of members that are asked, and when to look next; `None`: none is.
     members: Members,
     heard: Option<Now>,
+    /// What passed listeners, and when to look next; `None`: there is none.
+    balanced: Balanced,
+    tally: Option<Now>,
 }
 
 /// How long a config may be kept and not flushed: a burst of changes costs one flush.
@@ -273,6 +280,8 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             count: None,
             members: Members::default(),
             heard: None,
+            balanced: Balanced::new(),
+            tally: None,
         };
         let counted = agent.meters.told();
         agent.step(Event::Metered(counted), now);
@@ -352,6 +361,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         }
         self.look_at_meters(now);
         self.look_at_verdicts(now);
+        self.look_at_listeners(now);
         for port in self.switch.gone() {
             warn!(%port, "the port's device is gone");
             self.switch.close(port);
@@ -397,6 +407,24 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             self.members.told = true;
             let told = self.members.found.iter().map(verdicts::told).collect();
             self.step(Event::Judged(told), now);
+        }
+    }
+
+    /// Tells what passed listeners, where there are any.
+    fn look_at_listeners(&mut self, now: Now) {
+        if !balanced::wanted(&self.running.config) {
+            self.tally = None;
+            return;
+        }
+        if self.tally.is_some_and(|at| now < at) {
+            return;
+        }
+        self.tally = Some(now + balanced::LOOK_EVERY);
+        let counted = self.switch.balanced();
+        if counted != self.balanced {
+            self.balanced = counted;
+            let told = balanced::told(&self.balanced);
+            self.step(Event::Balanced(told), now);
         }
     }
 
@@ -456,7 +484,12 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         let open = self.devices.values().any(|d| *d == Device::Open);
         let wired = apply::wired(&self.running.config).next().is_some();
         let look = (open || wired).then_some(self.look);
-        let look = look.into_iter().chain(self.count).chain(self.heard).min();
+        let look = look
+            .into_iter()
+            .chain(self.count)
+            .chain(self.heard)
+            .chain(self.tally)
+            .min();
         let waiting = self.waiting.iter().map(|w| w.deadline);
         let silent = self
             .fence

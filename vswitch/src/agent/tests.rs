@@ -126,6 +126,9 @@ impl Switch for FakeSwitch {
     fn meters(&mut self) -> BTreeMap<meters::Key, Count> {
         self.0.lock().unwrap().counted.clone()
     }
+    fn balanced(&mut self) -> Balanced {
+        Balanced::new()
+    }
     fn verdicts(&mut self) -> Vec<Verdict> {
         self.0.lock().unwrap().found.clone()
     }

@@ -174,9 +174,7 @@ impl Hands {
             return;
         }
         if let Some(flow) = programs.get(program) {
-            for hop in &flow.hops {
-                self.counters.hop(*hop).count(segments, bytes);
-            }
+            self.count_passed(flow, segments, bytes);
             self.count_meters(flow, segments, bytes);
         }
         let segments = u64::from(segments);
@@ -424,15 +422,24 @@ impl Hands {
         }
     }
 
+    fn count_passed(&mut self, flow: &CompiledFlow, segments: u32, bytes: u64) {
+        for hop in &flow.hops {
+            let counters = self.counters.hop(*hop);
+            if flow.replies {
+                counters.count_replies(segments, bytes);
+            } else {
+                counters.count(segments, bytes);
+            }
+        }
+    }
+
     fn count_hops(&mut self, flow: &CompiledFlow, packet: &Packet) {
         if flow.hops.is_empty() && flow.meters.is_empty() {
             return;
         }
         let (segments, bytes) = (packet.segments(), packet.wire_bytes());
         self.count_meters(flow, segments, bytes);
-        for hop in &flow.hops {
-            self.counters.hop(*hop).count(segments, bytes);
-        }
+        self.count_passed(flow, segments, bytes);
         if let Verdict::Drop(Refusal { hop: Some(hop), .. }) = flow.verdict {
             self.counters.hop(hop).count_drop(segments);
         }

@@ -324,6 +324,8 @@ pub struct CompiledFlow {
     pub verdict: Verdict,
     /// Does a record of the connection belong to it?
     pub tracked: bool,
+    /// Are its packets replies, which pass its functions last to first?
+    pub replies: bool,
 }
 
 impl CompiledFlow {
@@ -713,6 +715,7 @@ mod tests {
             depends: SmallVec::new(),
             verdict: Verdict::Deliver,
             tracked: false,
+            replies: false,
         }
     }
 

@@ -9,6 +9,7 @@
 //! - [`Ledger::balanced`] after every call.
 //! - No allocation and no lock for a packet whose flow is known.
 
+mod active;
 mod advertise;
 mod announce;
 mod awaiting;
@@ -160,6 +161,7 @@ pub struct Datapath<M = Vec<Entry>> {
     /// What is to be asked outside in this turn.
     questions: Vec<Question>,
     announcer: announce::Announcer,
+    active: active::Active,
     /// The tables' version that the counters are of.
     seen: u64,
 }
@@ -258,6 +260,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             heralds: Heralds::new(settings.seed),
             questions: Vec::new(),
             announcer: announce::Announcer::default(),
+            active: active::Active::default(),
             seen: 0,
             settings,
         }
@@ -534,9 +537,18 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
         if now >= self.next_sweep {
             let (claims, settings) = (&self.claims, &self.settings);
-            let swept = self.conntrack.sweep(now, SWEEP_BUDGET, |entry| {
-                release(claims, settings, entry);
-            });
+            let (programs, active) = (&self.programs, &mut self.active);
+            let ends = |entry: &Entry| release(claims, settings, entry);
+            let swept = if tables.hop_bound() == 0 {
+                self.conntrack.sweep(now, SWEEP_BUDGET, ends)
+            } else {
+                let stays = |entry: &Entry| active.count(programs, entry);
+                self.conntrack
+                    .sweep_and_look(now, SWEEP_BUDGET, ends, stays)
+            };
+            if swept.finished {
+                self.active.show(&mut self.hands.counters);
+            }
             self.give_up_fragments(now, pool);
             let pause = if swept.finished {
                 SWEEP_EVERY

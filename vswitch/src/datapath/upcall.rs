@@ -287,6 +287,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return Way::Drop(invalid(packet));
         };
         let refused = |reason| Way::Drop(about(tracking.owner, reason, Stage::Conntrack));
+        let hops = flow.hops.clone();
         let program = self.intern(flow, tables, now);
         let [zone, reply_zone] = tracking.zones;
         let ends = (key.src_mac(), key.dst_mac());
@@ -329,7 +330,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             }
         }
         match made {
-            Ok(_) => Way::Run(program, translated.then_some(to)),
+            Ok(_) => {
+                for hop in hops {
+                    self.hands.counters.hop(hop).connections += 1;
+                }
+                Way::Run(program, translated.then_some(to))
+            }
             Err(refusal) => {
                 self.let_go(&keys);
                 refused(refusal.into())

@@ -150,6 +150,7 @@ pub fn walk<W: Witness>(
             depends: SmallVec::new(),
             verdict: Verdict::Deliver,
             tracked: false,
+            replies: false,
         },
         zones: [None, None],
         owner: None,
@@ -509,6 +510,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         for hop in forward.hops.iter().rev() {
             if self.tables.hop(*hop).is_some_and(|h| h.symmetric) {
                 self.flow.hops.push(*hop);
+                self.flow.replies = true;
                 let lane = |side| Action::Queue(Lane::Function { hop: *hop, side });
                 if forward.actions.contains(&lane(Side::Original)) {
                     self.flow.actions.push(lane(Side::Reply));

@@ -99,7 +99,7 @@ impl Farm {
 
 #[derive(Debug, Default)]
 pub(super) struct Heard {
-    chains: usize,
+    pub(super) chains: usize,
     classifiers: Vec<Classifier>,
     members: BTreeSet<(String, u16, u16)>,
 }
@@ -455,4 +455,43 @@ async fn providers_and_versions_are_told() {
     assert_eq!(cloud.get("", &format!("{ROOT}/providers")).await.0, 401);
     let (_, told) = cloud.get("", "/load-balancer/").await;
     assert_eq!(told["versions"][0]["id"], "v2.0");
+}
+
+#[tokio::test]
+async fn what_passed_listeners_is_what_hosts_said_last() {
+    let farm = Farm::new().await;
+    let (web, other) = (farm.listener(80).await, farm.listener(81).await);
+    let status = &farm.cloud.api.core.status;
+    let served = |active| crate::status::Served {
+        active,
+        connections: 10,
+        bytes_in: 1000,
+        bytes_out: 5000,
+        refused: 1,
+    };
+    let of = |listener: &Value| id(listener).parse().unwrap();
+    let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    status.set_served(one, [(of(&web), served(3)), (of(&other), served(4))].into());
+    status.set_served(two, [(of(&web), served(5))].into());
+    let shown = |path: String| {
+        let cloud = &farm.cloud;
+        async move { cloud.get("a", &format!("{ROOT}/{path}/stats")).await.1["stats"].clone() }
+    };
+    let all = |active, hosts| {
+        json!({
+            "active_connections": active, "total_connections": 10 * hosts,
+            "bytes_in": 1000 * hosts, "bytes_out": 5000 * hosts, "request_errors": hosts,
+        })
+    };
+    assert_eq!(shown(format!("listeners/{}", id(&web))).await, all(8, 2));
+    assert_eq!(
+        shown(format!("loadbalancers/{}", farm.id())).await,
+        all(12, 3)
+    );
+    status.set_served(one, [].into());
+    assert_eq!(shown(format!("listeners/{}", id(&web))).await, all(5, 1));
+    status.forget_host(two);
+    assert_eq!(shown(format!("listeners/{}", id(&web))).await, all(0, 0));
+    let path = format!("listeners/{}/stats", id(&web));
+    refused(&farm.cloud, "b", "GET", &path, Value::Null, 404).await;
 }

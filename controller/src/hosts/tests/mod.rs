@@ -157,6 +157,7 @@ impl SimHost {
             ports: states.collect(),
             meters: Vec::new(),
             verdicts: Vec::new(),
+            balanced: Vec::new(),
         };
         if only.is_none() || !report.ports.is_empty() {
             self.up
@@ -236,6 +237,7 @@ impl SimHost {
             ports: gone.collect(),
             meters: Vec::new(),
             verdicts: Vec::new(),
+            balanced: Vec::new(),
         };
         self.up
             .push_back(from_host(from_host::Message::Report(report)));
@@ -883,6 +885,7 @@ fn a_complaint_keeps_a_port_down_and_is_shown() {
             }],
             meters: Vec::new(),
             verdicts: Vec::new(),
+            balanced: Vec::new(),
         })));
     region.deliver_all();
     assert!(!region.is_active(0, 0));

@@ -3,14 +3,17 @@
 use super::{
     LoadBalancer, PROTOCOLS, Plan, Pool, Serving, balanced,
     health_monitor::{of_pool, worst},
-    invalid, list_shape, named, of_project, operating, own_balancer,
+    invalid, list_shape, named, object_shape, of_project, operating, own_balancer,
     pool::Member,
-    provisioning,
+    provisioning, stats,
 };
 use crate::{
     api::Scene,
     refusal::Refusal,
-    resource::{ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field},
+    resource::{
+        ALL, Absent, Action, How, Kind, Meta, Objects, Operations, Ops, Policy, Reply, Resource,
+        Spec, field,
+    },
     resources::{Port, function::Algorithm, subnet::loose_prefix},
     rules::{Caller, Change, Judged, Rule, Write},
     store::View,
@@ -101,7 +104,22 @@ impl Resource for Listener {
             .computed()
             .unfiltered(),
         ],
-        actions: &[],
+        actions: &[Action {
+            name: "stats",
+            doc: "Show what passed it.",
+            rule: "get_listener_stats",
+            policy: Policy::Anyone,
+            how: How::Look,
+            wrapped: false,
+            arguments: &[],
+            reply: Reply::Fields(&[field(
+                "stats",
+                Kind::Shape(object_shape),
+                "Connections and bytes, as the hosts said last.",
+            )
+            .computed()]),
+            success: 200,
+        }],
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
@@ -129,6 +147,7 @@ impl Resource for Listener {
             "provisioning_status" => json!(provisioning(scene, [self.meta.id])),
             "operating_status" => json!(self.operating(scene)),
             "loadbalancers" => named([self.loadbalancer_id]),
+            "stats" => stats(scene, [self.meta.id]),
             _ => Value::Null,
         }
     }

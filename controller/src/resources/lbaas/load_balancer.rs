@@ -4,7 +4,7 @@
 
 use super::{
     Listener, PROVIDER, Pool, again, health_monitor::of_balancer, ids_of, invalid, list_shape,
-    named, provisioning,
+    named, object_shape, provisioning, stats,
 };
 use crate::{
     api::Scene,
@@ -108,22 +108,40 @@ impl Resource for LoadBalancer {
                 .computed()
                 .unfiltered(),
         ],
-        actions: &[Action {
-            name: "status",
-            doc: "Show the status of a load balancer and of all below it.",
-            rule: "get_loadbalancer_status",
-            policy: Policy::Anyone,
-            how: How::Look,
-            wrapped: false,
-            arguments: &[],
-            reply: Reply::Fields(&[field(
-                "statuses",
-                Kind::Shape(list_shape),
-                "The load balancer, its listeners, their pools and members.",
-            )
-            .computed()]),
-            success: 200,
-        }],
+        actions: &[
+            Action {
+                name: "status",
+                doc: "Show the status of a load balancer and of all below it.",
+                rule: "get_loadbalancer_status",
+                policy: Policy::Anyone,
+                how: How::Look,
+                wrapped: false,
+                arguments: &[],
+                reply: Reply::Fields(&[field(
+                    "statuses",
+                    Kind::Shape(list_shape),
+                    "The load balancer, its listeners, their pools and members.",
+                )
+                .computed()]),
+                success: 200,
+            },
+            Action {
+                name: "stats",
+                doc: "Show what passed its listeners.",
+                rule: "get_loadbalancer_stats",
+                policy: Policy::Anyone,
+                how: How::Look,
+                wrapped: false,
+                arguments: &[],
+                reply: Reply::Fields(&[field(
+                    "stats",
+                    Kind::Shape(object_shape),
+                    "Connections and bytes, as the hosts said last.",
+                )
+                .computed()]),
+                success: 200,
+            },
+        ],
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
@@ -149,6 +167,7 @@ impl Resource for LoadBalancer {
             "operating_status" => json!(of_balancer(scene, self)),
             "listeners" => named(of("listener")),
             "pools" => named(of("pool")),
+            "stats" => stats(scene, of("listener")),
             "statuses" => json!({"loadbalancer": self.tree(scene)}),
             _ => Value::Null,
         }

@@ -24,6 +24,7 @@ use crate::{
     refusal::Refusal,
     resource::{Meta, Objects, index_prefix},
     resources::function::{Algorithm, Balanced},
+    status::Served,
     store::{Read, View},
 };
 use serde::{Deserialize, Serialize};
@@ -153,6 +154,28 @@ fn list_shape(value: &Value) -> Result<Value, String> {
     } else {
         Err(format!("'{value}' is not a list"))
     }
+}
+
+/// An object that answers show.
+fn object_shape(value: &Value) -> Result<Value, String> {
+    if value.is_object() {
+        Ok(value.clone())
+    } else {
+        Err(format!("'{value}' is not an object"))
+    }
+}
+
+/// What passed these listeners together, in Octavia's words.
+fn stats(scene: &Scene<'_>, listeners: impl IntoIterator<Item = Uuid>) -> Value {
+    let all = listeners.into_iter().map(|id| scene.status.served(id));
+    let sum = all.fold(Served::default(), Served::and);
+    json!({
+        "active_connections": sum.active,
+        "total_connections": sum.connections,
+        "bytes_in": sum.bytes_in,
+        "bytes_out": sum.bytes_out,
+        "request_errors": sum.refused,
+    })
 }
 
 /// The listeners whose indexed field has this value, to be judged again.

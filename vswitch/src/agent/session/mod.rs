@@ -98,6 +98,8 @@ pub(crate) enum Event {
     Ports(BTreeMap<Id<kind::Port>, PortState>),
     /// All that was counted at routers' gateways.
     Metered(Vec<wire::Metered>),
+    /// All that passed listeners.
+    Balanced(Vec<wire::Balanced>),
     /// All that is known of members that are asked.
     Judged(Vec<wire::Verdict>),
     /// The time of [`Effect::Wake`] has come.
@@ -152,6 +154,14 @@ enum Unfit {
     Digest,
 }
 
+/// What the controller was told on this stream as it is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Said {
+    metered: bool,
+    judged: bool,
+    tallied: bool,
+}
+
 /// A host's side of the conversation with its controller.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -170,9 +180,9 @@ pub(crate) struct Session {
     told: BTreeMap<Id<kind::Port>, PortState>,
     /// What was counted at routers' gateways, and whether the controller heard it on this stream.
     meters: Vec<wire::Metered>,
-    metered: bool,
     verdicts: Vec<wire::Verdict>,
-    judged: bool,
+    balanced: Vec<wire::Balanced>,
+    said: Said,
     /// Ask for everything on the next stream.
     resync: bool,
     failures: u32,
@@ -199,9 +209,9 @@ impl Session {
             ports: BTreeMap::new(),
             told: BTreeMap::new(),
             meters: Vec::new(),
-            metered: false,
             verdicts: Vec::new(),
-            judged: false,
+            balanced: Vec::new(),
+            said: Said::default(),
             resync: false,
             failures: 0,
             random: seed | 1,
@@ -272,19 +282,27 @@ impl Session {
                 self.report_changes()
             }
             Event::Metered(meters) => {
-                self.metered = self.metered && self.meters == meters;
+                self.said.metered = self.said.metered && self.meters == meters;
                 self.meters = meters;
                 match self.link {
-                    Link::Up(stream) if !self.metered => vec![self.report(stream)],
+                    Link::Up(stream) if !self.said.metered => vec![self.report(stream)],
                     Link::Up(_) | Link::Off | Link::Dialling(_) | Link::Waiting(_) => Vec::new(),
                 }
             }
             Event::Judged(verdicts) => {
-                self.judged = false;
+                self.said.judged = false;
                 self.verdicts = verdicts;
                 match self.link {
                     Link::Up(stream) => vec![self.report(stream)],
                     Link::Off | Link::Dialling(_) | Link::Waiting(_) => Vec::new(),
+                }
+            }
+            Event::Balanced(balanced) => {
+                self.said.tallied = self.said.tallied && self.balanced == balanced;
+                self.balanced = balanced;
+                match self.link {
+                    Link::Up(stream) if !self.said.tallied => vec![self.report(stream)],
+                    Link::Up(_) | Link::Off | Link::Dialling(_) | Link::Waiting(_) => Vec::new(),
                 }
             }
             Event::Tick => match self.link {
@@ -305,8 +323,7 @@ impl Session {
     fn greet(&mut self, stream: StreamId, now: Now) -> Vec<Effect> {
         self.link = Link::Up(stream);
         self.told.clear();
-        self.metered = false;
-        self.judged = false;
+        self.said = Said::default();
         let sections = if self.resync {
             Vec::new()
         } else {
@@ -375,22 +392,29 @@ impl Session {
             })
             .collect();
         self.told.clone_from(&self.ports);
-        let meters = if self.metered {
+        let meters = if self.said.metered {
             Vec::new()
         } else {
             self.meters.clone()
         };
-        self.metered = true;
-        let verdicts = if self.judged {
+        self.said.metered = true;
+        let verdicts = if self.said.judged {
             Vec::new()
         } else {
             self.verdicts.clone()
         };
-        self.judged = true;
+        self.said.judged = true;
+        let balanced = if self.said.tallied {
+            Vec::new()
+        } else {
+            self.balanced.clone()
+        };
+        self.said.tallied = true;
         let report = wire::Report {
             ports,
             meters,
             verdicts,
+            balanced,
         };
         send(stream, from_host::Message::Report(report))
     }

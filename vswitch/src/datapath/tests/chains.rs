@@ -8,7 +8,7 @@ use hostconfig::{
 };
 use net::{
     DropReason, Headers, PortRange,
-    testkit::{FrameBuilder, mac},
+    testkit::{FrameBuilder, mac, tcp},
 };
 
 use super::harness::*;
@@ -373,4 +373,31 @@ fn each_direction_has_the_shapers_whole_rate() {
     for bytes in [sent, fetched] {
         assert!((5_000..=7_000).contains(&bytes), "{sent} {fetched}");
     }
+}
+
+#[test]
+fn a_hop_knows_its_connections_and_which_bytes_are_replies() {
+    let mut c = conf();
+    c.chain(CHAIN, 80, vec![balancer(false, &[2])]);
+    let mut h = Host::new(&c);
+    for port in [4000, 4001] {
+        h.from(1, &syn(false, (1, port), (VIP, 80)));
+        h.from(2, &syn_ack(false, (2, 8080), (1, port)));
+        h.from(1, &ack(false, (1, port), (VIP, 80)));
+    }
+    let hop = h.dp.counters().hops[0];
+    assert_eq!((hop.connections, hop.packets, hop.reply_packets), (2, 6, 2));
+    assert_eq!((hop.reply_bytes, hop.bytes), (108, 6 * 54));
+    h.pass(Duration::from_secs(2));
+    h.tick();
+    assert_eq!(h.dp.counters().hops[0].active, 2);
+    let reset = between(FrameBuilder::tcp(false, 4000, 80), false, 1, VIP);
+    h.from(1, &reset.flags(tcp::RST | tcp::ACK).seq(101, 501));
+    h.pass(Duration::from_secs(2));
+    h.tick();
+    assert_eq!(h.dp.counters().hops[0].active, 1, "what is over is none");
+    h.pass(Duration::from_secs(30 * 86_400));
+    h.tick();
+    let hop = h.dp.counters().hops[0];
+    assert_eq!((hop.active, hop.connections), (0, 2));
 }

@@ -27,6 +27,7 @@ fn flow(origin: Origin, actions: &[Action]) -> CompiledFlow {
         depends: SmallVec::new(),
         verdict: Verdict::Deliver,
         tracked: false,
+        replies: false,
     }
 }
 
