@@ -349,6 +349,8 @@ pub struct Part {
     pub policy: Policy,
     /// The key of one in a body on the path that needs only its own id, and the paths beside the object's collection.
     pub alias: Option<(&'static str, &'static [&'static str])>,
+    /// The fields that say which one is meant where many are given at once; none: they never are.
+    pub batch: &'static [&'static str],
     /// Its fields besides the id.
     pub fields: &'static [Field],
 }

@@ -73,8 +73,8 @@ fn announced(key: SectionKey, body: &[u8]) -> SectionHash {
 
 pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
     use hostconfig::wire::{
-        Ack, Complaint, Hello, Metered, Ping, Pong, PortState, Report, SectionBody, SectionHash,
-        Update, from_controller, from_host,
+        Ack, Balanced, Complaint, Hello, Metered, Ping, Pong, PortState, Report, SectionBody,
+        SectionHash, Update, Verdict, from_controller, from_host,
     };
     let key = format!("port/{ID}");
     let from_host = [
@@ -112,6 +112,19 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
                 router: ID.into(),
                 packets: 7,
                 bytes: u64::MAX,
+            }],
+            verdicts: vec![Verdict {
+                monitor: ID.into(),
+                member: ID.into(),
+                serves: true,
+            }],
+            balanced: vec![Balanced {
+                listener: ID.into(),
+                active: 1,
+                connections: 2,
+                bytes_in: 3,
+                bytes_out: u64::MAX,
+                refused: 5,
             }],
         }),
         from_host::Message::Pong(Pong {

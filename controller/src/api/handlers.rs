@@ -295,7 +295,7 @@ impl Api {
         Ok(respond(success, &shown))
     }
 
-    fn may_create(
+    pub(super) fn may_create(
         &self,
         spec: &'static Spec,
         all: &[Admitted],

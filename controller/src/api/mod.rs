@@ -299,14 +299,16 @@ impl Api {
             match method {
                 Method::GET => self.list_parts(&place, &asked),
                 Method::POST => self.create_part(&place, &asked).await,
-                _ => Err(ApiError::no_method(&["GET", "POST"])),
+                Method::PUT => self.replace_parts(&place, &asked).await,
+                _ if place.part.batch.is_empty() => Err(ApiError::no_method(&["GET", "POST"])),
+                _ => Err(ApiError::no_method(&["GET", "POST", "PUT"])),
             }
         };
         let response = finish(answer.await);
-        let verb = if method == Method::POST {
-            "create"
-        } else {
-            "list"
+        let verb = match method {
+            Method::POST => "create",
+            Method::PUT => "update",
+            _ => "list",
         };
         let (code, took) = (response.status(), started.elapsed());
         self.stats.request(place.part.plural, verb, code, took);

@@ -6,7 +6,7 @@
 
 use crate::{
     api::{
-        Api, body,
+        Api, ApiError, body,
         error::{respond, respond_empty},
         handlers::{Answer, Asked, seen},
         query,
@@ -115,6 +115,66 @@ fn part_of(object: &dyn Object, kind: &Part, id: &str) -> Option<Map<String, Val
     parts.find(|part| part.get(PART_ID.name) == Some(&id))
 }
 
+/// What a batch names of each part: all fields, and the names of those that were given.
+type Batch = Vec<(Map<String, Value>, Vec<String>)>;
+
+fn batch(kind: &Part, bytes: &[u8]) -> Result<Batch, Refusal> {
+    let body: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let many = body.get(kind.plural).and_then(Value::as_array);
+    let many = many.ok_or_else(|| {
+        Refusal::input(format_args!(
+            "unable to find '{}' in request body",
+            kind.plural
+        ))
+    })?;
+    let admitted = many.iter().map(|one| {
+        let given = one.as_object().into_iter().flat_map(Map::keys).cloned();
+        let bytes = json!({kind.singular: one}).to_string();
+        let fields = body::part(kind, Verb::Create, kind.singular, bytes.as_bytes())?;
+        Ok((fields, given.collect()))
+    });
+    admitted.collect()
+}
+
+/// An object with these parts: those that are there are changed in what was given, the others are new.
+fn replaced(
+    before: &Arc<dyn Object>,
+    kind: &Part,
+    wanted: &[(Uuid, Map<String, Value>, Vec<String>)],
+    additive: bool,
+) -> Result<Arc<dyn Object>, Refusal> {
+    let there = before.parts(kind);
+    let is_meant = |part: &Map<String, Value>, fields: &Map<String, Value>| {
+        let mut names = kind.batch.iter();
+        names.all(|name| part.get(*name) == fields.get(*name))
+    };
+    let id_of = |part: &Map<String, Value>| {
+        let id = part.get(PART_ID.name).and_then(Value::as_str);
+        id.and_then(|id| id.parse::<Uuid>().ok())
+    };
+    let mut after = Arc::clone(before);
+    for part in there.iter().filter(|_| !additive) {
+        let stays = wanted.iter().any(|(_, fields, _)| is_meant(part, fields));
+        if let Some(id) = id_of(part).filter(|_| !stays) {
+            after = after.with_part(kind, id, None)?;
+        }
+    }
+    for (fresh, fields, given) in wanted {
+        let old = there.iter().find(|part| is_meant(part, fields));
+        let (id, whole) = match old.and_then(|old| Some((id_of(old)?, old))) {
+            Some((id, old)) => {
+                let mut whole = old.clone();
+                let named = fields.iter().filter(|(name, _)| given.contains(name));
+                whole.extend(named.map(|(name, value)| (name.clone(), value.clone())));
+                (id, whole)
+            }
+            None => (*fresh, fields.clone()),
+        };
+        after = after.with_part(kind, id, Some(whole))?;
+    }
+    Ok(after)
+}
+
 impl Api {
     /// GET on a collection of parts.
     pub(super) fn list_parts(&self, place: &Place, asked: &Asked) -> Answer {
@@ -168,6 +228,37 @@ impl Api {
         let id = part.to_string();
         let shown = made.and_then(|object| part_of(object.as_ref(), kind, &id));
         Ok(respond(StatusCode::CREATED, &json!({place.name(): shown})))
+    }
+
+    /// PUT on a collection of parts: they are what the body says, and those that it does not mean go, or stay with `additive_only`.
+    pub(super) async fn replace_parts(&self, place: &Place, asked: &Asked) -> Answer {
+        let (spec, kind) = (place.spec, place.part);
+        if kind.batch.is_empty() {
+            return Err(ApiError::no_method(&["GET", "POST"]));
+        }
+        let additive = asked
+            .pairs
+            .iter()
+            .any(|(name, value)| name == "additive_only" && value.eq_ignore_ascii_case("true"));
+        let wanted = batch(kind, &asked.body)?;
+        let object = place.object.clone().unwrap_or_default();
+        for (fields, _) in &wanted {
+            self.may_make_part(place, &object, fields, asked)?;
+        }
+        let wanted: Vec<_> = {
+            let fresh = self.core.occasion();
+            let moment = fresh.moment();
+            let wanted = wanted.into_iter();
+            wanted
+                .map(|(fields, given)| (moment.dice.uuid(), fields, given))
+                .collect()
+        };
+        let made = self.enact(spec, "update", &object, asked, move |before| {
+            let after = replaced(&before, kind, &wanted, additive)?;
+            Ok(Order::Update(before, after, Given::new()))
+        });
+        made.await?;
+        Ok(respond_empty(StatusCode::ACCEPTED))
     }
 
     /// PUT on a part.

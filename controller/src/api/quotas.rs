@@ -32,7 +32,7 @@ fn kinds() -> impl Iterator<Item = (&'static str, i64)> {
     REGISTRY.iter().filter_map(|spec| spec.quota)
 }
 
-fn limits(snapshot: Option<&Snapshot>, project: &str) -> Map<String, Value> {
+pub(super) fn limits(snapshot: Option<&Snapshot>, project: &str) -> Map<String, Value> {
     kinds()
         .map(|(kind, default)| {
             let limit = match snapshot {
@@ -45,7 +45,7 @@ fn limits(snapshot: Option<&Snapshot>, project: &str) -> Map<String, Value> {
         .collect()
 }
 
-fn own(caller: &Caller, project: &str) -> Result<(), Refusal> {
+pub(super) fn own(caller: &Caller, project: &str) -> Result<(), Refusal> {
     if caller.may("get_quota", &OfProject(project), caller.owns(project)) {
         Ok(())
     } else {
@@ -53,7 +53,7 @@ fn own(caller: &Caller, project: &str) -> Result<(), Refusal> {
     }
 }
 
-fn admin(caller: &Caller, rule: &str, project: &str) -> Result<(), Refusal> {
+pub(super) fn admin(caller: &Caller, rule: &str, project: &str) -> Result<(), Refusal> {
     if caller.may(rule, &OfProject(project), caller.admin) {
         Ok(())
     } else {

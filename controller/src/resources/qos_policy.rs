@@ -168,6 +168,7 @@ const PARTS: &[Part] = &[
                 "qos/alias-bandwidth-limit-rules",
             ],
         )),
+        batch: &[],
         fields: &[
             field("max_kbps", Kind::Int(0, MOST), "Kilobits a second.").writable(Absent::Required),
             field("max_burst_kbps", Kind::Int(0, MOST), "Kilobits at once.")
@@ -188,6 +189,7 @@ const PARTS: &[Part] = &[
                 "qos/alias-packet-rate-limit-rules",
             ],
         )),
+        batch: &[],
         fields: &[
             field(
                 "max_kpps",
@@ -213,6 +215,7 @@ const PARTS: &[Part] = &[
                 "qos/alias-minimum-bandwidth-rules",
             ],
         )),
+        batch: &[],
         fields: &[
             field("min_kbps", Kind::Int(0, MOST), "Kilobits a second.").writable(Absent::Required),
             DIRECTION,
@@ -231,6 +234,7 @@ const PARTS: &[Part] = &[
                 "qos/alias-minimum-packet-rate-rules",
             ],
         )),
+        batch: &[],
         fields: &[
             field(
                 "min_kpps",
@@ -259,6 +263,7 @@ const PARTS: &[Part] = &[
                 "qos/alias-dscp-marking-rules",
             ],
         )),
+        batch: &[],
         fields: &[
             field("dscp_mark", Kind::OneOfNumbers(MARKS), "Six bits.").writable(Absent::Required)
         ],

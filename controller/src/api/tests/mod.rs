@@ -24,6 +24,7 @@ mod metering;
 mod monitors;
 mod names;
 mod networks;
+mod octavia;
 mod outside;
 mod outside_qos;
 mod planted;

@@ -47,6 +47,7 @@ pub(super) const PART: Part = Part {
     doc: "Ports of a floating IP that go to a workload.",
     policy: Policy::Anyone,
     alias: None,
+    batch: &[],
     fields: &[
         field(
             "external_port",

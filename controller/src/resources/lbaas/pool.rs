@@ -224,6 +224,7 @@ impl Resource for Pool {
             doc: "One who serves.",
             policy: Policy::Anyone,
             alias: None,
+            batch: &["address", "protocol_port"],
             fields: MEMBER_FIELDS,
         }],
         ops: &OPS as &dyn Operations,

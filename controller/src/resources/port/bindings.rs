@@ -47,6 +47,7 @@ pub const BINDING: Part = Part {
     doc: "A host where a port is, or may be next.",
     policy: Policy::AdminOrService,
     alias: None,
+    batch: &[],
     fields: &[
         field("host", Kind::Text(255), "The host's name.").writable(Absent::Required),
         field(

@@ -3,8 +3,11 @@
 //! Load balancers, listeners and pools are resources as any other, below `/v2.0/lbaas/`. Octavia's clients ask below `/load-balancer/v2.0/` or
 //! `/load-balancer/v2/`: a request there goes the same way, and what refuses it is told in Octavia's words.
 
+mod graph;
+mod quotas;
+
 use crate::{
-    api::{Api, error::respond, finish},
+    api::{Api, LARGEST_BODY, error::respond, finish},
     resource::{Resource as _, Spec},
     resources::{LoadBalancer, lbaas::PROVIDER},
     rules::Given,
@@ -12,7 +15,8 @@ use crate::{
 use axum::{
     Router,
     body::Body,
-    http::{Request, Response, StatusCode, Uri, uri::PathAndQuery},
+    extract::Path,
+    http::{Method, Request, Response, StatusCode, Uri, uri::PathAndQuery},
     routing::any,
 };
 use serde_json::{Value, json};
@@ -64,6 +68,36 @@ pub(super) fn mount(api: &Api, whole: Router) -> Router {
                 }),
             );
         }
+        let created = (api.clone(), whole.clone());
+        router = router.route(
+            &format!("{root}/lbaas/loadbalancers"),
+            any(move |request: Request<Body>| async move {
+                let (api, whole) = created;
+                in_its_words(balancers(&api, whole, request, root).await).await
+            }),
+        );
+        let limited = api.clone();
+        router = router.route(
+            &format!("{root}/lbaas/quotas"),
+            any(move |request: Request<Body>| async move {
+                let get = limited.get(request, |asked| quotas::list(&limited, asked));
+                in_its_words(get.await).await
+            }),
+        );
+        let limited = api.clone();
+        router = router.route(
+            &format!("{root}/lbaas/quotas/{{project}}"),
+            any(
+                move |Path(project): Path<String>, request: Request<Body>| async move {
+                    let method = request.method().clone();
+                    let answer = async {
+                        let asked = limited.read(request).await?;
+                        quotas::one(&limited, &project, &method, &asked).await
+                    };
+                    in_its_words(finish(answer.await)).await
+                },
+            ),
+        );
         let whole = whole.clone();
         router = router.route(
             &format!("{root}/lbaas/{{*rest}}"),
@@ -74,6 +108,29 @@ pub(super) fn mount(api: &Api, whole: Router) -> Router {
         );
     }
     router.fallback_service(whole)
+}
+
+/// The collection of load balancers: a create may nest what hangs on one.
+async fn balancers(api: &Api, whole: Router, request: Request<Body>, root: &str) -> Response<Body> {
+    if request.method() != Method::POST {
+        let Ok(response) = whole.oneshot(moved(request, root)).await;
+        return response;
+    }
+    let (parts, body) = request.into_parts();
+    // One that is too long is refused where it is read again: of it nothing is left.
+    let bytes = axum::body::to_bytes(body, LARGEST_BODY).await;
+    let bytes = bytes.unwrap_or_default();
+    let nested = graph::is_nested(&bytes);
+    let request = Request::from_parts(parts, Body::from(bytes));
+    if !nested {
+        let Ok(response) = whole.oneshot(moved(request, root)).await;
+        return response;
+    }
+    let answer = async {
+        let asked = api.read(request).await?;
+        graph::create(api, &asked).await
+    };
+    finish(answer.await)
 }
 
 type Tell = fn() -> Value;
