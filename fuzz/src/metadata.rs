@@ -106,6 +106,7 @@ fn inward(frame: &[u8], port: u128, flags: u8) -> Inward {
         eth: (mac(1), MAC),
         mtu: 1450,
         from: (addr_of(key.ip_src), key.l4_src).into(),
+        to: (addr_of(key.ip_dst), key.l4_dst).into(),
         opens: flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::SYN,
         verified: false,
         l4: usize::from(headers.l4_at) - at,

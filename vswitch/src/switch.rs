@@ -205,7 +205,10 @@ impl LocalSwitch {
         }
         let ringers = workers.iter().map(Handle::ringer).collect();
         let nova = config.nova_metadata.as_ref();
-        let metadata = foundation.start(nova, seed, ringers, worker::monotonic)?;
+        let metadata = {
+            let tables = Arc::clone(&tables);
+            foundation.start(nova, (seed, tables), ringers, worker::monotonic)?
+        };
         Ok(Self {
             seed,
             tables,

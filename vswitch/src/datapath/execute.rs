@@ -314,7 +314,8 @@ impl Hands {
                 | Action::AnswerDhcp { .. }
                 | Action::AnswerDhcp6(_)
                 | Action::AnswerNames(_)
-                | Action::Metadata => return self.send(flow, at, packet, cx),
+                | Action::Metadata
+                | Action::HandBack(_) => return self.send(flow, at, packet, cx),
             }
         }
         self.lose(packet, DropReason::NoReceiver, cx);
@@ -407,7 +408,8 @@ impl Hands {
                 | Action::AnswerDhcp { .. }
                 | Action::AnswerDhcp6(_)
                 | Action::AnswerNames(_)
-                | Action::Metadata => return self.send(flow, at, packet, cx),
+                | Action::Metadata
+                | Action::HandBack(_) => return self.send(flow, at, packet, cx),
             }
         }
         self.lose(packet, DropReason::NoReceiver, cx);
@@ -498,6 +500,7 @@ impl Hands {
             | Action::AnswerDhcp6(_)
             | Action::AnswerNames(_) => self.answer(action, packet, flow, cx),
             Action::Metadata => self.hand_in(packet, flow.origin, cx),
+            Action::HandBack(port) => self.hand_in(packet, Origin::Port(*port), cx),
             // These come before what sends; a program that has them behind it is none of the walk's.
             Action::Translate
             | Action::Resolve(_)
@@ -564,8 +567,12 @@ impl Hands {
             ..Refusal::new(reason, Stage::Service)
         };
         if !self.may_answer(flow.origin, cx.now) {
-            let refusal = refused(DropReason::OriginateLimit);
-            return self.drop(packet, &refusal, cx.now, cx.pool);
+            return self.drop(
+                packet,
+                &refused(DropReason::OriginateLimit),
+                cx.now,
+                cx.pool,
+            );
         }
         let segments = u64::from(packet.segments());
         let answered = match action {
@@ -632,6 +639,7 @@ impl Hands {
             | Action::Wire(_)
             | Action::Hear
             | Action::Metadata
+            | Action::HandBack(_)
             | Action::Refuse(_) => Err(DropReason::FunctionFault),
         };
         match answered {

@@ -691,7 +691,8 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     | Action::AnswerDhcp { .. }
                     | Action::AnswerDhcp6(_)
                     | Action::AnswerNames(_)
-                    | Action::Metadata => None,
+                    | Action::Metadata
+                    | Action::HandBack(_) => None,
                 })
                 .collect(),
         },
@@ -779,6 +780,7 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
             Action::AnswerNames(_) => "answer_names".to_owned(),
             Action::Resolve(_) => "resolve".to_owned(),
             Action::Metadata => "metadata".to_owned(),
+            Action::HandBack(_) => "hand_back".to_owned(),
         });
     }
     if let Verdict::Drop(refusal) = flow.verdict {

@@ -303,6 +303,8 @@ pub enum Action {
     Resolve(NetworkId),
     /// It is handed to the metadata service.
     Metadata,
+    /// It answers what the service asked in the name of this port, which has sent nothing itself.
+    HandBack(PortId),
 }
 
 /// The answer of one walk: an immutable program that many flows share.

@@ -106,7 +106,8 @@ impl Gate {
                 | Action::AnswerDhcp { .. }
                 | Action::AnswerDhcp6(_)
                 | Action::AnswerNames(_)
-                | Action::Metadata => return gate,
+                | Action::Metadata
+                | Action::HandBack(_) => return gate,
             }
         }
         let exit = match last {
@@ -145,7 +146,8 @@ impl Gate {
             | Action::AnswerDhcp { .. }
             | Action::AnswerDhcp6(_)
             | Action::AnswerNames(_)
-            | Action::Metadata => None,
+            | Action::Metadata
+            | Action::HandBack(_) => None,
         };
         if let (Some((exit, mtu)), Verdict::Deliver) = (exit, &flow.verdict) {
             let networks = flow.routers().filter_map(|hop| tables.network(hop.to?));

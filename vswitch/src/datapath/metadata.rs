@@ -4,7 +4,9 @@
 //! forwarding: no record, no chain. A worker hands it in ([`Out::metadata`]) and sends what comes back; the service itself is elsewhere and may take
 //! its time ([`crate::metadata`]).
 
-use net::{Consumed, DropReason, Id, Now, Origin, Originated, Packet, PacketPool, ids::kind};
+use net::{
+    Batch, Consumed, DropReason, Id, Now, Origin, Originated, Packet, PacketPool, ids::kind,
+};
 use nfv::conntrack::Entry;
 
 use super::{
@@ -44,7 +46,7 @@ impl<W: Witness> Walk<'_, W> {
 
 impl Hands {
     /// Takes a packet out for the metadata service, if its port may send it more in this second.
-    pub(super) fn hand_in(&mut self, packet: Packet, origin: Origin, cx: &mut execute::Cx<'_>) {
+    pub(super) fn hand_in(&mut self, mut packet: Packet, origin: Origin, cx: &mut execute::Cx<'_>) {
         let limit = self.metadata_per_second;
         let room = self.answers_of(origin, cx.now).is_some_and(|answers| {
             answers.metadata = answers.metadata.saturating_add(1);
@@ -55,6 +57,7 @@ impl Hands {
         }
         let segments = u64::from(packet.segments());
         self.ledger.consume(Consumed::Metadata, segments);
+        packet.set_origin(origin);
         cx.out.metadata.push(packet);
     }
 
@@ -73,6 +76,35 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let segments = u64::from(packet.segments());
         self.hands.ledger.take_back(Consumed::Metadata, segments);
         self.hands.refuse_metadata(packet, now, pool);
+    }
+
+    /// Takes a frame of the service's in as if a port had sent it; `false` where no buffer is free, or the port is gone.
+    pub fn send_as(
+        &mut self,
+        tables: &Tables,
+        (port, frame): (Id<kind::Port>, &[u8]),
+        now: Now,
+        pool: &mut PacketPool,
+        out: &mut Out,
+    ) -> bool {
+        let Some(port) = tables.port_by_id(port) else {
+            return false;
+        };
+        let Some(mut packet) = pool.take(frame.len()) else {
+            return false;
+        };
+        let mut batch = Batch::new();
+        packet.set_origin(Origin::Port(port.dense));
+        if packet.fill(frame).is_err() {
+            pool.give(packet);
+            return false;
+        }
+        if let Err(packet) = batch.push(packet) {
+            pool.give(packet);
+            return false;
+        }
+        self.run(tables, &mut batch, now, pool, out);
+        true
     }
 
     /// Sends a frame of the metadata service to a port; `false` where no buffer is free, or the port is gone.

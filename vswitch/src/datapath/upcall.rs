@@ -429,7 +429,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::AnswerDhcp { .. }
             | Action::AnswerDhcp6(_)
             | Action::AnswerNames(_)
-            | Action::Metadata => None,
+            | Action::Metadata
+            | Action::HandBack(_) => None,
         })?;
         let owner = queues::owner(tables, lane, self.settings.workers)?;
         (owner != self.settings.worker).then_some(owner)

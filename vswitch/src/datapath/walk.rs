@@ -235,7 +235,8 @@ impl<'a, W: Witness> Walk<'a, W> {
             | Action::AnswerDhcp { .. }
             | Action::AnswerDhcp6(_)
             | Action::AnswerNames(_)
-            | Action::Metadata => 4,
+            | Action::Metadata
+            | Action::HandBack(_) => 4,
         });
         let delivers = flow.verdict == Verdict::Deliver;
         if !delivers {
@@ -823,6 +824,16 @@ impl<'a, W: Witness> Walk<'a, W> {
         self.security_group(port, Direction::Ingress)?;
         self.received = self.flow.tracked;
         self.flow.tracked |= sent;
+        if self.answers_the_switch() {
+            self.flow.actions.push(Action::HandBack(id));
+            self.says(Stage::Service, || {
+                format!(
+                    "to the name server of this switch, which asked as port {}",
+                    port.name
+                )
+            });
+            return Ok(());
+        }
         self.flow.actions.push(Action::Output(id));
         self.says_limit(port, Direction::Ingress);
         self.says(Stage::Egress, || {

@@ -28,6 +28,8 @@ pub struct Inward {
     pub mtu: usize,
     /// Where it says that it is from.
     pub from: SocketAddr,
+    /// What it is for: one of the service's ends; or the workload's own, of what answers the service.
+    pub to: SocketAddr,
     /// Is it to open a connection?
     pub opens: bool,
     /// Is its checksum still to be made, or verified already?
@@ -59,6 +61,7 @@ impl Inward {
             eth: (key.src_mac(), key.dst_mac()),
             mtu: usize::from(port.mtu.get()),
             from: SocketAddr::new(key.src_addr(), key.l4_src),
+            to: SocketAddr::new(key.dst_addr(), key.l4_dst),
             opens,
             verified: checksum != Checksum::Unverified,
             l4: usize::from(headers.l4_at).checked_sub(at)?,
@@ -70,10 +73,12 @@ impl Inward {
 /// A frame of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outward {
-    /// The port that it is for.
+    /// The port that it is for, or in whose name it is sent.
     pub port: Id<kind::Port>,
     /// The frame, its checksums made.
     pub frame: Vec<u8>,
+    /// Is it sent in the port's name, as if that had sent it?
+    pub sent: bool,
 }
 
 /// A worker's way to the service and back.
@@ -98,6 +103,12 @@ impl Hatch {
             }
             None => false,
         }
+    }
+
+    /// The same of what was read already.
+    #[cfg(test)]
+    pub(super) fn put(&self, inward: Inward) -> bool {
+        self.inward.try_send(inward).is_ok()
     }
 
     /// The next frame to send.

@@ -1,5 +1,7 @@
 //! Who is behind 169.254.169.254?
 //!
+//! Pages at port 80, and at port 53 names by TCP.
+//!
 //! A small TCP stack and an HTTP server on one thread of their own. Workers take what is for the service out of the fast path and hand
 //! it in by a [`Hatch`], a bounded queue that refuses when it is full; what the service answers comes back by a bounded ring for each worker, which
 //! sends it to the port. So no worker ever waits for a page, and none is made by a worker.
@@ -9,6 +11,7 @@
 //! - `server`: requests (hyper); what is refused
 //! - `tree`: the pages, of EC2's form and of OpenStack's
 //! - `directory`: who is behind which port, by the config that runs
+//! - `names`: questions for names
 //! - `nova`: or Nova answers, to whom the request is passed on with its signature
 //!
 //! # Invariants
@@ -21,6 +24,7 @@
 mod directory;
 pub mod exchange;
 mod hatch;
+mod names;
 mod nova;
 mod server;
 mod stack;
@@ -52,7 +56,11 @@ pub use hatch::{Hatch, Inward, Outward};
 pub use nova::{NovaConfig, NovaError};
 pub use stack::Limits;
 
-use crate::{stats::Row, worker::Ringer};
+use crate::datapath::tables::metadata as service;
+use crate::{
+    stats::Row,
+    worker::{Ringer, SharedTables},
+};
 use directory::Directory;
 use hatch::Doors;
 use nova::Nova;
@@ -178,7 +186,7 @@ impl Foundation {
     pub(crate) fn start(
         self,
         nova: Option<&NovaConfig>,
-        seed: u64,
+        (seed, tables): (u64, SharedTables),
         ringers: Vec<Ringer>,
         clock: fn() -> Now,
     ) -> Result<Service, ServiceError> {
@@ -188,6 +196,8 @@ impl Foundation {
             directory: Arc::clone(&directory),
             counters: Arc::clone(&counters),
             nova: nova.map(Nova::open).transpose()?,
+            tables,
+            clock,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -291,7 +301,12 @@ async fn run(
             let stream = Stream::new(Rc::clone(&shared), opened.port, opened.id);
             let context = Rc::clone(&context);
             tokio::task::spawn_local(async move {
-                server::serve(stream, (opened.port, opened.from), &context).await;
+                let who = (opened.port, opened.from);
+                if opened.to.port() == service::PORT {
+                    server::serve(stream, who, &context).await;
+                } else {
+                    names::serve(stream, who, &context).await;
+                }
             });
         }
         next = turn.next;

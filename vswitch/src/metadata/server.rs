@@ -20,7 +20,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use net::{Id, ids::kind};
+use net::{Id, Now, ids::kind};
 use tokio::time::timeout;
 
 use super::{
@@ -30,6 +30,7 @@ use super::{
     stream::Stream,
     tree,
 };
+use crate::worker::SharedTables;
 
 /// To say a request's head, or the next request's.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -46,6 +47,8 @@ pub(super) struct Context {
     pub(super) directory: Arc<ArcSwap<Directory>>,
     pub(super) counters: Arc<Counters>,
     pub(super) nova: Option<Nova>,
+    pub(super) tables: SharedTables,
+    pub(super) clock: fn() -> Now,
 }
 
 /// Serves a connection to its end.

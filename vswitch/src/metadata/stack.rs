@@ -80,7 +80,9 @@ impl Default for Limits {
 struct Conn {
     id: ConnId,
     handle: SocketHandle,
+    /// The other end, and this one: the service's; or the workload's own, where the service asks in its name.
     from: SocketAddr,
+    to: SocketAddr,
     /// The other end's Ethernet address, and the one that it sends to.
     eth: (Mac, Mac),
     /// Since when it is as it is: half-open, or closing.
@@ -169,6 +171,8 @@ pub(super) struct Opened {
     pub(super) port: Id<kind::Port>,
     pub(super) id: ConnId,
     pub(super) from: SocketAddr,
+    /// The end of the service that it is for.
+    pub(super) to: SocketAddr,
 }
 
 /// What a turn came to.
@@ -280,8 +284,8 @@ impl Stacks {
             let Some(inward) = stack.waiting.pop_front() else {
                 break;
             };
-            let known = stack.conns.iter().any(|conn| conn.from == inward.from);
-            if inward.opens && !known && !self.admit(port, &inward, now) {
+            let known = stack.conns.iter().any(|conn| conn.is_of(&inward));
+            if inward.opens && !known && is_own(inward.to.ip()) && !self.admit(port, &inward, now) {
                 continue;
             }
             if let Some(stack) = self.ports.get_mut(&port) {
@@ -301,6 +305,7 @@ impl Stacks {
                     port,
                     id: conn.id,
                     from: conn.from,
+                    to: conn.to,
                 });
             }
         }
@@ -308,9 +313,9 @@ impl Stacks {
         let frames = stack.wire.tx.len();
         if let Some(ring) = outward.get_mut(worker) {
             for packet in stack.wire.tx.drain(..) {
-                let frame = framed(&packet, &stack.conns, stack.eth);
+                let (frame, sent) = framed(&packet, &stack.conns, stack.eth);
                 // There is room: it was counted, and nobody else fills it.
-                if ring.push(Outward { port, frame }).is_err() {
+                if ring.push(Outward { port, frame, sent }).is_err() {
                     break;
                 }
             }
@@ -322,8 +327,8 @@ impl Stacks {
         turn.next = [turn.next, wake].into_iter().flatten().min();
     }
 
-    /// Makes a socket for a connection that is to open, if it may.
-    fn admit(&mut self, port: Id<kind::Port>, inward: &Inward, now: Now) -> bool {
+    /// May a port have one more connection?
+    fn has_room(&mut self, port: Id<kind::Port>) -> bool {
         let Limits {
             of_port, of_host, ..
         } = self.limits;
@@ -343,24 +348,32 @@ impl Stacks {
             };
             most.give_up_oldest();
         }
-        self.last += 1;
-        let id = self.last;
-        let Some(stack) = self.ports.get_mut(&port) else {
-            return false;
-        };
+        true
+    }
+
+    fn new_socket(&self) -> Socket<'static> {
         let buffer = |bytes: usize| SocketBuffer::new(vec![0; bytes]);
         let mut socket = Socket::new(buffer(self.limits.receive), buffer(self.limits.send));
         socket.set_timeout(Some(self.limits.silence.into()));
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
-        let own: IpAddr = if inward.from.is_ipv4() {
-            service::V4.into()
-        } else {
-            service::V6.into()
+        socket
+    }
+
+    /// Makes a socket for a connection that is to open, if it may.
+    fn admit(&mut self, port: Id<kind::Port>, inward: &Inward, now: Now) -> bool {
+        if !self.has_room(port) {
+            return false;
+        }
+        self.last += 1;
+        let id = self.last;
+        let mut socket = self.new_socket();
+        let Some(stack) = self.ports.get_mut(&port) else {
+            return false;
         };
         let endpoint = IpListenEndpoint {
-            addr: Some(own.into()),
-            port: service::PORT,
+            addr: Some(inward.to.ip().into()),
+            port: inward.to.port(),
         };
         if socket.listen(endpoint).is_err() {
             return false;
@@ -370,12 +383,51 @@ impl Stacks {
             id,
             handle,
             from: inward.from,
+            to: inward.to,
             eth: inward.eth,
             since: now,
             told: false,
             closing: false,
         });
         true
+    }
+
+    /// Opens a connection in the name of the other end of one that is there, from that one's port, to another port of the service's. `None`: there
+    /// is no room for it, or one like it already.
+    pub(super) fn connect(
+        &mut self,
+        port: Id<kind::Port>,
+        of: ConnId,
+        to: u16,
+        now: Now,
+    ) -> Option<ConnId> {
+        if !self.has_room(port) {
+            return None;
+        }
+        self.last += 1;
+        let id = self.last;
+        let mut socket = self.new_socket();
+        let stack = self.ports.get_mut(&port)?;
+        let of = stack.conns.iter().find(|conn| conn.id == of)?;
+        let (own, eth) = (of.from, of.eth);
+        let from = SocketAddr::new(of.to.ip(), to);
+        if stack.conns.iter().any(|c| (c.from, c.to) == (from, own)) {
+            return None;
+        }
+        let (there, here) = ((from.ip(), from.port()), (own.ip(), own.port()));
+        socket.connect(stack.iface.context(), there, here).ok()?;
+        let handle = stack.sockets.add(socket);
+        stack.conns.push(Conn {
+            id,
+            handle,
+            from,
+            to: own,
+            eth,
+            since: now,
+            told: true,
+            closing: false,
+        });
+        Some(id)
     }
 
     fn socket(&mut self, port: Id<kind::Port>, id: ConnId) -> Option<&mut Socket<'static>> {
@@ -418,10 +470,11 @@ impl Stacks {
         let Some(socket) = self.socket(port, id) else {
             return broken();
         };
-        if !socket.may_send() {
+        let opens = socket.state() == State::SynSent;
+        if !opens && !socket.may_send() {
             return broken();
         }
-        if !socket.can_send() {
+        if opens || !socket.can_send() {
             socket.register_send_waker(cx.waker());
             return Poll::Pending;
         }
@@ -445,15 +498,21 @@ fn is_sound(inward: &Inward) -> bool {
     if inward.from.is_ipv6() && l4 != 40 {
         return false;
     }
-    let own: IpAddr = if inward.from.is_ipv4() {
-        service::V4.into()
-    } else {
-        service::V6.into()
-    };
     match ip.get(l4..) {
         None => false,
         Some(_) if inward.verified => true,
-        Some(l4) => checksum::transport(inward.from.ip(), own, proto::TCP, l4) == 0,
+        Some(l4) => checksum::transport(inward.from.ip(), inward.to.ip(), proto::TCP, l4) == 0,
+    }
+}
+
+/// Is it an address of the service's?
+fn is_own(addr: IpAddr) -> bool {
+    addr == IpAddr::V4(service::V4) || addr == IpAddr::V6(service::V6)
+}
+
+impl Conn {
+    fn is_of(&self, inward: &Inward) -> bool {
+        (self.from, self.to) == (inward.from, inward.to)
     }
 }
 
@@ -477,6 +536,8 @@ impl PortStack {
             let full = both.into_iter().any(|addr| own.push(addr).is_err());
             debug_assert!(!full, "smoltcp holds two addresses");
         });
+        // It speaks as its workload too.
+        iface.set_any_ip(true);
         // Everybody is reached over the wire; a route's next hop is asked for, and not used on such a medium.
         let routes = iface.routes_mut();
         let v4 = routes.add_default_ipv4_route(service::V4);
@@ -495,9 +556,12 @@ impl PortStack {
 
     fn ingest(&mut self, inward: Inward, now: Now) {
         self.worker = inward.worker;
-        self.eth = inward.eth;
-        if let Some(conn) = self.conns.iter_mut().find(|c| c.from == inward.from) {
-            conn.eth = inward.eth;
+        // What answers the service shows no address of the workload's choice.
+        if is_own(inward.to.ip()) {
+            self.eth = inward.eth;
+            if let Some(conn) = self.conns.iter_mut().find(|c| c.is_of(&inward)) {
+                conn.eth = inward.eth;
+            }
         }
         self.wire.rx = Some(inward.ip);
         let now = instant(now);
@@ -528,12 +592,16 @@ impl PortStack {
             let socket = self.sockets.get_mut::<Socket<'_>>(conn.handle);
             let closing = !matches!(
                 socket.state(),
-                State::Listen | State::SynReceived | State::Established | State::CloseWait
+                State::Listen
+                    | State::SynSent
+                    | State::SynReceived
+                    | State::Established
+                    | State::CloseWait
             );
             if closing && !conn.closing {
                 (conn.closing, conn.since) = (true, now);
             }
-            let waits = closing || socket.state() == State::SynReceived;
+            let waits = closing || matches!(socket.state(), State::SynSent | State::SynReceived);
             if waits && conn.since + patience <= now {
                 socket.abort();
             }
@@ -597,24 +665,33 @@ impl PortStack {
     }
 }
 
-/// The frame of a packet of the stack's: back to where its connection's packets come from.
-fn framed(packet: &[u8], conns: &[Conn], last: (Mac, Mac)) -> Vec<u8> {
+/// The frame of a packet of the stack's: back to where its connection's packets come from. Or, of what is sent in the workload's name (`true`), as
+/// the workload sends.
+fn framed(packet: &[u8], conns: &[Conn], last: (Mac, Mac)) -> (Vec<u8>, bool) {
     let v6 = packet.first().is_some_and(|b| b >> 4 == 6);
-    let (addr, port) = if v6 { (24..40, 42) } else { (16..20, 22) };
-    let at = |range: std::ops::Range<usize>| packet.get(range).unwrap_or_default();
-    let to: IpAddr = match <[u8; 16]>::try_from(at(addr.clone())) {
-        Ok(octets) => octets.into(),
-        Err(_) => <[u8; 4]>::try_from(at(addr)).unwrap_or_default().into(),
+    let end = |addr: std::ops::Range<usize>, port: usize| {
+        let at = |range: std::ops::Range<usize>| packet.get(range).unwrap_or_default();
+        let ip: IpAddr = match <[u8; 16]>::try_from(at(addr.clone())) {
+            Ok(octets) => octets.into(),
+            Err(_) => <[u8; 4]>::try_from(at(addr)).unwrap_or_default().into(),
+        };
+        let port = <[u8; 2]>::try_from(at(port..port + 2)).unwrap_or_default();
+        SocketAddr::new(ip, u16::from_be_bytes(port))
     };
-    let port = <[u8; 2]>::try_from(at(port..port + 2)).unwrap_or_default();
-    let to = SocketAddr::new(to, u16::from_be_bytes(port));
-    let known = conns.iter().find(|conn| conn.from == to);
+    let (own, to) = if v6 {
+        (end(8..24, 40), end(24..40, 42))
+    } else {
+        (end(12..16, 20), end(16..20, 22))
+    };
+    let known = conns.iter().find(|conn| (conn.from, conn.to) == (to, own));
     let (theirs, ours) = known.map_or(last, |conn| conn.eth);
+    let sent = is_own(to.ip());
+    let (dst, src) = if sent { (ours, theirs) } else { (theirs, ours) };
     let kind = if v6 { ethertype::IPV6 } else { ethertype::IPV4 };
     let mut frame = Vec::with_capacity(14 + packet.len());
-    frame.extend(theirs.octets());
-    frame.extend(ours.octets());
+    frame.extend(dst.octets());
+    frame.extend(src.octets());
     frame.extend(kind.to_be_bytes());
     frame.extend(packet);
-    frame
+    (frame, sent)
 }

@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use net::{Id, ids::kind};
+use net::{Id, Now, ids::kind};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Notify,
@@ -37,6 +37,15 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(shared: Rc<Shared>, port: Id<kind::Port>, id: ConnId) -> Self {
         Self { shared, port, id }
+    }
+
+    /// Opens a connection in the name of the other end, to another port of the service's. `None`: there is no room for it.
+    pub(super) fn connect(&self, to: u16, now: Now) -> Option<Self> {
+        let mut stacks = self.shared.stacks.borrow_mut();
+        let id = stacks.connect(self.port, self.id, to, now)?;
+        drop(stacks);
+        self.shared.wake.notify_one();
+        Some(Self::new(Rc::clone(&self.shared), self.port, id))
     }
 }
 

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::{stack::Opened, *};
 use crate::{
     agent::testkit::{config, network, port},
-    datapath::tables::metadata as service,
+    datapath::{Tables, dns, tables::metadata as service},
 };
 
 const MTU: usize = 1450;
@@ -106,6 +106,10 @@ impl Client {
     }
 
     fn connect(&mut self, from: u16) -> SocketHandle {
+        self.connect_to(from, service::PORT)
+    }
+
+    fn connect_to(&mut self, from: u16, port: u16) -> SocketHandle {
         let buffer = || tcp::SocketBuffer::new(vec![0; 65_535]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         let to: IpAddr = if self.addr.is_ipv4() {
@@ -114,7 +118,7 @@ impl Client {
             service::V6.into()
         };
         let cx = self.iface.context();
-        socket.connect(cx, (to, service::PORT), from).unwrap();
+        socket.connect(cx, (to, port), from).unwrap();
         self.sockets.add(socket)
     }
 
@@ -132,11 +136,13 @@ impl Client {
 
 /// A packet as a worker hands it in.
 fn inward(port: Id<kind::Port>, ip: Vec<u8>) -> Inward {
-    let (src, l4): (IpAddr, usize) = if ip[0] >> 4 == 4 {
+    let (src, dst, l4): (IpAddr, IpAddr, usize) = if ip[0] >> 4 == 4 {
         let packet = Ipv4Packet::new_checked(&ip).unwrap();
-        (packet.src_addr().into(), usize::from(packet.header_len()))
+        let l4 = usize::from(packet.header_len());
+        (packet.src_addr().into(), packet.dst_addr().into(), l4)
     } else {
-        (Ipv6Packet::new_checked(&ip).unwrap().src_addr().into(), 40)
+        let packet = Ipv6Packet::new_checked(&ip).unwrap();
+        (packet.src_addr().into(), packet.dst_addr().into(), 40)
     };
     let tcp = TcpPacket::new_unchecked(&ip[l4..]);
     Inward {
@@ -145,6 +151,7 @@ fn inward(port: Id<kind::Port>, ip: Vec<u8>) -> Inward {
         eth: (mac_of(port), service::MAC),
         mtu: MTU,
         from: SocketAddr::new(src, tcp.src_port()),
+        to: SocketAddr::new(dst, tcp.dst_port()),
         opens: tcp.syn() && !tcp.ack(),
         verified: false,
         l4,
@@ -190,7 +197,7 @@ impl Rig {
             let turn = self.stacks.turn(self.now, &mut self.ring);
             self.opened.extend(turn.opened);
             self.next = turn.next;
-            while let Ok(Outward { port, frame }) = self.out.pop() {
+            while let Ok(Outward { port, frame, .. }) = self.out.pop() {
                 said = true;
                 let client = clients.iter_mut().find(|c| c.port == port).unwrap();
                 assert_eq!(frame[..6], mac_of(port).octets());
@@ -445,6 +452,8 @@ fn set(metadata: Metadata) -> Context {
         directory: Arc::new(ArcSwap::from_pointee(directory)),
         counters: Arc::default(),
         nova: None,
+        tables: Arc::new(ArcSwap::from_pointee(Tables::empty(1))),
+        clock: crate::worker::monotonic,
     }
 }
 
@@ -771,5 +780,199 @@ mod asking_nova {
             ..reached_at(1, secret_file(&scratch, 0o600))
         };
         assert!(matches!(Nova::open(&tls), Err(NovaError::Certificates(_))));
+    }
+}
+
+mod by_tcp {
+    //! Questions for names by TCP, and who answers those that the network does not know.
+
+    use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, RCODE, TYPE, rdata::RData};
+
+    use super::*;
+
+    /// Port 5 is `web`; these are the network's name servers.
+    fn context(servers: &[&str]) -> Context {
+        let (mut network, mut port) = (network(1, 7), port(5, 1));
+        let Section::Network(of) = &mut network else {
+            unreachable!("it is a network")
+        };
+        of.domain = "blue.example".to_owned();
+        of.resolvers = servers.iter().map(|s| s.parse().unwrap()).collect();
+        if let Section::Port(port) = &mut port {
+            port.dns_name = Some("web".to_owned());
+        }
+        let config = config([network, port]);
+        let zones = [(id(5), net::Zone(7))].into();
+        Context {
+            directory: Arc::new(ArcSwap::from_pointee(Directory::new(&config))),
+            tables: Arc::new(ArcSwap::from_pointee(Tables::build(
+                None, &config, &zones, 1,
+            ))),
+            ..set(told())
+        }
+    }
+
+    fn question(name: &str) -> Vec<u8> {
+        let mut message = Packet::new_query(0x1234);
+        let name = Name::new(name).unwrap();
+        let of = Question::new(name, TYPE::A.into(), CLASS::IN.into(), false);
+        message.questions.push(of);
+        framed(&message.build_bytes_vec().unwrap())
+    }
+
+    fn framed(message: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(message.len()).unwrap();
+        [&length.to_be_bytes(), message].concat()
+    }
+
+    /// The first message of these bytes.
+    fn first(bytes: &mut Vec<u8>) -> Vec<u8> {
+        let length = usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
+        let rest = bytes.split_off(2 + length);
+        std::mem::replace(bytes, rest).split_off(2)
+    }
+
+    fn read(client: &mut Client, handle: SocketHandle, into: &mut Vec<u8>) {
+        let socket = client.socket(handle);
+        while socket.can_recv() {
+            socket
+                .recv(|bytes| {
+                    into.extend_from_slice(bytes);
+                    (bytes.len(), ())
+                })
+                .unwrap();
+        }
+    }
+
+    /// What a client hears to what it says, and the name server's hears. Whatever the service sends in the client's name is that one's.
+    async fn converse(
+        context: Context,
+        v6: bool,
+        says: &[u8],
+        mut server: Option<(&mut Client, &[u8])>,
+        enough: usize,
+    ) -> (Vec<u8>, Vec<u8>) {
+        let (doors, mut hatches) = hatch::hatches(1, 64, 64);
+        let stacks = Stacks::new(Limits::default(), 7, Arc::clone(&context.counters));
+        let serves = run(doors, stacks, context, vec![], crate::worker::monotonic);
+        let talk = async {
+            let hatch = &mut hatches[0];
+            let mut client = Client::new(5, if v6 { "fe80::5" } else { "10.0.0.5" });
+            let socket = client.connect_to(4000, 53);
+            let listens = server.as_mut().filter(|(_, answer)| !answer.is_empty());
+            let there = listens.map(|(server, _)| {
+                let buffer = || tcp::SocketBuffer::new(vec![0; 65_535]);
+                let mut socket = tcp::Socket::new(buffer(), buffer());
+                socket.listen(dns::UPSTREAM).unwrap();
+                server.sockets.add(socket)
+            });
+            let (mut told, mut asked) = (vec![], vec![]);
+            let (mut said, mut answered) = (false, false);
+            for _ in 0..1_000_000 {
+                let now = crate::worker::monotonic();
+                for inward in client.sends(now) {
+                    assert!(hatch.put(inward));
+                }
+                let sent = server.iter_mut().flat_map(|(server, _)| server.sends(now));
+                for packet in sent {
+                    let port = id(5);
+                    assert!(hatch.put(Inward { port, ..packet }));
+                }
+                if let (Some((server, answer)), Some(there)) = (&mut server, there) {
+                    read(server, there, &mut asked);
+                    if !answered && asked.len() > 2 {
+                        let socket = server.socket(there);
+                        assert_eq!(socket.send_slice(answer).unwrap(), answer.len());
+                        answered = true;
+                    }
+                }
+                while let Some(Outward { port, frame, sent }) = hatch.pop() {
+                    assert_eq!(port, id(5));
+                    let ends = [mac_of(port), service::MAC].map(Mac::octets);
+                    let ip = frame[14..].to_vec();
+                    if !sent {
+                        assert_eq!([&frame[..6], &frame[6..12]], ends);
+                        client.device.rx.push_back(ip);
+                        continue;
+                    }
+                    assert_eq!([&frame[6..12], &frame[..6]], ends);
+                    let (server, _) = server.as_mut().expect("nobody is asked in vain");
+                    server.device.rx.push_back(ip);
+                }
+                if client.socket(socket).can_send() && !said {
+                    assert_eq!(client.socket(socket).send_slice(says).unwrap(), says.len());
+                    said = true;
+                }
+                read(&mut client, socket, &mut told);
+                if told.len() >= enough {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            assert!(told.len() >= enough, "{} of {enough} bytes", told.len());
+            drop(hatches);
+            (told, asked)
+        };
+        let set = LocalSet::new();
+        let all = async { tokio::join!(serves, talk).1 };
+        set.run_until(all).await
+    }
+
+    fn code(message: &[u8]) -> RCODE {
+        let message = Packet::parse(message).unwrap();
+        assert_eq!(message.id(), 0x1234);
+        assert!(message.has_flags(PacketFlag::RESPONSE));
+        message.rcode()
+    }
+
+    #[tokio::test]
+    async fn what_the_network_knows_is_said_and_what_nobody_is_there_to_say_is_refused() {
+        let says = [
+            question("web.blue.example"),
+            question("example.org"),
+            question("nobody"),
+        ];
+        let (mut told, _) = converse(context(&[]), false, &says.concat(), None, 105).await;
+        let web = first(&mut told);
+        let web = Packet::parse(&web).unwrap();
+        assert!(matches!(&web.answers[0].rdata, RData::A(a) if a.address == 0x0a00_0005));
+        assert_eq!(code(&first(&mut told)), RCODE::Refused);
+        assert_eq!(code(&first(&mut told)), RCODE::NameError);
+    }
+
+    #[tokio::test]
+    async fn what_it_does_not_know_is_asked_of_its_name_server_in_the_workloads_name() {
+        for v6 in [false, true] {
+            let own = if v6 {
+                service::V6.into()
+            } else {
+                IpAddr::from(service::V4)
+            };
+            let mut server = Client::new(9, &own.to_string());
+            let says = [question("web"), question("example.org"), question("web")];
+            let long = framed(&[7; 40_000]);
+            let (mut told, asked) = converse(
+                context(&["10.0.0.9", "fd00::9"]),
+                v6,
+                &says.concat(),
+                Some((&mut server, &long)),
+                40_000 + 2 * 40,
+            )
+            .await;
+            assert_eq!(code(&first(&mut told)), RCODE::NoError);
+            assert_eq!(first(&mut told), [7; 40_000], "as it was said");
+            assert_eq!(code(&first(&mut told)), RCODE::NoError);
+            assert_eq!(asked, question("example.org"), "and nothing else was asked");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_server_that_does_not_listen_is_a_failure() {
+        let says = [question("example.org"), question("web")].concat();
+        let mut deaf = Client::new(9, &service::V4.to_string());
+        let context = context(&["10.0.0.9"]);
+        let (mut told, _) = converse(context, false, &says, Some((&mut deaf, &[])), 50).await;
+        assert_eq!(code(&first(&mut told)), RCODE::ServerFailure);
+        assert_eq!(code(&first(&mut told)), RCODE::NoError);
     }
 }

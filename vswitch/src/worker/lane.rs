@@ -75,13 +75,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Lane<M> {
             return false;
         };
         for _ in 0..BATCH {
-            let Some(Outward { port, frame }) = hatch.pop() else {
+            let Some(Outward { port, frame, sent }) = hatch.pop() else {
                 return false;
             };
             // What does not go is sent again: it is TCP.
-            let to = (port, frame.as_slice());
-            self.datapath
-                .answer_metadata(&self.tables, to, now, pool, out);
+            let of = (port, frame.as_slice());
+            if sent {
+                self.datapath.send_as(&self.tables, of, now, pool, out);
+            } else {
+                self.datapath
+                    .answer_metadata(&self.tables, of, now, pool, out);
+            }
         }
         true
     }

@@ -31,6 +31,9 @@ const PLAIN: usize = 512;
 const LARGE: u16 = 1232;
 /// The most records of an answer.
 const RECORDS: usize = 32;
+/// The longest answer by TCP, and the most records of it: all that a name has in practice.
+const LONG: usize = 16 << 10;
+const MANY: usize = 512;
 /// For how many seconds an answer may be kept: not at all, since names follow changes at once.
 const TTL: u32 = 0;
 
@@ -43,6 +46,44 @@ pub enum Server {
     Another,
 }
 
+/// How it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Udp,
+    Tcp,
+}
+
+/// What is said to a question by TCP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// This.
+    Answer(Vec<u8>),
+    /// What another says.
+    Elsewhere,
+    /// Nothing: it is no question.
+    Nothing,
+}
+
+/// The answer to a question by TCP, without its length.
+pub fn say(question: &[u8], network: &Network, by: Server) -> Said {
+    let answer = match (read(question), by) {
+        (Ok(asked), _) => reply(&asked, network, (by, By::Tcp)),
+        (Err(Some(_)), Server::Another) => None,
+        (Err(Some(code)), Server::Switch) => refusal(question, code),
+        (Err(None), _) => return Said::Nothing,
+    };
+    match (answer, by) {
+        (Some(answer), _) => Said::Answer(answer),
+        (None, Server::Another) => Said::Elsewhere,
+        (None, Server::Switch) => Said::Nothing,
+    }
+}
+
+/// That another did not answer a question.
+pub fn failed(question: &[u8]) -> Option<Vec<u8>> {
+    refusal(question, RCODE::ServerFailure)
+}
+
 /// Writes the answer over the question. `Ok(false)`: another is to answer.
 ///
 /// # Errors
@@ -53,7 +94,7 @@ pub fn answer(packet: &mut Packet, network: &Network, by: Server) -> Result<bool
     let question = packet.bytes().get(usize::from(headers.payload_at)..end);
     let question = question.ok_or(DropReason::MalformedDns)?;
     let message = match (read(question), by) {
-        (Ok(asked), _) => match reply(&asked, network, by) {
+        (Ok(asked), _) => match reply(&asked, network, (by, By::Udp)) {
             Some(message) => message,
             None if by == Server::Another => return Ok(false),
             None => return Err(DropReason::MalformedDns),
@@ -116,12 +157,16 @@ impl Found<'_> {
 }
 
 /// The answer; `None`: another is to give it.
-fn reply(asked: &Message<'_>, network: &Network, by: Server) -> Option<Vec<u8>> {
+fn reply(asked: &Message<'_>, network: &Network, (by, over): (Server, By)) -> Option<Vec<u8>> {
     let question = asked.questions.first()?;
     let known = asked.opt().is_none_or(|opt| opt.version == 0);
     // What is found may be named by what it is called.
     let mut pointed = None;
-    let found = match find(question, network, &mut pointed) {
+    let most = match over {
+        By::Udp => RECORDS,
+        By::Tcp => MANY,
+    };
+    let found = match find((question, most), network, &mut pointed) {
         _ if !known => Some(Found::none(RCODE::BADVERS)),
         Some(found) => Some(found),
         None if by == Server::Switch => Some(Found::none(RCODE::Refused)),
@@ -149,8 +194,11 @@ fn reply(asked: &Message<'_>, network: &Network, by: Server) -> Option<Vec<u8>> 
     let takes = asked.opt().map_or(PLAIN, |opt| {
         usize::from(opt.udp_packet_size.min(LARGE)).max(PLAIN)
     });
-    // What is around it: an IPv6 header is the longest.
-    let room = takes.min(usize::from(network.mtu.get()).saturating_sub(48));
+    let room = match over {
+        // What is around it: an IPv6 header is the longest.
+        By::Udp => takes.min(usize::from(network.mtu.get()).saturating_sub(48)),
+        By::Tcp => LONG,
+    };
     let bytes = reply.build_bytes_vec_compressed().ok()?;
     if bytes.len() <= room {
         return Some(bytes);
@@ -162,7 +210,7 @@ fn reply(asked: &Message<'_>, network: &Network, by: Server) -> Option<Vec<u8>> 
 
 /// What the network says; `None`: nothing.
 fn find<'a>(
-    question: &Question<'_>,
+    (question, most): (&Question<'_>, usize),
     network: &Network,
     pointed: &'a mut Option<String>,
 ) -> Option<Found<'a>> {
@@ -191,7 +239,7 @@ fn find<'a>(
                 IpAddr::V4(addr) => wants(TYPE::A).then(|| RData::A(A::from(*addr))),
                 IpAddr::V6(addr) => wants(TYPE::AAAA).then(|| RData::AAAA(AAAA::from(*addr))),
             };
-            let records = addrs.iter().filter_map(record).take(RECORDS);
+            let records = addrs.iter().filter_map(record).take(most);
             Some(Found {
                 code: RCODE::NoError,
                 records: records.collect(),

@@ -10,19 +10,23 @@ use net::{
     Consumed, DropReason, Fragment, Mac, Probe,
     flow_key::{addr_bytes, ethertype, proto},
 };
+use nfv::conntrack::Side;
 use overlay::Place;
 
 use crate::datapath::{
     chains::next_hop,
     flow::{Action, Refusal, Stage},
     tables::{Network, Port},
-    walk::{Walk, Witness},
+    walk::{Known, Walk, Witness},
 };
 
 /// Where the service addresses are on every network: a local address that ends as the IPv4 one does.
 pub(in crate::datapath) const MAC: Mac = Mac::new([0x06, 0x00, 0xa9, 0xfe, 0xa9, 0xfe]);
 /// The port of name servers.
 const PORT: u16 = 53;
+/// The port of the service address at which the switch itself, in a workload's name, reaches the network's name servers by TCP: that
+/// workload's own questions end in the switch. What a workload sends here itself is answered to nobody.
+pub(crate) const UPSTREAM: u16 = 54;
 
 /// Is this the address at which the switch itself answers?
 pub(in crate::datapath) fn is_service(addr: IpAddr) -> bool {
@@ -59,6 +63,11 @@ fn servers(network: &Network) -> impl Iterator<Item = IpAddr> + Clone {
     let all = v4.chain(v6.map(|addr| IpAddr::V6(*addr)));
     let all = all.chain(network.resolvers.iter().copied());
     all.filter(|addr| !is_service(*addr))
+}
+
+/// Is there a name server of this family to ask?
+pub(crate) fn has_server(network: &Network, v4: bool) -> bool {
+    servers(network).any(|server| server.is_ipv4() == v4)
 }
 
 /// What becomes of a packet.
@@ -100,8 +109,11 @@ impl<'a, W: Witness> Walk<'a, W> {
             return Ok(Asks::Nothing);
         }
         let service = is_for_service(self.probe);
-        if !(udp || service)
-            || self.probe.l4_dst() != PORT
+        if !(udp || service) {
+            return Ok(Asks::Nothing);
+        }
+        let to = self.probe.l4_dst();
+        if !(to == PORT || (!udp && to == UPSTREAM))
             || !serves(network)
             || self.probe.ip_frag() != Fragment::Whole as u8
         {
@@ -121,6 +133,14 @@ impl<'a, W: Witness> Walk<'a, W> {
             });
             return Ok(Asks::Onwards);
         }
+        if !udp && to == PORT {
+            self.flow.tracked = false;
+            self.answers(Action::Metadata, Consumed::Metadata);
+            self.says(Stage::Service, || {
+                format!("a name server of network {} is asked, by tcp", network.name)
+            });
+            return Ok(Asks::Here);
+        }
         if self.send_to_server(network, port) {
             if udp {
                 self.flow.actions.push(Action::Resolve(network.dense));
@@ -135,6 +155,15 @@ impl<'a, W: Witness> Walk<'a, W> {
             format!("a name server of network {} is asked", network.name)
         });
         Ok(Asks::Here)
+    }
+
+    /// Does this answer what the switch asked in a workload's name?
+    pub(in crate::datapath) fn answers_the_switch(&self) -> bool {
+        let Known::Reply { entry, .. } = self.lent.known else {
+            return false;
+        };
+        let began = entry.side(Side::Original).tuple();
+        (began.proto, began.dst_port) == (proto::TCP, UPSTREAM) && is_service(began.dst_addr())
     }
 
     /// What the network does not know is asked of a name server of its subnets, in the workload's own name. Is there one that it can

@@ -463,6 +463,15 @@ impl Host {
         }
     }
 
+    /// The service sends as the n-th port does.
+    pub(super) fn send_as(&mut self, n: u16, frame: &[u8]) -> Vec<(At, Vec<u8>)> {
+        let tables = Arc::clone(&self.tables);
+        let of = (id(u128::from(n)), frame);
+        self.dp
+            .send_as(&tables, of, self.now, &mut self.pool, &mut self.out);
+        self.flush()
+    }
+
     /// The service answers the n-th port.
     pub(super) fn answer_metadata(&mut self, n: u16, frame: &[u8]) -> Vec<(At, Vec<u8>)> {
         let tables = Arc::clone(&self.tables);

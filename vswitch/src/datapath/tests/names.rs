@@ -367,12 +367,75 @@ fn what_is_no_question_is_refused() {
         (Some(0), 2),
         "its rest is in EDNS"
     );
-    // By TCP nobody listens, and no other port is served.
-    let syn = FrameBuilder::tcp(false, 4000, 53)
+}
+
+fn by_tcp(v6: bool, to: u16) -> FrameBuilder {
+    let from = ip(2, v6);
+    FrameBuilder::tcp(v6, 4000, to)
+        .flags(net::testkit::tcp::SYN)
         .macs(mac(2), mac(0xd000))
-        .addrs(ip(2, false), addr(SERVICE[0]));
-    assert_eq!(h.from(2, &syn), []);
-    assert_eq!(h.dropped(DropReason::NoListener), 1);
+        .addrs(from, addr(SERVICE[usize::from(v6)]))
+}
+
+#[test]
+fn by_tcp_the_switch_is_asked_and_asks_in_the_workloads_name() {
+    use net::testkit::tcp::{ACK, SYN};
+    for v6 in [false, true] {
+        let service = addr(SERVICE[usize::from(v6)]);
+        for servers in [&[][..], &["10.0.0.9", "fd00::9"]] {
+            let mut h = Host::new(&conf(servers));
+            assert_eq!(h.from(2, &by_tcp(v6, 53)), []);
+            let taken = h.take_metadata();
+            let [(2, taken)] = &taken[..] else {
+                panic!("{taken:?}")
+            };
+            assert_eq!(taken.from, (ip(2, v6), 4000).into());
+            assert_eq!(taken.to, (service, 53).into());
+            assert!(taken.opens && h.dp.conntrack().is_empty());
+        }
+        let mut h = Host::new(&conf(&[]));
+        assert_eq!(h.from(2, &by_tcp(v6, 54)), [], "there is nobody to ask");
+        assert_eq!(h.dropped(DropReason::NoListener), 1);
+        let mut h = Host::new(&conf(&["10.0.0.9", "fd00::9"]));
+        let asks = by_tcp(v6, 54).seq(100, 0);
+        let asked = FrameBuilder::tcp(v6, 4000, 53)
+            .flags(SYN)
+            .seq(100, 0)
+            .macs(mac(2), mac(9))
+            .addrs(ip(2, v6), ip(9, v6));
+        let got = h.send_as(2, &asks.build());
+        assert_eq!(got, [(At::Vtep(REMOTE.to_owned()), asked.build())]);
+        let answer = |flags| {
+            let frame = FrameBuilder::tcp(v6, 53, 4000)
+                .flags(flags)
+                .seq(500, 101)
+                .macs(mac(9), mac(2))
+                .addrs(ip(9, v6), ip(2, v6));
+            frame.build()
+        };
+        for flags in [SYN | ACK, ACK] {
+            assert_eq!(
+                h.enter(h.tunnel(), &[answer(flags)]),
+                [],
+                "it is not the workload's"
+            );
+            let taken = h.take_metadata();
+            let [(2, taken)] = &taken[..] else {
+                panic!("{taken:?}")
+            };
+            assert_eq!(taken.from, (service, 54).into());
+            assert_eq!(taken.to, (ip(2, v6), 4000).into());
+            let next = by_tcp(v6, 54).flags(ACK).seq(101, 501);
+            assert_eq!(h.send_as(2, &next.build()).len(), 1);
+        }
+        h.dp.ledger().balanced().unwrap();
+        // A group that lets the workload ask nobody lets nobody ask in its name.
+        let mut silent = conf(&["10.0.0.9", "fd00::9"]);
+        silent.group(GROUP, true, vec![]).port(2, &[GROUP]);
+        let mut h = Host::new(&silent);
+        assert_eq!(h.send_as(2, &asks.build()), []);
+        assert_eq!(h.dropped(DropReason::SecurityGroupEgress), 1);
+    }
 }
 
 #[test]
