@@ -100,6 +100,7 @@ fn connection(v6: bool, proto: u8, port: u16) -> NewConn {
         } else {
             TrackInput::Datagram
         },
+        whole: true,
         segments: 1,
         bytes: 60,
     }

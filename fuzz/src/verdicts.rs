@@ -505,6 +505,9 @@ impl Switch {
             known: Known::New,
             sources: None,
             attempt: 0,
+            before: None,
+            after: None,
+            had: None,
         };
         let outcome = walk(&self.tables, &mut Probe::new(&key), &mut (), lent);
         match outcome.flow.verdict {

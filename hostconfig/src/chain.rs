@@ -87,6 +87,64 @@ pub enum FunctionKind {
     Shaper(Shaper),
     /// Addresses of its own in place of others'.
     Nat(Nat),
+    /// A third party's, behind ports.
+    Appliance(Appliance),
+}
+
+/// Appliances that stand in for one another: each connection passes one of them, in by its ingress port and out by its egress port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Appliance {
+    /// In the order of their ids.
+    pub instances: Vec<Instance>,
+    /// What of a connection is hashed to choose one; none: all of it.
+    pub hash: Vec<HashField>,
+    /// What becomes of connections while no instance is up.
+    pub failure: Failure,
+}
+
+/// A port pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instance {
+    /// Its id in the API.
+    pub id: Id<kind::PortPair>,
+    /// Its name, for people.
+    pub name: String,
+    /// Where forward packets go in, and replies come out.
+    pub ingress: Id<kind::Port>,
+    /// Where forward packets come out, and replies go in. It may be the same.
+    pub egress: Id<kind::Port>,
+    /// Its share of new connections; 0: it gets none, and keeps those that it has.
+    pub weight: u16,
+}
+
+/// A part of a connection's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HashField {
+    /// The initiator's address.
+    IpSrc,
+    /// The responder's address.
+    IpDst,
+    /// The initiator's TCP port.
+    TcpSrc,
+    /// The responder's TCP port.
+    TcpDst,
+    /// The initiator's UDP port.
+    UdpSrc,
+    /// The responder's UDP port.
+    UdpDst,
+}
+
+/// What becomes of connections that find no instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// They are dropped.
+    Closed,
+    /// They go on behind the hop.
+    Open,
 }
 
 /// Allow or deny.

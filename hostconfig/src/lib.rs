@@ -44,7 +44,9 @@ pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/overweave.v1.rs"));
 }
 
-pub use chain::{Chain, Classifier, Firewall, Function, FunctionKind, LoadBalancer, Shaper};
+pub use chain::{
+    Appliance, Chain, Classifier, Firewall, Function, FunctionKind, LoadBalancer, Shaper,
+};
 pub use config::{Digest, HostConfig};
 pub use dhcp::{DhcpOption, DhcpOptions};
 pub use floating_ip::FloatingIp;

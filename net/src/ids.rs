@@ -39,6 +39,8 @@ pub mod kind {
         PortChain,
         /// A network function in a chain (a port pair group of the API).
         Function,
+        /// A port pair: an instance of an appliance.
+        PortPair,
         /// A flow classifier.
         FlowClassifier,
         /// A host.

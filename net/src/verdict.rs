@@ -119,6 +119,12 @@ closed_list! {
         NatClientLimit => "nat_client_limit",
         /// The address that a NAT gave its connection is no longer the NAT's.
         NatAddressGone => "nat_address_gone",
+        /// No instance of an appliance is up on this host, and its group fails closed.
+        ApplianceDown => "appliance_down",
+        /// Another connection with the same addresses is in the appliance: what comes back could not be told apart.
+        ChainPlaceAmbiguous => "chain_place_ambiguous",
+        /// It came out of an appliance to which it was not handed over, and is not the appliance's own.
+        ChainPlaceUnknown => "chain_place_unknown",
         /// A virtual address, or a router's, receives what no listener asked for.
         NoListener => "no_listener",
         /// The shaper's queue is full.

@@ -55,6 +55,7 @@ fn new_conn(n: u32) -> NewConn {
             project_limit: u32::MAX,
         },
         first: segment(flag::SYN, 99, 0),
+        whole: true,
         segments: 1,
         bytes: 64,
     }

@@ -7,8 +7,9 @@ use hostconfig::FunctionKind;
 use crate::{
     function::NetworkFunction,
     functions::{
-        Firewall, LoadBalancer, Nat, Shaper, firewall::FirewallFault,
-        load_balancer::LoadBalancerFault, nat::NatFault, shaper::ShaperFault,
+        Appliance, Firewall, LoadBalancer, Nat, Shaper, appliance::ApplianceFault,
+        firewall::FirewallFault, load_balancer::LoadBalancerFault, nat::NatFault,
+        shaper::ShaperFault,
     },
 };
 
@@ -46,6 +47,11 @@ pub const CATALOG: &[Kind] = &[
         doc: "Addresses of its own in place of others'.",
         build: nat,
     },
+    Kind {
+        name: "appliance",
+        doc: "A third party's, behind ports.",
+        build: appliance,
+    },
 ];
 
 /// Why a function can't be.
@@ -63,6 +69,9 @@ pub enum FunctionFault {
     /// A NAT.
     #[error("nat can't be built")]
     Nat(#[source] NatFault),
+    /// An appliance.
+    #[error("appliance can't be built")]
+    Appliance(#[source] ApplianceFault),
     /// A kind that no line of the catalogue builds.
     #[error("no such kind of function")]
     Unknown,
@@ -106,6 +115,13 @@ fn nat(kind: &FunctionKind) -> Option<Built> {
         return None;
     };
     Some(boxed(Nat::new(config), FunctionFault::Nat))
+}
+
+fn appliance(kind: &FunctionKind) -> Option<Built> {
+    let FunctionKind::Appliance(config) = kind else {
+        return None;
+    };
+    Some(boxed(Appliance::new(config), FunctionFault::Appliance))
 }
 
 /// Builds a function and says which kind it is.

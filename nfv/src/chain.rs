@@ -19,6 +19,7 @@ use crate::{
     classifier::{Classifier, Party, Place},
     fields::FieldsFault,
     function::{Binding, Context, Decision, NetworkFunction},
+    functions::Appliance,
 };
 
 /// The most functions of one chain.
@@ -57,6 +58,9 @@ pub enum ChainFault {
     /// There are too many classifiers.
     #[error("too many classifiers (0..={MAX_CLASSIFIERS}): {0}")]
     TooManyClassifiers(usize),
+    /// Replies that pass no hop could not be translated back by what stands before an appliance.
+    #[error("function {0} translates before an appliance, and replies do not pass the chain")]
+    Untranslatable(Id<kind::Function>),
     /// A function stands twice: its queue and counters would be one.
     #[error("function stands twice: {0}")]
     Twice(Id<kind::Function>),
@@ -70,6 +74,7 @@ pub struct Hop {
     kind: &'static Kind,
     function: Box<dyn NetworkFunction>,
     shaper: Option<hostconfig::Shaper>,
+    appliance: Option<Appliance>,
 }
 
 impl Hop {
@@ -91,6 +96,11 @@ impl Hop {
     /// The policy of its queue, if packets wait at it.
     pub fn shaper(&self) -> Option<&hostconfig::Shaper> {
         self.shaper.as_ref()
+    }
+
+    /// The instances to which packets are handed over, if it is an appliance.
+    pub fn appliance(&self) -> Option<&Appliance> {
+        self.appliance.as_ref()
     }
 }
 
@@ -136,6 +146,8 @@ pub struct ChainOutcome {
     /// The indices of the hops at which its packets wait, in the forward direction. Replies wait at them too, last to first,
     /// if the chain is symmetric.
     pub queues: SmallVec<[u8; 4]>,
+    /// The index of the hop at which its packets leave the chain, to go on behind that one when they come back.
+    pub handed: Option<u8>,
 }
 
 impl ChainOutcome {
@@ -170,6 +182,12 @@ impl Chain {
                 return Err(ChainFault::Twice(f.id));
             }
             hops.push(hop(f)?);
+        }
+        if !config.symmetric
+            && let Some(last) = hops.iter().rposition(|h| h.appliance.is_some())
+            && let Some(f) = config.functions.iter().take(last).find(|f| translates(f))
+        {
+            return Err(ChainFault::Untranslatable(f.id));
         }
         Ok(Self {
             id: config.id,
@@ -227,7 +245,7 @@ impl Chain {
         here.find(|c| c.matches(first, source, destination))
     }
 
-    /// Walks the first packet of a connection through the functions. `first` shows afterwards what the packet looks like
+    /// Walks the first packet of a connection through the functions, from its first. `first` shows afterwards what the packet looks like
     /// behind the chain. `note` takes each function's words for `explain`.
     pub fn decide(
         &self,
@@ -235,8 +253,19 @@ impl Chain {
         cx: &Context<'_>,
         note: &mut dyn FnMut(&Hop, fmt::Arguments<'_>),
     ) -> ChainOutcome {
+        self.decide_from(0, first, cx, note)
+    }
+
+    /// The same from the function at this index.
+    pub fn decide_from(
+        &self,
+        from: u8,
+        first: &mut Probe,
+        cx: &Context<'_>,
+        note: &mut dyn FnMut(&Hop, fmt::Arguments<'_>),
+    ) -> ChainOutcome {
         let mut outcome = ChainOutcome {
-            reached: 0,
+            reached: from,
             drop: None,
             binding: None,
             member: None,
@@ -244,8 +273,9 @@ impl Chain {
             source: None,
             forwarded: None,
             queues: SmallVec::new(),
+            handed: None,
         };
-        for (at, hop) in (0u8..).zip(&self.hops) {
+        for (at, hop) in (0u8..).zip(&self.hops).skip(usize::from(from)) {
             outcome.reached = at + 1;
             match hop
                 .function
@@ -276,6 +306,10 @@ impl Chain {
                     outcome.source = Some(address);
                 }
                 Decision::Queue => outcome.queues.push(at),
+                Decision::HandOver => {
+                    outcome.handed = Some(at);
+                    break;
+                }
             }
         }
         outcome
@@ -293,13 +327,28 @@ fn hop(config: &hostconfig::Function) -> Result<Hop, ChainFault> {
     } else {
         None
     };
+    let appliance = if let hostconfig::FunctionKind::Appliance(a) = &config.kind {
+        Appliance::new(a).ok()
+    } else {
+        None
+    };
     Ok(Hop {
         id: config.id,
         name: config.name.clone(),
         kind,
         function,
         shaper,
+        appliance,
     })
+}
+
+fn translates(config: &hostconfig::Function) -> bool {
+    match config.kind {
+        hostconfig::FunctionKind::LoadBalancer(_) | hostconfig::FunctionKind::Nat(_) => true,
+        hostconfig::FunctionKind::Firewall(_)
+        | hostconfig::FunctionKind::Shaper(_)
+        | hostconfig::FunctionKind::Appliance(_) => false,
+    }
 }
 
 /// Shows the functions behind what the packet will look like; a translated connection is known by its whole tuple, so what

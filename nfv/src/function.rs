@@ -117,6 +117,8 @@ pub enum Decision {
     },
     /// Each of its packets waits in this function's queue.
     Queue,
+    /// Each of its packets leaves the chain here, and comes back from elsewhere to go on behind this function.
+    HandOver,
 }
 
 /// A network function: immutable policy, built by its line in the catalogue from the section of the same name.

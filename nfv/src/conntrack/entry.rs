@@ -106,9 +106,9 @@ pub enum Stage {
     TimeWait = 7,
     /// TCP: reset.
     Closed = 8,
-    /// Any other protocol: no reply yet.
+    /// Any other protocol: no reply yet. TCP in part: nothing but a SYN yet, or a FIN or reset was seen.
     New = 16,
-    /// Any other protocol: there were packets both ways.
+    /// Any other protocol: there were packets both ways. TCP in part: it goes on.
     Replied = 17,
 }
 
@@ -356,7 +356,7 @@ impl Entry {
     pub(super) fn is_sound(&self) -> bool {
         let [a, b] = &self.sides;
         let tcp = a.tuple.proto == net::flow_key::proto::TCP;
-        Stage::of(self.state.stage).is_some_and(|s| s != Stage::Free && s.is_tcp() == tcp)
+        Stage::of(self.state.stage).is_some_and(|s| s != Stage::Free && (tcp || !s.is_tcp()))
             && a.tuple.proto == b.tuple.proto
             && [a, b].iter().all(|s| s.tuple.reserved == [0; 2])
             && self.state.seal == self.seal()

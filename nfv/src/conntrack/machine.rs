@@ -5,7 +5,7 @@
 
 use net::{L4, Packet, TcpSegment, tcp};
 
-use super::{Side, Stage, entry::Entry, icmp, tcp as machine_tcp, udp};
+use super::{Side, Stage, entry::Entry, icmp, partial, tcp as machine_tcp, udp};
 
 /// What a machine is told of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,16 +132,22 @@ impl Timeouts {
         let stage = entry.stage();
         if stage.is_tcp() {
             machine_tcp::timeout(&entry.state, self)
+        } else if entry.protocol() == net::flow_key::proto::TCP {
+            partial::timeout(&entry.state, self)
         } else {
             udp::timeout(entry.protocol(), stage == Stage::Replied, self)
         }
     }
 }
 
-/// Begins the connection in `entry`; `false` when the packet can't.
-pub(super) fn begin(entry: &mut Entry, input: &TrackInput) -> bool {
+/// Begins the connection in `entry`; `false` when the packet can't. `whole`: are all packets of TCP seen here?
+pub(super) fn begin(entry: &mut Entry, input: &TrackInput, whole: bool) -> bool {
     let tracked = input.begins() == Begin::Tracked;
     match input {
+        TrackInput::Tcp(s) if !whole => {
+            partial::begin(&mut entry.state, s);
+            return true;
+        }
         _ if !tracked => {}
         TrackInput::Tcp(s) => machine_tcp::begin(&mut entry.state, s),
         TrackInput::Icmp(_)
@@ -161,6 +167,9 @@ pub(super) fn advance(entry: &mut Entry, side: Side, input: &TrackInput) -> Trac
         TrackInput::Icmp6(kind) => icmp::advance(&mut entry.state, side, true, *kind),
         TrackInput::Datagram if !tcp => udp::advance(&mut entry.state, side),
         TrackInput::Fragment => Track::Ok,
+        TrackInput::Tcp(s) if entry.protocol() == net::flow_key::proto::TCP => {
+            partial::advance(&mut entry.state, s)
+        }
         // The tuple's protocol and what was read of the packet differ: the caller mixed two packets up.
         TrackInput::Tcp(_) | TrackInput::Datagram => Track::Invalid,
     }

@@ -31,6 +31,7 @@ mod icmp;
 mod index;
 mod machine;
 mod owners;
+mod partial;
 mod table;
 mod tcp;
 mod udp;
@@ -93,6 +94,8 @@ pub struct NewConn {
     pub owner: Owner,
     /// Its first packet.
     pub first: TrackInput,
+    /// Of TCP: do packets of both directions pass here, from the first on? Else none is held against the others' numbers.
+    pub whole: bool,
     /// The first packet's segments.
     pub segments: u32,
     /// The first packet's bytes.

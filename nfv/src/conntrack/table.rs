@@ -312,7 +312,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
         mut evicted: impl FnMut(&Entry),
     ) -> Result<ConnId, Refused> {
         let mut entry = Entry::new(new.sides, new.owner.port, new.owner.project);
-        if !machine::begin(&mut entry, &new.first) {
+        if !machine::begin(&mut entry, &new.first, new.whole) {
             return Err(Refused::Invalid);
         }
         self.check_keys(&entry)?;

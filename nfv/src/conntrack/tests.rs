@@ -56,6 +56,7 @@ fn new_conn(zone: u32, t: FiveTuple, port: u32, port_limit: u32) -> NewConn {
         } else {
             TrackInput::Datagram
         },
+        whole: true,
         segments: 1,
         bytes: 100,
     }

@@ -2,12 +2,14 @@
 //!
 //! Each is a file: policy made from its section of the configuration, one `decide`, and its tests.
 
+pub mod appliance;
 pub mod firewall;
 pub mod load_balancer;
 mod maglev;
 pub mod nat;
 pub mod shaper;
 
+pub use appliance::Appliance;
 pub use firewall::Firewall;
 pub use load_balancer::LoadBalancer;
 pub use nat::Nat;

@@ -181,6 +181,8 @@ impl Host {
         for Function { kind, .. } in &chain.functions {
             match kind {
                 FunctionKind::Shaper(_) => {}
+                // No plan has any that is up.
+                FunctionKind::Appliance(_) => return Err(DropReason::ApplianceDown),
                 FunctionKind::Nat(nat) => self.nat(network, nat, key, lent)?,
                 FunctionKind::Firewall(f) => {
                     let hit = f.rules.iter().find(|r| {

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use net::{DropReason, Id, Mac, ids::kind};
+use net::{DropReason, Id, Mac, Zone, flow_key::proto, ids::kind};
 use nfv::{
     chain::{ChainOutcome, Hop},
     classifier::{Party, Place},
@@ -16,7 +16,7 @@ use nfv::{
 use overlay::{FdbEntry, Neighbour};
 
 use super::{
-    flow::{Action, Lane, Refusal, Stage},
+    flow::{Action, Half, Handed, Lane, Refusal, Stage},
     sources::Seen,
     tables::{Chain, Network, Port, l2},
     walk::{Known, Walk, Witness},
@@ -38,7 +38,8 @@ impl<'a, W: Witness> Walk<'a, W> {
             project: Some(port.project),
         };
         let destination = self.receiver(network);
-        self.enter_chain(Place::Source, network, Some(&source), destination.as_ref())
+        let way = (Place::Source, Half::Source);
+        self.enter_chain(way, network, Some(&source), destination.as_ref())
     }
 
     /// Who is to get the packet, wherever it is: also behind routers.
@@ -59,18 +60,20 @@ impl<'a, W: Witness> Walk<'a, W> {
         network: &Network,
         id: Id<kind::Port>,
         project: Option<Id<kind::Project>>,
+        half: Half,
     ) -> Result<bool, Refusal> {
         let destination = Party {
             port: Some(id),
             network: network.id,
             project,
         };
-        self.enter_chain(Place::Destination, network, None, Some(&destination))
+        let way = (Place::Destination, half);
+        self.enter_chain(way, network, None, Some(&destination))
     }
 
     fn enter_chain(
         &mut self,
-        place: Place,
+        (place, half): (Place, Half),
         network: &Network,
         source: Option<&Party>,
         destination: Option<&Party>,
@@ -88,14 +91,37 @@ impl<'a, W: Witness> Walk<'a, W> {
                     let functions = functions.join(", ");
                     format!("classifier {classifier} ({id}): chain {name} ({functions})")
                 });
-                self.pass_chain(network, entry)?;
+                self.pass_chain(network, entry, 0, half)?;
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn pass_chain(&mut self, network: &Network, entry: &Chain) -> Result<(), Refusal> {
+    /// The functions from this index on, up to an appliance to which the packet is handed over.
+    pub(super) fn pass_chain(
+        &mut self,
+        network: &Network,
+        entry: &Chain,
+        mut from: u8,
+        half: Half,
+    ) -> Result<(), Refusal> {
+        while let Some(at) = self.pass_functions(network, entry, from)? {
+            if self.hand_over(network, entry, at, half)? {
+                break;
+            }
+            from = at + 1;
+        }
+        Ok(())
+    }
+
+    /// The same up to the first appliance, whose index is given back.
+    fn pass_functions(
+        &mut self,
+        network: &Network,
+        entry: &Chain,
+        from: u8,
+    ) -> Result<Option<u8>, Refusal> {
         // What a chain decided for the first packet holds for the connection: so it is tracked.
         self.flow.tracked = true;
         let (again, binding) = match self.lent.known {
@@ -127,16 +153,21 @@ impl<'a, W: Witness> Walk<'a, W> {
             },
         };
         let witness = &mut *self.witness;
-        let outcome = entry.chain.decide(self.probe, &context, &mut |hop, words| {
-            if W::LISTENS {
-                witness.says(
-                    Stage::Chain,
-                    format_args!("{} {} ({}): {words}", hop.kind(), hop.name(), hop.id()),
-                );
-            }
-        });
+        let outcome = entry
+            .chain
+            .decide_from(from, self.probe, &context, &mut |hop, words| {
+                if W::LISTENS {
+                    witness.says(
+                        Stage::Chain,
+                        format_args!("{} {} ({}): {words}", hop.kind(), hop.name(), hop.id()),
+                    );
+                }
+            });
         let reached = usize::from(outcome.reached);
-        let hops = entry.hops.get(..reached).unwrap_or(&entry.hops);
+        let hops = entry
+            .hops
+            .get(usize::from(from)..reached)
+            .unwrap_or_default();
         // One chain may be met twice in a switch: at a virtual address, and at the member. It counts once, and there is one wait.
         for hop in hops {
             if !self.flow.hops.contains(hop) {
@@ -163,7 +194,95 @@ impl<'a, W: Witness> Walk<'a, W> {
                 self.flow.actions.push(queue);
             }
         }
-        Ok(())
+        Ok(outcome.handed)
+    }
+
+    /// To an instance of the appliance at this hop: the one that the connection has, or one that is chosen now. `false`: none is up, and
+    /// the hop is passed by.
+    fn hand_over(
+        &mut self,
+        network: &Network,
+        entry: &Chain,
+        at: u8,
+        half: Half,
+    ) -> Result<bool, Refusal> {
+        let (tables, had) = (self.tables, self.lent.had);
+        self.depend(tables.appliances());
+        let index = usize::from(at);
+        let hop = entry.chain.hops().get(index);
+        let found = hop.and_then(|hop| Some((hop, hop.appliance()?)));
+        let refusal = |this: &Self, reason| Refusal {
+            hop: entry.hops.get(index).copied(),
+            ..this.about_sender(reason, Stage::Chain)
+        };
+        let Some((hop, appliance)) = found else {
+            return Err(refusal(self, DropReason::FunctionFault));
+        };
+        // Who is a neighbour of whom is the link's own business.
+        let neighbours = self.probe.ip_proto() == proto::ICMP6;
+        if neighbours && (133..=137).contains(&self.probe.l4_src()) {
+            return Ok(false);
+        }
+        let Some(tuple) = self.probe.five_tuple() else {
+            return Err(refusal(self, DropReason::ChainPlaceAmbiguous));
+        };
+        let zone_of =
+            |port: Id<kind::Port>| -> Option<Zone> { Some(tables.port_by_id(port)?.zone) };
+        let chosen = appliance.choose(
+            &tuple,
+            tables.seed(),
+            |i| had.is_some() && zone_of(i.ingress) == had,
+            |i| tables.instance(i).is_some(),
+        );
+        let chosen = chosen.and_then(|i| Some((i, tables.instance(i)?)));
+        let Some((instance, [ingress, egress])) = chosen else {
+            let open = appliance.fails_open();
+            self.says(Stage::Chain, || {
+                let then = if open { ": passed by" } else { "" };
+                format!(
+                    "appliance {} ({}): no instance is up{then}",
+                    hop.name(),
+                    hop.id()
+                )
+            });
+            return if open {
+                Ok(false)
+            } else {
+                Err(refusal(self, DropReason::ApplianceDown))
+            };
+        };
+        let before = self.lent.before.and_then(|flow| flow.handed);
+        let ends = self.owner.zip(self.back.or(self.zones[0]));
+        let Some((owner, back)) = ends else {
+            return Err(refusal(self, DropReason::FunctionFault));
+        };
+        // What was translated before is translated back on the same way.
+        let needed = self.translated || self.crossed.is_some();
+        let symmetric =
+            entry.chain.symmetric() || needed || before.is_some_and(|before| before.symmetric);
+        if !matches!(half, Half::Destination(_)) {
+            self.leave();
+        }
+        self.says(Stage::Chain, || {
+            let (name, id) = (hop.name(), hop.id());
+            let (pair, pair_id) = (&instance.name, instance.id);
+            let (to, from) = (&ingress.name, &egress.name);
+            format!("appliance {name} ({id}): to instance {pair} ({pair_id}), by port {to}; goes on from port {from}")
+        });
+        self.zones[1] = Some(ingress.zone);
+        self.flow.handed = Some(Handed {
+            chain: entry.section,
+            at,
+            ingress: ingress.dense,
+            egress: egress.dense,
+            network: network.dense,
+            half,
+            owner,
+            back,
+            symmetric,
+        });
+        self.flow.actions.push(Action::Output(ingress.dense));
+        Ok(true)
     }
 
     /// Where the destination became another, so do the Ethernet addresses: the member's, and for a hairpin the virtual address's.

@@ -436,6 +436,9 @@ pub fn explain_key(
         known: Known::New,
         sources: None,
         attempt: 0,
+        before: None,
+        after: None,
+        had: None,
     };
     let Outcome { mut flow, tracking } = walk(tables, &mut Probe::new(key), &mut teller, lent);
     let translates = flow.actions.contains(&Action::Translate);

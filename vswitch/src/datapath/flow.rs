@@ -15,14 +15,14 @@ use hashbrown::HashTable;
 use hostconfig::group::Direction;
 use net::{
     Consumed, DropReason, FlowMask, Id, Mac, NetworkId, Now, Origin, PortId, RouterId, VtepId,
-    ids::kind,
+    Zone, ids::kind,
 };
 use nfv::conntrack::Side;
 use smallvec::SmallVec;
 
 use super::{
     gate::Gate,
-    tables::{Dependency, HopId, MeterId, Tables},
+    tables::{Dependency, HopId, MeterId, SectionIndex, Tables},
 };
 
 /// Which room judged.
@@ -307,6 +307,40 @@ pub enum Action {
     HandBack(PortId),
 }
 
+/// Where packets go on that come back from an appliance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// In the sender's network.
+    Source,
+    /// At this local receiver.
+    Destination(PortId),
+    /// At this virtual address.
+    Virtual(Id<kind::Port>),
+}
+
+/// A chain's packets are handed over to an appliance, and this is their place in the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Handed {
+    /// The chain's section.
+    pub chain: SectionIndex,
+    /// The index of the hop.
+    pub at: u8,
+    /// Where they go in; replies come out there.
+    pub ingress: PortId,
+    /// Where they come out; replies go in there.
+    pub egress: PortId,
+    /// The network that they go on in.
+    pub network: NetworkId,
+    /// Where in it.
+    pub half: Half,
+    /// Whom the connection counts for.
+    pub owner: PortId,
+    /// The scope in which replies from elsewhere come.
+    pub back: Zone,
+    /// Do replies pass the appliance?
+    pub symmetric: bool,
+}
+
 /// The answer of one walk: an immutable program that many flows share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CompiledFlow {
@@ -328,6 +362,8 @@ pub struct CompiledFlow {
     pub tracked: bool,
     /// Are its packets replies, which pass its functions last to first?
     pub replies: bool,
+    /// The appliance to which its packets go, if they do.
+    pub handed: Option<Handed>,
 }
 
 impl CompiledFlow {
@@ -718,6 +754,7 @@ mod tests {
             verdict: Verdict::Deliver,
             tracked: false,
             replies: false,
+            handed: None,
         }
     }
 

@@ -12,6 +12,7 @@
 mod active;
 mod advertise;
 mod announce;
+mod appliances;
 mod awaiting;
 pub mod budgets;
 pub mod cache;
@@ -61,7 +62,8 @@ pub use drops::{DropRecord, DropText, Drops};
 pub use egress::Out;
 pub use explain::{Described, Explanation, explain};
 pub use flow::{
-    Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, RouterHop, Stage, Verdict,
+    Action, CompiledFlow, Half, Handed, Lane, ProgramId, Programs, Refusal, RouterHop, Stage,
+    Verdict,
 };
 pub use ledger::{Ledger, Unbalanced};
 pub use tables::{HopId, Lease, MeterId, Tables, ZoneMap};

@@ -19,14 +19,14 @@ use super::{
     Action, Budget, CompiledFlow, Datapath, Job, Payer, ProgramId, Refusal, Stage, Verdict, Way,
     WorkerId,
     errors::Told,
-    flow::Found,
+    flow::{Found, Handed},
     homes::{home, release, release_tuples},
     invalid,
     known::zone_and_tuple,
     neighbours::Outside,
     port_of, queues,
     sources::Lender,
-    tables::Tables,
+    tables::{Leg, Tables},
     walk::{Holder, Known, Lent, Outcome, Tracking, walk},
 };
 
@@ -34,6 +34,8 @@ use super::{
 const MAX_HANDS: u8 = 3;
 /// How often a connection is to begin before its NAT is said to be exhausted.
 const MAX_ATTEMPTS: u8 = 4;
+/// How many appliances' records are followed back.
+const MAX_PARTS: u8 = 32;
 
 /// What a miss costs beyond what a known packet does, in such packets.
 const MISS: u32 = 9;
@@ -51,6 +53,8 @@ enum Unjudged {
     Moved(Box<(CompiledFlow, Tracking)>),
     /// It goes to another workload, which tracks it, and this packet begins nothing.
     Midway,
+    /// It goes to another instance of an appliance than before, or to none any more.
+    Rerouted,
     /// A neighbour on a wire does not answer, or not yet: what is said of that.
     Unreachable(ProgramId, Refusal),
 }
@@ -64,6 +68,8 @@ struct Attempt {
     number: u8,
     /// The replies' tuple of the one in whose place it begins, if a NAT gave that a source.
     forerunner: Option<FiveTuple>,
+    /// Does it go on where a record of it ended? Then it may begin in the middle.
+    resumes: bool,
 }
 
 impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
@@ -105,6 +111,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     fn belongs(&mut self, tables: &Tables, job: &Job, now: Now) -> Option<Way> {
         let packet = &job.packet;
         let (zone, tuple) = zone_and_tuple(tables, packet)?;
+        if let Some(leg) = egress_leg(tables, packet.origin())
+            && let Some(worker) = self.elsewhere(leg.zone, &tuple.reversed(), job.handed)
+        {
+            return Some(Way::Hand(worker));
+        }
         // An ICMP error is at home where the connection is that it speaks of.
         let quoted = packet.headers().quoted(packet.bytes());
         let of = quoted.map_or(tuple, |q| q.tuple.reversed());
@@ -133,7 +144,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
 
     /// The first packet of a flow.
     pub(super) fn first(&mut self, tables: &Tables, job: &Job, now: Now) -> Way {
-        self.unknown(tables, job, None, now)
+        self.unknown(tables, job, None, false, now)
     }
 
     /// The first packet of a connection in place of one that is over, whose source it may have.
@@ -141,7 +152,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let over = self.conntrack.entry(over.conn);
         let hidden = over.filter(|entry| self.claims.sources().has(entry));
         let forerunner = hidden.map(|entry| *entry.side(Side::Reply).tuple());
-        self.unknown(tables, job, forerunner, now)
+        self.unknown(tables, job, forerunner, false, now)
     }
 
     /// Where a NAT chose a source that another worker's connection got meanwhile, it chooses anew.
@@ -150,6 +161,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         tables: &Tables,
         job: &Job,
         forerunner: Option<FiveTuple>,
+        resumes: bool,
         now: Now,
     ) -> Way {
         let payer = payer(tables, &job.packet);
@@ -162,6 +174,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 payer,
                 number,
                 forerunner,
+                resumes,
             };
             self.attempt(tables, job, attempt, now)
         });
@@ -176,12 +189,16 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
 
     fn attempt(&mut self, tables: &Tables, job: &Job, attempt: Attempt, now: Now) -> Option<Way> {
         let packet = &job.packet;
+        let before = match self.placed(tables, packet, now) {
+            Ok(before) => before,
+            Err(refusal) => return Some(Way::Drop(refusal)),
+        };
         let mut probe = Probe::new(packet.key());
         let lent = Lent {
-            now,
             sources: Some(self.lender(attempt.forerunner)),
             attempt: attempt.number,
-            known: Known::New,
+            before: before.as_ref(),
+            ..self.lent(now, Known::New)
         };
         let Outcome { flow, tracking } = walk(tables, &mut probe, &mut (), lent);
         self.surcharge = self
@@ -189,7 +206,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             .saturating_add(MISS)
             .saturating_add(probe.steps() / STEPS);
         let Some(tracking) = tracking else {
-            let (mask, lasts) = (flow.mask, lasts(&flow));
+            let (mask, lasts) = (flow.mask, lasts(&flow) && before.is_none());
             let program = self.intern(flow, tables, now);
             if lasts {
                 self.megaflows.insert(packet.key(), mask, program);
@@ -200,18 +217,26 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if flow.expires_at(packet.key().ip_ttl).is_some() {
             return Some(Way::Run(self.intern(flow, tables, now), None));
         }
-        if let Some(worker) = self.shaped_elsewhere(tables, &flow)
+        // Only here is the record of where it was handed over.
+        if before.is_none()
+            && let Some(worker) = self.shaped_elsewhere(tables, &flow)
             && packet.hops() < MAX_HANDS
         {
             return Some(Way::Hand(worker));
         }
-        match TrackInput::of(packet).begins() {
+        let first = TrackInput::of(packet);
+        let resumes = before.is_some() || attempt.resumes;
+        let begins = match first.begins() {
+            Begin::Invalid if resumes && matches!(first, TrackInput::Tcp(_)) => Begin::Tracked,
+            begins @ (Begin::Tracked | Begin::Untracked | Begin::Invalid) => begins,
+        };
+        match begins {
             Begin::Tracked => match self.pay_once(attempt, now) {
                 Ok(()) => self.begin_with_source(tables, packet, flow, &tracking, now),
                 Err(refusal) => Some(Way::Drop(refusal)),
             },
             // It stands alone: nothing to remember, and so nothing that could be translated back.
-            Begin::Untracked if !flow.translates() => {
+            Begin::Untracked if !flow.translates() && flow.handed.is_none() => {
                 Some(Way::Run(self.intern(flow, tables, now), None))
             }
             Begin::Untracked | Begin::Invalid => Some(Way::Drop(invalid(packet))),
@@ -288,9 +313,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         };
         let refused = |reason| Way::Drop(about(tracking.owner, reason, Stage::Conntrack));
         let hops = flow.hops.clone();
+        let handed = flow.handed;
         let program = self.intern(flow, tables, now);
         let [zone, reply_zone] = tracking.zones;
         let ends = (key.src_mac(), key.dst_mac());
+        let first = TrackInput::of(packet);
         let new = NewConn {
             sides: [
                 SideEntry::new((zone, tuple), ends, program.number(), entrance(packet)),
@@ -302,7 +329,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 ),
             ],
             owner,
-            first: TrackInput::of(packet),
+            first,
+            // Of what goes on in the middle, or is answered by another way, not every segment is seen.
+            whole: first.begins() == Begin::Tracked && handed.is_none_or(|h| h.symmetric),
             segments: packet.segments(),
             bytes: packet.wire_bytes(),
         };
@@ -317,10 +346,18 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             // What is over only waits for stray packets: the newcomer is no stray. And one identifier is one conversation: the last one
             // that was let pass, whichever end asks.
             let query = matches!(new.first, TrackInput::Icmp(_) | TrackInput::Icmp6(_));
-            let over = self
-                .conntrack
-                .entry(conn)
-                .is_none_or(|e| query || e.stage().is_over() || has_moved(e, &new.sides));
+            let orphan = handed.is_some() && self.is_orphan(tables, conn);
+            let over = self.conntrack.entry(conn).is_none_or(|e| {
+                let sent = e.side(Side::Original);
+                let same = (sent.zone(), *sent.tuple()) == (zone, tuple);
+                // Two in one appliance can't be told apart when they come back.
+                let distinct = handed.is_none() || same;
+                orphan || e.stage().is_over() || distinct && (query || has_moved(e, &new.sides))
+            });
+            if !over && handed.is_some() {
+                self.let_go(&keys);
+                return refused(DropReason::ChainPlaceAmbiguous);
+            }
             if over {
                 if !self.make_way(conn, &keys, tracking.source) {
                     self.let_go(&keys);
@@ -340,6 +377,21 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 self.let_go(&keys);
                 refused(refusal.into())
             }
+        }
+    }
+
+    /// Does a record begin at an appliance to which nothing was handed over for it, or that is gone?
+    fn is_orphan(&self, tables: &Tables, conn: ConnId) -> bool {
+        let Some(entry) = self.conntrack.entry(conn) else {
+            return true;
+        };
+        let side = entry.side(Side::Original);
+        match origin_of(tables, side) {
+            Some(origin) => egress_leg(tables, origin).is_some_and(|leg| {
+                let before = self.conntrack.lookup(leg.zone, &side.tuple().reversed());
+                before.is_none_or(|hit| hit.conn == conn)
+            }),
+            None => true,
         }
     }
 
@@ -484,6 +536,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             Err(why) => {
                 let refusal = match why {
                     Unjudged::Refused(refusal) => Some(refusal),
+                    Unjudged::Rerouted if hit.side == Side::Original && !stranger => {
+                        self.close(hit);
+                        return self.unknown(tables, job, None, true, now);
+                    }
+                    // Whoever began it goes on by the other way first.
+                    Unjudged::Rerouted => return Way::Drop(invalid(packet)),
                     Unjudged::Elsewhere
                     | Unjudged::Moved(_)
                     | Unjudged::Midway
@@ -511,16 +569,20 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 let Some(flow) = self.programs.get(forward).cloned() else {
                     return Way::Drop(invalid(packet));
                 };
+                let before = match self.part_before(tables, packet, &entry, 0, now) {
+                    Ok(before) => before,
+                    Err(refusal) => return Way::Drop(refusal),
+                };
                 let known = Known::Reply {
                     entry: &entry,
                     forward: &flow,
                 };
-                let outcome = walk(
-                    tables,
-                    &mut Probe::new(packet.key()),
-                    &mut (),
-                    self.lent(now, known),
-                );
+                let lent = Lent {
+                    before: before.as_ref(),
+                    after: flow.handed,
+                    ..self.lent(now, known)
+                };
+                let outcome = walk(tables, &mut Probe::new(packet.key()), &mut (), lent);
                 zones = outcome.tracking.map(|t| t.zones);
                 let program = self.intern(outcome.flow, tables, now);
                 self.remember(hit, packet, program);
@@ -609,6 +671,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             known,
             sources: Some(self.lender(None)),
             attempt: 0,
+            before: None,
+            after: None,
+            had: None,
         }
     }
 
@@ -620,6 +685,77 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
     }
 
+    /// The part of its way that a packet has behind it which comes out of an appliance; `None`: it was not handed over.
+    fn placed(
+        &mut self,
+        tables: &Tables,
+        packet: &Packet,
+        now: Now,
+    ) -> Result<Option<CompiledFlow>, Refusal> {
+        let leg = egress_leg(tables, packet.origin());
+        let Some((leg, tuple)) = leg.zip(packet.key().five_tuple()) else {
+            return Ok(None);
+        };
+        let ends = (packet.key().src_mac(), packet.key().dst_mac());
+        self.handed_over(tables, packet, leg, &tuple, ends, 0, now)
+    }
+
+    /// The part of a connection's way before this one, which begins at an appliance; `None`: it does not.
+    fn part_before(
+        &mut self,
+        tables: &Tables,
+        packet: &Packet,
+        entry: &Entry,
+        depth: u8,
+        now: Now,
+    ) -> Result<Option<CompiledFlow>, Refusal> {
+        let side = entry.side(Side::Original);
+        if !tables.has_legs() {
+            return Ok(None);
+        }
+        let port = tables.ports().find(|p| p.zone == side.zone());
+        let leg = port.and_then(|p| egress_leg(tables, Origin::Port(p.dense)));
+        let Some(leg) = leg else {
+            return Ok(None);
+        };
+        let ends = (side.eth_src(), side.eth_dst());
+        self.handed_over(tables, packet, leg, side.tuple(), ends, depth, now)
+    }
+
+    /// What was decided for the packets that were handed over to this pair, with the tuple and the Ethernet addresses with which they
+    /// come back.
+    #[expect(clippy::too_many_arguments, reason = "what a place is known by")]
+    fn handed_over(
+        &mut self,
+        tables: &Tables,
+        packet: &Packet,
+        leg: Leg,
+        tuple: &FiveTuple,
+        (src, dst): (net::Mac, net::Mac),
+        depth: u8,
+        now: Now,
+    ) -> Result<Option<CompiledFlow>, Refusal> {
+        let hit = self.conntrack.lookup(leg.zone, &tuple.reversed());
+        let hit = hit.filter(|hit| hit.side == Side::Reply && depth < MAX_PARTS);
+        let found = hit.and_then(|hit| Some((hit, *self.conntrack.entry(hit.conn)?)));
+        let Some((hit, entry)) = found else {
+            return Ok(None);
+        };
+        let reply = entry.side(Side::Reply);
+        if (reply.eth_dst(), reply.eth_src()) != (src, dst) {
+            return Ok(None);
+        }
+        let program = match self.forward_part(tables, packet, hit, &entry, depth + 1, now) {
+            Ok((program, _)) => program,
+            Err(Unjudged::Refused(refusal) | Unjudged::Unreachable(_, refusal)) => {
+                return Err(refusal);
+            }
+            Err(Unjudged::Elsewhere | Unjudged::Rerouted) => return Ok(None),
+        };
+        let flow = self.programs.get(program);
+        Ok(flow.filter(|flow| flow.handed.is_some()).cloned())
+    }
+
     /// A current program for the connection's original side, and the zones between which its packet was judged, where it was.
     fn forward_program(
         &mut self,
@@ -627,6 +763,19 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         packet: &Packet,
         hit: Hit,
         entry: &Entry,
+        now: Now,
+    ) -> Result<(ProgramId, Option<[Zone; 2]>), Unjudged> {
+        self.forward_part(tables, packet, hit, entry, 0, now)
+    }
+
+    /// The same for a part of its way that this many parts are behind.
+    fn forward_part(
+        &mut self,
+        tables: &Tables,
+        packet: &Packet,
+        hit: Hit,
+        entry: &Entry,
+        depth: u8,
         now: Now,
     ) -> Result<(ProgramId, Option<[Zone; 2]>), Unjudged> {
         let id = ProgramId::from_number(entry.side(Side::Original).program());
@@ -643,7 +792,14 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 original_key(entry, origin.ok_or(Unjudged::Elsewhere)?)
             }
         };
-        let lent = self.lent(now, Known::Again(entry.binding()));
+        let before = self.part_before(tables, packet, entry, depth, now);
+        let before = before.map_err(Unjudged::Refused)?;
+        let was_handed = self.programs.get(id).is_some_and(|f| f.handed.is_some());
+        let lent = Lent {
+            before: before.as_ref(),
+            had: Some(entry.side(Side::Reply).zone()),
+            ..self.lent(now, Known::Again(entry.binding()))
+        };
         let outcome = walk(tables, &mut Probe::new(&key), &mut (), lent);
         if let Verdict::Drop(refusal) = outcome.flow.verdict {
             // Whether a neighbour outside answers is nobody's rule: the connection lives through its silence.
@@ -667,6 +823,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if own && tracking.reply != *entry.side(Side::Reply).tuple() && hidden() {
             let refusal = about(tracking.owner, DropReason::NatAddressGone, Stage::Chain);
             return Err(Unjudged::Refused(refusal));
+        }
+        let moved = own && tracking.zones != [home, end];
+        if moved && (was_handed || outcome.flow.handed.is_some()) {
+            return Err(Unjudged::Rerouted);
         }
         // A client that moved here, or away, is known by another zone from now on.
         let begins_elsewhere = own && tracking.zones[0] != home;
@@ -693,6 +853,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             self.conntrack.set_program(hit.conn, Side::Original, number);
         }
         Ok((program, Some(tracking.zones)))
+    }
+
+    /// The appliance at which this part of a connection's way ends.
+    fn handed_by(&self, entry: &Entry) -> Option<Handed> {
+        let id = ProgramId::from_number(entry.side(Side::Original).program());
+        // It may have been judged again since the entry was read.
+        let side = entry.side(Side::Original);
+        let hit = self.conntrack.lookup(side.zone(), side.tuple());
+        let now = hit.and_then(|hit| self.conntrack.side(hit.conn, Side::Original));
+        let id = now.map_or(id, |side| ProgramId::from_number(side.program()));
+        self.programs.get(id)?.handed
     }
 
     /// Keeps a program with the record, if it was made for the Ethernet addresses that the record names: whoever shows others is
@@ -740,12 +911,22 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 self.close(hit);
                 return None;
             }
+            Err(Unjudged::Rerouted) => return Some(Way::Drop(invalid(packet))),
         }
+        let before = match self.part_before(tables, packet, &entry, 0, now) {
+            Ok(before) => before,
+            Err(refusal) => return Some(Way::Drop(refusal)),
+        };
+        let after = self.handed_by(&entry);
         let known = Known::Related {
             entry: &entry,
             side: hit.side,
         };
-        let lent = self.lent(now, known);
+        let lent = Lent {
+            before: before.as_ref(),
+            after,
+            ..self.lent(now, known)
+        };
         let outcome = walk(tables, &mut Probe::new(packet.key()), &mut (), lent);
         if let Verdict::Drop(refusal) = outcome.flow.verdict {
             return Some(Way::Drop(refusal));
@@ -757,6 +938,14 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         });
         Some(Way::Once(tuples))
     }
+}
+
+/// The pair of an appliance out of whose egress port packets of this origin come.
+fn egress_leg(tables: &Tables, origin: Origin) -> Option<Leg> {
+    let Origin::Port(port) = origin else {
+        return None;
+    };
+    tables.leg(port).filter(|leg| leg.egress == port)
 }
 
 /// Whose budget a packet is taken from: its sender's; from the tunnel, what its receiver has for that.
@@ -786,12 +975,15 @@ fn tracks(tables: &Tables, packet: &Packet) -> bool {
     }
 }
 
-/// Does the answer hold until its sections change? What a NAT has no port for may get one when another connection ends.
+/// Does the answer hold until its sections change? What a NAT has no port for may get one when another connection ends; what was not
+/// handed over to an appliance may be later.
 fn lasts(flow: &CompiledFlow) -> bool {
     !matches!(
         flow.verdict,
         Verdict::Drop(Refusal {
-            reason: DropReason::NatExhausted | DropReason::NatClientLimit,
+            reason: DropReason::NatExhausted
+                | DropReason::NatClientLimit
+                | DropReason::ChainPlaceUnknown,
             ..
         })
     )

@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 use super::{
     dns::Asks,
     external::Crossed,
-    flow::{Action, CompiledFlow, Lane, Refusal, Stage, Verdict},
+    flow::{Action, CompiledFlow, Half, Handed, Lane, Refusal, Stage, Verdict},
     sources::Lender,
     tables::{
         Network, Port, Qos, SectionIndex, Tables, dhcp6, l2, port_security, ra,
@@ -92,6 +92,12 @@ pub struct Lent<'a> {
     pub sources: Option<Lender<'a>>,
     /// How often the connection was to begin before, and another had its source.
     pub attempt: u8,
+    /// The part of the connection's way before an appliance, if it comes out of one, or its original side does.
+    pub before: Option<&'a CompiledFlow>,
+    /// The appliance at which this part of a known connection's way ends.
+    pub after: Option<Handed>,
+    /// Of a connection that is judged again, the zone at its end: where it was handed over, if it was.
+    pub had: Option<Zone>,
 }
 
 /// What the record of a connection is made of.
@@ -151,7 +157,10 @@ pub fn walk<W: Witness>(
             verdict: Verdict::Deliver,
             tracked: false,
             replies: false,
+            handed: None,
         },
+        back: None,
+        placed: false,
         zones: [None, None],
         owner: None,
         translated: false,
@@ -168,6 +177,7 @@ pub fn walk<W: Witness>(
         let is_router = |action: &mut Action| matches!(action, Action::Route(_));
         walk.flow.actions.retain(is_router);
         walk.flow.verdict = Verdict::Drop(refusal);
+        walk.flow.handed = None;
         // The hops up to the one that dropped it have seen it.
         if let Some(at) = refusal
             .hop
@@ -186,6 +196,10 @@ pub(super) struct Walk<'a, W> {
     pub(super) lent: Lent<'a>,
     pub(super) flow: CompiledFlow,
     pub(super) zones: [Option<Zone>; 2],
+    /// The zone in which replies come that have none at their sender's.
+    pub(super) back: Option<Zone>,
+    /// Does it come out of an appliance to which it was handed over?
+    pub(super) placed: bool,
     pub(super) owner: Option<PortId>,
     pub(super) translated: bool,
     /// Ethernet source and destination with which it came to its first router.
@@ -206,6 +220,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             mut flow,
             probe,
             zones,
+            back,
             owner,
             routed,
             source,
@@ -257,7 +272,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         let tracking = tracking
             .filter(|_| flow.tracked)
             .map(|((zone, owner), tuple)| Tracking {
-                zones: [zone, second.unwrap_or(zone)],
+                zones: [zone, second.or(back).unwrap_or(zone)],
                 reply: tuple.reversed(),
                 reply_eth: (eth_dst, eth_src),
                 owner,
@@ -284,6 +299,9 @@ impl<'a, W: Witness> Walk<'a, W> {
                 self.flow.depend(*on);
             }
         }
+        for on in self.lent.before.iter().flat_map(|flow| &flow.depends) {
+            self.flow.depend(*on);
+        }
         match origin {
             Origin::Port(id) => self.source_half(id),
             Origin::Tunnel(network) => {
@@ -296,7 +314,9 @@ impl<'a, W: Witness> Walk<'a, W> {
                 if self.asked_for_what_is_here(network) || self.answers_a_router(network) {
                     return Ok(());
                 }
-                self.known_connection(network);
+                if self.known_connection(network) && self.hand_on() {
+                    return Ok(());
+                }
                 self.forward(network)
             }
             // What the switch makes is sent, not judged.
@@ -310,7 +330,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         }
     }
 
-    fn network(&mut self, id: NetworkId) -> Result<&'a Network, Refusal> {
+    pub(super) fn network(&mut self, id: NetworkId) -> Result<&'a Network, Refusal> {
         let gone = Refusal::new(DropReason::PortGone, Stage::Ingress);
         let network = self.tables.network(id).ok_or(gone)?;
         self.depend(network.section);
@@ -327,6 +347,9 @@ impl<'a, W: Witness> Walk<'a, W> {
         self.depend(port.section);
         if !port.admin_up {
             return Err(Refusal::new(DropReason::AdminDown, Stage::Ingress).at(id));
+        }
+        if self.tables.leg(id).is_some() && self.out_of_appliance(port)? {
+            return Ok(());
         }
         let network = self.network(port.network)?;
         let allowed = port_security::judge(port, self.probe)
@@ -345,8 +368,15 @@ impl<'a, W: Witness> Walk<'a, W> {
         if self.metadata() {
             return Ok(());
         }
-        if !self.known_connection(network) {
+        if self.known_connection(network) {
+            if self.hand_on() {
+                return Ok(());
+            }
+        } else {
             self.source_chains(network, port)?;
+            if self.flow.handed.is_some() {
+                return Ok(());
+            }
         }
         self.forward(network)
     }
@@ -429,9 +459,14 @@ impl<'a, W: Witness> Walk<'a, W> {
     fn is_established(&self, port: &Port) -> bool {
         match self.lent.known {
             Known::New | Known::Again(_) => false,
-            Known::Reply { entry, .. } | Known::Related { entry, .. } => Side::BOTH
-                .iter()
-                .any(|side| entry.side(*side).zone() == port.zone),
+            Known::Reply { entry, .. } | Known::Related { entry, .. } => {
+                // Its sender passed them on the way to the appliance.
+                let before = self.lent.before.and_then(|flow| flow.handed);
+                before.is_some_and(|handed| handed.owner == port.dense)
+                    || Side::BOTH
+                        .iter()
+                        .any(|side| entry.side(*side).zone() == port.zone)
+            }
         }
     }
 
@@ -487,7 +522,7 @@ impl<'a, W: Witness> Walk<'a, W> {
     }
 
     /// A packet of a known connection takes that connection's way; is it one?
-    fn known_connection(&mut self, network: &Network) -> bool {
+    pub(super) fn known_connection(&mut self, network: &Network) -> bool {
         match self.lent.known {
             Known::New | Known::Again(_) => false,
             Known::Reply { entry, forward } => {
@@ -583,7 +618,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         }
     }
 
-    fn forward(&mut self, mut network: &'a Network) -> Result<(), Refusal> {
+    pub(super) fn forward(&mut self, mut network: &'a Network) -> Result<(), Refusal> {
         for _ in 0..MAX_FORWARDS {
             let to = match l2::forward(self.tables, network, self.probe) {
                 Ok(l2::Forward::Flood) => return self.flood(network),
@@ -671,6 +706,10 @@ impl<'a, W: Witness> Walk<'a, W> {
         let Origin::Port(id) = self.flow.origin else {
             return;
         };
+        // It left its sender's port before the appliance.
+        if self.placed {
+            return;
+        }
         let Some((port, qos)) = self
             .tables
             .port(id)
@@ -780,10 +819,24 @@ impl<'a, W: Witness> Walk<'a, W> {
         let known = network.endpoints.get(&vip);
         let project = known.and_then(|e| e.project);
         let asked = self.probe.rewritten_key().dst_mac();
-        let chained = self.destination_chains(network, vip, project)?;
+        let half = Half::Virtual(vip);
+        let chained = self.destination_chains(network, vip, project, half)?;
+        if self.flow.handed.is_some() {
+            return Ok(false);
+        }
         if chained && self.probe.rewritten_key().dst_mac() != asked {
             return Ok(true);
         }
+        self.at_virtual_address(network, vip)?;
+        Ok(false)
+    }
+
+    /// No chain made another destination of a virtual address.
+    pub(super) fn at_virtual_address(
+        &mut self,
+        network: &Network,
+        vip: Id<kind::Port>,
+    ) -> Result<(), Refusal> {
         self.depend(network.members);
         let dst = self.probe.ip_dst();
         let named = network.neighbours.get(dst).is_some_and(|n| n.port == vip);
@@ -795,7 +848,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             self.says(Stage::Service, || {
                 format!("ping of virtual address {dst} answered")
             });
-            return Ok(false);
+            return Ok(());
         }
         Err(self.about_sender(DropReason::NoListener, Stage::Service))
     }
@@ -818,8 +871,19 @@ impl<'a, W: Witness> Walk<'a, W> {
         let fresh = matches!(self.lent.known, Known::New | Known::Again(_));
         let sent = std::mem::take(&mut self.flow.tracked);
         if fresh && let Some(network) = self.tables.network(port.network) {
-            self.destination_chains(network, port.id, Some(port.project))?;
+            let half = Half::Destination(id);
+            self.destination_chains(network, port.id, Some(port.project), half)?;
+            if self.flow.handed.is_some() {
+                self.flow.tracked |= sent;
+                return Ok(());
+            }
         }
+        self.deliver(port, fresh, sent)
+    }
+
+    /// The destination half behind the chains. `sent`: is it tracked for what was before that?
+    pub(super) fn deliver(&mut self, port: &Port, fresh: bool, sent: bool) -> Result<(), Refusal> {
+        let id = port.dense;
         self.virtual_source(port, fresh);
         self.security_group(port, Direction::Ingress)?;
         self.received = self.flow.tracked;
@@ -879,17 +943,23 @@ impl<'a, W: Witness> Walk<'a, W> {
         self.depend(network.members);
         let origin = self.flow.origin;
         let mut receivers = 0usize;
+        self.depend(self.tables.appliances());
         for receiver in network.flood.replicate(origin) {
-            receivers += 1;
             match receiver {
-                Receiver::Vtep(vtep) => self.flow.actions.push(Action::Tunnel {
-                    network: network.dense,
-                    vtep,
-                }),
+                Receiver::Vtep(vtep) => {
+                    receivers += 1;
+                    self.flow.actions.push(Action::Tunnel {
+                        network: network.dense,
+                        vtep,
+                    });
+                }
+                // An appliance would carry it on to the other side.
+                Receiver::Port(id) if self.tables.leg(id).is_some() => {}
                 Receiver::Port(id) => {
                     let Some(port) = self.tables.port(id) else {
                         continue;
                     };
+                    receivers += 1;
                     self.depend(port.section);
                     let judged = if port.admin_up {
                         self.security_group(port, Direction::Ingress)

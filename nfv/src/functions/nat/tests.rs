@@ -584,7 +584,10 @@ proptest! {
                     });
                     prop_assert!(same.count() >= part, "there was room");
                 }
-                other @ (Decision::Pass | Decision::Dnat { .. } | Decision::Queue) => {
+                other @ (Decision::Pass
+                | Decision::Dnat { .. }
+                | Decision::Queue
+                | Decision::HandOver) => {
                     prop_assert!(false, "{:?}", other);
                 }
             }

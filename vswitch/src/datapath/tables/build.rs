@@ -18,7 +18,7 @@ use crate::datapath::{
 };
 
 use super::{
-    Chain, Elsewhere, Epochs, Hop, HopId, MeterId, Network, Port, Qos, SectionIndex, Source,
+    Chain, Elsewhere, Epochs, Hop, HopId, Leg, MeterId, Network, Port, Qos, SectionIndex, Source,
     Tables, Vtep, WireEnd, ZoneMap,
     dense::Dense,
     external::Where,
@@ -57,6 +57,8 @@ pub(super) fn empty(seed: u64) -> Tables {
         hops: Dense::default(),
         meters: Dense::default(),
         chains_section: SectionIndex(0),
+        legs: HashMap::default(),
+        appliances: SectionIndex(0),
         by_vni: HashMap::default(),
         own: None,
         wires: HashMap::default(),
@@ -71,6 +73,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         outside: Arc::new(Outside::new(Limits::default(), seed)),
     };
     tables.chains_section = tables.epochs.note(&Source::Chains, 0, 0).0;
+    tables.appliances = tables.epochs.note(&Source::Appliances, 0, 0).0;
     tables
 }
 
@@ -855,11 +858,56 @@ impl Tables {
         }
         self.hops.retain(|key| alive.contains(key));
         self.chains = chains;
+        self.put_legs(sorted);
+        let mut legs: Vec<_> = self
+            .legs
+            .keys()
+            .filter_map(|p| Some(self.port(*p)?.id))
+            .collect();
+        legs.sort();
+        // What a port sends is looked at otherwise when it becomes an appliance's.
+        let listed = (listed, legs);
         let (at, _) = self
             .epochs
             .note(&Source::Chains, digest(listed), self.version);
         sorted.alive.insert(Source::Chains);
         self.chains_section = at;
+    }
+}
+
+impl Tables {
+    /// The ports of appliances that are here.
+    fn put_legs(&mut self, sorted: &mut Sorted<'_>) {
+        let mut legs = HashMap::default();
+        let mut state = Vec::new();
+        for chain in &self.chains {
+            let appliances = chain
+                .chain
+                .hops()
+                .iter()
+                .filter_map(nfv::chain::Hop::appliance);
+            for instance in appliances.flat_map(nfv::functions::Appliance::instances) {
+                let ends = [instance.ingress, instance.egress].map(|id| self.port_by_id(id));
+                let [Some(ingress), Some(egress)] = ends.map(|p| p.or(ends[0]).or(ends[1])) else {
+                    continue;
+                };
+                let leg = Leg {
+                    ingress: ingress.dense,
+                    egress: egress.dense,
+                    zone: ingress.zone,
+                };
+                for port in [ingress, egress] {
+                    legs.entry(port.dense).or_insert(leg);
+                }
+                let end = |p: &Port| (p.dense, p.zone, p.admin_up);
+                let here = ends.map(|p| p.map(end));
+                state.push((instance.id, here));
+            }
+        }
+        self.legs = legs;
+        let source = Source::Appliances;
+        (self.appliances, _) = self.epochs.note(&source, digest(state), self.version);
+        sorted.alive.insert(source);
     }
 }
 

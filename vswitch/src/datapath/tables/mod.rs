@@ -90,8 +90,10 @@ pub(crate) enum Source {
     Virtuals(Id<kind::Network>),
     /// The united rules of a set of groups, with the address sets that they name.
     GroupSet(BTreeSet<Id<kind::SecurityGroup>>),
-    /// Which chains there are at all.
+    /// Which chains there are at all, and which ports are appliances'.
     Chains,
+    /// Which instances of appliances are here, and whether they are up.
+    Appliances,
 }
 
 /// A local port.
@@ -280,6 +282,17 @@ pub struct Chain {
     pub section: SectionIndex,
 }
 
+/// A port of an appliance, with the other one of its pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Leg {
+    /// Where forward packets go in.
+    pub ingress: PortId,
+    /// Where they come out.
+    pub egress: PortId,
+    /// The scope in which what was handed over is known.
+    pub zone: Zone,
+}
+
 /// A function of a chain on this host: the index of its counters. Kept while the pair stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HopId(pub u32);
@@ -332,6 +345,8 @@ pub struct Tables {
     hops: Dense<(Id<kind::PortChain>, Id<kind::Function>), Arc<Hop>>,
     meters: Dense<(Id<kind::MeteringLabel>, Id<kind::Router>), ()>,
     chains_section: SectionIndex,
+    legs: HashMap<PortId, Leg, foldhash::fast::FixedState>,
+    appliances: SectionIndex,
     by_vni: HashMap<Vni, NetworkId, foldhash::fast::FixedState>,
     wires: HashMap<PortId, NetworkId, foldhash::fast::FixedState>,
     trunks: Trunks,
@@ -631,6 +646,27 @@ impl Tables {
     /// Which chains there are at all.
     pub fn chains_section(&self) -> SectionIndex {
         self.chains_section
+    }
+
+    /// Which instances of appliances are here, and whether they are up.
+    pub fn appliances(&self) -> SectionIndex {
+        self.appliances
+    }
+
+    /// The pair of an appliance that a local port is one end of.
+    pub fn leg(&self, port: PortId) -> Option<Leg> {
+        self.legs.get(&port).copied()
+    }
+
+    /// Is any port here an appliance's?
+    pub fn has_legs(&self) -> bool {
+        !self.legs.is_empty()
+    }
+
+    /// Both ports of an instance, if it is here and up.
+    pub fn instance(&self, of: &hostconfig::chain::Instance) -> Option<[&Port; 2]> {
+        let port = |id| self.port_by_id(id).filter(|p| p.admin_up);
+        Some([port(of.ingress)?, port(of.egress)?])
     }
 
     /// Whose a hop's counters are.

@@ -383,6 +383,7 @@ fn a_connection_takes_256_bytes_at_most() {
                     project_limit: CONNECTIONS,
                 },
                 first: nfv::conntrack::TrackInput::Datagram,
+                whole: true,
                 segments: 1,
                 bytes: 60,
             };

@@ -28,6 +28,7 @@ fn flow(origin: Origin, actions: &[Action]) -> CompiledFlow {
         verdict: Verdict::Deliver,
         tracked: false,
         replies: false,
+        handed: None,
     }
 }
 

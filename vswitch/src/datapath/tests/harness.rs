@@ -266,6 +266,24 @@ impl Conf {
         }));
         self
     }
+
+    /// Replies do not pass this chain.
+    pub(super) fn one_way(&mut self, n: u128) -> &mut Self {
+        let key = hostconfig::SectionKey::Chain(id(n));
+        let Section::Chain(mut chain) = self.0.sections[&key].body().clone() else {
+            unreachable!("it is a chain's key")
+        };
+        chain.symmetric = false;
+        self.put(Section::Chain(chain));
+        self
+    }
+
+    /// The n-th workload is here no more.
+    pub(super) fn gone(&mut self, n: u16) -> &mut Self {
+        let key = hostconfig::SectionKey::Port(id(u128::from(n)));
+        self.0.sections.remove(&key);
+        self
+    }
 }
 
 pub(super) fn rule(

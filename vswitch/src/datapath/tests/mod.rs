@@ -1,6 +1,7 @@
 //! Packets through a whole datapath, on tables built from configs.
 
 mod advertising;
+mod appliances;
 mod attacks;
 mod chains;
 mod dhcp6;

@@ -216,6 +216,9 @@ fn walked(tables: &Tables, key: &FlowKey, h: &Host) -> super::super::walk::Outco
         known: Known::New,
         sources: None,
         attempt: 0,
+        before: None,
+        after: None,
+        had: None,
     };
     walk(tables, &mut Probe::new(key), &mut (), lent)
 }

@@ -1,0 +1,394 @@
+//! Do packets pass appliances as their chain says, and nothing else?
+
+use hostconfig::{
+    Firewall, FunctionKind, LoadBalancer, Location,
+    chain::{Action, Algorithm, Failure, Instance, Member, Side},
+};
+use net::{
+    DropReason,
+    testkit::{FrameBuilder, mac},
+};
+
+use super::harness::*;
+
+const CHAIN: u128 = 8000;
+const VIP: u16 = 50;
+const CLIENT: u16 = 1;
+const SERVER: u16 = 2;
+const OTHER: u16 = 3;
+/// Ingress and egress ports of two instances, and of one that is behind them.
+const A: (u16, u16) = (11, 12);
+const B: (u16, u16) = (13, 14);
+const C: (u16, u16) = (15, 15);
+const FAR: u16 = 9;
+
+fn appliance(pairs: &[(u16, u16)], failure: Failure) -> FunctionKind {
+    let instance = |(ingress, egress): &(u16, u16)| Instance {
+        id: id(u128::from(*ingress)),
+        name: format!("pair-{ingress}"),
+        ingress: id(u128::from(*ingress)),
+        egress: id(u128::from(*egress)),
+        weight: 1,
+    };
+    FunctionKind::Appliance(hostconfig::Appliance {
+        instances: pairs.iter().map(instance).collect(),
+        hash: vec![],
+        failure,
+    })
+}
+
+fn closed(pairs: &[(u16, u16)]) -> FunctionKind {
+    appliance(pairs, Failure::Closed)
+}
+
+fn firewall() -> FunctionKind {
+    FunctionKind::Firewall(Firewall {
+        rules: vec![],
+        default: Action::Allow,
+    })
+}
+
+fn balancer(v6: bool, member: u16) -> FunctionKind {
+    FunctionKind::LoadBalancer(LoadBalancer {
+        vip: ip(VIP, v6),
+        vip_port: id(u128::from(VIP)),
+        network: id(NET),
+        mac: mac(VIP).try_into().unwrap(),
+        protocol: 6,
+        port: 80,
+        algorithm: Algorithm::Maglev,
+        members: vec![Member {
+            id: id(u128::from(member)),
+            addr: ip(member, v6),
+            port: 80,
+            weight: 1,
+        }],
+    })
+}
+
+fn conf(functions: Vec<FunctionKind>) -> Conf {
+    let mut conf = Conf::new();
+    conf.web(6, 80);
+    conf.port(CLIENT, &[GROUP]).port(SERVER, &[GROUP]);
+    conf.port(OTHER, &[GROUP]).far(FAR);
+    for n in [A.0, A.1, B.0, B.1, C.0] {
+        conf.port(n, &[GROUP]);
+    }
+    conf.endpoint(VIP, Location::Virtual);
+    conf.chain(CHAIN, 80, functions);
+    conf
+}
+
+/// Where one frame goes that this port sends, which is out again unchanged.
+fn passes(h: &mut Host, from: u16, frame: &FrameBuilder) -> At {
+    let mut got = h.from(from, frame);
+    assert_eq!(got.len(), 1, "from port {from}");
+    let (at, bytes) = got.remove(0);
+    assert_eq!(bytes, frame.build(), "from port {from}");
+    at
+}
+
+/// The frame goes by these ports, one after the other.
+fn goes(h: &mut Host, frame: &FrameBuilder, way: &[(u16, u16)]) {
+    for (from, to) in way {
+        assert_eq!(passes(h, *from, frame), At::Port(*to), "from port {from}");
+    }
+}
+
+fn packets(h: &Host) -> Vec<u64> {
+    let hops = h.dp.counters().hops.iter();
+    hops.map(|hop| hop.packets).collect()
+}
+
+#[test]
+fn a_connection_passes_its_appliance_both_ways_by_its_records() {
+    for v6 in [false, true] {
+        let c = conf(vec![firewall(), closed(&[A])]);
+        let mut h = Host::new(&c);
+        let (there, back) = ((CLIENT, 4000), (SERVER, 80));
+        let forward = [(CLIENT, A.0), (A.1, SERVER)];
+        let reply = [(SERVER, A.1), (A.0, CLIENT)];
+        goes(&mut h, &syn(v6, there, back), &forward);
+        goes(&mut h, &syn_ack(v6, back, there), &reply);
+        goes(&mut h, &ack(v6, there, back), &forward);
+        let before = h.dp.counters().lookups;
+        for _ in 0..3 {
+            goes(&mut h, &ack(v6, there, back), &forward);
+        }
+        let after = h.dp.counters().lookups;
+        // Established packets are looked up once on each part of their way, and nothing else.
+        assert_eq!(
+            (after.upcall, after.exact),
+            (before.upcall, before.exact + 6)
+        );
+        // Five packets forward and one back, at the firewall and at the appliance.
+        assert_eq!(packets(&h), [6, 6]);
+        assert_eq!(h.dp.conntrack().len(), 2);
+    }
+}
+
+#[test]
+fn replies_pass_by_where_the_chain_is_not_symmetric() {
+    for (v6, server) in [(false, SERVER), (true, SERVER), (false, FAR), (true, FAR)] {
+        let mut c = conf(vec![closed(&[A]), closed(&[C])]);
+        c.one_way(CHAIN);
+        let mut h = Host::new(&c);
+        let (there, back) = ((CLIENT, 4000), (server, 80));
+        let forward = |h: &mut Host, frame: &FrameBuilder| {
+            goes(h, frame, &[(CLIENT, A.0), (A.1, C.0)]);
+            let out = passes(h, C.1, frame);
+            let far = At::Vtep(REMOTE.into());
+            assert_eq!(out, if server == FAR { far } else { At::Port(server) });
+        };
+        let reply = |h: &mut Host, frame: &FrameBuilder| {
+            let got = if server == FAR {
+                h.tunnelled(frame)
+            } else {
+                h.places(server, frame)
+            };
+            assert_eq!(got, [At::Port(CLIENT)]);
+        };
+        forward(&mut h, &syn(v6, there, back));
+        reply(&mut h, &syn_ack(v6, back, there));
+        for n in 0..3 {
+            forward(&mut h, &ack(v6, there, back).payload(&[n; 10]));
+        }
+        assert_eq!(packets(&h), [4, 4]);
+    }
+}
+
+#[test]
+fn several_hops_and_a_translation_are_met_last_to_first_by_replies() {
+    for v6 in [false, true] {
+        let c = conf(vec![closed(&[A]), balancer(v6, SERVER), closed(&[C])]);
+        let mut h = Host::new(&c);
+        let asks = syn(v6, (CLIENT, 4000), (VIP, 80));
+        assert_eq!(passes(&mut h, CLIENT, &asks), At::Port(A.0));
+        // Behind the load balancer it shows the member.
+        let got = h.from(A.1, &asks);
+        assert_eq!(got[0].0, At::Port(C.0));
+        let asked = syn(v6, (CLIENT, 4000), (SERVER, 80));
+        assert_eq!(got[0].1, asked.build());
+        assert_eq!(passes(&mut h, C.1, &asked), At::Port(SERVER));
+        let answer = syn_ack(v6, (SERVER, 80), (CLIENT, 4000));
+        assert_eq!(passes(&mut h, SERVER, &answer), At::Port(C.1));
+        let got = h.from(C.0, &answer);
+        assert_eq!(got[0].0, At::Port(A.1));
+        let answered = syn_ack(v6, (VIP, 80), (CLIENT, 4000));
+        assert_eq!(got[0].1, answered.build());
+        assert_eq!(passes(&mut h, A.0, &answered), At::Port(CLIENT));
+        assert_eq!(packets(&h), [2, 2, 2]);
+    }
+}
+
+#[test]
+fn a_chain_of_the_receiver_hands_over_at_the_receivers_host() {
+    for v6 in [false, true] {
+        let mut c = conf(vec![]);
+        let to = Some(Side::Port(id(u128::from(SERVER))));
+        c.chain_of(CHAIN, None, to, 80, vec![closed(&[A])]);
+        let mut h = Host::new(&c);
+        let (there, back) = ((FAR, 4000), (SERVER, 80));
+        assert_eq!(h.tunnelled(&syn(v6, there, back)), [At::Port(A.0)]);
+        assert_eq!(passes(&mut h, A.1, &syn(v6, there, back)), At::Port(SERVER));
+        let answer = syn_ack(v6, back, there);
+        assert_eq!(passes(&mut h, SERVER, &answer), At::Port(A.1));
+        assert_eq!(passes(&mut h, A.0, &answer), At::Vtep(REMOTE.into()));
+        // The receiver's group is asked behind the appliance.
+        let refused = syn(v6, (FAR, 4000), (SERVER, 81));
+        assert_eq!(h.tunnelled(&refused), []);
+        assert_eq!(h.dropped(DropReason::SecurityGroupIngress), 1);
+    }
+}
+
+#[test]
+fn what_was_not_handed_over_is_not_placed_whatever_address_it_shows() {
+    for v6 in [false, true] {
+        let c = conf(vec![closed(&[A, B])]);
+        let mut h = Host::new(&c);
+        let (there, back) = ((CLIENT, 4000), (SERVER, 80));
+        // Nothing was handed over yet: neither way, from neither port.
+        for (from, frame) in [
+            (A.0, syn(v6, there, back)),
+            (A.1, syn(v6, there, back)),
+            (A.0, syn_ack(v6, back, there)),
+            (A.1, syn_ack(v6, back, there)),
+        ] {
+            assert_eq!(h.places(from, &frame), []);
+        }
+        assert_eq!(h.dropped(DropReason::ChainPlaceUnknown), 4);
+        let At::Port(chosen) = passes(&mut h, CLIENT, &syn(v6, there, back)) else {
+            panic!("not to a port")
+        };
+        let (chosen, other) = if chosen == A.0 { (A, B) } else { (B, A) };
+        // Another instance, another tuple, another Ethernet address, or the wrong port of the pair.
+        let stranger = syn(v6, there, back).macs(mac(OTHER), mac(SERVER));
+        for (from, frame) in [
+            (other.1, syn(v6, there, back)),
+            (chosen.1, syn(v6, (CLIENT, 4001), back)),
+            (chosen.1, stranger),
+            (chosen.0, syn(v6, there, back)),
+        ] {
+            assert_eq!(h.places(from, &frame), []);
+        }
+        assert_eq!(h.dropped(DropReason::ChainPlaceUnknown), 8);
+        goes(&mut h, &syn(v6, there, back), &[(chosen.1, SERVER)]);
+        // The appliance's own traffic goes the ordinary way, under its own name.
+        let own = between(FrameBuilder::udp(v6, 5, 6), v6, A.0, FAR);
+        assert_eq!(h.places(A.0, &own), [At::Vtep(REMOTE.into())]);
+    }
+}
+
+#[test]
+fn connections_that_could_not_be_told_apart_do_not_share_an_appliance() {
+    for v6 in [false, true] {
+        let mut c = conf(vec![closed(&[A])]);
+        // Another workload may show the client's address.
+        c.port_with(OTHER, &[GROUP], |port| port.port_security = false);
+        let mut h = Host::new(&c);
+        let frame = syn(v6, (CLIENT, 4000), (SERVER, 80));
+        assert_eq!(passes(&mut h, CLIENT, &frame), At::Port(A.0));
+        let twin = frame.clone().macs(mac(OTHER), mac(SERVER));
+        assert_eq!(h.places(OTHER, &twin), []);
+        assert_eq!(h.dropped(DropReason::ChainPlaceAmbiguous), 1);
+        goes(&mut h, &frame, &[(A.1, SERVER)]);
+    }
+}
+
+#[test]
+fn connections_stay_with_their_instance_and_leave_it_when_it_is_gone() {
+    for v6 in [false, true] {
+        let c = conf(vec![closed(&[A])]);
+        let mut h = Host::new(&c);
+        let (there, back) = ((CLIENT, 4000), (SERVER, 80));
+        goes(
+            &mut h,
+            &syn(v6, there, back),
+            &[(CLIENT, A.0), (A.1, SERVER)],
+        );
+        goes(
+            &mut h,
+            &syn_ack(v6, back, there),
+            &[(SERVER, A.1), (A.0, CLIENT)],
+        );
+        // Another instance comes: nobody moves.
+        let mut both = c.clone();
+        both.chain(CHAIN, 80, vec![closed(&[A, B])]);
+        h.apply(&both);
+        goes(
+            &mut h,
+            &ack(v6, there, back),
+            &[(CLIENT, A.0), (A.1, SERVER)],
+        );
+        // The first goes: its connections go on by the other, in the middle.
+        let mut second = both.clone();
+        second.gone(A.0);
+        h.apply(&second);
+        goes(
+            &mut h,
+            &ack(v6, there, back),
+            &[(CLIENT, B.0), (B.1, SERVER)],
+        );
+        let answer = syn_ack(v6, back, there).seq(501, 101);
+        let answer = answer.flags(net::testkit::tcp::ACK);
+        goes(&mut h, &answer, &[(SERVER, B.1), (B.0, CLIENT)]);
+        // None is left.
+        let mut none = second.clone();
+        none.gone(B.1);
+        h.apply(&none);
+        assert_eq!(h.places(CLIENT, &ack(v6, there, back)), []);
+        assert_eq!(h.places(CLIENT, &syn(v6, (CLIENT, 4001), back)), []);
+        assert_eq!(h.dropped(DropReason::ApplianceDown), 2);
+    }
+}
+
+#[test]
+fn an_open_group_without_instances_is_passed_by_and_the_rest_of_the_chain_runs() {
+    for v6 in [false, true] {
+        let functions = || vec![appliance(&[A], Failure::Open), closed(&[C])];
+        let c = conf(functions());
+        let mut h = Host::new(&c);
+        let (there, back) = ((CLIENT, 4000), (SERVER, 80));
+        let whole = [(CLIENT, A.0), (A.1, C.0), (C.1, SERVER)];
+        goes(&mut h, &syn(v6, there, back), &whole);
+        let reply = [(SERVER, C.1), (C.0, A.1), (A.0, CLIENT)];
+        goes(&mut h, &syn_ack(v6, back, there), &reply);
+        let mut down = c.clone();
+        down.gone(A.1);
+        h.apply(&down);
+        let rest = [(CLIENT, C.0), (C.1, SERVER)];
+        goes(&mut h, &ack(v6, there, back), &rest);
+        goes(&mut h, &syn(v6, (CLIENT, 4001), back), &rest);
+        assert_eq!(h.dropped(DropReason::ApplianceDown), 0);
+    }
+}
+
+#[test]
+fn new_connections_are_shared_out_and_each_stays_where_it_went() {
+    let c = conf(vec![closed(&[A, B])]);
+    let mut h = Host::new(&c);
+    let mut counts = [0, 0];
+    for port in 4000..4100 {
+        let frame = syn(false, (CLIENT, port), (SERVER, 80));
+        let at = passes(&mut h, CLIENT, &frame);
+        let pair = if at == At::Port(A.0) { A } else { B };
+        assert_eq!(at, At::Port(pair.0));
+        counts[usize::from(pair == B)] += 1;
+        goes(&mut h, &frame, &[(pair.1, SERVER)]);
+        goes(&mut h, &frame, &[(CLIENT, pair.0)]);
+    }
+    assert!(counts.iter().all(|n| *n > 25), "{counts:?}");
+}
+
+#[test]
+fn errors_pass_the_appliance_of_a_symmetric_chain_and_no_other() {
+    for symmetric in [true, false] {
+        let mut c = conf(vec![closed(&[A])]);
+        if !symmetric {
+            c.one_way(CHAIN);
+        }
+        let mut h = Host::new(&c);
+        let asks = syn(false, (CLIENT, 4000), (SERVER, 80));
+        goes(&mut h, &asks, &[(CLIENT, A.0), (A.1, SERVER)]);
+        let error = FrameBuilder::icmp_error(&asks.build());
+        let way = if symmetric {
+            vec![(SERVER, A.1), (A.0, CLIENT)]
+        } else {
+            vec![(SERVER, CLIENT)]
+        };
+        for (from, to) in way {
+            let got = h.enter(h.origin(from), std::slice::from_ref(&error));
+            assert_eq!(got, [(At::Port(to), error.clone())]);
+        }
+    }
+}
+
+#[test]
+fn a_flood_does_not_reach_the_ports_of_an_appliance() {
+    let c = conf(vec![closed(&[A])]);
+    let mut h = Host::new(&c);
+    let frame = between(FrameBuilder::udp(false, 68, 4000), false, CLIENT, SERVER);
+    let got = h.places(CLIENT, &frame.macs(mac(CLIENT), net::Mac::BROADCAST));
+    assert!(!got.contains(&At::Port(A.0)) && !got.contains(&At::Port(A.1)));
+    assert!(got.contains(&At::Vtep(REMOTE.into())));
+}
+
+#[test]
+fn connections_go_on_when_another_process_takes_over() {
+    let c = conf(vec![closed(&[A, B])]);
+    let mut h = Host::new(&c);
+    let (there, back) = ((CLIENT, 4000), (SERVER, 80));
+    let At::Port(chosen) = passes(&mut h, CLIENT, &syn(false, there, back)) else {
+        panic!("not to a port")
+    };
+    let chosen = if chosen == A.0 { A } else { B };
+    goes(&mut h, &syn(false, there, back), &[(chosen.1, SERVER)]);
+    h.restart();
+    let reply = [(SERVER, chosen.1), (chosen.0, CLIENT)];
+    goes(&mut h, &syn_ack(false, back, there), &reply);
+    goes(
+        &mut h,
+        &ack(false, there, back),
+        &[(CLIENT, chosen.0), (chosen.1, SERVER)],
+    );
+}
