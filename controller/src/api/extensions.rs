@@ -569,21 +569,15 @@ pub(super) async fn show(
     )
 }
 
-/// Collections of appliances: empty until they are there, and a create says so.
-pub(super) async fn appliances(api: &Api, plural: &'static str, request: Request<Body>) -> Answer {
+/// Service graphs: none until they are there, and a create says so.
+pub(super) async fn service_graphs(api: &Api, request: Request<Body>) -> Answer {
     let method = request.method().clone();
     api.read(request).await?;
     match method {
-        Method::GET => {
-            let mut body = Map::new();
-            body.insert(plural.to_owned(), json!([]));
-            Ok(respond(StatusCode::OK, &Value::Object(body)))
-        }
+        Method::GET => Ok(respond(StatusCode::OK, &json!({"service_graphs": []}))),
         Method::POST => Err(Refusal::invalid(
             "HTTPBadRequest",
-            format!(
-                "{plural} (appliances) are not supported yet: give a port pair group a native function by network_function"
-            ),
+            "service graphs are not supported yet: give a port chain its groups in order",
         )
         .into()),
         _ => Err(ApiError::no_method(&["GET", "POST"])),

@@ -145,15 +145,12 @@ impl Api {
             .route("/v2.0/quotas", any(quotas::list))
             .route("/v2.0/quotas/{project}", any(quotas::one))
             .route("/v2.0/quotas/{project}/{part}", any(quotas::part));
-        for plural in ["port_pairs", "service_graphs"] {
-            let path = format!("/v2.0/sfc/{plural}");
-            router = router.route(
-                &path,
-                any(move |State(api): State<Api>, request| async move {
-                    finish(extensions::appliances(&api, plural, request).await)
-                }),
-            );
-        }
+        router = router.route(
+            "/v2.0/sfc/service_graphs",
+            any(|State(api): State<Api>, request| async move {
+                finish(extensions::service_graphs(&api, request).await)
+            }),
+        );
         router = with_views(router);
         for spec in REGISTRY {
             let spec: &'static Spec = spec;

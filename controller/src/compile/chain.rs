@@ -39,6 +39,7 @@ pub(super) fn chain(intent: &Intent, id: Id<kind::PortChain>) -> Option<(Chain, 
                 None
             }
             Some(Work::Firewall(firewall)) => Some(FunctionKind::Firewall(firewall.clone())),
+            Some(Work::Appliance(appliance)) => Some(FunctionKind::Appliance(appliance.clone())),
             Some(Work::Shaper(shaper)) => Some(FunctionKind::Shaper(shaper.clone())),
             Some(Work::LoadBalancer(balancer)) => {
                 load_balancer(intent, balancer, &mut complaints).map(FunctionKind::LoadBalancer)

@@ -306,6 +306,8 @@ pub enum Work {
     Shaper(Shaper),
     /// Addresses of its own in place of others'.
     Nat(Nat),
+    /// A third party's.
+    Appliance(hostconfig::Appliance),
 }
 
 /// A load balancer by ports.
@@ -1216,7 +1218,7 @@ pub(crate) fn virtual_ports(function: &Function) -> Vec<Id<kind::Port>> {
     match &function.work {
         Some(Work::LoadBalancer(balancer)) => vec![balancer.vip_port],
         Some(Work::Nat(nat)) => nat.addresses.iter().map(|(_, port, _)| *port).collect(),
-        Some(Work::Firewall(_) | Work::Shaper(_)) | None => Vec::new(),
+        Some(Work::Firewall(_) | Work::Shaper(_) | Work::Appliance(_)) | None => Vec::new(),
     }
 }
 
@@ -1230,7 +1232,7 @@ fn function_ports(function: &Function) -> BTreeSet<Id<kind::Port>> {
                 .chain(nat.statics.iter().map(|(_, to)| *to))
                 .collect()
         }
-        Some(Work::Firewall(_) | Work::Shaper(_)) | None => Vec::new(),
+        Some(Work::Firewall(_) | Work::Shaper(_) | Work::Appliance(_)) | None => Vec::new(),
     };
     let ports = targets.into_iter().filter_map(|target| match target {
         Target::Port(id) => Some(id),

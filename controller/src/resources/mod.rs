@@ -17,6 +17,7 @@ pub mod nat;
 pub mod network;
 pub mod port;
 pub mod port_chain;
+pub mod port_pair;
 pub mod port_pair_group;
 pub mod protocol;
 pub mod qos_policy;
@@ -41,6 +42,7 @@ pub use metering_label_rule::MeteringLabelRule;
 pub use network::Network;
 pub use port::Port;
 pub use port_chain::PortChain;
+pub use port_pair::PortPair;
 pub use port_pair_group::PortPairGroup;
 pub use qos_policy::QosPolicy;
 pub use rbac_policy::RbacPolicy;
@@ -78,6 +80,7 @@ pub const REGISTRY: &[&Spec] = &[
     MeteringLabel::SPEC,
     MeteringLabelRule::SPEC,
     FlowClassifier::SPEC,
+    PortPair::SPEC,
     PortPairGroup::SPEC,
     PortChain::SPEC,
     LoadBalancer::SPEC,

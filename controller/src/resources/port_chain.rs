@@ -8,7 +8,7 @@ use crate::{
     },
     resources::{
         FlowClassifier, PortPairGroup,
-        port_pair_group::{lowest_number, never_hidden},
+        port_pair_group::{lowest_number, never_hidden, untranslatable},
     },
     rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
@@ -216,12 +216,15 @@ fn hops(view: &View, change: &Change<'_, PortChain>, caller: &Caller) -> Judged 
         let group = view.object::<PortPairGroup>(*id);
         let group = group.filter(|group| caller.owns(&group.meta.project_id));
         let group = group.ok_or_else(|| Refusal::missing("PortPairGroup", id))?;
-        if group.network_function.is_none() {
+        if group.is_empty() {
             return Err(Refusal::attribute(
                 "port_pair_groups",
-                format_args!("group {id} is empty: set its network_function first"),
+                format_args!("group {id} is empty: set its network_function or port_pairs first"),
             ));
         }
+    }
+    if let Some(why) = untranslatable(view, after, None) {
+        return Err(Refusal::attribute("port_pair_groups", why));
     }
     let key = groups_key(after);
     if let Some(claim) = view.get::<Claim>(&key)

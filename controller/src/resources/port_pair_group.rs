@@ -1,7 +1,7 @@
 //! What does a packet meet at one hop of a chain?
 //!
-//! A port pair group of networking-sfc. Its own attribute `network_function` names a native function;
-//! port pairs, which are appliances, come later and are refused until then.
+//! A port pair group of networking-sfc. Its own attribute `network_function` names a native function; without one it is the appliances
+//! of its port pairs, which stand in for one another.
 //!
 //! Each address of a NAT is a port too (`device_owner` `overweave:nat`); an address that stays keeps its port, and so its MAC address,
 //! whatever else of the NAT changes. `nat_port_ids` names them.
@@ -14,11 +14,11 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb, boolean,
-        field,
+        ALL, Absent, Claim, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
+        boolean, field,
     },
     resources::{
-        FlowClassifier, Port, PortChain, Subnet,
+        FlowClassifier, Port, PortChain, PortPair, Subnet,
         function::{self, LoadBalancer, NetworkFunction, Target},
         nat::Nat,
         network,
@@ -35,6 +35,71 @@ use std::{
 };
 use uuid::Uuid;
 
+/// The most pairs of a group.
+const PAIRS: usize = 64;
+
+/// A pair of a group, with what hosts are told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// The pair.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Where forward packets go in.
+    pub ingress: Uuid,
+    /// Where they come out.
+    pub egress: Uuid,
+    /// Its share of new connections.
+    pub weight: u16,
+}
+
+/// A part of a connection's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LbField {
+    /// The initiator's address.
+    IpSrc,
+    /// The responder's address.
+    IpDst,
+    /// The initiator's TCP port.
+    TcpSrc,
+    /// The responder's TCP port.
+    TcpDst,
+    /// The initiator's UDP port.
+    UdpSrc,
+    /// The responder's UDP port.
+    UdpDst,
+}
+
+/// How appliances are chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GroupParameters {
+    /// What of a connection is hashed to choose a pair; none: all of it.
+    pub lb_fields: Vec<LbField>,
+    /// What appliances translate: nothing.
+    pub ppg_n_tuple_mapping: TupleMapping,
+}
+
+/// What appliances translate: nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TupleMapping {
+    /// Before.
+    pub ingress_n_tuple: BTreeMap<String, String>,
+    /// Behind.
+    pub egress_n_tuple: BTreeMap<String, String>,
+}
+
+/// What becomes of connections while no pair is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailurePolicy {
+    /// They are dropped.
+    #[default]
+    Closed,
+    /// They go on behind the hop.
+    Open,
+}
+
 /// A port pair group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortPairGroup {
@@ -44,6 +109,18 @@ pub struct PortPairGroup {
     /// The native function of this hop.
     #[serde(default)]
     pub network_function: Option<NetworkFunction>,
+    /// The appliances of this hop.
+    #[serde(default)]
+    pub port_pairs: Vec<Uuid>,
+    /// What hosts are told of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<Instance>,
+    /// How one is chosen.
+    #[serde(default)]
+    pub port_pair_group_parameters: GroupParameters,
+    /// What becomes of connections while none is up.
+    #[serde(default)]
+    pub failure_policy: FailurePolicy,
     /// The port that holds a load balancer's virtual address.
     #[serde(default)]
     pub vip_port_id: Option<Uuid>,
@@ -56,6 +133,11 @@ pub struct PortPairGroup {
 }
 
 impl PortPairGroup {
+    /// Does it name neither a function nor appliances?
+    pub const fn is_empty(&self) -> bool {
+        self.network_function.is_none() && self.port_pairs.is_empty()
+    }
+
     /// Its load balancer, if it is one.
     pub const fn load_balancer(&self) -> Option<&LoadBalancer> {
         match &self.network_function {
@@ -109,11 +191,16 @@ impl Resource for PortPairGroup {
         fields: &[
             field(
                 "port_pairs",
-                Kind::Shape(pairs_shape),
-                "Appliances: none yet.",
+                Kind::Uuids,
+                "The appliances, without a native function.",
             )
-            .writable(Absent::List)
-            .computed(),
+            .writable(Absent::List),
+            field(
+                "failure_policy",
+                Kind::OneOf(&["closed", "open"]),
+                "Drop connections, or pass the hop by, while no appliance is up.",
+            )
+            .writable(Absent::Text("closed")),
             field(
                 "network_function",
                 Kind::Shape(function::shape),
@@ -144,11 +231,10 @@ impl Resource for PortPairGroup {
             field(
                 "port_pair_group_parameters",
                 Kind::Shape(parameters_shape),
-                "For appliances.",
+                "What of a connection chooses its appliance.",
             )
             .create_only(Absent::Object)
             .or_null()
-            .computed()
             .unfiltered(),
             field("group_id", Kind::Int(0, 65_535), "A small number for it."),
         ],
@@ -162,6 +248,7 @@ impl Resource for PortPairGroup {
         targets,
         virtual_address,
         nat_addresses,
+        pairs,
         chains,
     ];
 
@@ -185,34 +272,31 @@ impl Resource for PortPairGroup {
                 ports.insert(id);
             }
         }
-        ports
-            .into_iter()
-            .map(|id| ("member", id.to_string()))
-            .collect()
+        let pairs = self
+            .port_pairs
+            .iter()
+            .map(|id| ("port_pairs", id.to_string()));
+        let members = ports.into_iter().map(|id| ("member", id.to_string()));
+        members.chain(pairs).collect()
     }
 
     fn derive(&self, field: &str, _: &Scene<'_>) -> Value {
         match field {
-            "port_pairs" => json!([]),
             "nat_port_ids" => json!(self.nat_ports.values().collect::<Vec<_>>()),
             "tap_enabled" => json!(false),
-            "port_pair_group_parameters" => json!({
-                "lb_fields": [],
-                "ppg_n_tuple_mapping": {"ingress_n_tuple": {}, "egress_n_tuple": {}},
-            }),
             _ => Value::Null,
         }
     }
-}
 
-fn pairs_shape(value: &Value) -> Result<Value, String> {
-    match value.as_array() {
-        Some(pairs) if pairs.is_empty() => Ok(value.clone()),
-        Some(_) => Err(
-            "port pairs (appliances) are not supported yet: name a native function with network_function"
-                .to_owned(),
-        ),
-        None => Err(format!("'{value}' is not a list")),
+    fn intake(fields: &mut serde_json::Map<String, Value>) -> Result<(), Refusal> {
+        let given = fields.get("port_pair_group_parameters");
+        let lb_fields = given.and_then(|given| given.get("lb_fields")).cloned();
+        let full = json!({
+            "lb_fields": lb_fields.filter(|l| !l.is_null()).unwrap_or_else(|| json!([])),
+            "ppg_n_tuple_mapping": TupleMapping::default(),
+        });
+        fields.insert("port_pair_group_parameters".to_owned(), full);
+        Ok(())
     }
 }
 
@@ -223,18 +307,46 @@ fn false_shape(value: &Value) -> Result<Value, String> {
     Err("tap groups are not supported yet: leave it out".to_owned())
 }
 
-/// What is empty says nothing; anything else is about appliances.
-fn parameters_shape(value: &Value) -> Result<Value, String> {
-    fn says_something(value: &Value) -> bool {
-        match value {
-            Value::Object(object) => object.values().any(says_something),
-            Value::Array(items) => !items.is_empty(),
-            Value::Null => false,
-            Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
-        }
+/// What is empty says nothing.
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Object(object) => object.values().any(says_something),
+        Value::Array(items) => !items.is_empty(),
+        Value::Null => false,
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
     }
-    if !value.is_object() || says_something(value) {
-        return Err("parameters of appliances are not supported yet: leave them out".to_owned());
+}
+
+fn parameters_shape(value: &Value) -> Result<Value, String> {
+    let Some(object) = value.as_object() else {
+        return Err(format!("'{value}' is not a dictionary"));
+    };
+    for (name, value) in object {
+        match name.as_str() {
+            "lb_fields" if value.is_null() => {}
+            "lb_fields" => {
+                let fields = value
+                    .as_array()
+                    .ok_or_else(|| format!("'{value}' is not a list"))?;
+                for field in fields {
+                    let word = field.as_str().unwrap_or_default();
+                    if ["eth_src", "eth_dst"].contains(&word) {
+                        return Err(format!("lb_fields: {word} is not supported"));
+                    }
+                    if serde_json::from_value::<LbField>(field.clone()).is_err() {
+                        return Err(format!("Illegal values in a list: {word}"));
+                    }
+                }
+            }
+            "ppg_n_tuple_mapping" if !says_something(value) => {}
+            "ppg_n_tuple_mapping" => {
+                return Err(
+                    "ppg_n_tuple_mapping is not supported: what comes back must show the addresses that went in"
+                        .to_owned(),
+                );
+            }
+            other => return Err(format!("Unknown keys in dictionary: {other}")),
+        }
     }
     Ok(value.clone())
 }
@@ -560,20 +672,115 @@ fn virtual_address(view: &View, change: &Change<'_, PortPairGroup>, _: &Caller) 
     Ok(writes)
 }
 
+/// Its pairs are the caller's and no other group's, and it names no native function beside them.
+fn pairs(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Judged {
+    let key = |id: &Uuid| format!("unique/group_of_pair/{id}");
+    let of = |group: Option<&PortPairGroup>| {
+        group
+            .map(|group| group.port_pairs.clone())
+            .unwrap_or_default()
+    };
+    let (old, new) = (of(change.before), of(change.after));
+    if let Some(after) = change.after
+        && after.network_function.is_some()
+        && !new.is_empty()
+    {
+        return Err(Refusal::attribute(
+            "port_pairs",
+            "the group has a network_function: it is one or the other",
+        ));
+    }
+    if old == new {
+        return Ok(Vec::new());
+    }
+    if new.len() > PAIRS {
+        return Err(Refusal::attribute(
+            "port_pairs",
+            format_args!("more than {PAIRS}"),
+        ));
+    }
+    let mut writes = Vec::new();
+    for id in old.iter().filter(|id| !new.contains(id)) {
+        writes.push(Write::Release(key(id)));
+    }
+    let Some(after) = change.after else {
+        return Ok(writes);
+    };
+    let mut instances = Vec::with_capacity(new.len());
+    for id in &new {
+        let pair = view.object::<PortPair>(*id);
+        let pair = pair.filter(|pair| caller.owns(&pair.meta.project_id));
+        let pair = pair.ok_or_else(|| {
+            Refusal::no_such("PortPairNotFound", format!("Port Pair {id} not found."))
+        })?;
+        let holder = view.get::<Claim>(&key(id)).map(|claim| claim.holder);
+        if holder.is_some_and(|holder| holder != after.meta.id) {
+            return Err(Refusal::conflict(
+                "PortPairInUse",
+                format!("Port Pair {id} in use."),
+            ));
+        }
+        writes.push(Write::Claim(key(id), after.meta.id));
+        instances.push(Instance {
+            id: *id,
+            name: pair.meta.name.clone(),
+            ingress: pair.ingress,
+            egress: pair.egress,
+            weight: pair.service_function_parameters.weight,
+        });
+    }
+    instances.sort_by_key(|instance| instance.id);
+    writes.push(Write::amend(PortPairGroup {
+        instances,
+        ..after.clone()
+    }));
+    Ok(writes)
+}
+
+/// Why replies of a chain could not be translated back; `None`: they can. `group` stands for itself as it is to be.
+pub(super) fn untranslatable(
+    view: &View,
+    chain: &PortChain,
+    group: Option<&PortPairGroup>,
+) -> Option<String> {
+    if chain.chain_parameters.symmetric {
+        return None;
+    }
+    let mut translates = None;
+    for id in &chain.port_pair_groups {
+        let known = view.object::<PortPairGroup>(*id);
+        let hop = group
+            .filter(|group| group.meta.id == *id)
+            .or(known.as_deref())?;
+        if hop.load_balancer().is_some() || hop.nat().is_some() {
+            translates = Some(*id);
+        }
+        if let Some(first) = translates.filter(|_| !hop.port_pairs.is_empty()) {
+            return Some(format!(
+                "group {first} translates before the appliances of group {id}: the chain must be symmetric"
+            ));
+        }
+    }
+    None
+}
+
 /// A group in a chain stays, and stays a function.
 fn chains(view: &View, change: &Change<'_, PortPairGroup>, _: &Caller) -> Judged {
     let Some(before) = change.before else {
         return Ok(Vec::new());
     };
     let id = before.meta.id;
-    let emptied = change
-        .after
-        .is_none_or(|after| after.network_function.is_none());
+    let emptied = change.after.is_none_or(PortPairGroup::is_empty);
     if emptied && view.any_related::<PortChain>("port_pair_groups", id) {
         return Err(Refusal::conflict(
             "PortPairGroupInUse",
             format!("Port Pair Group {id} in use."),
         ));
+    }
+    for chain in view.related::<PortChain>("port_pair_groups", id) {
+        if let Some(why) = untranslatable(view, &chain, change.after) {
+            return Err(Refusal::attribute("network_function", why));
+        }
     }
     Ok(Vec::new())
 }

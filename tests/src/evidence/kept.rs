@@ -9,7 +9,7 @@ use controller::{
 };
 use serde_json::{Value, json};
 
-use super::{A, ADMIN, Region, Seen, id, spec};
+use super::{A, ADMIN, Region, Seen, id, spec, with};
 
 /// The attributes that are kept and shown.
 pub const KEPT: [&str; 4] = ["name", "description", "project_id", "tags"];
@@ -80,6 +80,12 @@ impl Region {
                 let base = self.least("port");
                 let port = self.make("port", &base);
                 json!({"logical_source_port": id(&port)})
+            }
+            "port_pair" => {
+                let base = self.least("port");
+                let bound = with(&base, &json!({"binding:host_id": "h1"}));
+                let port = self.make("port", &bound);
+                json!({"ingress": id(&port), "egress": id(&port)})
             }
             "port_chain" => {
                 let shaper = json!({"network_function": {"shaper": {"rate": "100mbit"}}});

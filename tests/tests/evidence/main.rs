@@ -16,6 +16,7 @@ mod aliases;
 mod balancers;
 mod bindings;
 mod chains;
+mod appliances;
 mod coverage;
 mod forwardings;
 mod groups;
@@ -40,6 +41,7 @@ const TABLES: &[&[Entry]] = &[
     balancers::TABLE,
     bindings::TABLE,
     chains::TABLE,
+    appliances::TABLE,
     forwardings::TABLE,
     groups::TABLE,
     limits::TABLE,
@@ -81,6 +83,8 @@ fn ports() {
 #[test]
 fn names() {
     prove(names::TABLE);
+fn appliances() {
+    prove(appliances::TABLE);
 }
 
 #[test]

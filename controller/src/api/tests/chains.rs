@@ -53,7 +53,7 @@ async fn chains_are_made_of_native_functions() {
         .made("a", groups, "port_pair_group", json!({"name": "e"}))
         .await);
     for (body, status, kind) in [
-        (json!({"port_pairs": [MISSING]}), 400, "HTTPBadRequest"),
+        (json!({"port_pairs": [MISSING]}), 404, "PortPairNotFound"),
         (json!({"tap_enabled": true}), 400, "HTTPBadRequest"),
         (
             json!({"network_function": {"nat": {}}}),
@@ -280,19 +280,193 @@ async fn chains_are_made_of_native_functions() {
 }
 
 #[tokio::test]
-async fn appliances_are_refused_until_they_are_there() {
+async fn service_graphs_are_refused_until_they_are_there() {
     let cloud = Cloud::new().await;
-    for (path, list) in [
-        ("port_pairs", "port_pairs"),
-        ("service_graphs", "service_graphs"),
+    let path = "/v2.0/sfc/service_graphs";
+    let none = json!({"service_graphs": []});
+    assert_eq!(cloud.get("a", path).await, (200, none));
+    let answer = cloud
+        .refused("a", "POST", path, json!({"x": {}}), 400, "HTTPBadRequest")
+        .await;
+    assert!(answer.to_string().contains("not supported yet"));
+    assert_eq!(cloud.get("", path).await.0, 401);
+}
+
+const PAIRS: &str = "/v2.0/sfc/port_pairs";
+const GROUPS: &str = "/v2.0/sfc/port_pair_groups";
+const CHAINS: &str = "/v2.0/sfc/port_chains";
+
+/// Four ports of project a on one host, and one on none.
+async fn appliance_ports(cloud: &Cloud) -> (Vec<String>, String) {
+    let network = cloud.network("a").await;
+    cloud.subnet("a", &network, "10.0.0.0/24").await;
+    let mut ports = Vec::new();
+    for host in ["h1", "h1", "h1", "h2", ""] {
+        let body = json!({"network_id": network, "project_id": A, "binding:host_id": host});
+        ports.push(id(&cloud.port("admin", body).await));
+    }
+    let unbound = ports.pop().unwrap();
+    (ports, unbound)
+}
+
+#[tokio::test]
+async fn a_port_pair_is_between_two_bound_ports_of_one_host() {
+    let cloud = Cloud::new().await;
+    let (ports, unbound) = appliance_ports(&cloud).await;
+    let body = json!({"name": "pp", "ingress": ports[0], "egress": ports[1]});
+    let pair = cloud.made("a", PAIRS, "port_pair", body).await;
+    assert_eq!(
+        pair["service_function_parameters"],
+        json!({"correlation": null, "weight": 1})
+    );
+    let same = json!({"ingress": ports[2], "egress": ports[2], "service_function_parameters": {"weight": "2"}});
+    let one_armed = cloud.made("a", PAIRS, "port_pair", same).await;
+    assert_eq!(one_armed["service_function_parameters"]["weight"], 2);
+    let with_parameters = |parameters: Value| json!({"ingress": ports[3], "egress": ports[3], "service_function_parameters": parameters});
+    for (body, status, kind) in [
+        (
+            json!({"ingress": unbound, "egress": ports[3]}),
+            400,
+            "PortPairIngressNoHost",
+        ),
+        (
+            json!({"ingress": ports[3], "egress": unbound}),
+            400,
+            "PortPairEgressNoHost",
+        ),
+        (
+            json!({"ingress": ports[2], "egress": ports[3]}),
+            400,
+            "PortPairIngressEgressDifferentHost",
+        ),
+        (
+            json!({"ingress": ports[0], "egress": ports[1]}),
+            400,
+            "PortPairIngressEgressInUse",
+        ),
+        (
+            json!({"ingress": ports[1], "egress": ports[1]}),
+            400,
+            "PortPairIngressEgressInUse",
+        ),
+        (
+            json!({"ingress": MISSING, "egress": ports[3]}),
+            404,
+            "PortPairPortNotFound",
+        ),
+        (json!({"ingress": ports[3]}), 400, "HTTPBadRequest"),
+        (
+            with_parameters(json!({"correlation": "zzz"})),
+            400,
+            "HTTPBadRequest",
+        ),
+        (
+            with_parameters(json!({"correlation": "mpls"})),
+            400,
+            "HTTPBadRequest",
+        ),
+        (
+            with_parameters(json!({"weight": -1})),
+            400,
+            "HTTPBadRequest",
+        ),
+        (with_parameters(json!({"x": 1})), 400, "HTTPBadRequest"),
     ] {
-        let path = format!("/v2.0/sfc/{path}");
-        assert_eq!(cloud.get("a", &path).await, (200, json!({list: []})));
-        let answer = cloud
-            .refused("a", "POST", &path, json!({"x": {}}), 400, "HTTPBadRequest")
-            .await;
-        assert!(answer.to_string().contains("not supported yet"));
-        assert_eq!(cloud.get("", &path).await.0, 401);
+        let body = json!({"port_pair": body});
+        cloud.refused("a", "POST", PAIRS, body, status, kind).await;
+    }
+    let foreign = json!({"port_pair": {"ingress": ports[3], "egress": ports[3]}});
+    cloud
+        .refused("b", "POST", PAIRS, foreign, 404, "PortPairPortNotFound")
+        .await;
+    let path = format!("{PAIRS}/{}", id(&pair));
+    let moved = json!({"port_pair": {"ingress": ports[3]}});
+    cloud
+        .refused("a", "PUT", &path, moved, 400, "HTTPBadRequest")
+        .await;
+    let port = format!("/v2.0/ports/{}", ports[0]);
+    cloud
+        .refused("a", "DELETE", &port, Value::Null, 409, "PortInUse")
+        .await;
+    assert_eq!(cloud.ask("a", "DELETE", &path, Value::Null).await.0, 204);
+    assert_eq!(cloud.ask("a", "DELETE", &port, Value::Null).await.0, 204);
+}
+
+#[tokio::test]
+async fn a_group_of_pairs_is_a_hop() {
+    let cloud = Cloud::new().await;
+    let (ports, _) = appliance_ports(&cloud).await;
+    let mut pairs = Vec::new();
+    for ends in [[0, 1], [2, 2]] {
+        let [ingress, egress] = ends.map(|at: usize| ports[at].clone());
+        let body = json!({"name": "pp", "ingress": ingress, "egress": egress});
+        pairs.push(id(&cloud.made("a", PAIRS, "port_pair", body).await));
+    }
+    let parameters = json!({"lb_fields": ["ip_src", "ip_dst"]});
+    let body =
+        json!({"name": "pg", "port_pairs": [pairs[0]], "port_pair_group_parameters": parameters});
+    let group = cloud.made("a", GROUPS, "port_pair_group", body).await;
+    assert_eq!(group["port_pairs"], json!([pairs[0]]));
+    assert_eq!(group["failure_policy"], "closed");
+    assert_eq!(
+        group["port_pair_group_parameters"],
+        json!({
+            "lb_fields": ["ip_src", "ip_dst"],
+            "ppg_n_tuple_mapping": {"ingress_n_tuple": {}, "egress_n_tuple": {}},
+        })
+    );
+    let shaper = json!({"shaper": {"rate": "1mbit"}});
+    let mapping =
+        json!({"ppg_n_tuple_mapping": {"ingress_n_tuple": {"source_ip_prefix": "10.0.0.0/8"}}});
+    for (body, status, kind) in [
+        (json!({"port_pairs": [pairs[0]]}), 409, "PortPairInUse"),
+        (json!({"port_pairs": [MISSING]}), 404, "PortPairNotFound"),
+        (
+            json!({"port_pairs": [pairs[1]], "network_function": shaper}),
+            400,
+            "HTTPBadRequest",
+        ),
+        (
+            json!({"port_pair_group_parameters": {"lb_fields": ["bogus"]}}),
+            400,
+            "HTTPBadRequest",
+        ),
+        (
+            json!({"port_pair_group_parameters": mapping}),
+            400,
+            "HTTPBadRequest",
+        ),
+        (json!({"failure_policy": "ajar"}), 400, "HTTPBadRequest"),
+    ] {
+        let body = json!({"port_pair_group": body});
+        cloud.refused("a", "POST", GROUPS, body, status, kind).await;
+    }
+    let used = format!("{PAIRS}/{}", pairs[0]);
+    cloud
+        .refused("a", "DELETE", &used, Value::Null, 409, "PortPairInUse")
+        .await;
+    let balancer =
+        json!({"load_balancer": {"vip": "10.0.0.100", "port": 80, "members": [ports[3]]}});
+    let balancer = json!({"name": "lb", "network_function": balancer});
+    let balancer = id(&cloud.made("a", GROUPS, "port_pair_group", balancer).await);
+    let hops = |symmetric: bool| json!({"port_pair_groups": [balancer, id(&group)], "chain_parameters": {"symmetric": symmetric}});
+    let one_way = json!({"port_chain": hops(false)});
+    let refused = cloud
+        .refused("a", "POST", CHAINS, one_way, 400, "HTTPBadRequest")
+        .await;
+    assert!(refused.to_string().contains("must be symmetric"));
+    let chain = cloud.made("a", CHAINS, "port_chain", hops(true)).await;
+    let path = format!("{GROUPS}/{}", id(&group));
+    let emptied = json!({"port_pair_group": {"port_pairs": []}});
+    cloud
+        .refused("a", "PUT", &path, emptied, 409, "PortPairGroupInUse")
+        .await;
+    let both = json!({"port_pair_group": {"port_pairs": pairs}});
+    assert_eq!(cloud.ask("a", "PUT", &path, both).await.0, 200);
+    let renamed = json!({"port_pair": {"name": "new"}});
+    assert_eq!(cloud.ask("a", "PUT", &used, renamed).await.0, 200);
+    for path in [format!("{CHAINS}/{}", id(&chain)), path, used] {
+        assert_eq!(cloud.ask("a", "DELETE", &path, Value::Null).await.0, 204);
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use hostconfig::{
     Classifier, DhcpOption, DhcpOptions, Discipline, Firewall, MeterRule, SecurityGroupRule,
     Shaper, SubPort,
-    chain::{Action, Algorithm, FirewallRule, Side},
+    chain::{Action, Algorithm, Failure, FirewallRule, HashField, Instance, Side},
     floating_ip::Workload,
     group::{Direction, Family, L4Match, Remote},
     nat::Forward,
@@ -37,6 +37,7 @@ use crate::{
             GATEWAY_OWNER,
             dhcp_options::{Sent, encode},
         },
+        port_pair_group::{FailurePolicy, LbField},
         protocol::{self, Ethertype},
         qos_policy::{Direction as Way, QosRule, Says},
         router::router_of,
@@ -570,10 +571,39 @@ fn port_pair_group(group: &PortPairGroup) -> Function {
             NetworkFunction::Nat(f) => Work::Nat(nat(group, f)),
         })
     });
+    let work =
+        work.or_else(|| (!group.instances.is_empty()).then(|| Work::Appliance(appliance(group))));
     Function {
         id: group.meta.id.into(),
         name: group.meta.name.clone(),
         work,
+    }
+}
+
+fn appliance(group: &PortPairGroup) -> hostconfig::Appliance {
+    let instances = group.instances.iter().map(|instance| Instance {
+        id: instance.id.into(),
+        name: instance.name.clone(),
+        ingress: instance.ingress.into(),
+        egress: instance.egress.into(),
+        weight: instance.weight,
+    });
+    let fields = &group.port_pair_group_parameters.lb_fields;
+    let hash = fields.iter().map(|field| match field {
+        LbField::IpSrc => HashField::IpSrc,
+        LbField::IpDst => HashField::IpDst,
+        LbField::TcpSrc => HashField::TcpSrc,
+        LbField::TcpDst => HashField::TcpDst,
+        LbField::UdpSrc => HashField::UdpSrc,
+        LbField::UdpDst => HashField::UdpDst,
+    });
+    hostconfig::Appliance {
+        instances: instances.collect(),
+        hash: hash.collect(),
+        failure: match group.failure_policy {
+            FailurePolicy::Closed => Failure::Closed,
+            FailurePolicy::Open => Failure::Open,
+        },
     }
 }
 

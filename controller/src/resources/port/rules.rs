@@ -5,7 +5,7 @@ use crate::{
     refusal::Refusal,
     resource::{Objects, Resource, Verb},
     resources::{
-        FlowClassifier, Network, PortPairGroup, SecurityGroup, Subnet, floating_ip,
+        FlowClassifier, Network, PortPair, PortPairGroup, SecurityGroup, Subnet, floating_ip,
         function::Target,
         network,
         port::{FLOATING_OWNER, GATEWAY_OWNER, NAT_OWNER, VIP_OWNER},
@@ -337,6 +337,17 @@ pub(super) fn removal(
                 format!(
                     "Unable to complete operation on port {id}. Flow classifier {} names it.",
                     classifier.meta.id
+                ),
+            ));
+        }
+    }
+    for side in ["ingress", "egress"] {
+        if let Some(pair) = view.related::<PortPair>(side, id).first() {
+            return Err(Refusal::conflict(
+                "PortInUse",
+                format!(
+                    "Unable to complete operation on port {id}. Port pair {} names it.",
+                    pair.meta.id
                 ),
             ));
         }
