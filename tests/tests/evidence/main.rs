@@ -13,10 +13,10 @@
 )]
 
 mod aliases;
+mod appliances;
 mod balancers;
 mod bindings;
 mod chains;
-mod appliances;
 mod coverage;
 mod forwardings;
 mod groups;
@@ -83,6 +83,9 @@ fn ports() {
 #[test]
 fn names() {
     prove(names::TABLE);
+}
+
+#[test]
 fn appliances() {
     prove(appliances::TABLE);
 }
