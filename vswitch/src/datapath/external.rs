@@ -215,17 +215,21 @@ impl<'a, W: Witness> Walk<'a, W> {
 
     /// Its source becomes the gateway's, where that hides those of its family.
     fn hide(&mut self, router: &Router, gateway: &Gateway) -> Result<(), Refusal> {
-        let binding = match self.lent.known {
-            Known::New => None,
-            Known::Again(binding) => binding,
-            Known::Reply { .. } | Known::Related { .. } => return Ok(()),
-        };
         let Some(nat) = &gateway.nat else {
             return Ok(());
         };
         if self.probe.ethertype() != ethertype::IPV4 {
             return Ok(());
         }
+        let binding = match self.lent.known {
+            Known::New => None,
+            Known::Again(binding) => binding,
+            Known::Reply { .. } | Known::Related { .. } if self.translated => return Ok(()),
+            // It was translated at another host, which had the gateway or a floating IP. Outside nobody may see its address inside.
+            Known::Reply { .. } | Known::Related { .. } => {
+                return Err(self.about_sender(DropReason::NatAddressGone, Stage::L3));
+            }
+        };
         // One that began while sources were shown begins anew: its record is not the one that answers find.
         let binding = binding.filter(|b| gateway.owns(b.src.0));
         let seen = self.lent.sources.map(|lender| Seen {

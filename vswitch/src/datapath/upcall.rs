@@ -583,6 +583,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     ..self.lent(now, known)
                 };
                 let outcome = walk(tables, &mut Probe::new(packet.key()), &mut (), lent);
+                if let Verdict::Drop(refusal) = outcome.flow.verdict
+                    && refusal.reason == DropReason::NatAddressGone
+                {
+                    // Whoever asks again begins anew, where it is translated now.
+                    self.close(hit);
+                    return Way::Drop(refusal);
+                }
                 zones = outcome.tracking.map(|t| t.zones);
                 let program = self.intern(outcome.flow, tables, now);
                 self.remember(hit, packet, program);

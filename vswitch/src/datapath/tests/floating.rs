@@ -91,6 +91,25 @@ fn outside(frame: FrameBuilder, n: u16, to: IpAddr) -> FrameBuilder {
 }
 
 #[test]
+fn what_was_translated_at_another_host_never_shows_its_address_inside() {
+    let mut s = Several::new(plan(&[GROUP], vec![floating(100, Some(1), &[], Some(1))]));
+    let ask = from_world(tcp_to(tcp::SYN, 4000, 80, false), 100);
+    let answer = outside(tcp_to(tcp::SYN | tcp::ACK, 80, 4000, true), 1, world(false));
+    s.one(NEXT, &ask, 1);
+    assert_eq!(ends(&s.one(1, &answer, NEXT)).0, (addr(100), 80));
+    // The gateway comes to the workload's own host, whose record of the connection translates nothing.
+    s.change(|plan| {
+        plan.gateway(1, |g| g.at = Some(vtep(0)));
+        plan.floating[0].at = Some(vtep(0));
+    });
+    assert_eq!(s.from(1, &answer), []);
+    assert_eq!(s.dropped(DropReason::NatAddressGone), 1);
+    // Whoever asks again is answered from there.
+    assert_eq!(ends(&s.one(NEXT, &ask, 1)).1, (at(0, 1, false), 80));
+    assert_eq!(ends(&s.one(1, &answer, NEXT)).0, (addr(100), 80));
+}
+
+#[test]
 fn the_world_reaches_a_workload_at_its_own_host_or_at_the_gateways() {
     for groups in [&[][..], &[GROUP]] {
         for (n, host) in [(1, 0), (2, 1), (1, 1)] {
