@@ -542,7 +542,7 @@ impl Fabric {
     pub fn build(plan: Plan, build: Build) -> Self {
         let wires = vswitch::io::memory::Fabric::new(build.weather, build.seed);
         let hosts = (0..plan.hosts())
-            .map(|h| Switch::new(&build, h, wires.attach(vtep(h))))
+            .map(|h| Switch::new(&build, h, wires.attach(vtep(h))).at(vtep(h)))
             .collect();
         let mut this = Self {
             plan,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use tests::{
     fabric::Build,
-    random::{hidden, play, scenario},
+    random::{hidden, outing, play, scenario, travel},
 };
 
 proptest! {
@@ -22,5 +22,14 @@ proptest! {
     #[test]
     fn who_is_hidden_is_answered_through_routers(scenario in hidden(20), workers in 1u16..3, seed in 1u64..1000) {
         play(&scenario, Build { workers, seed, ..Build::default() });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_leaves_the_fabric_and_comes_to_it_is_its_receivers_alone(outing in outing(60), workers in 1u16..3, seed in 1u64..1000) {
+        travel(&outing, Build { workers, seed, ..Build::default() });
     }
 }

@@ -15,6 +15,7 @@ use routers::Trail;
 
 mod advertised;
 mod answers;
+pub mod beyond;
 mod connections;
 mod dhcp6;
 mod ended;

@@ -16,10 +16,12 @@ use build::{firewall_of, put_routers, rules_of, set_policy};
 use frames::spoof;
 
 mod any;
+mod beyond;
 mod build;
 mod explained;
 mod frames;
 pub use any::{hidden, scenario};
+pub use beyond::{outing, travel};
 pub use explained::explained;
 
 /// A fabric and what happens in it.

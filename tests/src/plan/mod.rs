@@ -13,9 +13,9 @@ use std::{
 };
 
 use hostconfig::{
-    AddressSet, Chain, Classifier, Endpoint, Firewall, Function, FunctionKind, Generation,
-    HostConfig, Keyed, LoadBalancer, Location, Nat, Network, Port, QosPolicy, Router, Section,
-    SecurityGroup, SecurityGroupRule, Subnet, Vteps,
+    AddressSet, Chain, Classifier, Endpoint, Firewall, FloatingIp, Function, FunctionKind,
+    Generation, HostConfig, Keyed, LoadBalancer, Location, Nat, Network, Port, QosPolicy, Router,
+    Section, SecurityGroup, SecurityGroupRule, Subnet, Vteps,
     chain::{Action, Algorithm, FirewallRule, Member, Side},
     group::{Direction, Family, L4Match, Remote},
     nat::NatAddress,
@@ -26,6 +26,9 @@ use hostconfig::{
 };
 use net::{Id, Mac, PortRange, Prefix, UnicastMac, ids::kind, testkit};
 use uuid::Uuid;
+
+mod outside;
+pub use outside::{FloatingUuid, Serves};
 
 /// The id of a network.
 pub type NetId = Id<kind::Network>;
@@ -51,6 +54,7 @@ pub struct Plan {
     chains: BTreeMap<Id<kind::PortChain>, Chain>,
     routers: BTreeMap<RouterUuid, Router>,
     policies: BTreeMap<Id<kind::QosPolicy>, QosPolicy>,
+    floating: BTreeMap<FloatingUuid, FloatingIp>,
 }
 
 /// A rule of a group that allows everything of one family in one direction, to be narrowed.
@@ -254,6 +258,12 @@ impl Plan {
         let virtuals = self.elsewhere.values().filter(|e| e.network == network);
         let n = u16::try_from(there.count() + virtuals.count() + 10).unwrap();
         (n, self.host(network, n, false), self.host(network, n, true))
+    }
+
+    /// Is an address in a subnet of this network?
+    pub fn is_on(&self, network: NetId, addr: IpAddr) -> bool {
+        let subnets = &self.networks[&network].subnets;
+        subnets.iter().any(|s| s.cidr.contains(addr))
     }
 
     /// The n-th address of a network.
@@ -599,8 +609,14 @@ impl Plan {
         let mut put = |section| config.insert(Arc::new(Keyed::new(section).unwrap()));
         put(Section::Vteps(self.vteps()));
         let local = || self.ports.values().filter(|(h, _)| *h == host);
-        let own = local().map(|(_, p)| p.network).collect();
-        let (networks, routers) = self.joined(own);
+        let (outside, inside) = self.outside_of(host);
+        let own = local().map(|(_, p)| p.network).chain(inside).collect();
+        let (mut networks, routers) = self.joined(own);
+        networks.extend(outside);
+        let known = routers.iter().map(|r| r.id).collect();
+        for section in self.answered(host, &networks, &known) {
+            put(section);
+        }
         for router in routers {
             put(Section::Router(router.clone()));
         }
