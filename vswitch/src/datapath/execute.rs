@@ -567,12 +567,8 @@ impl Hands {
             ..Refusal::new(reason, Stage::Service)
         };
         if !self.may_answer(flow.origin, cx.now) {
-            return self.drop(
-                packet,
-                &refused(DropReason::OriginateLimit),
-                cx.now,
-                cx.pool,
-            );
+            let refusal = refused(DropReason::OriginateLimit);
+            return self.drop(packet, &refusal, cx.now, cx.pool);
         }
         let segments = u64::from(packet.segments());
         let answered = match action {
@@ -620,14 +616,8 @@ impl Hands {
                     None => Err(DropReason::PortGone),
                 }
             }
-            Action::AnswerNames(network) => match cx.tables.network(*network) {
-                Some(network) if segments == 1 => {
-                    answer::answer(&mut packet, network, answer::Server::Switch)
-                        .map(|answers| answers.then_some(Originated::Dns))
-                }
-                Some(_) => Err(DropReason::MalformedDns),
-                None => Err(DropReason::PortGone),
-            },
+            Action::AnswerNames(network) => names(cx.tables, *network, &mut packet)
+                .map(|answers| answers.then_some(Originated::Dns)),
             Action::Translate
             | Action::Resolve(_)
             | Action::SetEth { .. }
@@ -989,6 +979,17 @@ impl Hands {
             let refusal = Refusal::new(DropReason::Shutdown, Stage::Egress);
             self.drop(packet, &refusal, now, pool);
         }
+    }
+}
+
+/// Writes the answer over a question for a name.
+fn names(tables: &Tables, network: NetworkId, packet: &mut Packet) -> Result<bool, DropReason> {
+    match tables.network(network) {
+        Some(network) if packet.segments() == 1 => {
+            answer::answer(packet, network, answer::Server::Switch)
+        }
+        Some(_) => Err(DropReason::MalformedDns),
+        None => Err(DropReason::PortGone),
     }
 }
 

@@ -950,7 +950,7 @@ mod by_tcp {
             };
             let mut server = Client::new(9, &own.to_string());
             let says = [question("web"), question("example.org"), question("web")];
-            let long = framed(&[7; 40_000]);
+            let long = framed(&vec![7; 40_000]);
             let (mut told, asked) = converse(
                 context(&["10.0.0.9", "fd00::9"]),
                 v6,
@@ -960,7 +960,7 @@ mod by_tcp {
             )
             .await;
             assert_eq!(code(&first(&mut told)), RCODE::NoError);
-            assert_eq!(first(&mut told), [7; 40_000], "as it was said");
+            assert_eq!(first(&mut told), vec![7; 40_000], "as it was said");
             assert_eq!(code(&first(&mut told)), RCODE::NoError);
             assert_eq!(asked, question("example.org"), "and nothing else was asked");
         }
