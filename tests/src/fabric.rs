@@ -195,7 +195,8 @@ impl Worker {
         let mut frames = metadata.turn(inward, now);
         // What it was told to say in the first turn goes out in the next.
         frames.extend(metadata.turn([], now));
-        for Outward { port, frame } in frames {
+        for Outward { port, frame, sent } in frames {
+            assert!(!sent, "it asks nobody: no names are asked for here");
             datapath.answer_metadata(tables, (port, &frame), now, pool, out);
         }
     }

@@ -150,7 +150,10 @@ impl<'a, W: Witness> Walk<'a, W> {
                     Decision::Drop { reason, .. } => {
                         return Err(self.about_sender(reason, Stage::L3));
                     }
-                    Decision::Pass | Decision::Snat { .. } | Decision::Queue => {
+                    Decision::Pass
+                    | Decision::Snat { .. }
+                    | Decision::Queue
+                    | Decision::HandOver => {
                         return Err(nobody(self));
                     }
                 };

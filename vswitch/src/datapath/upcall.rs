@@ -518,50 +518,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
         let (forward, mut zones) = match self.forward_program(tables, packet, hit, &entry, now) {
             Ok(judged) => judged,
-            // Its sender hears of it as of a first packet; it is not the server's business.
-            Err(Unjudged::Unreachable(program, refusal)) => {
-                let waits = refusal.reason == DropReason::NeighbourUnresolved;
-                return if waits || hit.side == Side::Original {
-                    Way::Run(program, None)
-                } else {
-                    Way::Drop(refusal)
-                };
-            }
-            Err(Unjudged::Moved(moved)) => {
-                let (flow, tracking) = *moved;
-                return self.begin_anew(tables, packet, hit, (flow, &tracking), now);
-            }
-            // As if that workload were on another host: its record, which is its client's too, goes on if the route comes back.
-            Err(Unjudged::Midway) => return Way::Drop(invalid(packet)),
-            Err(why) => {
-                let refusal = match why {
-                    Unjudged::Refused(refusal) => Some(refusal),
-                    Unjudged::Rerouted if hit.side == Side::Original && !stranger => {
-                        self.close(hit);
-                        return self.unknown(tables, job, None, true, now);
-                    }
-                    // Whoever began it goes on by the other way first.
-                    Unjudged::Rerouted => return Way::Drop(invalid(packet)),
-                    Unjudged::Elsewhere
-                    | Unjudged::Moved(_)
-                    | Unjudged::Midway
-                    | Unjudged::Unreachable(..) => None,
-                };
-                if !stranger {
-                    self.close(hit);
-                }
-                // A router that has no way for it any more says so, as it does of a first packet.
-                let sent = entry.side(Side::Original).tuple();
-                let sent_to = (sent.dst_addr(), sent.dst_port);
-                let redirected = entry.binding().is_some_and(|to| to.dst != sent_to);
-                let own_way = hit.side == Side::Original && !redirected;
-                let told = refusal.is_some_and(|r| own_way && Told::of(r.reason).is_some());
-                return match refusal {
-                    None if !stranger => self.first(tables, job, now),
-                    Some(_) if told => self.first(tables, job, now),
-                    _ => Way::Drop(refusal.unwrap_or_else(|| invalid(packet))),
-                };
-            }
+            Err(why) => return self.unjudged(tables, job, (hit, &entry), stranger, why, now),
         };
         let program = match hit.side {
             Side::Original => forward,
@@ -613,6 +570,57 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             }
             Track::Invalid => self.invalid(packet, hit),
             Track::Renew => self.renew(tables, job, hit, now),
+        }
+    }
+
+    /// A packet of a connection that has no program: what becomes of both.
+    fn unjudged(
+        &mut self,
+        tables: &Tables,
+        job: &Job,
+        (hit, entry): (Hit, &Entry),
+        stranger: bool,
+        why: Unjudged,
+        now: Now,
+    ) -> Way {
+        let packet = &job.packet;
+        let refusal = match why {
+            // Its sender hears of it as of a first packet; it is not the server's business.
+            Unjudged::Unreachable(program, refusal) => {
+                let waits = refusal.reason == DropReason::NeighbourUnresolved;
+                return if waits || hit.side == Side::Original {
+                    Way::Run(program, None)
+                } else {
+                    Way::Drop(refusal)
+                };
+            }
+            Unjudged::Moved(moved) => {
+                let (flow, tracking) = *moved;
+                return self.begin_anew(tables, packet, hit, (flow, &tracking), now);
+            }
+            Unjudged::Rerouted if hit.side == Side::Original && !stranger => {
+                self.close(hit);
+                return self.unknown(tables, job, None, true, now);
+            }
+            // As if that workload were on another host: its record, which is its client's too, goes on if the route comes back. And
+            // what goes to another appliance: whoever began it goes on by the other way first.
+            Unjudged::Midway | Unjudged::Rerouted => return Way::Drop(invalid(packet)),
+            Unjudged::Refused(refusal) => Some(refusal),
+            Unjudged::Elsewhere => None,
+        };
+        if !stranger {
+            self.close(hit);
+        }
+        // A router that has no way for it any more says so, as it does of a first packet.
+        let sent = entry.side(Side::Original).tuple();
+        let sent_to = (sent.dst_addr(), sent.dst_port);
+        let redirected = entry.binding().is_some_and(|to| to.dst != sent_to);
+        let own_way = hit.side == Side::Original && !redirected;
+        let told = refusal.is_some_and(|r| own_way && Told::of(r.reason).is_some());
+        match refusal {
+            None if !stranger => self.first(tables, job, now),
+            Some(_) if told => self.first(tables, job, now),
+            _ => Way::Drop(refusal.unwrap_or_else(|| invalid(packet))),
         }
     }
 
@@ -757,7 +765,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             Err(Unjudged::Refused(refusal) | Unjudged::Unreachable(_, refusal)) => {
                 return Err(refusal);
             }
-            Err(Unjudged::Elsewhere | Unjudged::Rerouted) => return Ok(None),
+            Err(
+                Unjudged::Elsewhere | Unjudged::Rerouted | Unjudged::Moved(_) | Unjudged::Midway,
+            ) => return Ok(None),
         };
         let flow = self.programs.get(program);
         Ok(flow.filter(|flow| flow.handed.is_some()).cloned())

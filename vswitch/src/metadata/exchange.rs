@@ -22,6 +22,7 @@ use super::{
     server,
     stack::{Limits, Opened, Stacks},
 };
+use crate::datapath::Tables;
 
 /// Frames of a turn.
 const FRAMES: usize = 256;
@@ -66,6 +67,9 @@ impl Exchange {
             directory: Arc::new(ArcSwap::from_pointee(Directory::default())),
             counters: Arc::clone(&echo.counters),
             nova: None,
+            // No names are asked for here.
+            tables: Arc::new(ArcSwap::from_pointee(Tables::empty(seed))),
+            clock: || Now::ZERO,
         };
         Self {
             pages: Some(context),

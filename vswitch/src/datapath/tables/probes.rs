@@ -156,7 +156,10 @@ fn monitored(config: &HostConfig) -> Vec<(&LoadBalancer, &Monitor)> {
         .flat_map(|chain| &chain.functions)
         .filter_map(|function| match &function.kind {
             FunctionKind::LoadBalancer(balancer) => Some((balancer, balancer.monitor.as_ref()?)),
-            FunctionKind::Firewall(_) | FunctionKind::Shaper(_) | FunctionKind::Nat(_) => None,
+            FunctionKind::Firewall(_)
+            | FunctionKind::Shaper(_)
+            | FunctionKind::Nat(_)
+            | FunctionKind::Appliance(_) => None,
         })
         .collect()
 }

@@ -63,6 +63,7 @@ fn balancer(v6: bool, member: u16) -> FunctionKind {
             port: 80,
             weight: 1,
         }],
+        monitor: None,
     })
 }
 
