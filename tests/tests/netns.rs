@@ -428,26 +428,31 @@ fn a_dhcp_client_is_told_what_the_api_says() {
     assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
 }
 
-/// Answers every question by UDP with one address, and says a word to who connects by TCP.
+/// Answers every question with one address, by UDP and by TCP.
 const NAME_SERVER: &str = r#"
 import socket, struct, threading
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 udp.bind(("", 53))
 tcp = socket.create_server(("", 53))
-def words():
-    while True:
-        to, _ = tcp.accept()
-        to.sendall(b"heard")
-        to.close()
-threading.Thread(target=words, daemon=True).start()
-print("ready", flush=True)
-while True:
-    asked, whom = udp.recvfrom(4096)
+def answered(asked):
     end = asked.index(b"\0", 12) + 5
     of = struct.unpack("!H", asked[end - 4:end - 2])[0]
     answer = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4\xc0\0\2\x4d" if of == 1 else b""
     head = asked[:2] + b"\x81\x80\0\1" + struct.pack("!H", int(of == 1)) + b"\0\0\0\0"
-    udp.sendto(head + asked[12:end] + answer, whom)
+    return head + asked[12:end] + answer
+def streams():
+    while True:
+        to, _ = tcp.accept()
+        stream = to.makefile("rwb")
+        answer = answered(stream.read(struct.unpack("!H", stream.read(2))[0]))
+        stream.write(struct.pack("!H", len(answer)) + answer)
+        stream.close()
+        to.close()
+threading.Thread(target=streams, daemon=True).start()
+print("ready", flush=True)
+while True:
+    asked, whom = udp.recvfrom(4096)
+    udp.sendto(answered(asked), whom)
 "#;
 
 /// What the C library makes of a name in a workload, by these name servers; empty: nothing.
@@ -582,13 +587,26 @@ fn a_resolver_finds_ports_by_name_and_others_by_the_subnets_servers() {
         held &= resolved(&workload, "ahosts", "store").contains(&v4);
         held &= !resolved(&workload, "ahostsv4", "nobody.openstacklocal").contains("192.0.2.77");
     }
-    let connect =
-        "import socket; print(socket.create_connection(('169.254.169.254', 53), 3).recv(9))";
-    let heard = lab.exec("a", &["python3", "-c", connect]);
     assert!(held, "names hold whoever is asked");
-    let heard = printed("the server by TCP", &heard);
-    assert!(heard.contains("heard"), "{heard}");
+    let heard = lab.exec("a", &["python3", "-c", ASK_BY_TCP]);
+    let heard = printed("by TCP", &heard);
+    let heard: Vec<&str> = heard.lines().collect();
+    assert_eq!(heard, [v4.as_str(), "192.0.2.77"]);
 }
+
+/// By one connection: a name that the switch knows, and one that its name server knows.
+const ASK_BY_TCP: &str = r#"
+import socket, struct
+to = socket.create_connection(("169.254.169.254", 53), 3)
+stream = to.makefile("rwb")
+for name in ["store.openstacklocal", "www.example.org"]:
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    asked = b"\0\7\1\0\0\1\0\0\0\0\0\0" + labels + b"\0\0\1\0\1"
+    stream.write(struct.pack("!H", len(asked)) + asked)
+    stream.flush()
+    answer = stream.read(struct.unpack("!H", stream.read(2))[0])
+    print(socket.inet_ntoa(answer[-4:]))
+"#;
 
 /// The kernel makes the address that the API gave its port, and believes in its router until that takes its leave.
 #[test]

@@ -314,7 +314,7 @@ fn part(spec: &Spec, part: &Part, object: &str, paths: &mut Map<String, Value>) 
     };
     let name = part.singular;
     let rows = json!({"type": "array", "items": shown});
-    let many = json!({
+    let mut many = json!({
         "get": operation(spec, format!("List {}.", part.plural), json!({
             "responses": {"200": answer(part.plural, &rows)},
         })),
@@ -323,6 +323,21 @@ fn part(spec: &Spec, part: &Part, object: &str, paths: &mut Map<String, Value>) 
             "responses": {"201": answer(name, &shown)},
         })),
     });
+    if !part.batch.is_empty() {
+        let all = json!({"type": "array", "items": made});
+        let replace = json!({
+            "parameters": [{
+                "name": "additive_only", "in": "query", "schema": {"type": "boolean"},
+                "description": "What the body does not name stays.",
+            }],
+            "requestBody": body(wrapped(part.plural, &all)),
+            "responses": {"202": {"description": "They are what the body says."}},
+        });
+        let replace = operation(spec, format!("Replace all {}.", part.plural), replace);
+        if let Some(many) = many.as_object_mut() {
+            many.insert("put".to_owned(), replace);
+        }
+    }
     let path = format!("{object}/{}", part.plural);
     paths.insert(format!("{path}/{{part}}"), with(one(name), &["id", "part"]));
     paths.insert(path, with(many, &["id"]));

@@ -4,13 +4,20 @@
 //! security group rule create web --protocol icmp = rule   | ping+ tcp-      which traffic passes and which does not, a second later
 //! security group rule delete $rule                        | ping-
 //! network show blue                                       | mtu=1400        a field of the answer
+//! port show a                                             | ?status=ACTIVE  the same, asked for until it holds
 //! port show a                                             | tags~red        a part of a field
+//! loadbalancer stats show lb                              | bytes_in>0      a field that is a larger number
 //! network list                                            | has=blue lacks=red
 //! network delete blue                                     | refused=409     it fails, and these words are in the complaint
 //! ```
 //! `= NAME` keeps the answer's id for `$NAME`; `= NAME of CELL` that of a list's first row with such a cell. All of a second counts from the API's answer.
 
-use std::{collections::BTreeMap, fmt::Write, fs, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -19,6 +26,8 @@ use crate::netns;
 
 /// What a change may take from the API's answer to changed traffic.
 const LIMIT: Duration = Duration::from_secs(1);
+/// What a fact with a question mark may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A client, what it made, and the traffic that is watched.
 #[derive(Debug)]
@@ -112,7 +121,12 @@ impl Script {
             let id = id.unwrap_or_else(|| panic!("{row}: no id in {}", answer.out));
             self.kept.insert(name.into(), id);
         }
-        for fact in facts.iter().filter(|fact| !fact.starts_with("refused=")) {
+        let later = facts.iter().filter_map(|fact| fact.strip_prefix('?'));
+        for fact in later {
+            self.comes(row, said, fact, answer.at);
+        }
+        let now = |fact: &&&str| !fact.starts_with("refused=") && !fact.starts_with('?');
+        for fact in facts.iter().filter(now) {
             match (fact.strip_suffix('+'), fact.strip_suffix('-')) {
                 (Some(watch), _) => self.traffic(row, watch, true, &answer),
                 (_, Some(watch)) => self.traffic(row, watch, false, &answer),
@@ -166,7 +180,26 @@ impl Script {
         }
     }
 
+    /// Asks until it holds.
+    fn comes(&mut self, row: &str, said: &str, fact: &str, since: Instant) {
+        while !Self::is_so(row, fact, &self.say(said)) {
+            let waited = since.elapsed();
+            assert!(
+                waited < PATIENCE,
+                "{row}: {fact} did not come in {waited:?}"
+            );
+        }
+    }
+
     fn holds(row: &str, fact: &str, answer: &Answer) {
+        let json = answer.json();
+        assert!(
+            Self::is_so(row, fact, answer),
+            "{row}: {fact} does not hold of {json}"
+        );
+    }
+
+    fn is_so(row: &str, fact: &str, answer: &Answer) -> bool {
         let json = answer.json();
         let named = |name: &str| {
             let rows = json
@@ -174,10 +207,13 @@ impl Script {
                 .unwrap_or_else(|| panic!("{row}: no list: {json}"));
             rows.iter().any(|row| has(row, name))
         };
-        let holds = if let Some(name) = fact.strip_prefix("has=") {
+        if let Some(name) = fact.strip_prefix("has=") {
             named(name)
         } else if let Some(name) = fact.strip_prefix("lacks=") {
             !named(name)
+        } else if let Some((key, least)) = fact.split_once('>') {
+            let number = |text: &str| text.parse::<u64>().ok();
+            number(&field(&json, key)) > number(least)
         } else if let Some((key, part)) = fact.split_once('~') {
             field(&json, key).contains(part)
         } else {
@@ -185,8 +221,7 @@ impl Script {
                 .split_once('=')
                 .unwrap_or_else(|| panic!("{row}: what is {fact}?"));
             field(&json, key) == value
-        };
-        assert!(holds, "{row}: {fact} does not hold of {json}");
+        }
     }
 
     /// The measured delays, as a table.

@@ -348,6 +348,8 @@ impl<'a, W: Witness> Walk<'a, W> {
         if !port.admin_up {
             return Err(Refusal::new(DropReason::AdminDown, Stage::Ingress).at(id));
         }
+        // Refused before any chain is looked at, it is let in when its port becomes an appliance's.
+        self.depend(self.tables.chains_section());
         if self.tables.leg(id).is_some() && self.out_of_appliance(port)? {
             return Ok(());
         }

@@ -22,11 +22,13 @@ const ORDER: &[&str] = &[
     "metering_label",
     "metering_label_rule",
     "flow_classifier",
+    "port_pair",
     "port_pair_group",
     "port_chain",
     "loadbalancer",
     "listener",
     "pool",
+    "healthmonitor",
     "host",
 ];
 
@@ -62,8 +64,15 @@ impl Planted {
         all.ids.insert("external", external);
         all.ids.insert("outside", id(&outside));
         for kind in ORDER {
-            if *kind == "floatingip" {
-                all.join(cloud).await;
+            match *kind {
+                "floatingip" => all.join(cloud).await,
+                "port_pair" => all.place(cloud).await,
+                "healthmonitor" => {
+                    let (maker, body) = all.wanted("pool", number);
+                    let bare = all.made(cloud, maker, "pool", body).await;
+                    all.ids.insert("bare", bare);
+                }
+                _ => {}
             }
             let (maker, body) = all.wanted(kind, number);
             let made = all.made(cloud, maker, kind, body).await;
@@ -90,6 +99,18 @@ impl Planted {
         let (maker, body) = self.wanted("port_pair_group", 0);
         let hop = self.made(cloud, maker, "port_pair_group", body).await;
         self.ids.insert("hop", hop);
+    }
+
+    /// Ports that are on a host, for two pairs.
+    async fn place(&mut self, cloud: &Cloud) {
+        for place in ["in", "out", "spare in", "spare out"] {
+            let body = json!({
+                "network_id": self.id("network"), "project_id": self.project,
+                "binding:host_id": "host-of-pairs",
+            });
+            let port = self.made(cloud, "admin", "port", body).await;
+            self.ids.insert(place, port);
+        }
     }
 
     /// The id of what it has of a kind.
@@ -173,10 +194,22 @@ impl Planted {
                     "destination_port_range_min": 1000 + fresh, "destination_port_range_max": 1000 + fresh,
                 }),
             ),
-            "port_pair_group" => (
-                member,
-                json!({"network_function": {"shaper": {"rate": "1mbit"}}}),
-            ),
+            "port_pair" => {
+                let [way_in, way_out] = if first {
+                    ["in", "out"]
+                } else {
+                    ["spare in", "spare out"]
+                };
+                (
+                    member,
+                    json!({"ingress": own(way_in), "egress": own(way_out)}),
+                )
+            }
+            "port_pair_group" => {
+                let pairs = json!({"port_pairs": [own("port_pair")]});
+                let function = json!({"network_function": {"shaper": {"rate": "1mbit"}}});
+                (member, if first { pairs } else { function })
+            }
             "port_chain" => {
                 let hop = if first { "port_pair_group" } else { "hop" };
                 (member, json!({"port_pair_groups": [own(hop)]}))
@@ -197,6 +230,15 @@ impl Planted {
                     "loadbalancer_id": own("loadbalancer"), "protocol": "TCP", "lb_algorithm": "ROUND_ROBIN",
                 }),
             ),
+            "healthmonitor" => {
+                let pool = if first { "pool" } else { "bare" };
+                (
+                    member,
+                    json!({
+                        "pool_id": own(pool), "type": "TCP", "delay": 5, "timeout": 2, "max_retries": 1,
+                    }),
+                )
+            }
             "host" => ("admin", json!({"name": format!("host-{fresh}")})),
             other => panic!("what is a {other} made with?"),
         }

@@ -226,6 +226,29 @@ const ROWS: &[Row] = &[
     )
     .without(&["logical_destination_port"]),
     row(
+        "port_pair.ingress",
+        "spare in",
+        (404, "PortPairPortNotFound"),
+        MADE,
+        NEVER,
+    ),
+    row(
+        "port_pair.egress",
+        "spare out",
+        (404, "PortPairPortNotFound"),
+        MADE,
+        NEVER,
+    ),
+    // Each is in its own group.
+    row(
+        "port_pair_group.port_pairs",
+        "port_pair",
+        (404, "PortPairNotFound"),
+        (409, "PortPairInUse"),
+        (409, "PortPairInUse"),
+    )
+    .without(&["network_function"]),
+    row(
         "port_chain.port_pair_groups",
         "hop",
         (404, "PortPairGroupNotFound"),
@@ -287,6 +310,13 @@ const ROWS: &[Row] = &[
         "listener",
         (404, "ListenerNotFound"),
         (400, "ValidationException"),
+        NEVER,
+    ),
+    row(
+        "healthmonitor.pool_id",
+        "bare",
+        (404, "PoolNotFound"),
+        MADE,
         NEVER,
     ),
 ];

@@ -9,7 +9,7 @@
 //! - A verdict is of answers alone: a member that was never asked has none.
 //!
 //! # Attack
-//! What a member can say is that it serves, or not. At most [`AT_ONCE`] are asked in [`PAUSE`], and each of them by its monitor's own delay.
+//! What a member can say is that it serves, or not. At most `AT_ONCE` are asked in `PAUSE`, and each of them by its monitor's own delay.
 //!
 //! # Cost
 //! One atomic reading a turn of one worker. A lock for each probe and answer; a host without monitors never takes it.
