@@ -19,10 +19,14 @@ pub(crate) struct Options {
     /// Leaves out documentation and licences.
     #[arg(long)]
     fast: bool,
+    /// Builds all of it with the release profile: one build then serves the checks and a `cargo run --release`.
+    #[arg(long)]
+    release: bool,
 }
 
 /// Runs every step and prints the summary; true if none failed.
 pub(crate) fn run(root: &Path, options: &Options) -> bool {
+    let profile = options.release.then_some("--release");
     let mut steps = vec![
         Step::timed("fmt", || {
             step::cargo(root, &["fmt", "--all", "--check"], &[])
@@ -36,45 +40,39 @@ pub(crate) fn run(root: &Path, options: &Options) -> bool {
             }
         }),
         Step::timed("clippy", || {
-            step::cargo(
-                root,
-                &[
-                    "clippy",
-                    "--workspace",
-                    "--all-targets",
-                    "--",
-                    "-D",
-                    "warnings",
-                ],
-                &[],
-            )
+            let mut arguments = vec!["clippy", "--workspace", "--all-targets"];
+            arguments.extend(profile);
+            arguments.extend(["--", "-D", "warnings"]);
+            step::cargo(root, &arguments, &[])
         }),
         Step::timed("pure", || {
             let mut arguments = vec!["check"];
+            arguments.extend(profile);
             arguments.extend(PURE.iter().flat_map(|name| ["-p", name]));
             step::cargo(root, &arguments, &[])
         }),
-        Step::timed("gen", || match crate::generate::check(root) {
-            Ok(true) => Outcome::Passed,
-            Ok(false) => Outcome::Failed,
-            Err(error) => {
-                eprintln!("a generator failed: {error:#}");
-                Outcome::Failed
+        Step::timed("gen", || {
+            match crate::generate::check(root, options.release) {
+                Ok(true) => Outcome::Passed,
+                Ok(false) => Outcome::Failed,
+                Err(error) => {
+                    eprintln!("a generator failed: {error:#}");
+                    Outcome::Failed
+                }
             }
         }),
-        Step::timed("tests", || tests(root)),
+        Step::timed("tests", || tests(root, profile)),
         Step::timed("doctests", || {
-            step::cargo(root, &["test", "--workspace", "--doc"], &[])
+            let mut arguments = vec!["test", "--workspace", "--doc"];
+            arguments.extend(profile);
+            step::cargo(root, &arguments, &[])
         }),
     ];
     if !options.fast {
         steps.push(Step::timed("docs", || {
-            let arguments = [
-                "doc",
-                "--workspace",
-                "--no-deps",
-                "--document-private-items",
-            ];
+            let mut arguments = vec!["doc", "--workspace", "--no-deps"];
+            arguments.push("--document-private-items");
+            arguments.extend(profile);
             step::cargo(root, &arguments, &[("RUSTDOCFLAGS", "-D warnings")])
         }));
         steps.push(Step::timed("deny", || deny(root)));
@@ -83,16 +81,15 @@ pub(crate) fn run(root: &Path, options: &Options) -> bool {
     step::all_held(&steps)
 }
 
-fn tests(root: &Path) -> Outcome {
+fn tests(root: &Path, profile: Option<&str>) -> Outcome {
     if step::has_subcommand("nextest") {
-        return step::cargo(
-            root,
-            &["nextest", "run", "--workspace", "--no-tests=warn"],
-            &[],
-        );
+        let mut arguments = vec!["nextest", "run", "--workspace", "--no-tests=warn"];
+        arguments.extend(profile);
+        return step::cargo(root, &arguments, &[]);
     }
     println!("cargo-nextest is not installed: cargo test runs the tests instead");
-    let arguments = ["test", "--workspace", "--lib", "--bins", "--tests"];
+    let mut arguments = vec!["test", "--workspace", "--lib", "--bins", "--tests"];
+    arguments.extend(profile);
     let outcome = step::cargo(root, &arguments, &[]);
     if outcome == Outcome::Passed {
         return Outcome::Instead("by cargo test: cargo-nextest is not installed".into());

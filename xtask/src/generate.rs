@@ -17,6 +17,9 @@ pub(crate) struct Options {
     /// Writes nothing; fails if a file is not what its generator prints.
     #[arg(long)]
     check: bool,
+    /// Builds the generators with the release profile.
+    #[arg(long)]
+    release: bool,
 }
 
 /// A committed file, and the arguments of the `cargo run` that prints it.
@@ -47,10 +50,10 @@ const GENERATORS: &[Generator] = &[
 /// Writes or checks every generated file; true if all are now, or were, fresh.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
     if options.check {
-        return check(root);
+        return check(root, options.release);
     }
     for generator in GENERATORS {
-        let text = print(root, generator)?;
+        let text = print(root, generator, options.release)?;
         let path = root.join(generator.file);
         std::fs::write(&path, text).with_context(|| format!("write {}", generator.file))?;
         println!("wrote {}", generator.file);
@@ -60,10 +63,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<bool> {
 }
 
 /// True if every generated file is what its generator prints.
-pub(crate) fn check(root: &Path) -> Result<bool> {
+pub(crate) fn check(root: &Path, release: bool) -> Result<bool> {
     let mut fresh = true;
     for generator in GENERATORS {
-        let expected = print(root, generator)?;
+        let expected = print(root, generator, release)?;
         let found = std::fs::read_to_string(root.join(generator.file)).unwrap_or_default();
         if let Some(line) = first_difference(&found, &expected) {
             println!(
@@ -81,9 +84,10 @@ fn told_count() {
     println!("gen: {} generated files", GENERATORS.len());
 }
 
-fn print(root: &Path, generator: &Generator) -> Result<String> {
+fn print(root: &Path, generator: &Generator, release: bool) -> Result<String> {
     let output = Command::new(step::cargo_path())
         .args(["run", "--quiet"])
+        .args(release.then_some("--release"))
         .args(generator.run)
         .current_dir(root)
         .output()
