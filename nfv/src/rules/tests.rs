@@ -364,3 +364,172 @@ proptest! {
         check(&patterns, &sets, &keys)?;
     }
 }
+
+/// Rules as an operator of thousands has them, of chosen lengths: blocks that overlap, ranges, both families, both actions' worth of ports.
+fn rulebook(rules: u32, shapes: u32, protocols: &[Option<u8>]) -> Vec<Pattern> {
+    let v4_lengths = [
+        8, 10, 12, 14, 16, 18, 19, 20, 21, 22, 23, 24, 26, 28, 30, 32,
+    ];
+    let v6_lengths = [16, 32, 40, 48, 52, 56, 64, 128];
+    let of = |lengths: &[u8], n: u32| *lengths.iter().cycle().nth(n as usize).unwrap();
+    (0..rules)
+        .map(|n| {
+            let r = draw(n, 0);
+            let shape = r % shapes;
+            let port = u16::try_from(draw(n, 1) % 2_000).unwrap();
+            let (src_ports, dst_ports) = match draw(n, 2) % 4 {
+                0 => (PortRange::ANY, PortRange::one(port)),
+                1 => (
+                    PortRange::ANY,
+                    PortRange::new(port, port + port / 8).unwrap(),
+                ),
+                2 => (PortRange::new(port, 65_535).unwrap(), PortRange::ANY),
+                _ => (
+                    PortRange::new(0, port).unwrap(),
+                    PortRange::new(port / 2, port).unwrap(),
+                ),
+            };
+            // One in five is of IPv6.
+            let (src, dst) = if shape.is_multiple_of(5) {
+                (
+                    Prefix::containing(v6(draw(n, 3)), of(&v6_lengths, shape / 5 % 8)).unwrap(),
+                    Prefix::containing(v6(draw(n, 4)), of(&v6_lengths, shape / 40 % 8)).unwrap(),
+                )
+            } else {
+                (
+                    Prefix::containing(v4(draw(n, 3)), of(&v4_lengths, shape % 16)).unwrap(),
+                    Prefix::containing(v4(draw(n, 4)), of(&v4_lengths, shape / 16 % 16)).unwrap(),
+                )
+            };
+            let protocol = protocols.iter().cycle().nth(draw(n, 5) as usize % 60);
+            Pattern {
+                protocol: *protocol.unwrap(),
+                src: Some(src),
+                dst: Some(dst),
+                src_ports,
+                dst_ports,
+                ..Pattern::ANY
+            }
+        })
+        .collect()
+}
+
+/// The `what`-th number of the `n`-th thing: the same each time.
+fn draw(n: u32, what: u32) -> u32 {
+    let word = crate::keyed_hash::scramble(u64::from(n) << 8 | u64::from(what));
+    u32::try_from(word >> 32).unwrap()
+}
+
+/// Addresses near one another, so that blocks of every length have some and leave some out.
+fn v4(r: u32) -> IpAddr {
+    let wide = if r.is_multiple_of(3) {
+        0x0fff_ffff
+    } else {
+        0x0003_ffff
+    };
+    (0x0a00_0000 | r & wide).to_be_bytes().into()
+}
+
+fn v6(r: u32) -> IpAddr {
+    let (hi, lo) = (u128::from(r >> 16 & 0x3ff), u128::from(r & 0xff));
+    IpAddr::from((0xfd00_u128 << 112 | hi << 70 | lo).to_be_bytes())
+}
+
+/// A packet near the rules: half of them from within a rule's blocks, the others anywhere among them.
+fn near(patterns: &[Pattern], n: u32) -> FlowKey {
+    let at = draw(n, 10) as usize % patterns.len();
+    let p = &patterns[at];
+    let ends = |p: Option<Prefix>, r: u32| {
+        let addr = p.unwrap().addr();
+        if r.is_multiple_of(2) {
+            addr
+        } else if addr.is_ipv4() {
+            v4(r)
+        } else {
+            v6(r)
+        }
+    };
+    let port = |r: u32| u16::try_from(r % 2_200).unwrap();
+    let protocol = [proto::TCP, proto::UDP, proto::ICMP][draw(n, 11) as usize % 3];
+    key(
+        protocol,
+        ends(p.src, draw(n, 12)),
+        ends(p.dst, draw(n, 13)),
+        (port(draw(n, 14)), port(draw(n, 15))),
+    )
+}
+
+/// How many packets are compared with a plain reading: a few thousand, or as many as `RULE_PACKETS` says, in an optimised build.
+fn packets() -> u32 {
+    let asked = std::env::var("RULE_PACKETS");
+    asked.map_or(2_000, |n| n.parse().unwrap())
+}
+
+/// How many combinations of lengths, of a source and a destination, the patterns have.
+fn masks(patterns: &[Pattern]) -> usize {
+    let of = |p: &Pattern| {
+        let bits = |p: Option<Prefix>| p.unwrap().bits();
+        (p.src.unwrap().is_ipv4(), bits(p.src), bits(p.dst))
+    };
+    patterns
+        .iter()
+        .map(of)
+        .collect::<std::collections::HashSet<_>>()
+        .len()
+}
+
+#[test]
+fn ten_thousand_rules_of_hundreds_of_masks_say_what_a_list_says() {
+    let any = [None, Some(proto::TCP), Some(proto::UDP)];
+    // Every shape has a tuple of its own; and more shapes than there are tuples.
+    for (shapes, protocols) in [(256, &any[1..]), (1_280, &any[..])] {
+        let patterns = rulebook(10_000, shapes, protocols);
+        assert!(masks(&patterns) >= 200, "{}", masks(&patterns));
+        let table = table(&patterns);
+        let mut decided = 0;
+        for n in 0..packets() {
+            let k = near(&patterns, n);
+            let plain = patterns.iter().position(|p| means(p, &k, &[]));
+            let found = asked(&table, &k, &[]).0;
+            assert_eq!(found.map(|f| f as usize), plain, "packet {n}: {k:?}");
+            decided += u32::from(found.is_some());
+        }
+        // Neither all nor none, or nothing was compared.
+        let share = decided * 100 / packets();
+        assert!((20..95).contains(&share), "{share} in a hundred");
+    }
+}
+
+#[test]
+fn no_more_tuples_are_walked_than_can_match() {
+    let patterns = rulebook(10_000, 256, &[Some(proto::TCP), Some(proto::UDP)]);
+    let table = table(&patterns);
+    let mut most = 0;
+    for n in 0..packets() / 4 {
+        let k = near(&patterns, n);
+        let (_, probe) = asked(&table, &k, &[]);
+        // Tuples that have the protocol, a block that the source is in, and one that the destination is in.
+        let v4 = k.ethertype == ethertype::IPV4;
+        let of_family = patterns.iter().filter(|p| p.src.unwrap().is_ipv4() == v4);
+        let mut can = std::collections::HashMap::<(u8, u8), [bool; 3]>::new();
+        for p in of_family {
+            let (src, dst) = (p.src.unwrap(), p.dst.unwrap());
+            let tuple = can.entry((src.bits(), dst.bits())).or_default();
+            tuple[0] |= p.protocol == Some(k.ip_proto);
+            tuple[1] |= src.contains(k.src_addr());
+            tuple[2] |= dst.contains(k.dst_addr());
+        }
+        let of_length = |which: usize, bits: u8| {
+            let side = |t: &(u8, u8)| if which == 1 { t.0 } else { t.1 };
+            can.iter().any(|(t, has)| side(t) == bits && has[which])
+        };
+        let may = can
+            .iter()
+            .filter(|(t, has)| has[0] && of_length(1, t.0) && of_length(2, t.1))
+            .count();
+        let steps = probe.steps() as usize;
+        assert!(steps <= may, "packet {n}: {steps} of {may}");
+        most = most.max(steps);
+    }
+    assert!(most > 10, "{most}: hardly any was walked");
+}
