@@ -20,6 +20,8 @@ pub mod flag {
     pub const PSH: u16 = 0x08;
     /// The acknowledgment field is significant.
     pub const ACK: u16 = 0x10;
+    /// The urgent pointer is significant.
+    pub const URG: u16 = 0x20;
 }
 
 /// The largest shift of a window (RFC 7323 §2.3: a larger one counts as this).

@@ -141,7 +141,12 @@ pub(super) fn begins(segment: &TcpSegment) -> bool {
 
 /// Judges a segment of `side`, and moves the connection on if it belongs.
 pub(super) fn advance(state: &mut State, side: Side, segment: &TcpSegment) -> Track {
-    let belongs = match segment.flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN) {
+    let flags = segment.flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN);
+    // No stack marks as urgent what answers a SYN or resets: it is a probe.
+    if segment.has(flag::URG) && (flags == flag::SYN | flag::ACK || flags & flag::RST != 0) {
+        return Track::Invalid;
+    }
+    let belongs = match flags {
         flag::SYN if state.stage().is_over() => return Track::Renew,
         flag::SYN => on_syn(state, side, segment),
         // Both ends agree on a connection that is not this one: its end was not seen here. The SYN will come again.
@@ -172,17 +177,19 @@ fn on_syn(state: &mut State, side: Side, syn: &TcpSegment) -> bool {
             synchronize(state, side, syn);
         }
         (Stage::SynReceived, _) if is_known(syn, sent) => {}
-        // Both at once (RFC 9293 figure 7); or anew, behind an answer.
-        (Stage::SynSent, Side::Reply) | (Stage::SynReceived, _) => {
+        // Both at once (RFC 9293 figure 7).
+        (Stage::SynSent | Stage::SynReceived, Side::Reply) => {
             state.flags &= !CHALLENGED;
             synchronize(state, side, syn);
             both_spoke(state);
             state.set_stage(Stage::SynReceived);
         }
-        // The same again; or a reply that its receiver will challenge.
-        (Stage::SynSent, Side::Original) | (_, Side::Reply) => {}
-        // Inside a connection its receiver answers with a challenge, and the record stays as it is; or it has forgotten the
-        // connection, and answers with a SYN of its own.
+        // The same again.
+        (Stage::SynSent, Side::Original) => {}
+        // Whoever answers has nothing to begin.
+        (_, Side::Reply) => return false,
+        // Behind an answer, or inside a connection, its receiver answers with a challenge, and the record stays as it is, for the SYN may be
+        // anybody's; or it has forgotten the connection, and answers with a SYN of its own.
         (_, Side::Original) => {
             state.flags |= PENDING;
             let [a, b, c, d] = syn.seq.wrapping_add(1).to_le_bytes();
@@ -198,7 +205,7 @@ fn answers_pending(state: &State, side: Side, segment: &TcpSegment) -> bool {
     let [original, reply] = &state.windows;
     let pending = u32::from(original.pending) | u32::from(reply.pending) << 16;
     side == Side::Reply
-        && state.stage() > Stage::SynReceived
+        && state.stage() >= Stage::SynReceived
         && state.flags & PENDING != 0
         && segment.ack == pending
 }
@@ -213,6 +220,8 @@ fn on_syn_ack(state: &mut State, side: Side, segment: &TcpSegment) -> bool {
     let belongs = match (stage, side) {
         (Stage::SynSent, Side::Reply) => acknowledges_syn(&sent, segment.ack),
         (Stage::SynSent, Side::Original) => false,
+        // Once the connection is made, its initiator has no SYN to answer.
+        (_, Side::Original) if stage > Stage::SynReceived => false,
         _ if anew => {
             at_most(segment.ack, sent.end) && at_most(sent.end.wrapping_sub(ACK_LAG), segment.ack)
         }
@@ -291,23 +300,37 @@ fn on_ack(state: &mut State, side: Side, segment: &TcpSegment) -> bool {
         side.of_mut(&mut state.windows).end = segment.ack;
         return true;
     }
-    if !in_window(state, side, segment) {
-        return false;
+    match place(state, side, segment) {
+        Place::Ahead => return false,
+        Place::Behind => {}
+        Place::Inside => {
+            learn(state, side, segment);
+            move_on(state, side, segment);
+        }
     }
-    learn(state, side, segment);
-    move_on(state, side, segment);
     true
 }
 
-fn in_window(state: &State, side: Side, segment: &TcpSegment) -> bool {
+/// Where a segment lies by the four bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Inside,
+    /// What was sent or acknowledged long ago: its receiver answers it, or does nothing.
+    Behind,
+    /// What nobody has made room for, or acknowledges what was not sent.
+    Ahead,
+}
+
+fn place(state: &State, side: Side, segment: &TcpSegment) -> Place {
     let sender = side.of(&state.windows);
     let receiver = side.other().of(&state.windows);
     let lag = sender.max_room().max(ACK_LAG);
-    let highest = sender.highest_start();
-    at_most(segment.seq, highest)
-        && at_most(sender.end.wrapping_sub(receiver.max_room()), segment.end())
-        && at_most(segment.ack, receiver.end)
-        && at_most(receiver.end.wrapping_sub(lag), segment.ack)
+    if !at_most(segment.seq, sender.highest_start()) || !at_most(segment.ack, receiver.end) {
+        return Place::Ahead;
+    }
+    let inside = at_most(sender.end.wrapping_sub(receiver.max_room()), segment.end())
+        && at_most(receiver.end.wrapping_sub(lag), segment.ack);
+    if inside { Place::Inside } else { Place::Behind }
 }
 
 fn learn(state: &mut State, side: Side, segment: &TcpSegment) {
