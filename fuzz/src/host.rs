@@ -87,6 +87,7 @@ fn router() -> Router {
             mac: unicast(251),
             admin_up: true,
             addrs: [false, true].map(addr).to_vec(),
+            firewall: None,
         }],
         routes: vec![
             Route {
@@ -139,6 +140,7 @@ pub(crate) fn port(n: u8) -> Port {
         dns_name: None,
         dhcp: hostconfig::DhcpOptions::default(),
         trunk: None,
+        firewall: None,
     }
 }
 

@@ -367,6 +367,7 @@ fn port(n: u8) -> Port {
         qos: None,
         host_number: Some(0),
         trunk: None,
+        firewall: None,
         ..host::port(n)
     }
 }

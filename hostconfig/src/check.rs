@@ -42,7 +42,11 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
         let mut needs = BTreeSet::new();
         match section.body() {
             // Metadata of a port that is not here is told to nobody.
-            Section::Vteps(_) | Section::Qos(_) | Section::Chain(_) | Section::Metadata(_) => {}
+            Section::Vteps(_)
+            | Section::Firewall(_)
+            | Section::Qos(_)
+            | Section::Chain(_)
+            | Section::Metadata(_) => {}
             Section::AddressSet(set) => {
                 needs.extend(set.part.map(|_| SectionKey::AddressSet(set.id)));
             }
@@ -61,6 +65,7 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
             Section::Port(p) => {
                 needs.insert(SectionKey::Network(p.network));
                 needs.extend(p.security_groups.iter().map(|g| SectionKey::Group(*g)));
+                needs.extend(p.firewall.map(SectionKey::Firewall));
                 needs.extend(p.qos.map(SectionKey::Qos));
                 if let Some(trunk) = p.trunk {
                     needs.insert(SectionKey::Port(trunk.parent));
@@ -88,6 +93,7 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
             Section::Router(r) => {
                 for interface in &r.interfaces {
                     needs.insert(SectionKey::Network(interface.network));
+                    needs.extend(interface.firewall.map(SectionKey::Firewall));
                     if let Some(first) = macs.insert((interface.network, interface.mac), key) {
                         faults.push(Fault::SameMac(key, first));
                     }

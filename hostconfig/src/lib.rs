@@ -9,7 +9,7 @@
 //!
 //! # Map
 //! - [`section`]: keys, bodies, hashes
-//! - what sections say: [`network`], [`port`], [`dhcp`], [`router`], [`group`], [`floating_ip`], [`meter`], [`metadata`], [`qos`],
+//! - what sections say: [`network`], [`port`], [`dhcp`], [`router`], [`group`], [`firewall`], [`floating_ip`], [`meter`], [`metadata`], [`qos`],
 //!   [`chain`], [`nat`], [`vtep`]
 //! - [`zone`]: what a host says of where it stands
 //! - [`config`]: the whole, its digest, [`check`]s and [`diff`]
@@ -21,6 +21,7 @@ pub mod check;
 pub mod config;
 pub mod dhcp;
 pub mod diff;
+pub mod firewall;
 pub mod floating_ip;
 pub mod generation;
 pub mod group;
@@ -49,6 +50,7 @@ pub use chain::{
 };
 pub use config::{Digest, HostConfig};
 pub use dhcp::{DhcpOption, DhcpOptions};
+pub use firewall::FirewallGroup;
 pub use floating_ip::FloatingIp;
 pub use generation::Generation;
 pub use group::{AddressSet, SecurityGroup, SecurityGroupRule};

@@ -49,6 +49,9 @@ pub struct Port {
     /// It has no device of its own: its frames are those of another port of this host that bear a tag. `None`: it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trunk: Option<SubPort>,
+    /// The firewall group that holds for it, besides its groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<Id<kind::FirewallGroup>>,
 }
 
 /// Whose device a sub-port of a trunk shares.

@@ -74,6 +74,9 @@ pub struct Interface {
     pub admin_up: bool,
     /// Its addresses, with the subnet of each.
     pub addrs: Vec<InterfaceAddr>,
+    /// The firewall group that holds for what is routed by it: egress for what comes from its network, ingress for what goes there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<Id<kind::FirewallGroup>>,
 }
 
 /// An address of an interface.

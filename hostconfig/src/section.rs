@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    AddressSet, Chain, Endpoint, FloatingIp, Metadata, Network, Port, QosPolicy, Router,
-    SecurityGroup, Vteps,
+    AddressSet, Chain, Endpoint, FirewallGroup, FloatingIp, Metadata, Network, Port, QosPolicy,
+    Router, SecurityGroup, Vteps,
 };
 
 /// The name of a section: `port/6f1c…`; the fabric's VTEPs are `vteps`.
@@ -27,6 +27,8 @@ pub enum SectionKey {
     AddressPart(Id<kind::AddressSet>, u8),
     /// A security group.
     Group(Id<kind::SecurityGroup>),
+    /// A firewall group.
+    Firewall(Id<kind::FirewallGroup>),
     /// A QoS policy.
     Qos(Id<kind::QosPolicy>),
     /// A chain.
@@ -51,6 +53,7 @@ impl fmt::Display for SectionKey {
             Self::AddressSet(id) => write!(f, "address_set/{id}"),
             Self::AddressPart(id, part) => write!(f, "address_set/{id}/{part}"),
             Self::Group(id) => write!(f, "group/{id}"),
+            Self::Firewall(id) => write!(f, "firewall/{id}"),
             Self::Qos(id) => write!(f, "qos/{id}"),
             Self::Chain(id) => write!(f, "chain/{id}"),
             Self::Port(id) => write!(f, "port/{id}"),
@@ -86,6 +89,7 @@ impl FromStr for SectionKey {
                 },
             },
             Some(("group", u)) => Ok(Self::Group(id(s, u)?)),
+            Some(("firewall", u)) => Ok(Self::Firewall(id(s, u)?)),
             Some(("qos", u)) => Ok(Self::Qos(id(s, u)?)),
             Some(("chain", u)) => Ok(Self::Chain(id(s, u)?)),
             Some(("port", u)) => Ok(Self::Port(id(s, u)?)),
@@ -109,6 +113,8 @@ pub enum Section {
     AddressSet(AddressSet),
     /// A security group.
     Group(SecurityGroup),
+    /// A firewall group.
+    Firewall(FirewallGroup),
     /// A QoS policy.
     Qos(QosPolicy),
     /// A chain.
@@ -179,6 +185,7 @@ impl Keyed {
             Section::Network(b) => serde_json::to_vec(b),
             Section::AddressSet(b) => serde_json::to_vec(b),
             Section::Group(b) => serde_json::to_vec(b),
+            Section::Firewall(b) => serde_json::to_vec(b),
             Section::Qos(b) => serde_json::to_vec(b),
             Section::Chain(b) => serde_json::to_vec(b),
             Section::Port(b) => serde_json::to_vec(b),
@@ -223,6 +230,7 @@ impl Keyed {
                 Section::AddressSet(read(key, &bytes)?)
             }
             SectionKey::Group(_) => Section::Group(read(key, &bytes)?),
+            SectionKey::Firewall(_) => Section::Firewall(read(key, &bytes)?),
             SectionKey::Qos(_) => Section::Qos(read(key, &bytes)?),
             SectionKey::Chain(_) => Section::Chain(read(key, &bytes)?),
             SectionKey::Port(_) => Section::Port(read(key, &bytes)?),
@@ -274,6 +282,7 @@ impl Section {
                 Some(part) => SectionKey::AddressPart(b.id, part),
             },
             Self::Group(b) => SectionKey::Group(b.id),
+            Self::Firewall(b) => SectionKey::Firewall(b.id),
             Self::Qos(b) => SectionKey::Qos(b.id),
             Self::Chain(b) => SectionKey::Chain(b.id),
             Self::Port(b) => SectionKey::Port(b.id),
@@ -309,6 +318,7 @@ mod tests {
             SectionKey::AddressPart(u.into(), 0),
             SectionKey::AddressPart(u.into(), 255),
             SectionKey::Router(u.into()),
+            SectionKey::Firewall(u.into()),
             SectionKey::Qos(u.into()),
             SectionKey::FloatingIp(u.into()),
             SectionKey::Metadata(u.into()),

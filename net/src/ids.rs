@@ -55,6 +55,10 @@ pub mod kind {
         QosPolicy,
         /// A metering label.
         MeteringLabel,
+        /// A firewall group.
+        FirewallGroup,
+        /// A firewall policy.
+        FirewallPolicy,
         /// A health monitor, or what has one of its own.
         HealthMonitor,
     }

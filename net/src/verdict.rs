@@ -109,8 +109,10 @@ closed_list! {
         MissBudget => "miss_budget",
         /// The host's connection table is full.
         ConntrackFull => "conntrack_full",
-        /// A firewall of a chain denies it.
+        /// A firewall denies it: one of a chain, or the group of a port or a router's interface.
         FirewallDenied => "firewall_denied",
+        /// The firewall group of a port or a router's interface rejects it: its sender is told.
+        FirewallRejected => "firewall_rejected",
         /// The load balancer has no member to send it to.
         NoHealthyMember => "no_healthy_member",
         /// A NAT has no free port for it at any of its addresses.

@@ -208,6 +208,7 @@ fn traffic_obeys_the_openstack_client_within_a_second() {
     scene.script.play("groups");
     scene.script.play("ports");
     scene.script.play("qos");
+    scene.script.play("firewall");
     scene.made_as(20, "--no-security-group", "own- other-");
     scene.made_as(21, "--security-group www", "own+ other-");
     scene.made_as(

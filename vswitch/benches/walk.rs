@@ -81,6 +81,7 @@ fn port(n: u16, security: bool) -> Section {
         dns_name: None,
         dhcp: hostconfig::DhcpOptions::default(),
         trunk: None,
+        firewall: None,
     })
 }
 

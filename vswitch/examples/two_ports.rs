@@ -55,6 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
             trunk: None,
+            firewall: None,
         }))?;
         zones.insert(uuid(n).parse()?, Zone(n));
     }

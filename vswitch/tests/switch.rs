@@ -149,6 +149,7 @@ fn config(here: u16, hosts: u16) -> HostConfig {
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
             trunk: None,
+            firewall: None,
         }));
     }
     config

@@ -113,6 +113,7 @@ fn config() -> HostConfig {
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
             trunk: None,
+            firewall: None,
         }));
     }
     put(Section::Group(open_group()));

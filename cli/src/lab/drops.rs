@@ -25,6 +25,7 @@ const POLICY: &[DropReason] = &[
     DropReason::SecurityGroupEgress,
     DropReason::SecurityGroupIngress,
     DropReason::FirewallDenied,
+    DropReason::FirewallRejected,
 ];
 
 /// Why, and for whom: a drop record's key.

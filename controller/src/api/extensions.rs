@@ -145,6 +145,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "Routers' gateways hide sources or do not.",
     ),
     (
+        "fwaas_v2",
+        "FWaaS v2",
+        "Firewall groups judge what passes workloads' ports and routers' interfaces.",
+    ),
+    (
         "extraroute",
         "Neutron Extra Route",
         "Routers have routes besides those to their subnets.",

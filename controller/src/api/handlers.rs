@@ -16,9 +16,9 @@ use crate::{
     },
     refusal::Refusal,
     resource::{Action, Field, Meta, Object, Reply, Spec, Verb, index_prefix},
-    resources::security_group,
-    rules::{self, Caller, Enacted, Given, Order, enact, stored, usable},
-    store::{Read, Snapshot, transact},
+    resources::{fwaas, security_group},
+    rules::{self, Caller, Enacted, Given, Moment, Order, enact, stored, usable},
+    store::{Read, Snapshot, View, transact},
 };
 use axum::{
     body::Body,
@@ -82,19 +82,29 @@ impl Api {
         }
     }
 
-    /// Makes the project's default group, if this is the first touch.
+    /// Makes the project's default group of this kind, if this is the first touch.
     async fn touch(&self, spec: &Spec, caller: &Caller) -> Result<(), ApiError> {
-        let about_groups = spec.storage.starts_with("security_group");
+        type Ensure = fn(&mut View, &str, &Moment) -> Result<(), Refusal>;
         let project = caller.project_id.clone();
-        if !about_groups || project.is_empty() {
+        if project.is_empty() {
             return Ok(());
         }
-        if security_group::known_default(&self.core.store.snapshot(), &project).is_some() {
+        let snapshot = self.core.store.snapshot();
+        let (known, ensure): (_, Ensure) = if spec.storage.starts_with("security_group") {
+            let known = security_group::known_default(&snapshot, &project);
+            (known, rules::ensure_default_group)
+        } else if spec.storage.starts_with("firewall_") {
+            let known = fwaas::known_default(&snapshot, &project);
+            (known, rules::ensure_default_firewall)
+        } else {
+            return Ok(());
+        };
+        if known.is_some() {
             return Ok(());
         }
         let occasion = self.core.occasion();
         transact::<_, Refusal>(self.core.store.as_ref(), move |view| {
-            crate::rules::ensure_default_group(view, &project, &occasion.moment())
+            ensure(view, &project, &occasion.moment())
         })
         .await?;
         Ok(())

@@ -63,7 +63,13 @@ fn told_of(field: &Field) -> Value {
     };
     if let Some(object) = schema.as_object_mut() {
         object.insert("description".to_owned(), json!(field.doc));
-        if !field.nullable && matches!(field.shown, Shown::OrNull | Shown::ObjectOrNull) {
+        let null = match field.shown {
+            Shown::OrNull | Shown::ObjectOrNull => !field.nullable,
+            Shown::Text => field.nullable,
+            // The first has said so.
+            Shown::AsTaken | Shown::Object => false,
+        };
+        if null {
             or_null(object);
         }
     }

@@ -152,6 +152,7 @@ impl Compiler {
             | SectionKey::AddressSet(_)
             | SectionKey::AddressPart(..)
             | SectionKey::Group(_)
+            | SectionKey::Firewall(_)
             | SectionKey::Qos(_)
             | SectionKey::Chain(_)
             | SectionKey::Port(_)
@@ -250,6 +251,18 @@ impl Compiler {
             }
             Object::AddressGroup(group) => {
                 dirty.sections.insert(SectionKey::AddressSet(group.id));
+            }
+            Object::FirewallRule(rule) => {
+                for policy in intent.policies_with(rule.id) {
+                    self.mark_firewalls(policy, dirty);
+                }
+            }
+            Object::FirewallPolicy(policy) => self.mark_firewalls(policy.id, dirty),
+            Object::Firewall(group) => {
+                dirty.sections.insert(SectionKey::Firewall(group.id));
+                for port in &group.ports {
+                    self.mark_walled(*port, dirty);
+                }
             }
             Object::Qos(policy) => {
                 dirty.sections.insert(SectionKey::Qos(policy.id));
@@ -378,6 +391,26 @@ impl Compiler {
             dirty
                 .sections
                 .extend(chains.map(|chain| SectionKey::Chain(*chain)));
+        }
+    }
+
+    /// The firewall groups that have a policy.
+    fn mark_firewalls(&self, policy: Id<kind::FirewallPolicy>, dirty: &mut Dirty) {
+        let groups = self.intent.firewalls_with(policy);
+        dirty.sections.extend(groups.map(SectionKey::Firewall));
+    }
+
+    /// A port that may have another firewall group now: its host, or whoever has its router.
+    fn mark_walled(&self, id: Id<kind::Port>, dirty: &mut Dirty) {
+        dirty.sections.insert(SectionKey::Port(id));
+        let Some(port) = self.intent.ports.get(&id) else {
+            return;
+        };
+        dirty.hosts.extend(port.host.clone());
+        if let Some(router) = port.router {
+            let key = SectionKey::Router(router);
+            dirty.sections.insert(key);
+            dirty.hosts.extend(self.holders.of(&key).cloned());
         }
     }
 
@@ -650,6 +683,7 @@ impl Compiler {
                 SectionKey::Vteps
                 | SectionKey::AddressPart(..)
                 | SectionKey::Group(_)
+                | SectionKey::Firewall(_)
                 | SectionKey::Qos(_)
                 | SectionKey::Chain(_)
                 | SectionKey::Endpoint(_)
@@ -672,6 +706,7 @@ impl Compiler {
             | SectionKey::Network(_)
             | SectionKey::AddressSet(_)
             | SectionKey::Group(_)
+            | SectionKey::Firewall(_)
             | SectionKey::Qos(_)
             | SectionKey::Chain(_)
             | SectionKey::Port(_)
@@ -728,6 +763,7 @@ impl Compiler {
             | SectionKey::AddressSet(_)
             | SectionKey::AddressPart(..)
             | SectionKey::Group(_)
+            | SectionKey::Firewall(_)
             | SectionKey::Qos(_)
             | SectionKey::Chain(_)
             | SectionKey::Port(_)

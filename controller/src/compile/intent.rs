@@ -284,6 +284,41 @@ pub struct Rule {
     pub section: SecurityGroupRule,
 }
 
+/// A firewall policy: its rules by id, in order. Those that are off are no objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirewallPolicy {
+    /// Its id.
+    pub id: Id<kind::FirewallPolicy>,
+    /// Its name.
+    pub name: String,
+    /// Its rules.
+    pub rules: Vec<Id<kind::Rule>>,
+}
+
+/// A firewall group by policies and ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirewallGroup {
+    /// Its id.
+    pub id: Id<kind::FirewallGroup>,
+    /// Its name.
+    pub name: String,
+    /// Is it on?
+    pub admin_up: bool,
+    /// For what goes to its ports.
+    pub ingress: Option<Id<kind::FirewallPolicy>>,
+    /// For what comes from them.
+    pub egress: Option<Id<kind::FirewallPolicy>>,
+    /// Where it holds.
+    pub ports: Vec<Id<kind::Port>>,
+}
+
+impl FirewallGroup {
+    /// Its policies.
+    fn policies(&self) -> impl Iterator<Item = Id<kind::FirewallPolicy>> {
+        self.ingress.into_iter().chain(self.egress)
+    }
+}
+
 /// A network function that a chain can name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
@@ -423,6 +458,12 @@ pub enum Object {
     Rule(Arc<Rule>),
     /// An address group.
     AddressGroup(Arc<AddressGroup>),
+    /// A firewall rule that is on.
+    FirewallRule(Arc<hostconfig::firewall::Rule>),
+    /// A firewall policy.
+    FirewallPolicy(Arc<FirewallPolicy>),
+    /// A firewall group.
+    Firewall(Arc<FirewallGroup>),
     /// A QoS policy.
     Qos(Arc<hostconfig::QosPolicy>),
     /// A flow classifier.
@@ -458,6 +499,12 @@ pub enum ObjectId {
     Rule(Id<kind::Rule>),
     /// An address group.
     AddressGroup(Id<kind::AddressSet>),
+    /// A firewall rule.
+    FirewallRule(Id<kind::Rule>),
+    /// A firewall policy.
+    FirewallPolicy(Id<kind::FirewallPolicy>),
+    /// A firewall group.
+    Firewall(Id<kind::FirewallGroup>),
     /// A QoS policy.
     Qos(Id<kind::QosPolicy>),
     /// A flow classifier.
@@ -485,6 +532,9 @@ impl Object {
             Self::Group(o) => ObjectId::Group(o.id),
             Self::Rule(o) => ObjectId::Rule(o.section.id),
             Self::AddressGroup(o) => ObjectId::AddressGroup(o.id),
+            Self::FirewallRule(o) => ObjectId::FirewallRule(o.id),
+            Self::FirewallPolicy(o) => ObjectId::FirewallPolicy(o.id),
+            Self::Firewall(o) => ObjectId::Firewall(o.id),
             Self::Qos(o) => ObjectId::Qos(o.id),
             Self::Classifier(o) => ObjectId::Classifier(o.id),
             Self::Function(o) => ObjectId::Function(o.id),
@@ -577,6 +627,9 @@ pub struct Intent {
     pub(crate) groups: Table<kind::SecurityGroup, Group>,
     pub(crate) rules: Table<kind::Rule, Rule>,
     pub(crate) address_groups: Table<kind::AddressSet, AddressGroup>,
+    pub(crate) firewall_rules: Table<kind::Rule, hostconfig::firewall::Rule>,
+    pub(crate) firewall_policies: Table<kind::FirewallPolicy, FirewallPolicy>,
+    pub(crate) firewalls: Table<kind::FirewallGroup, FirewallGroup>,
     pub(crate) qos: Table<kind::QosPolicy, hostconfig::QosPolicy>,
     pub(crate) classifiers: Table<kind::FlowClassifier, Classifier>,
     pub(crate) functions: Table<kind::Function, Function>,
@@ -603,6 +656,10 @@ pub struct Intent {
     pub(crate) floating_in: Index<Scope, Id<kind::FloatingIp>>,
     pub(crate) networks_in: Index<Scope, Id<kind::Network>>,
     pub(crate) ports_at: Index<HostName, Id<kind::Port>>,
+    /// The firewall groups of a port, and of a policy; the policies of a rule.
+    firewalls_at: Index<Id<kind::Port>, Id<kind::FirewallGroup>>,
+    firewalls_of: Index<Id<kind::FirewallPolicy>, Id<kind::FirewallGroup>>,
+    policies_of: Index<Id<kind::Rule>, Id<kind::FirewallPolicy>>,
     /// By QoS policy.
     ports_with: Index<Id<kind::QosPolicy>, Id<kind::Port>>,
     networks_with: Index<Id<kind::QosPolicy>, Id<kind::Network>>,
@@ -651,6 +708,15 @@ impl Intent {
                 let group = self.address_groups.get(&id).cloned();
                 group.map(Object::AddressGroup)
             }
+            ObjectId::FirewallRule(id) => {
+                let rule = self.firewall_rules.get(&id).cloned();
+                rule.map(Object::FirewallRule)
+            }
+            ObjectId::FirewallPolicy(id) => {
+                let policy = self.firewall_policies.get(&id).cloned();
+                policy.map(Object::FirewallPolicy)
+            }
+            ObjectId::Firewall(id) => self.firewalls.get(&id).cloned().map(Object::Firewall),
             ObjectId::Qos(id) => self.qos.get(&id).cloned().map(Object::Qos),
             ObjectId::Classifier(id) => self.classifiers.get(&id).cloned().map(Object::Classifier),
             ObjectId::Function(id) => self.functions.get(&id).cloned().map(Object::Function),
@@ -673,6 +739,11 @@ impl Intent {
         ids.extend(self.rules.keys().copied().map(ObjectId::Rule));
         let address_groups = self.address_groups.keys().copied();
         ids.extend(address_groups.map(ObjectId::AddressGroup));
+        let rules = self.firewall_rules.keys().copied();
+        ids.extend(rules.map(ObjectId::FirewallRule));
+        let policies = self.firewall_policies.keys().copied();
+        ids.extend(policies.map(ObjectId::FirewallPolicy));
+        ids.extend(self.firewalls.keys().copied().map(ObjectId::Firewall));
         ids.extend(self.qos.keys().copied().map(ObjectId::Qos));
         ids.extend(self.classifiers.keys().copied().map(ObjectId::Classifier));
         ids.extend(self.functions.keys().copied().map(ObjectId::Function));
@@ -750,6 +821,11 @@ impl Intent {
             Object::AddressGroup(o) => {
                 self.address_groups.insert(o.id, o);
             }
+            Object::FirewallRule(o) => {
+                self.firewall_rules.insert(o.id, o);
+            }
+            Object::FirewallPolicy(o) => self.insert_firewall_policy(o),
+            Object::Firewall(o) => self.insert_firewall(o),
             Object::Qos(o) => {
                 self.qos.insert(o.id, o);
             }
@@ -868,6 +944,9 @@ impl Intent {
             ObjectId::AddressGroup(id) => {
                 self.address_groups.remove(&id);
             }
+            ObjectId::FirewallRule(id) => drop(self.firewall_rules.remove(&id)),
+            ObjectId::FirewallPolicy(id) => self.remove_firewall_policy(id),
+            ObjectId::Firewall(id) => self.remove_firewall(id),
             ObjectId::Qos(id) => {
                 self.qos.remove(&id);
             }
@@ -991,6 +1070,67 @@ impl Intent {
     /// A network; its subnets are objects of their own.
     pub fn network(&self, id: Id<kind::Network>) -> Option<&Arc<Network>> {
         self.networks.get(&id)
+    }
+
+    fn insert_firewall_policy(&mut self, policy: Arc<FirewallPolicy>) {
+        for rule in &policy.rules {
+            self.policies_of.insert(*rule, policy.id);
+        }
+        self.firewall_policies.insert(policy.id, policy);
+    }
+
+    fn remove_firewall_policy(&mut self, id: Id<kind::FirewallPolicy>) {
+        let policy = self.firewall_policies.remove(&id);
+        for rule in policy.iter().flat_map(|policy| &policy.rules) {
+            self.policies_of.remove(rule, &id);
+        }
+    }
+
+    fn insert_firewall(&mut self, group: Arc<FirewallGroup>) {
+        for policy in group.policies() {
+            self.firewalls_of.insert(policy, group.id);
+        }
+        for port in &group.ports {
+            self.firewalls_at.insert(*port, group.id);
+        }
+        self.firewalls.insert(group.id, group);
+    }
+
+    fn remove_firewall(&mut self, id: Id<kind::FirewallGroup>) {
+        let Some(group) = self.firewalls.remove(&id) else {
+            return;
+        };
+        for policy in group.policies() {
+            self.firewalls_of.remove(&policy, &id);
+        }
+        for port in &group.ports {
+            self.firewalls_at.remove(port, &id);
+        }
+    }
+
+    /// The firewall group that holds at a port; one without any policy holds nothing up.
+    pub(crate) fn firewall_of(&self, port: Id<kind::Port>) -> Option<Id<kind::FirewallGroup>> {
+        let mut groups = self.firewalls_at.of(&port);
+        groups.find_map(|id| {
+            let group = self.firewalls.get(id)?;
+            group.policies().next().map(|_| *id)
+        })
+    }
+
+    /// The firewall groups that have a policy.
+    pub(crate) fn firewalls_with(
+        &self,
+        policy: Id<kind::FirewallPolicy>,
+    ) -> impl Iterator<Item = Id<kind::FirewallGroup>> {
+        self.firewalls_of.of(&policy).copied()
+    }
+
+    /// The firewall policies that have a rule.
+    pub(crate) fn policies_with(
+        &self,
+        rule: Id<kind::Rule>,
+    ) -> impl Iterator<Item = Id<kind::FirewallPolicy>> {
+        self.policies_of.of(&rule).copied()
     }
 
     /// The QoS policy that holds for a port: its own, or else its network's. One that is gone is none.

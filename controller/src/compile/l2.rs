@@ -152,6 +152,7 @@ pub(super) fn port(intent: &Intent, id: Id<kind::Port>) -> Option<Port> {
         .security_groups
         .retain(|group| intent.groups.contains_key(group));
     section.qos = intent.qos_of(port);
+    section.firewall = intent.firewall_of(id);
     let host = port.host.as_ref().and_then(|name| intent.host(name));
     section.host_number = host.and_then(|host| host.number);
     Some(section)

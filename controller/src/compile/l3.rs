@@ -72,6 +72,7 @@ fn interface(intent: &Intent, port: &Port) -> Interface {
         mac: port.mac,
         admin_up: port.admin_up,
         addrs: interface_addrs(intent, port),
+        firewall: intent.firewall_of(port.id),
     }
 }
 

@@ -7,8 +7,8 @@
 //!
 //! # Who needs what
 //! Every host hears the VTEPs. For its own ports: the ports, what their workloads hear of themselves, their networks, their groups, the
-//! address sets that rules of those groups refer to, their QoS policies, the chains whose classifiers name them, their
-//! network or their project. The routers of its networks, those routers' networks, and so on. Of all these
+//! address sets that rules of those groups refer to, their firewall groups, their QoS policies, the chains whose classifiers name them, their
+//! network or their project. The routers of its networks, the firewall groups of their interfaces, those routers' networks, and so on. Of all these
 //! networks: an endpoint for each other port, where it is, and the chains that serve their virtual addresses. A host that has a
 //! router's gateway needs the router, all of its networks and floating IPs, and the external network, as if it had ports there; one that
 //! has a workload with a floating IP, that, its router, and the external network if the address is answered there; both, the QoS policies of these.
@@ -130,6 +130,7 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
             continue;
         }
         keys.extend(intent.qos_of(bound).map(SectionKey::Qos));
+        keys.extend(intent.firewall_of(port.id).map(SectionKey::Firewall));
         keys.insert(SectionKey::Port(port.id));
         if bound.metadata.is_some() {
             keys.insert(SectionKey::Metadata(port.id));
@@ -158,7 +159,12 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
         });
         keys.extend(chains_of(intent, classifiers));
     }
-    keys.extend(routers.into_iter().map(SectionKey::Router));
+    for router in routers {
+        keys.insert(SectionKey::Router(router));
+        let interfaces = intent.interfaces_of(router);
+        let firewalls = interfaces.filter_map(|port| intent.firewall_of(port.section.id));
+        keys.extend(firewalls.map(SectionKey::Firewall));
+    }
     keys.extend(networks.into_iter().map(SectionKey::Network));
     for side in named {
         keys.extend(chains_of(intent, intent.classifiers_of.of(&side)));
@@ -233,6 +239,7 @@ fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
             Section::AddressSet(policy::address_part(intent, id, part)?)
         }
         SectionKey::Group(id) => Section::Group(policy::group(intent, id)?),
+        SectionKey::Firewall(id) => Section::Firewall(policy::firewall(intent, id)?),
         SectionKey::Qos(id) => Section::Qos(hostconfig::QosPolicy::clone(intent.qos.get(&id)?)),
         SectionKey::Chain(id) => Section::Chain(chain::chain(intent, id)?.0),
         SectionKey::Port(id) => Section::Port(l2::port(intent, id)?),
@@ -291,6 +298,9 @@ impl fmt::Display for ObjectId {
             Self::Group(id) => write!(f, "security group {id}"),
             Self::Rule(id) => write!(f, "security group rule {id}"),
             Self::AddressGroup(id) => write!(f, "address group {id}"),
+            Self::FirewallRule(id) => write!(f, "firewall rule {id}"),
+            Self::FirewallPolicy(id) => write!(f, "firewall policy {id}"),
+            Self::Firewall(id) => write!(f, "firewall group {id}"),
             Self::Qos(id) => write!(f, "QoS policy {id}"),
             Self::Classifier(id) => write!(f, "flow classifier {id}"),
             Self::Function(id) => write!(f, "port pair group {id}"),

@@ -1,8 +1,8 @@
-//! What do hosts hear about security groups and the addresses that their rules follow?
+//! What do hosts hear about security groups, the addresses that their rules follow, and firewalls?
 
 use std::ops::RangeInclusive;
 
-use hostconfig::{AddressSet, SectionKey, SecurityGroup};
+use hostconfig::{AddressSet, FirewallGroup, SectionKey, SecurityGroup, firewall};
 use net::{Id, Prefix, ids::kind};
 use uuid::Uuid;
 
@@ -20,6 +20,29 @@ pub(super) fn group(intent: &Intent, id: Id<kind::SecurityGroup>) -> Option<Secu
         name: group.name.clone(),
         stateful: group.stateful,
         rules: rules.map(|rule| rule.section.clone()).collect(),
+    })
+}
+
+/// A firewall group with the rules of its policies that are on, in order.
+pub(super) fn firewall(intent: &Intent, id: Id<kind::FirewallGroup>) -> Option<FirewallGroup> {
+    let group = intent.firewalls.get(&id)?;
+    let policy = |id: Option<Id<kind::FirewallPolicy>>| {
+        let policy = id.and_then(|id| intent.firewall_policies.get(&id));
+        policy.map_or_else(firewall::Policy::default, |policy| {
+            let rules = policy.rules.iter();
+            let rules = rules.filter_map(|rule| intent.firewall_rules.get(rule));
+            firewall::Policy {
+                name: policy.name.clone(),
+                rules: rules.map(|rule| firewall::Rule::clone(rule)).collect(),
+            }
+        })
+    };
+    Some(FirewallGroup {
+        id,
+        name: group.name.clone(),
+        admin_up: group.admin_up,
+        ingress: policy(group.ingress),
+        egress: policy(group.egress),
     })
 }
 

@@ -15,8 +15,8 @@ use proptest::prelude::*;
 
 use super::*;
 use intent::{
-    AddressGroup, Balancer, BalancerMember, Chain, Change, FloatingIp, Function, Gateway, Group,
-    Host, Network, Object, Port, Router, Rule, Subnet, Work,
+    AddressGroup, Balancer, BalancerMember, Chain, Change, FirewallGroup, FirewallPolicy,
+    FloatingIp, Function, Gateway, Group, Host, Network, Object, Port, Router, Rule, Subnet, Work,
 };
 
 pub(crate) fn id<K>(n: u8) -> Id<K> {
@@ -95,6 +95,40 @@ pub(crate) fn qos(n: u8, mark: u8) -> Object {
         egress: hostconfig::qos::Limit::default(),
         ingress: hostconfig::qos::Limit::default(),
         dscp: Some(hostconfig::qos::Dscp { rule: id(n), mark }),
+    }))
+}
+
+/// A firewall rule that allows, to this port.
+pub(crate) fn firewall_rule(n: u8, port: u16) -> Object {
+    Object::FirewallRule(Arc::new(hostconfig::firewall::Rule {
+        id: id(n),
+        action: hostconfig::firewall::Action::Allow,
+        family: Family::V4,
+        protocol: Some(6),
+        source: None,
+        destination: None,
+        source_ports: None,
+        destination_ports: Some(PortRange::one(port)),
+    }))
+}
+
+pub(crate) fn firewall_policy(n: u8, rules: &[u8]) -> Object {
+    Object::FirewallPolicy(Arc::new(FirewallPolicy {
+        id: id(n),
+        name: format!("fp{n}"),
+        rules: rules.iter().map(|n| id(*n)).collect(),
+    }))
+}
+
+pub(crate) fn firewall_group(n: u8, policies: [Option<u8>; 2], ports: &[u8]) -> Object {
+    let [ingress, egress] = policies.map(|policy| policy.map(id));
+    Object::Firewall(Arc::new(FirewallGroup {
+        id: id(n),
+        name: format!("fg{n}"),
+        admin_up: true,
+        ingress,
+        egress,
+        ports: ports.iter().map(|n| id(*n)).collect(),
     }))
 }
 
@@ -187,6 +221,7 @@ pub(crate) fn port(n: u8, network: u8, host: Option<u8>, groups: &[u8], project:
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
             trunk: None,
+            firewall: None,
         },
         host: host.map(host_name),
         router: None,
@@ -529,6 +564,9 @@ fn object() -> impl Strategy<Value = Object> {
                 in_domain(limited(floating(n, held, r, to), q), domain)
             }),
         (0u8..3, 0u8..2).prop_map(|(n, mark)| qos(n, mark)),
+        firewalled(),
+        firewalled(),
+        firewalled(),
         (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, g)| subnet(n, w, g)),
         (small(), 0u8..5, any::<bool>()).prop_map(|(n, w, says)| {
             subnet6(n, w, says.then_some(RaMode::Slaac), &["fd09::9"])
@@ -580,6 +618,21 @@ fn object() -> impl Strategy<Value = Object> {
             prop::collection::vec(0u8..3, 0..3)
         )
             .prop_map(|(n, c, f)| chain(n, &c, &f)),
+    ]
+}
+
+/// A firewall's rule, policy or group.
+fn firewalled() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        (0u8..3, 80u16..82).prop_map(|(n, port)| firewall_rule(n, port)),
+        (0u8..3, prop::collection::vec(0u8..3, 0..3))
+            .prop_map(|(n, rules)| firewall_policy(n, &rules)),
+        (
+            0u8..3,
+            prop::array::uniform2(prop::option::of(0u8..3)),
+            prop::collection::vec(0u8..12, 0..4)
+        )
+            .prop_map(|(n, policies, ports)| firewall_group(n, policies, &ports)),
     ]
 }
 
@@ -1201,6 +1254,67 @@ fn a_foreign_host_is_told_nothing_but_is_told_of() {
     };
     assert_eq!(vteps.vteps.values().filter(|v| v.foreign).count(), 1);
     assert!(config.sections.contains_key(&SectionKey::Endpoint(id(1))));
+}
+
+#[test]
+fn a_firewall_group_is_told_to_the_hosts_of_its_ports_and_of_its_routers() {
+    let mut compiler = compiled(&put([
+        host(1, true, false),
+        host(2, true, false),
+        network(0, "a"),
+        network(1, "b"),
+        subnet(0, 0, true),
+        subnet(1, 1, true),
+        port(1, 0, Some(1), &[], 200),
+        port(2, 1, Some(2), &[], 200),
+        router(0, true, &[]),
+        interface(6, 0, 0),
+        firewall_rule(0, 80),
+        firewall_rule(1, 81),
+        firewall_policy(0, &[1, 0]),
+        firewall_policy(1, &[]),
+        firewall_group(0, [Some(0), None], &[1]),
+        firewall_group(1, [None, Some(0)], &[6]),
+        firewall_group(2, [None, None], &[2]),
+    ]));
+    let told = |compiler: &Compiler, n: u8| -> Vec<u8> {
+        let config = compiler.config(&host_name(n)).unwrap();
+        let groups = (0..3).filter(|g| {
+            let key = SectionKey::Firewall(id(*g));
+            config.sections.contains_key(&key)
+        });
+        groups.collect()
+    };
+    assert_eq!(
+        (told(&compiler, 1), told(&compiler, 2)),
+        (vec![0, 1], vec![])
+    );
+    let config = compiler.config(&host_name(1)).unwrap();
+    let Section::Port(one) = config.sections[&SectionKey::Port(id(1))].body() else {
+        unreachable!("it is a port's key");
+    };
+    assert_eq!(one.firewall, Some(id(0)));
+    assert_eq!(
+        router_of(config, 0).unwrap().interfaces[0].firewall,
+        Some(id(1))
+    );
+    let Section::Firewall(group) = config.sections[&SectionKey::Firewall(id(0))].body() else {
+        unreachable!("it is a firewall's key");
+    };
+    let rules: Vec<_> = group.ingress.rules.iter().map(|rule| rule.id).collect();
+    assert_eq!((rules, &group.egress.rules), (vec![id(1), id(0)], &vec![]));
+    // A rule is news for the groups that have it alone.
+    let touched = compiler.apply(&put([firewall_rule(0, 8080)]), Generation(2));
+    let groups = [0, 1].map(|g| SectionKey::Firewall(id(g)));
+    assert_eq!(touched.hosts, [(host_name(1), groups.into())].into());
+    // What has no policy holds nowhere, until it has one.
+    let armed = firewall_group(2, [Some(1), None], &[2]);
+    compiler.apply(&put([armed]), Generation(3));
+    assert_eq!(told(&compiler, 2), [2]);
+    compiler.apply(&[Change::Gone(ObjectId::Firewall(id(1)))], Generation(4));
+    assert_eq!((told(&compiler, 1), told(&compiler, 2)), (vec![0], vec![2]));
+    let config = compiler.config(&host_name(1)).unwrap();
+    assert_eq!(router_of(config, 0).unwrap().interfaces[0].firewall, None);
 }
 
 #[test]

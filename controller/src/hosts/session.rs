@@ -895,6 +895,7 @@ fn twin(key: SectionKey) -> Option<SectionKey> {
         | SectionKey::AddressSet(_)
         | SectionKey::AddressPart(..)
         | SectionKey::Group(_)
+        | SectionKey::Firewall(_)
         | SectionKey::Qos(_)
         | SectionKey::Chain(_)
         | SectionKey::Router(_)

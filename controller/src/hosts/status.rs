@@ -285,6 +285,7 @@ impl Status {
                 | SectionKey::AddressSet(_)
                 | SectionKey::AddressPart(..)
                 | SectionKey::Group(_)
+                | SectionKey::Firewall(_)
                 | SectionKey::Qos(_)
                 | SectionKey::Chain(_)
                 | SectionKey::Metadata(_)

@@ -8,6 +8,7 @@ pub mod dns;
 pub mod floating_ip;
 pub mod flow_classifier;
 pub mod function;
+pub mod fwaas;
 pub mod guarantee;
 pub mod host;
 pub mod lbaas;
@@ -35,6 +36,7 @@ pub use address_scope::AddressScope;
 pub use floating_ip::FloatingIp;
 pub use flow_classifier::FlowClassifier;
 pub use function::NetworkFunction;
+pub use fwaas::{FirewallGroup, FirewallPolicy, FirewallRule};
 pub use host::Host;
 pub use lbaas::{HealthMonitor, Listener, LoadBalancer, Pool};
 pub use metering_label::MeteringLabel;
@@ -79,6 +81,9 @@ pub const REGISTRY: &[&Spec] = &[
     RbacPolicy::SPEC,
     MeteringLabel::SPEC,
     MeteringLabelRule::SPEC,
+    FirewallRule::SPEC,
+    FirewallPolicy::SPEC,
+    FirewallGroup::SPEC,
     FlowClassifier::SPEC,
     PortPair::SPEC,
     PortPairGroup::SPEC,

@@ -388,6 +388,19 @@ pub fn ensure_default_group(
     follow_up(view, writes, moment)
 }
 
+/// Makes the project's default firewall group, with its policies and rules, if it has none.
+///
+/// # Errors
+/// When one of the project's quotas is too small for them.
+pub fn ensure_default_firewall(
+    view: &mut View,
+    project: &str,
+    moment: &Moment,
+) -> Result<(), Refusal> {
+    let writes = crate::resources::fwaas::default_of(view, project, &moment.dice);
+    follow_up(view, writes, moment)
+}
+
 /// Writes what nobody asked for, and all that follows from it.
 ///
 /// # Errors

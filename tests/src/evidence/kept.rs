@@ -111,6 +111,7 @@ impl Region {
                 let pool = self.make("pool", &base);
                 json!({"pool_id": id(&pool), "type": "TCP", "delay": 5, "timeout": 2, "max_retries": 1})
             }
+            "firewall_rule" | "firewall_policy" | "firewall_group" => json!({}),
             "host" => json!({"name": "h9"}),
             "network" | "router" | "security_group" | "address_group" | "metering_label"
             | "port_pair_group" => json!({"name": "n"}),

@@ -299,6 +299,7 @@ impl Plan {
                 mac: UnicastMac::try_from(mac).unwrap(),
                 admin_up: true,
                 addrs: addrs.to_vec(),
+                firewall: None,
             });
         }
         let router = Router {
@@ -371,6 +372,7 @@ impl Plan {
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
             trunk: None,
+            firewall: None,
         };
         self.ports.insert(id, (host, port));
         id

@@ -398,6 +398,14 @@ pub(crate) const TABLE: &[(&str, Proof)] = &[
             );
         }),
     ),
+    (
+        "fwaas_v2",
+        Attributes(&[
+            "firewall_rule.action",
+            "firewall_policy.firewall_rules",
+            "firewall_group.ports",
+        ]),
+    ),
     ("flow_classifier", Attributes(&["flow_classifier.protocol"])),
     (
         "ip-substring-filtering",

@@ -18,6 +18,7 @@ mod balancers;
 mod bindings;
 mod chains;
 mod coverage;
+mod firewalls;
 mod forwardings;
 mod groups;
 mod hosts;
@@ -42,6 +43,7 @@ const TABLES: &[&[Entry]] = &[
     bindings::TABLE,
     chains::TABLE,
     appliances::TABLE,
+    firewalls::TABLE,
     forwardings::TABLE,
     groups::TABLE,
     limits::TABLE,
@@ -73,6 +75,11 @@ fn each_alias_is_true() {
 #[test]
 fn what_is_kept_is_found_by_it() {
     kept(&mut Region::new(), &no_effect());
+}
+
+#[test]
+fn firewalls() {
+    prove(firewalls::TABLE);
 }
 
 #[test]

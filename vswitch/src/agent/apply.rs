@@ -21,6 +21,7 @@ pub(crate) fn wired(config: &HostConfig) -> impl Iterator<Item = (&Network, &Wir
         Section::Vteps(_)
         | Section::AddressSet(_)
         | Section::Group(_)
+        | Section::Firewall(_)
         | Section::Qos(_)
         | Section::Chain(_)
         | Section::Port(_)

@@ -138,6 +138,7 @@ pub(crate) fn wanted(config: &HostConfig) -> bool {
             | Section::Network(_)
             | Section::AddressSet(_)
             | Section::Group(_)
+            | Section::Firewall(_)
             | Section::Qos(_)
             | Section::Chain(_)
             | Section::Port(_)

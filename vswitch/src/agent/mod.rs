@@ -853,6 +853,7 @@ fn movable(config: &HostConfig, vtep: IpAddr) -> bool {
             | Section::Network(_)
             | Section::AddressSet(_)
             | Section::Group(_)
+            | Section::Firewall(_)
             | Section::Qos(_)
             | Section::Chain(_)
             | Section::Port(_)

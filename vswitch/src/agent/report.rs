@@ -49,6 +49,7 @@ pub(crate) fn states(
         | Section::Network(_)
         | Section::AddressSet(_)
         | Section::Group(_)
+        | Section::Firewall(_)
         | Section::Qos(_)
         | Section::Chain(_)
         | Section::Endpoint(_)

@@ -135,6 +135,7 @@ pub(crate) fn port(id: u128, network: u128) -> Section {
         dns_name: None,
         dhcp: hostconfig::DhcpOptions::default(),
         trunk: None,
+        firewall: None,
     })
 }
 

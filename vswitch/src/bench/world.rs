@@ -161,6 +161,7 @@ fn port(number: u128, (mac, addr): ([u8; 6], Ipv4Addr), secured: bool) -> Result
         dns_name: None,
         dhcp: hostconfig::DhcpOptions::default(),
         trunk: None,
+        firewall: None,
     })
 }
 

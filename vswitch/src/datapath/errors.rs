@@ -13,7 +13,7 @@
 //!
 //! # Attack
 //! Whoever sends such packets without end gets [`Settings::errors_per_second`](super::Settings) errors; what is above is
-//! dropped under the same name. What port security or a group refuses is never told about.
+//! dropped under the same name. What port security or a group refuses is never told about; what a firewall rejects, in [`super::rejects`].
 //!
 //! # References
 //! RFC 792; RFC 1191 §4; RFC 1122 §3.2.2; RFC 1812 §4.3.2, §5.2.7; RFC 4443 §2.4, §3.
@@ -57,15 +57,19 @@ pub(super) enum Told {
     NoRoute,
     /// Nobody has the address.
     HostUnreachable,
+    /// A firewall rejects it.
+    Prohibited,
 }
 
 impl Told {
-    /// What is told of packets that are dropped for this reason, by the router that does it.
+    /// What is told of packets that are dropped for this reason: by the router that does it, or by a firewall.
     pub(super) fn of(reason: DropReason) -> Option<Self> {
         if reason == DropReason::NoRoute || reason == DropReason::NoGateway {
             Some(Self::NoRoute)
         } else if reason == DropReason::UnknownNeighbor {
             Some(Self::HostUnreachable)
+        } else if reason == DropReason::FirewallRejected {
+            Some(Self::Prohibited)
         } else {
             None
         }
@@ -81,6 +85,8 @@ impl Told {
             (Self::NoRoute, true) => (1, 0, 0),
             (Self::HostUnreachable, false) => (3, 1, 0),
             (Self::HostUnreachable, true) => (1, 3, 0),
+            (Self::Prohibited, false) => (3, 13, 0),
+            (Self::Prohibited, true) => (1, 1, 0),
         }
     }
 }
@@ -199,14 +205,20 @@ pub(super) fn before_routing(tables: &Tables, frame: &Tunnelled) -> Option<AsSen
 
 /// How an error is addressed.
 #[derive(Debug, Clone, Copy)]
-struct Address {
-    from: IpAddr,
-    to: IpAddr,
-    eth: (Mac, Mac),
+pub(super) struct Address {
+    pub(super) from: IpAddr,
+    pub(super) to: IpAddr,
+    /// Ethernet source and destination.
+    pub(super) eth: (Mac, Mac),
 }
 
 /// Writes the error about `packet`; `None` when it can't be quoted.
-fn write(packet: &mut Packet, told: Told, at: &Address, error: &mut Packet) -> Option<()> {
+pub(super) fn write(
+    packet: &mut Packet,
+    told: Told,
+    at: &Address,
+    error: &mut Packet,
+) -> Option<()> {
     let v6 = at.to.is_ipv6();
     let (header, largest) = if v6 {
         (40, LARGEST[1])
@@ -311,7 +323,7 @@ impl Hands {
         self.turn_away(packet, refusal, Told::TimeExceeded, &sent, cx);
     }
 
-    /// Drops what the tables refuse. If a router does so that has no way for it, the sender is told.
+    /// Drops what the tables refuse. If a router does so that has no way for it, or a firewall rejects it, the sender is told.
     pub(super) fn refuse(
         &mut self,
         packet: Packet,
@@ -319,8 +331,10 @@ impl Hands {
         by: Option<RouterHop>,
         cx: &mut Cx<'_>,
     ) {
-        let told = Told::of(refusal.reason).filter(|_| by.is_some());
+        let rejects = |told: &Told| *told == Told::Prohibited;
+        let told = Told::of(refusal.reason).filter(|told| by.is_some() || rejects(told));
         match told {
+            Some(Told::Prohibited) => self.reject(packet, refusal, by, cx),
             Some(told) => {
                 let sent = AsSent {
                     by,
@@ -393,7 +407,7 @@ impl Hands {
         Some(())
     }
 
-    fn may_tell(&mut self, to: Origin, now: Now) -> bool {
+    pub(super) fn may_tell(&mut self, to: Origin, now: Now) -> bool {
         let limit = self.errors_per_second;
         self.answers_of(to, now).is_some_and(|answers| {
             answers.errors = answers.errors.saturating_add(1);

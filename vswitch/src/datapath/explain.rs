@@ -24,6 +24,7 @@ use super::{
     drops::describe,
     errors::{self, Told},
     flow::{Action, CompiledFlow, Lane, Refusal, RouterHop, Stage, Verdict},
+    rejects,
     tables::{Network, Port, Tables, trunk::Tagged},
     too_big,
     walk::{Known, Lent, Outcome, Witness, advertisers, walk},
@@ -479,6 +480,7 @@ pub fn explain_key(
 
 /// Does a router on its way refuse it: since its TTL is used up there, or since the router knows no way? Its sender is told.
 fn expire(tables: &Tables, key: &FlowKey, flow: &mut CompiledFlow, teller: &mut Teller) -> bool {
+    rejected(tables, key, flow, teller);
     if !told_here(key, flow) {
         return false;
     }
@@ -489,12 +491,36 @@ fn expire(tables: &Tables, key: &FlowKey, flow: &mut CompiledFlow, teller: &mut 
         return true;
     }
     let by = flow.routers().last();
+    if flow.verdict.rejects() {
+        return false;
+    }
     if let (Verdict::Drop(refusal), Some(_)) = (flow.verdict, by)
         && Told::of(refusal.reason).is_some()
     {
         tell(tables, key, Stage::L3, refusal.reason.name(), by, teller);
     }
     false
+}
+
+/// Does a firewall reject it? Its sender is told, wherever that is.
+fn rejected(tables: &Tables, key: &FlowKey, flow: &CompiledFlow, teller: &mut Teller) {
+    let by = flow.routers().last();
+    if let Verdict::Drop(refusal) = &flow.verdict
+        && flow.verdict.rejects()
+        && flow.expires_at(key.ip_ttl).is_none()
+    {
+        let what = match key.ip_proto {
+            proto::TCP => "a tcp reset",
+            _ => "communication is administratively prohibited",
+        };
+        match rejects::speaker(tables, key, refusal, by) {
+            Some(from) => teller.says(
+                Stage::Firewall,
+                format_args!("its sender is told, in the name of {from}: {what}"),
+            ),
+            None => teller.says(Stage::Firewall, format_args!("its sender is not told")),
+        }
+    }
 }
 
 /// Is it larger than a link on its way carries? That is asked of whatever the tables let pass.

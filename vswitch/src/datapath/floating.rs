@@ -222,6 +222,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         | Known::Related {
             entry,
             side: Side::Reply,
+            ..
         }) = self.lent.known
         else {
             return None;

@@ -38,6 +38,8 @@ pub enum Stage {
     Service,
     /// Security groups.
     SecurityGroup,
+    /// Firewall groups of ports and routers' interfaces.
+    Firewall,
     /// Chains.
     Chain,
     /// Forwarding by MAC address.
@@ -62,6 +64,7 @@ impl Stage {
         Self::PortSecurity,
         Self::Service,
         Self::SecurityGroup,
+        Self::Firewall,
         Self::Chain,
         Self::L2,
         Self::L3,
@@ -79,6 +82,7 @@ impl Stage {
             Self::PortSecurity => "port_security",
             Self::Service => "service",
             Self::SecurityGroup => "security_group",
+            Self::Firewall => "firewall",
             Self::Chain => "chain",
             Self::L2 => "l2",
             Self::L3 => "l3",
@@ -142,6 +146,13 @@ pub enum Verdict {
     Consume(Consumed),
     /// Its packets are dropped.
     Drop(Refusal),
+}
+
+impl Verdict {
+    /// Does a firewall reject it, so that its sender hears?
+    pub fn rejects(&self) -> bool {
+        matches!(self, Self::Drop(refusal) if refusal.reason == DropReason::FirewallRejected)
+    }
 }
 
 /// A queue in which packets wait.

@@ -9,6 +9,7 @@
 
 use std::net::IpAddr;
 
+use hostconfig::group::Direction;
 use net::{Consumed, DropReason, Id, Mac, Origin, Probe, RouterId, flow_key::ethertype, ids::kind};
 use overlay::{FdbEntry, Place};
 use smallvec::SmallVec;
@@ -72,6 +73,8 @@ impl<'a, W: Witness> Walk<'a, W> {
             interface: at,
             to: None,
         };
+        self.fence(router, interface, Direction::Egress)
+            .inspect_err(|_| self.flow.actions.push(Action::Route(hop)))?;
         if let Some(route) = route.filter(|r| matches!(r.target, Target::Outside(_))) {
             return self.go_out(router, hop, &route, interface.network);
         }
@@ -124,6 +127,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             to: Some(network.dense),
             ..hop
         }));
+        self.fence(router, out, Direction::Ingress)?;
         let (nexthop, by) = match route.target {
             Target::Via(_, addr) | Target::Outside(Some(addr)) => (addr, "route"),
             Target::Link(_) | Target::Outside(None) | Target::Own | Target::Martian => {

@@ -541,9 +541,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 };
                 let outcome = walk(tables, &mut Probe::new(packet.key()), &mut (), lent);
                 if let Verdict::Drop(refusal) = outcome.flow.verdict
-                    && refusal.reason == DropReason::NatAddressGone
+                    && (refusal.reason == DropReason::NatAddressGone
+                        || refusal.stage == Stage::Firewall)
                 {
-                    // Whoever asks again begins anew, where it is translated now.
+                    // Whoever asks again begins anew, where it is translated now; what a router's firewall refuses by now has ended.
                     self.close(hit);
                     return Way::Drop(refusal);
                 }
@@ -917,8 +918,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             side: Side::Reply,
             ..hit
         };
-        match self.forward_program(tables, packet, reply, &entry, now) {
-            Ok(_) => {}
+        let forward = match self.forward_program(tables, packet, reply, &entry, now) {
+            Ok((forward, _)) => self.programs.get(forward).cloned()?,
             Err(Unjudged::Unreachable(_, refusal)) => return Some(Way::Drop(refusal)),
             Err(Unjudged::Refused(refusal)) => {
                 self.close(hit);
@@ -929,7 +930,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 return None;
             }
             Err(Unjudged::Rerouted) => return Some(Way::Drop(invalid(packet))),
-        }
+        };
         let before = match self.part_before(tables, packet, &entry, 0, now) {
             Ok(before) => before,
             Err(refusal) => return Some(Way::Drop(refusal)),
@@ -938,6 +939,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let known = Known::Related {
             entry: &entry,
             side: hit.side,
+            forward: &forward,
         };
         let lent = Lent {
             before: before.as_ref(),
@@ -1061,7 +1063,7 @@ pub(super) fn origin_of(tables: &Tables, side: &SideEntry) -> Option<Origin> {
 }
 
 /// The key of the connection's first packet, as far as tables ask for it.
-fn original_key(entry: &Entry, origin: Origin) -> FlowKey {
+pub(super) fn original_key(entry: &Entry, origin: Origin) -> FlowKey {
     let side = entry.side(Side::Original);
     let tuple = side.tuple();
     let v4 = tuple.src_addr().is_ipv4();

@@ -78,6 +78,8 @@ pub enum Known<'a> {
         entry: &'a Entry,
         /// The side that it travels with.
         side: Side,
+        /// What was decided for its original side.
+        forward: &'a CompiledFlow,
     },
 }
 
@@ -367,6 +369,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             return Ok(());
         }
         self.security_group(port, Direction::Egress)?;
+        self.port_firewall(port, Direction::Egress)?;
         if self.metadata() {
             return Ok(());
         }
@@ -458,7 +461,7 @@ impl<'a, W: Witness> Walk<'a, W> {
     }
 
     /// Did the record's connection already pass this port's stateful groups?
-    fn is_established(&self, port: &Port) -> bool {
+    pub(super) fn is_established(&self, port: &Port) -> bool {
         match self.lent.known {
             Known::New | Known::Again(_) => false,
             Known::Reply { entry, .. } | Known::Related { entry, .. } => {
@@ -533,7 +536,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                 self.untranslate(network, entry, Side::Reply);
                 true
             }
-            Known::Related { entry, side } => {
+            Known::Related { entry, side, .. } => {
                 self.says(Stage::Conntrack, || {
                     format!("related to {}", entry.side(side.other()).tuple())
                 });
@@ -788,7 +791,7 @@ impl<'a, W: Witness> Walk<'a, W> {
     fn home_of_reply(&self) -> Option<Mac> {
         let (entry, side) = match self.lent.known {
             Known::Reply { entry, .. } => (entry, Side::Reply),
-            Known::Related { entry, side } => (entry, side),
+            Known::Related { entry, side, .. } => (entry, side),
             Known::New | Known::Again(_) => return None,
         };
         let from = entry.side(side.other()).eth_src().unmarked();
@@ -888,6 +891,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         let id = port.dense;
         self.virtual_source(port, fresh);
         self.security_group(port, Direction::Ingress)?;
+        self.port_firewall(port, Direction::Ingress)?;
         self.received = self.flow.tracked;
         self.flow.tracked |= sent;
         if self.answers_the_switch() {
@@ -919,6 +923,11 @@ impl<'a, W: Witness> Walk<'a, W> {
         self.depend(network.virtuals);
         if !self.probe.rewritten_key().is_ip() || self.probe.eth_dst().is_multicast() {
             return;
+        }
+        // What answers must find by which way it came, past a firewall elsewhere.
+        if network.fenced && fresh {
+            let came = network.fdb.get(self.probe.eth_src());
+            self.flow.tracked |= came.is_some_and(|e| matches!(e.place, Place::Router(_)));
         }
         let shown = if self.is_routed_source(network) {
             self.routed_source(network)
@@ -965,6 +974,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                     self.depend(port.section);
                     let judged = if port.admin_up {
                         self.security_group(port, Direction::Ingress)
+                            .and_then(|()| self.port_firewall(port, Direction::Ingress))
                     } else {
                         Err(Refusal::new(DropReason::AdminDown, Stage::Egress).at(id))
                     };

@@ -26,6 +26,9 @@ fn body(path: &str, network: &str) -> Option<(&'static str, Value)> {
             "a",
             json!({"network_function": {"shaper": {"rate": "1mbit"}}}),
         ),
+        "fwaas/firewall_rules" | "fwaas/firewall_policies" | "fwaas/firewall_groups" => {
+            ("a", json!({}))
+        }
         "overweave/hosts" => ("admin", json!({})),
         _ => return None,
     })

@@ -12,6 +12,7 @@ mod bindings;
 mod chains;
 mod document;
 mod domains;
+mod firewall;
 mod frozen;
 mod groups;
 mod guarantees;

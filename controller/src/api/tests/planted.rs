@@ -25,6 +25,9 @@ const ORDER: &[&str] = &[
     "port_pair",
     "port_pair_group",
     "port_chain",
+    "firewall_rule",
+    "firewall_policy",
+    "firewall_group",
     "loadbalancer",
     "listener",
     "pool",
@@ -213,6 +216,16 @@ impl Planted {
             "port_chain" => {
                 let hop = if first { "port_pair_group" } else { "hop" };
                 (member, json!({"port_pair_groups": [own(hop)]}))
+            }
+            "firewall_rule" => (member, json!({"protocol": "tcp"})),
+            "firewall_policy" => (member, json!({"firewall_rules": [own("firewall_rule")]})),
+            "firewall_group" => {
+                let ports = if first { vec![own("in")] } else { Vec::new() };
+                let policy = own("firewall_policy");
+                (
+                    member,
+                    json!({"ingress_firewall_policy_id": policy, "ports": ports}),
+                )
             }
             "loadbalancer" => (
                 member,

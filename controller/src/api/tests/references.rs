@@ -7,7 +7,7 @@ use super::{
     planted::{Planted, table},
     *,
 };
-use crate::resource::{Field, Kind};
+use crate::resource::{Field, Kind, Spec};
 
 /// A status, and the type of the error; 2xx without one.
 type Answer = (u16, &'static str);
@@ -313,6 +313,34 @@ const ROWS: &[Row] = &[
         NEVER,
     ),
     row(
+        "firewall_policy.firewall_rules",
+        "firewall_rule",
+        (404, "FirewallRuleNotFound"),
+        MADE,
+        DONE,
+    ),
+    row(
+        "firewall_group.ingress_firewall_policy_id",
+        "firewall_policy",
+        (404, "FirewallPolicyNotFound"),
+        MADE,
+        DONE,
+    ),
+    row(
+        "firewall_group.egress_firewall_policy_id",
+        "firewall_policy",
+        (404, "FirewallPolicyNotFound"),
+        MADE,
+        DONE,
+    ),
+    row(
+        "firewall_group.ports",
+        "out",
+        (404, "PortNotFound"),
+        MADE,
+        DONE,
+    ),
+    row(
         "healthmonitor.pool_id",
         "bare",
         (404, "PoolNotFound"),
@@ -357,6 +385,11 @@ async fn answered(
     if status == 201 {
         let object = answer.as_object().unwrap().values().next().unwrap();
         let one = format!("{path}/{}", id(object));
+        // One that holds somewhere stays.
+        if object.get("ingress_firewall_policy_id").is_some() {
+            let nowhere = json!({"firewall_group": {"ports": []}});
+            assert_eq!(cloud.ask("admin", "PUT", &one, nowhere).await.0, 200);
+        }
         let (gone, answer) = cloud.ask("admin", "DELETE", &one, Value::Null).await;
         assert_eq!(gone, 204, "{one}: {answer}");
     }
@@ -470,6 +503,19 @@ const fn inner(of: &'static str, to: &'static str, missing: Answer, crossed: Ans
 
 const INNER: &[Inner] = &[
     inner(
+        "insert_rule.firewall_rule_id",
+        "firewall_rule",
+        (404, "FirewallRuleNotFound"),
+        DONE,
+    ),
+    // What was put there before.
+    inner(
+        "remove_rule.firewall_rule_id",
+        "firewall_rule",
+        (404, "FirewallRuleNotFound"),
+        DONE,
+    ),
+    inner(
         "remove_router_interface.subnet_id",
         "subnet",
         (404, "SubnetNotFound"),
@@ -553,16 +599,18 @@ async fn what_actions_and_parts_name_is_there_ones_own_and_of_its_kind() {
             let part = spec.parts.iter().find(|part| part.singular == name)?;
             Some((spec, part))
         });
-        let (method, path) = match part {
-            Some((spec, part)) => {
-                let of = if spec.singular == "floatingip" {
-                    id(&nobodys)
-                } else {
-                    own.id(spec.singular).to_owned()
-                };
-                ("POST", format!("/v2.0/{}/{of}/{}", spec.path, part.plural))
-            }
-            None => ("PUT", format!("/v2.0/routers/{}/{name}", own.id("router"))),
+        let (method, path) = if let Some((spec, part)) = part {
+            let of = if spec.singular == "floatingip" {
+                id(&nobodys)
+            } else {
+                own.id(spec.singular).to_owned()
+            };
+            ("POST", format!("/v2.0/{}/{of}/{}", spec.path, part.plural))
+        } else {
+            let has = |spec: &&&Spec| spec.actions.iter().any(|act| act.name == name);
+            let spec = REGISTRY.iter().find(has).unwrap();
+            let of = own.id(spec.singular);
+            ("PUT", format!("/v2.0/{}/{of}/{name}", spec.path))
         };
         let ids = [
             MISSING,

@@ -13,7 +13,7 @@ use std::{
 use hostconfig::{
     Classifier, DhcpOption, DhcpOptions, Discipline, Firewall, MeterRule, SecurityGroupRule,
     Shaper, SubPort,
-    chain::{Action, Algorithm, Failure, FirewallRule, HashField, Instance, Side},
+    chain::{Action, Algorithm, Failure, HashField, Instance, Side},
     floating_ip::Workload,
     group::{Direction, Family, L4Match, Remote},
     nat::Forward,
@@ -31,8 +31,10 @@ use super::intent::{
 use crate::{
     resource::{Resource, Spec},
     resources::{
-        self, AddressGroup, FlowClassifier, Listener, MeteringLabel, MeteringLabelRule,
-        NetworkFunction, PortChain, PortPairGroup, QosPolicy, SecurityGroup, dns, function,
+        self, AddressGroup, FirewallGroup, FirewallPolicy, FirewallRule, FlowClassifier, Listener,
+        MeteringLabel, MeteringLabelRule, NetworkFunction, PortChain, PortPairGroup, QosPolicy,
+        SecurityGroup, dns, function,
+        fwaas::rule::{Action as Ruling, IpVersion},
         port::{
             GATEWAY_OWNER,
             dhcp_options::{Sent, encode},
@@ -117,6 +119,11 @@ const KINDS: &[(&Spec, OfKind)] = &[
         ObjectId::Rule(id.into())
     }),
     (AddressGroup::SPEC, |id| ObjectId::AddressGroup(id.into())),
+    (FirewallRule::SPEC, |id| ObjectId::FirewallRule(id.into())),
+    (FirewallPolicy::SPEC, |id| {
+        ObjectId::FirewallPolicy(id.into())
+    }),
+    (FirewallGroup::SPEC, |id| ObjectId::Firewall(id.into())),
     (QosPolicy::SPEC, |id| ObjectId::Qos(id.into())),
     (FlowClassifier::SPEC, |id| ObjectId::Classifier(id.into())),
     (PortPairGroup::SPEC, |id| ObjectId::Function(id.into())),
@@ -142,6 +149,11 @@ fn object(id: ObjectId, entry: &Entry, facts: &Facts) -> Option<Object> {
         ObjectId::Group(_) => Object::Group(Arc::new(group(entry.peek()?))),
         ObjectId::Rule(_) => Object::Rule(Arc::new(group_rule(entry.peek()?)?)),
         ObjectId::AddressGroup(_) => Object::AddressGroup(Arc::new(address_group(entry.peek()?))),
+        ObjectId::FirewallRule(_) => Object::FirewallRule(Arc::new(firewall_rule(entry.peek()?)?)),
+        ObjectId::FirewallPolicy(_) => {
+            Object::FirewallPolicy(Arc::new(firewall_policy(entry.peek()?)))
+        }
+        ObjectId::Firewall(_) => Object::Firewall(Arc::new(firewall_group(entry.peek()?))),
         ObjectId::Qos(_) => Object::Qos(Arc::new(qos_policy(entry.peek()?))),
         ObjectId::Classifier(_) => Object::Classifier(Arc::new(classifier(entry.peek()?))),
         ObjectId::Function(_) => Object::Function(Arc::new(port_pair_group(entry.peek()?))),
@@ -377,6 +389,7 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
             dns_name: dns::told(port),
             dhcp: dhcp_options(port),
             trunk: sub_port(port),
+            firewall: None,
         },
         host: port.place().map(HostName::from),
         // No host ever has an interface: a port that says both is its host's.
@@ -494,6 +507,59 @@ fn group_rule(rule: &resources::SecurityGroupRule) -> Option<Rule> {
             remote,
         },
     })
+}
+
+/// A rule that is off is none. What can't be told exactly allows nothing, and denies more than it says.
+fn firewall_rule(rule: &FirewallRule) -> Option<hostconfig::firewall::Rule> {
+    let [source, destination] = rule.ends();
+    let [source_ports, destination_ports] = rule.ports();
+    let told = |given: &Option<String>, known: bool| given.is_none() || known;
+    let whole = told(&rule.source_ip_address, source.is_some())
+        && told(&rule.destination_ip_address, destination.is_some())
+        && told(&rule.source_port, source_ports.is_some())
+        && told(&rule.destination_port, destination_ports.is_some());
+    let action = match rule.action {
+        Ruling::Allow if !whole => return None,
+        Ruling::Allow => hostconfig::firewall::Action::Allow,
+        Ruling::Deny => hostconfig::firewall::Action::Deny,
+        Ruling::Reject => hostconfig::firewall::Action::Reject,
+    };
+    rule.enabled.then(|| hostconfig::firewall::Rule {
+        id: rule.meta.id.into(),
+        action,
+        family: match rule.ip_version {
+            IpVersion::V4 => Family::V4,
+            IpVersion::V6 => Family::V6,
+        },
+        protocol: rule.protocol_number(),
+        source,
+        destination,
+        source_ports,
+        destination_ports,
+    })
+}
+
+fn firewall_policy(policy: &FirewallPolicy) -> intent::FirewallPolicy {
+    intent::FirewallPolicy {
+        id: policy.meta.id.into(),
+        name: policy.meta.name.clone(),
+        rules: policy
+            .firewall_rules
+            .iter()
+            .map(|id| Id::new(*id))
+            .collect(),
+    }
+}
+
+fn firewall_group(group: &FirewallGroup) -> intent::FirewallGroup {
+    intent::FirewallGroup {
+        id: group.meta.id.into(),
+        name: group.meta.name.clone(),
+        admin_up: group.admin_state_up,
+        ingress: group.ingress_firewall_policy_id.map(Id::new),
+        egress: group.egress_firewall_policy_id.map(Id::new),
+        ports: group.ports.iter().map(|id| Id::new(*id)).collect(),
+    }
 }
 
 fn label(label: &MeteringLabel) -> Label {
@@ -617,7 +683,7 @@ fn firewall(group: Uuid, firewall: &function::Firewall) -> Firewall {
         let of_prefix = rule.source.or(rule.destination);
         let family = of_prefix.map(|p| if p.is_ipv4() { Family::V4 } else { Family::V6 });
         let protocol = rule.protocol.as_ref().map(function::Protocol::number);
-        FirewallRule {
+        hostconfig::chain::FirewallRule {
             id: Uuid::new_v5(&group, format!("{place}/{said}").as_bytes()).into(),
             action: action(rule.action),
             family,

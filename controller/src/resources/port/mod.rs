@@ -16,7 +16,7 @@ use crate::{
     refusal::Refusal,
     resource::{ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field},
     resources::{
-        Host, Network, Trunk, dns, guarantee, router,
+        Host, Network, Trunk, dns, fwaas, guarantee, router,
         trunk::{self, Trunking},
     },
     rules::Rule,
@@ -386,6 +386,7 @@ impl Resource for Port {
         rules::users,
         rules::floating,
         trunk::rules::of_port,
+        fwaas::group::of_port,
         rules::removal,
     ];
 

@@ -22,6 +22,7 @@ use super::{
     Tables, Vtep, WireEnd, ZoneMap,
     dense::Dense,
     external::Where,
+    firewall::Firewall,
     floating::{self, Floating, FloatingIps},
     l3::{Interface, Router},
     probes::{self, Targets},
@@ -48,6 +49,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         groups: Dense::default(),
         address_sets: BTreeMap::new(),
         set_contents: BTreeMap::new(),
+        firewalls: BTreeMap::new(),
         group_names: BTreeMap::new(),
         qos: BTreeMap::new(),
         limited: HashMap::default(),
@@ -114,6 +116,7 @@ struct Sorted<'a> {
     groups: BTreeMap<Id<kind::SecurityGroup>, (&'a hostconfig::SecurityGroup, u128)>,
     /// The parts of each set.
     sets: BTreeMap<Id<kind::AddressSet>, Vec<(&'a hostconfig::AddressSet, u128)>>,
+    firewalls: Vec<(&'a hostconfig::FirewallGroup, SectionIndex, bool)>,
     qos: Vec<(&'a hostconfig::QosPolicy, SectionIndex, bool)>,
     /// By which ports of the API QoS policies limit what passes outside, at the hosts that answer for them.
     limited: BTreeMap<Id<kind::Port>, Id<kind::QosPolicy>>,
@@ -149,6 +152,7 @@ impl<'a> Sorted<'a> {
                 Section::Group(g) => {
                     sorted.groups.insert(g.id, (g, hash));
                 }
+                Section::Firewall(f) => sorted.firewalls.push((f, at, changed)),
                 Section::Qos(q) => sorted.qos.push((q, at, changed)),
                 Section::Chain(c) => sorted.chains.push((c, at, changed)),
                 Section::Port(p) => sorted.ports.push((p, at, changed)),
@@ -196,6 +200,7 @@ impl Tables {
         }
         next.put_vteps(&sorted);
         next.put_address_sets(&sorted);
+        next.put_firewalls(&mut sorted);
         next.put_qos(&mut sorted);
         next.note_limited(&mut sorted);
         let ports = next.put_ports(&mut sorted, zones);
@@ -214,12 +219,14 @@ impl Tables {
         for port in self.ports() {
             let group = port.group.map(|id| self.group(id));
             let stateful = group.is_some_and(|g| g.is_none_or(GroupSet::stateful));
+            let stateful = stateful || port.firewall.is_some();
             if let Some(tracks) = tracking.get_mut(port.network.0 as usize) {
                 *tracks |= stateful;
             }
         }
         // What comes from a virtual address is tracked whatever its receiver's groups are.
-        for (network, tracks) in self.networks.iter().map(|(at, _, n)| (at, n.has_virtuals)) {
+        let known = self.networks.iter();
+        for (network, tracks) in known.map(|(at, _, n)| (at, n.has_virtuals || n.fenced)) {
             if let Some(known) = tracking.get_mut(network as usize) {
                 *known |= tracks;
             }
@@ -396,6 +403,7 @@ impl Tables {
                 admin_up: true,
                 addrs: vec![(config.addr, Prefix::host(config.addr))],
                 outside: true,
+                firewall: None,
             },
             router: router.dense,
             zone,
@@ -503,6 +511,41 @@ impl Tables {
             };
             self.qos.insert(policy.id, entry);
         }
+    }
+
+    /// The firewall groups. One that is named and not there lets nothing pass until it is.
+    fn put_firewalls(&mut self, sorted: &mut Sorted<'_>) {
+        let kept = std::mem::take(&mut self.firewalls);
+        for (group, section, changed) in std::mem::take(&mut sorted.firewalls) {
+            let entry = match kept.get(&group.id) {
+                Some(kept) if !changed => Arc::clone(kept),
+                Some(_) | None => Arc::new(Firewall::new(group, section)),
+            };
+            let faults = entry.faults().iter();
+            let fault = |rule| format!("firewall {}: rule {rule} can't match", group.id);
+            self.faults.extend(faults.map(fault));
+            self.firewalls.insert(group.id, entry);
+        }
+        let ports = sorted.ports.iter().filter_map(|(port, ..)| port.firewall);
+        let routers = sorted.routers.iter();
+        let interfaces = routers.flat_map(|(router, _)| &router.interfaces);
+        let named: BTreeSet<_> = ports
+            .chain(interfaces.filter_map(|i| i.firewall))
+            .filter(|id| !self.firewalls.contains_key(id))
+            .collect();
+        for id in named {
+            let source = Source::Section(SectionKey::Firewall(id));
+            let (section, _) = self.epochs.note(&source, 0, self.version);
+            sorted.alive.insert(source);
+            let closed = Arc::new(Firewall::closed(id, section));
+            self.firewalls.insert(id, closed);
+        }
+    }
+
+    /// Has any router here a firewall?
+    fn is_fenced(&self) -> bool {
+        let mut interfaces = self.routers().flat_map(|r| &r.interfaces);
+        interfaces.any(|i| i.firewall.is_some())
     }
 
     /// Which floating IPs and gateways of this host have a QoS policy.
@@ -640,6 +683,7 @@ impl Tables {
             foldhash::fast::FixedState::with_seed(self.seed),
         );
         self.wires.clear();
+        let any_fence = self.is_fenced();
         for (network, section, changed) in std::mem::take(&mut sorted.networks) {
             alive.insert(network.id);
             let local = ports.get(&network.id).map_or(&[][..], Vec::as_slice);
@@ -674,8 +718,10 @@ impl Tables {
                 .map(|(e, _)| (e.mac, &e.addrs))
                 .collect();
             let has_virtuals = !virtuals.is_empty();
+            let fenced = any_fence && !routers.is_empty();
             let source = Source::Virtuals(network.id);
-            let (virtuals, _) = self.epochs.note(&source, digest(virtuals), self.version);
+            let content = digest((virtuals, fenced));
+            let (virtuals, refenced) = self.epochs.note(&source, content, self.version);
             sorted.alive.insert(source);
             // Who is called what is read when it is asked for: no flow depends on it.
             let names = digest((
@@ -699,7 +745,7 @@ impl Tables {
             if let Some(wire) = &wire {
                 self.wires.insert(wire.port, dense);
             }
-            if changed || moved || renamed || self.networks.get(dense.0).is_none() {
+            if changed || moved || renamed || refenced || self.networks.get(dense.0).is_none() {
                 let mut entry = Network {
                     id: network.id,
                     name: network.name.clone(),
@@ -723,6 +769,7 @@ impl Tables {
                     members,
                     virtuals,
                     has_virtuals,
+                    fenced,
                 };
                 attach(&mut entry, routers);
                 self.populate(&mut entry, local, remote);
@@ -977,6 +1024,7 @@ fn local_port(
         admin_up: port.admin_up,
         port_security: port.port_security,
         group,
+        firewall: port.firewall,
         zone,
         max_connections: port.max_connections,
         qos: None,

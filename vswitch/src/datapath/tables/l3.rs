@@ -97,6 +97,8 @@ pub struct Interface {
     pub addrs: Vec<(IpAddr, Prefix)>,
     /// Is it the gateway's? Nobody outside is offered a router.
     pub outside: bool,
+    /// The firewall group that holds for what is routed by it.
+    pub firewall: Option<Id<kind::FirewallGroup>>,
 }
 
 /// What a router does with a destination.
@@ -212,6 +214,7 @@ impl Router {
                 admin_up: interface.admin_up,
                 addrs: interface.addrs.iter().map(|a| (a.addr, a.subnet)).collect(),
                 outside: false,
+                firewall: interface.firewall,
             })
         });
         let mut interfaces: Vec<_> = attached.take(usize::from(u16::MAX)).collect();
@@ -227,6 +230,7 @@ impl Router {
                     admin_up: true,
                     addrs: gateway.addrs.iter().map(|a| (a.addr, a.subnet)).collect(),
                     outside: true,
+                    firewall: None,
                 });
                 Some(place)
             });
@@ -397,6 +401,7 @@ mod tests {
             mac: mac(n).try_into().unwrap(),
             admin_up: true,
             addrs: addrs.iter().map(addr).collect(),
+            firewall: None,
         }
     }
 

@@ -17,6 +17,7 @@ mod build;
 pub mod dense;
 pub mod dhcp6;
 pub mod external;
+pub mod firewall;
 pub mod floating;
 pub mod l2;
 pub mod l3;
@@ -48,6 +49,7 @@ use overlay::{Fdb, FloodList, Neighbours};
 
 use self::{
     dense::Dense,
+    firewall::Firewall,
     floating::FloatingIps,
     l3::{Martians, Router},
     probes::Targets,
@@ -125,6 +127,8 @@ pub struct Port {
     pub port_security: bool,
     /// Its rules; `None` when port security is off.
     pub group: Option<GroupId>,
+    /// The firewall group that holds for it besides.
+    pub firewall: Option<Id<kind::FirewallGroup>>,
     /// The scope of its connections.
     pub zone: Zone,
     /// The most connections that it may have tracked.
@@ -214,10 +218,12 @@ pub struct Network {
     pub section: SectionIndex,
     /// Who is on it: read by what was not found, and by floods.
     pub members: SectionIndex,
-    /// Which of its addresses are virtual: read by what asks whether a source is.
+    /// Which of its addresses are virtual, and whether it is fenced: read by what asks where a source is.
     pub virtuals: SectionIndex,
     /// Is there any?
     pub has_virtuals: bool,
+    /// Has a router here a firewall? Then what any router brings is tracked: what answers is known by that.
+    pub fenced: bool,
 }
 
 impl Network {
@@ -337,6 +343,8 @@ pub struct Tables {
     address_sets: BTreeMap<Id<kind::AddressSet>, Arc<AddressSet>>,
     /// What each was made of.
     set_contents: BTreeMap<Id<kind::AddressSet>, u128>,
+    /// The firewall groups of ports and routers' interfaces.
+    firewalls: BTreeMap<Id<kind::FirewallGroup>, Arc<Firewall>>,
     group_names: BTreeMap<Id<kind::SecurityGroup>, String>,
     qos: BTreeMap<Id<kind::QosPolicy>, Arc<Qos>>,
     chains: Vec<Arc<Chain>>,
@@ -523,8 +531,8 @@ impl Tables {
         self.networks.get(id.0).map(|n| &**n)
     }
 
-    /// May a connection of this network's packets be tracked, on any worker? By a stateful group of one of its ports, by a virtual address, by
-    /// either on a network that routers join with it, or by a chain: that may be for any network.
+    /// May a connection of this network's packets be tracked, on any worker? By a stateful group or a firewall of one of its ports, by a virtual address, by
+    /// a router's firewall, by any of them on a network that routers join with it, or by a chain: that may be for any network.
     #[inline]
     pub fn tracks(&self, network: NetworkId) -> bool {
         let at = network.0 as usize;
@@ -626,6 +634,11 @@ impl Tables {
     /// The united rules of a set of groups.
     pub fn group(&self, id: GroupId) -> Option<&GroupSet> {
         self.groups.get(id.0).map(|g| &**g)
+    }
+
+    /// A firewall group.
+    pub fn firewall(&self, id: Id<kind::FirewallGroup>) -> Option<&Firewall> {
+        self.firewalls.get(&id).map(|f| &**f)
     }
 
     /// The name of a security group, for people.

@@ -165,6 +165,7 @@ mod tests {
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
             trunk: None,
+            firewall: None,
             mtu: net::Mtu::try_from(1450).unwrap(),
             section: SectionIndex(0),
         }

@@ -157,8 +157,20 @@ impl Conf {
             dns_name: None,
             dhcp: hostconfig::DhcpOptions::default(),
             trunk: None,
+            firewall: None,
         };
         change(&mut port);
+        self.put(Section::Port(port));
+        self
+    }
+
+    /// The n-th workload, which is here, has this firewall group.
+    pub(super) fn walled(&mut self, n: u16, group: u128) -> &mut Self {
+        let key = hostconfig::SectionKey::Port(id(u128::from(n)));
+        let Section::Port(mut port) = self.0.sections[&key].body().clone() else {
+            unreachable!("it is a port's key")
+        };
+        port.firewall = Some(id(group));
         self.put(Section::Port(port));
         self
     }
@@ -520,6 +532,7 @@ pub(super) fn zones(conf: &Conf) -> ZoneMap {
         | Section::Network(_)
         | Section::AddressSet(_)
         | Section::Group(_)
+        | Section::Firewall(_)
         | Section::Qos(_)
         | Section::Chain(_)
         | Section::Endpoint(_)

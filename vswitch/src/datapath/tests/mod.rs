@@ -8,6 +8,7 @@ mod dhcp6;
 mod errors;
 mod fairness;
 mod fenced;
+mod fences;
 mod floating;
 mod forwarding;
 mod gates;

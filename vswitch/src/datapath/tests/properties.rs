@@ -140,6 +140,7 @@ fn router() -> hostconfig::Router {
             mac: mac(77).try_into().unwrap(),
             admin_up: true,
             addrs: [false, true].map(addr).to_vec(),
+            firewall: None,
         }],
         routes: vec![
             route("10.0.0.8/29", ip(4, false)),

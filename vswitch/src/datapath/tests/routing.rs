@@ -124,6 +124,7 @@ pub(super) fn router_with(
                 .unwrap(),
             })
             .to_vec(),
+        firewall: None,
     };
     let mut router = Router {
         id: id(9000 + u128::from(r)),

@@ -330,6 +330,7 @@ fn who_has_no_router_is_told_where_metadata_is() {
                     mac: mac(0x9000).try_into().unwrap(),
                     admin_up: true,
                     addrs: vec![addr],
+                    firewall: None,
                 }],
                 routes: vec![],
                 gateway: None,

@@ -75,6 +75,10 @@ pub(super) struct Plan {
     pub(super) meters: Vec<hostconfig::Meter>,
     /// The MTU of the network outside.
     pub(super) mtu: u32,
+    /// Firewall groups, the workloads that have them, and the networks at whose interfaces of router 1 they are.
+    pub(super) firewalls: Vec<hostconfig::FirewallGroup>,
+    pub(super) walled: Vec<(u16, u128)>,
+    pub(super) fenced: Vec<(u16, u128)>,
 }
 
 impl Plan {
@@ -88,6 +92,9 @@ impl Plan {
             qos: vec![],
             meters: vec![],
             mtu: 1450,
+            firewalls: vec![],
+            walled: vec![],
+            fenced: vec![],
         }
     }
 
@@ -131,6 +138,9 @@ impl Plan {
         for (k, n, there, groups) in &self.workloads {
             if *there == host {
                 workload(&mut conf, *k, *n, groups);
+                for (_, group) in self.walled.iter().filter(|(of, _)| of == n) {
+                    conf.walled(*n, *group);
+                }
             } else if *k != OUT || outside {
                 elsewhere(&mut conf, *k, *n, Location::Vtep(vtep(*there)));
             }
@@ -140,6 +150,11 @@ impl Plan {
             router_with(&mut conf, *r, &on, &[], |config| {
                 config.gateway.clone_from(gateway);
                 if *r == 1 {
+                    for (k, group) in &self.fenced {
+                        let on = id(NET + u128::from(*k));
+                        let mut all = config.interfaces.iter_mut();
+                        all.find(|i| i.network == on).unwrap().firewall = Some(id(*group));
+                    }
                     config.meters.clone_from(&self.meters);
                 }
             });
@@ -159,6 +174,9 @@ impl Plan {
                     at: Location::Vtep(there),
                 }));
             }
+        }
+        for group in &self.firewalls {
+            conf.put(hostconfig::Section::Firewall(group.clone()));
         }
         for policy in &self.qos {
             conf.put(hostconfig::Section::Qos(policy.clone()));
