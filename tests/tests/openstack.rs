@@ -8,15 +8,17 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr},
     process::Output,
     sync::mpsc::Sender,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
 use tests::{
     netns::{Lab, printed, run},
-    openstack::{Client, Namespace, Offer, Probe, Script, Watch, allowed, serve},
+    openstack::{Client, Namespace, Offer, Probe, Script, Watch, allowed, refusal, serve},
 };
 
 const NAME: &str = "t-osc";
@@ -209,6 +211,7 @@ fn traffic_obeys_the_openstack_client_within_a_second() {
     scene.script.play("ports");
     scene.script.play("qos");
     scene.script.play("firewall");
+    whoever_is_rejected_hears_of_it(&mut scene);
     scene.made_as(20, "--no-security-group", "own- other-");
     scene.made_as(21, "--security-group www", "own+ other-");
     scene.made_as(
@@ -277,6 +280,63 @@ fn a_disabled_port_is_attached_once_it_is_enabled(scene: &mut Scene) {
     scene.script.row("port set c --host h2");
     scene.attach("c", "h2", &scene.c);
     scene.third(24, "own+ other- binding_host_id=h2 status=ACTIVE");
+}
+
+/// From its own switch, and through the tunnel from its receiver's.
+fn whoever_is_rejected_hears_of_it(scene: &mut Scene) {
+    scene.script.row("port create c --network blue --host h1 --no-security-group --disable-port-security --fixed-ip subnet=blue-v4,ip-address=10.77.0.25 --fixed-ip subnet=blue-v6,ip-address=fd77::25 = c");
+    scene.attach("c", "h1", &scene.c);
+    for row in [
+        "security group rule create www --protocol udp --ethertype IPv6 = udp6",
+        "firewall group rule create no --action reject --source-ip-address 10.77.0.25",
+        "firewall group rule create no6 --action reject --ip-version 6 --source-ip-address fd77::25",
+        "firewall group rule create all --action allow",
+        "firewall group rule create all6 --action allow --ip-version 6",
+        "firewall group policy create polite --firewall-rule no --firewall-rule no6 --firewall-rule all --firewall-rule all6",
+        "firewall group create shut --ingress-firewall-policy polite --egress-firewall-policy polite",
+    ] {
+        scene.script.row(row);
+    }
+    for port in ["c", "b"] {
+        let at = |verb: &str| format!("firewall group {verb} shut --port {port} | ping+ tcp80v6+");
+        scene.script.row(&at("set"));
+        for (to, kind) in [
+            ("10.77.0.12", ErrorKind::HostUnreachable),
+            ("fd77::12", ErrorKind::PermissionDenied),
+        ] {
+            let tcp = Probe::Tcp((ip(to), 80).into());
+            let udp = Probe::Udp((ip(to), 53).into());
+            hears(&scene.c, &tcp, ErrorKind::ConnectionRefused);
+            hears(&scene.c, &udp, kind);
+        }
+        scene.script.row(&at("unset"));
+    }
+    for row in [
+        "firewall group delete shut",
+        "firewall group policy delete polite",
+        "firewall group rule delete no no6 all all6",
+        "security group rule delete $udp6",
+    ] {
+        scene.script.row(row);
+    }
+    scene.detach("c", "h1");
+    scene.script.row("port delete c");
+}
+
+/// Tries until the change is there: as often as it takes, but not for ever.
+fn hears(namespace: &Namespace, probe: &Probe, wanted: ErrorKind) {
+    let since = Instant::now();
+    loop {
+        let told = refusal(namespace, probe);
+        if told == Some(wanted) {
+            return;
+        }
+        let waited = since.elapsed();
+        assert!(
+            waited < Duration::from_secs(10),
+            "{probe:?}: {told:?}, not {wanted}, for {waited:?}"
+        );
+    }
 }
 
 fn another_domain_keeps_its_own_people(scene: &mut Scene) {

@@ -168,6 +168,25 @@ pub fn answers(namespace: &Namespace, probe: &Probe) -> bool {
     once.join().expect("it is tried")
 }
 
+/// Tries a probe once, in a namespace: as what does its kernel take the refusal? `None`: an answer came, or nothing did.
+pub fn refusal(namespace: &Namespace, probe: &Probe) -> Option<ErrorKind> {
+    let (name, probe) = (namespace.name().to_owned(), probe.clone());
+    let once = thread::spawn(move || {
+        enter(&name);
+        let tried = match (&probe, Prober::new(probe.clone()).socket) {
+            (Probe::Tcp(to), _) => over_tcp(*to, [0; 4]),
+            (_, Some(socket)) => socket
+                .send(&[0; 8])
+                .and_then(|_| socket.recv(&mut [0; 64]))
+                .map(drop),
+            (_, None) => unreachable!("only TCP has no socket of its own"),
+        };
+        let kind = tried.err().map(|error| error.kind());
+        kind.filter(|kind| !matches!(kind, ErrorKind::TimedOut | ErrorKind::WouldBlock))
+    });
+    once.join().expect("it is tried")
+}
+
 /// The kernel's own echo socket: it chooses the identifier and knows its replies.
 fn echo_socket(to: IpAddr, from: Option<IpAddr>) -> UdpSocket {
     fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();

@@ -280,10 +280,16 @@ fn whoever_is_rejected_hears_of_it_by_a_reset_or_an_error() {
             reset(&got[0].1).0,
             format!("tcp {} > {}", name(2, 80), name(9, 7))
         );
+        let ask = between(FrameBuilder::udp(v6, 4000, 53), v6, 9, 2);
+        let got = h.enter(h.tunnel(), &[ask.build()]);
+        assert_eq!(got[0].0, At::Vtep(REMOTE.into()));
+        let quoted = format!("udp {} > {}", name(9, 4000), name(2, 53));
+        let error = (kind, code, ip(2, v6).to_string(), quoted);
+        assert_eq!(told(&got[0].1), error);
         let originated = h.dp.ledger().originated;
         assert_eq!(originated[Originated::TcpReset.index()], 5);
-        assert_eq!(originated[Originated::Icmp.index()], 3);
-        assert_eq!(h.dropped(DropReason::FirewallRejected), 8);
+        assert_eq!(originated[Originated::Icmp.index()], 4);
+        assert_eq!(h.dropped(DropReason::FirewallRejected), 9);
         assert!(h.dp.conntrack().is_empty());
     }
 }
