@@ -190,10 +190,15 @@ pub(super) fn authorise(
     if !caller.told(&rule, subject).unwrap_or_else(built_in) {
         return Err(Refusal::denied(format!("rule:{rule}")));
     }
+    // Who makes something that is not shared says what is so anyway.
+    let unshared = verb == Verb::Create && subject.own("shared") == Some(Value::Bool(false));
     for name in given {
         let Some(field) = spec.field(name) else {
             continue;
         };
+        if unshared && name == "shared" {
+            continue;
+        }
         let policy = if verb == Verb::Create {
             field.create
         } else {

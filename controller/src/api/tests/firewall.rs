@@ -218,7 +218,7 @@ async fn rules_have_defaults_and_refuse_what_contradicts_itself() {
     let whole = json!({
         "name": "fr1", "description": "d", "protocol": "tcp", "ip_version": 4, "source_ip_address": "10.0.0.0/8",
         "destination_ip_address": "10.1.0.0/16", "source_port": "1000:2000", "destination_port": 80,
-        "action": "ALLOW", "enabled": false,
+        "action": "ALLOW", "enabled": false, "shared": false,
     });
     let made = rule(&cloud, "a", whole).await;
     assert_eq!(
@@ -449,6 +449,13 @@ async fn what_is_shared_is_used_by_others_and_what_is_not_is_not() {
     let policies = policy(&cloud, "admin", policies).await;
     let path = format!("{POLICIES}/{}", id(&policies));
     assert_eq!(cloud.get("b", &path).await.0, 200);
+    // It is used by a policy that is shared.
+    let close = json!({"firewall_rule": {"shared": false}});
+    let rule_path = format!("{RULES}/{open}");
+    let kind = "FirewallRuleInUse";
+    cloud
+        .refused("admin", "PUT", &rule_path, close.clone(), 409, kind)
+        .await;
     let used = group(
         &cloud,
         "b",
@@ -469,6 +476,8 @@ async fn what_is_shared_is_used_by_others_and_what_is_not_is_not() {
     let gone = format!("{GROUPS}/{}", id(&used));
     assert_eq!(cloud.ask("b", "DELETE", &gone, Value::Null).await.0, 204);
     assert_eq!(cloud.ask("admin", "PUT", &path, mine).await.0, 200);
+    let (status, _) = cloud.ask("admin", "PUT", &rule_path, close).await;
+    assert_eq!(status, 200, "by its own project alone");
     let refused = json!({"firewall_group": {"egress_firewall_policy_id": policies["id"]}});
     cloud
         .refused("b", "POST", GROUPS, refused, 404, "FirewallPolicyNotFound")

@@ -213,7 +213,7 @@ impl Resource for FirewallRule {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[consistent, audits, removal];
+    const RULES: &'static [Rule<Self>] = &[consistent, sharing, audits, removal];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -340,6 +340,29 @@ fn consistent(_: &View, change: &Change<'_, FirewallRule>, _: &Caller) -> Judged
     Ok(Vec::new())
 }
 
+/// Who shares it no longer takes it from nobody.
+fn sharing(view: &View, change: &Change<'_, FirewallRule>, _: &Caller) -> Judged {
+    let (Some(before), Some(after)) = (change.before, change.after) else {
+        return Ok(Vec::new());
+    };
+    if !before.shared || after.shared {
+        return Ok(Vec::new());
+    }
+    let policies = view.related::<FirewallPolicy>("firewall_rules", after.meta.id);
+    let others = |project: &str| project != after.meta.project_id;
+    let mut policies = policies.iter();
+    if policies.any(|policy| policy.shared || others(&policy.meta.project_id)) {
+        return Err(in_use(after));
+    }
+    Ok(Vec::new())
+}
+
+fn in_use(rule: &FirewallRule) -> Refusal {
+    let id = rule.meta.id;
+    let why = format!("Firewall rule {id} is being used.");
+    Refusal::conflict("FirewallRuleInUse", why)
+}
+
 /// Whoever looked through a policy has not seen this.
 #[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
 fn audits(view: &View, change: &Change<'_, FirewallRule>, _: &Caller) -> Judged {
@@ -364,12 +387,8 @@ fn removal(view: &View, change: &Change<'_, FirewallRule>, _: &Caller) -> Judged
     let Some(before) = change.removed() else {
         return Ok(Vec::new());
     };
-    let id = before.meta.id;
-    if view.any_related::<FirewallPolicy>("firewall_rules", id) {
-        return Err(Refusal::conflict(
-            "FirewallRuleInUse",
-            format!("Firewall rule {id} is being used."),
-        ));
+    if view.any_related::<FirewallPolicy>("firewall_rules", before.meta.id) {
+        return Err(in_use(before));
     }
     Ok(Vec::new())
 }
