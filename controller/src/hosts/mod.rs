@@ -7,6 +7,7 @@
 //!
 //! [`StatusBoard`]: crate::status::StatusBoard
 
+mod members;
 pub mod pki;
 pub mod publish;
 mod schedule;

@@ -19,6 +19,7 @@ use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
 use super::{
+    members::Members,
     schedule::{Placement, Schedule},
     session::{self, HangUp, Session, Target},
     status::Status,
@@ -111,7 +112,7 @@ pub enum Effect {
     Site(Id<kind::Host>, Site),
     /// Write into the store where a gateway is to be, if it is where it was.
     Place(Placement),
-    /// Write into the store what a host found of members that it asks.
+    /// Write into the store what a host found of members that it asks, or that it is gone.
     Judge(Vec<Verdict>),
 }
 
@@ -133,6 +134,7 @@ pub struct Publisher {
     conns: BTreeMap<Conn, HostName>,
     status: Status,
     schedule: Schedule,
+    members: Members,
 }
 
 impl Publisher {
@@ -151,6 +153,7 @@ impl Publisher {
             conns: BTreeMap::new(),
             status: Status::new(board),
             schedule: Schedule::new(at.now),
+            members: Members::default(),
         };
         // Nobody is connected yet: there is nothing to do but to know it.
         drop(publisher.on(Event::Resync(objects, generation), at));
@@ -224,6 +227,7 @@ impl Publisher {
                     self.step(&host, session::Event::Tick, at, &mut effects);
                 }
                 self.status.tick(&self.compiler, &self.live, at);
+                self.members.find(self.compiler.intent());
                 let placements = self.schedule.all(&self.compiler, &self.live, at.now);
                 effects.extend(placements.into_iter().map(Effect::Place));
             }
@@ -232,7 +236,7 @@ impl Publisher {
         effects
     }
 
-    /// Hosts with gateways hear often, and those that are gone lose them.
+    /// Hosts with gateways or monitored members hear often; those that are gone lose the ones, and the others are down.
     fn beat(&mut self, at: Reading, effects: &mut Vec<Effect>) {
         if self.schedule.stalled(at.now) {
             for live in self.live.values_mut() {
@@ -240,15 +244,21 @@ impl Publisher {
             }
         }
         let with_gateways = self.compiler.intent().gateways_at.keys();
-        let hosts: Vec<HostName> = with_gateways.cloned().collect();
-        for host in hosts {
+        let hosts = with_gateways.chain(self.members.hosts()).cloned();
+        for host in hosts.collect::<BTreeSet<HostName>>() {
             self.step(&host, session::Event::Beat, at, effects);
         }
         let placements = self.schedule.of_gone(&self.compiler, &self.live, at.now);
         effects.extend(placements.into_iter().map(Effect::Place));
+        let is_gone = |host: &HostName| self.schedule.is_gone(host, &self.live, at.now);
+        let verdicts = self.members.verdicts(is_gone, at.now);
+        if !verdicts.is_empty() {
+            effects.push(Effect::Judge(verdicts));
+        }
     }
 
     fn follow(&mut self, touched: &Touched, at: Reading, effects: &mut Vec<Effect>) {
+        self.members.touched();
         for host in &touched.records {
             let record = self.compiler.intent().host(host);
             let stale = self.live.get(host).is_some_and(|live| {

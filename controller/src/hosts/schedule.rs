@@ -251,7 +251,7 @@ impl Schedule {
     }
 
     /// Has the host been away for so long that another may answer in its place?
-    fn is_gone(&self, host: &HostName, live: &Sessions, now: Now) -> bool {
+    pub(super) fn is_gone(&self, host: &HostName, live: &Sessions, now: Now) -> bool {
         if let Some(live) = live.get(host).filter(|live| live.session.is_met()) {
             return live.session.is_silent();
         }

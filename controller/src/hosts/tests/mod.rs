@@ -24,11 +24,13 @@ use crate::{
         intent::{Change, Host, HostName, Intent, Object, ObjectId},
         tests as kit,
     },
+    resources::lbaas::health_monitor::Verdict,
     status::StatusBoard,
     time::Seconds,
 };
 
 mod failover;
+mod members;
 
 const INCARNATION: Uuid = Uuid::from_u128(1);
 
@@ -255,6 +257,8 @@ struct Region {
     conns: u64,
     hung_up: Vec<HangUp>,
     placed: Vec<Placement>,
+    /// What was to be noted of members.
+    judged: Vec<Verdict>,
     /// Placements that the store has not written yet, where it is slow.
     writes: Option<Vec<Placement>>,
     /// Routers whose gateways one host at a time answers for.
@@ -285,6 +289,7 @@ impl Region {
             conns: 0,
             hung_up: Vec::new(),
             placed: Vec::new(),
+            judged: Vec::new(),
             writes: None,
             exact: 0,
         }
@@ -340,7 +345,7 @@ impl Region {
                 Effect::Place(placement) => places.push(placement),
                 Effect::Site(id, site) => wired.push((id, site)),
                 Effect::Vtep(..) => panic!("the records have the hosts' addresses"),
-                Effect::Judge(_) => panic!("nobody here is asked whether it serves"),
+                Effect::Judge(verdicts) => self.judged.extend(verdicts),
             }
         }
         for (id, site) in wired {
