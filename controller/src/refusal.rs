@@ -14,6 +14,14 @@ pub enum Refusal {
         /// What was asked for.
         id: String,
     },
+    /// There is one, of others: told as if there were none, but where it is usual to say that it is not the caller's.
+    #[error("{kind} {id} could not be found.")]
+    Foreign {
+        /// The kind as its Spec names it.
+        kind: &'static str,
+        /// What was asked for.
+        id: String,
+    },
     /// Nothing like that is there, in words of its own.
     #[error("{text}")]
     NoSuch {
@@ -116,6 +124,14 @@ impl Refusal {
     /// A [`Refusal::Missing`].
     pub fn missing(kind: &'static str, id: impl std::fmt::Display) -> Self {
         Self::Missing {
+            kind,
+            id: id.to_string(),
+        }
+    }
+
+    /// A [`Refusal::Foreign`].
+    pub fn foreign(kind: &'static str, id: impl std::fmt::Display) -> Self {
+        Self::Foreign {
             kind,
             id: id.to_string(),
         }

@@ -429,10 +429,28 @@ pub const TAGS: Field = field("tags", Kind::Words, "Words to find it by.")
     .create_only(Absent::List)
     .unfiltered();
 
+/// The same of Octavia's, which are changed by updates too.
+pub const OCTAVIAS_TAGS: Field = field(
+    "tags",
+    Kind::Shape(many_words),
+    "Words to find it by, 500 at most.",
+)
+.writable(Absent::List)
+.unfiltered();
+
+fn many_words(value: &Value) -> Result<Value, String> {
+    crate::api::words(value, 500)
+}
+
 impl Spec {
     /// All fields: the common ones, then its own.
     pub fn fields(&self) -> impl Iterator<Item = &Field> {
-        let tags = self.tags.then_some(&TAGS);
+        let tags = if self.path.starts_with("lbaas/") {
+            &OCTAVIAS_TAGS
+        } else {
+            &TAGS
+        };
+        let tags = self.tags.then_some(tags);
         // A resource may redefine a common field (a rule of a group has no name of its own).
         let common = COMMON
             .iter()

@@ -48,11 +48,16 @@ impl Seconds {
         format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
 
-    /// `2026-11-21T22:10:04.000000Z`, as the identity API writes it.
-    pub fn iso_micros(self) -> String {
+    /// `2026-11-21T22:10:04`, as Octavia writes it.
+    pub fn bare(self) -> String {
         let mut text = self.iso();
         text.truncate(text.len().saturating_sub(1));
-        text + ".000000Z"
+        text
+    }
+
+    /// `2026-11-21T22:10:04.000000Z`, as the identity API writes it.
+    pub fn iso_micros(self) -> String {
+        self.bare() + ".000000Z"
     }
 
     /// Reads `2026-11-21T22:10:04Z`, with or without a fraction of a second.

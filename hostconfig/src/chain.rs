@@ -230,6 +230,21 @@ pub struct Monitor {
     pub rise: u8,
     /// Failures in a row that take it out.
     pub fall: u8,
+    /// The members that are not asked where they serve.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+/// Where a member is asked that is not asked where it serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Elsewhere {
+    /// Which member.
+    pub member: Id<kind::Port>,
+    /// At which address.
+    pub addr: IpAddr,
+    /// At which port.
+    pub port: u16,
 }
 
 /// What a member is asked.

@@ -284,6 +284,9 @@ fn project_text(body: &mut Map<String, Value>, name: &str) -> Result<Option<Stri
     }
 }
 
+/// Who names another project, and may not.
+pub(super) const NOT_ITS_PROJECT: &str = "Specifying 'project_id' other than the authenticated project in request is not allowed for the current user.";
+
 /// Takes out the project by both of its names.
 fn project(body: &mut Map<String, Value>, caller: &Caller) -> Result<String, Refusal> {
     let mut take = |name: &str| project_text(body, name);
@@ -294,9 +297,9 @@ fn project(body: &mut Map<String, Value>, caller: &Caller) -> Result<String, Ref
         return Err(bad("'project_id' and 'tenant_id' do not match"));
     }
     match project.or(tenant) {
-        Some(other) if other != caller.project_id && !caller.admin && !caller.service => Err(bad(
-            "Specifying 'project_id' other than the authenticated project in request is not allowed for the current user.",
-        )),
+        Some(other) if other != caller.project_id && !caller.admin && !caller.service => {
+            Err(bad(NOT_ITS_PROJECT))
+        }
         Some(project) => Ok(project),
         None => Ok(caller.project_id.clone()),
     }
@@ -413,7 +416,7 @@ fn normal(field: &Field, value: Value) -> Result<Value, Refusal> {
             _ => Err(wrong(format!("{} is not in valid_values", shown(&value)))),
         },
         Kind::Uuids => uuids(&value).map_err(wrong),
-        Kind::Words => words(&value).map_err(wrong),
+        Kind::Words => words(&value, 50).map_err(wrong),
         Kind::Shape(check) => check(&value).map_err(|reason| match reason.split_once('|') {
             // A shape whose mistakes have words of their own says `word|text`.
             Some((word, text)) => named(word, text),
@@ -457,12 +460,12 @@ fn uuids(value: &Value) -> Result<Value, String> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn words(value: &Value) -> Result<Value, String> {
+pub(crate) fn words(value: &Value, most: usize) -> Result<Value, String> {
     let items = value
         .as_array()
         .ok_or_else(|| format!("'{}' is not a list", shown(value)))?;
-    if items.len() > 50 {
-        return Err("more than 50 tags".to_owned());
+    if items.len() > most {
+        return Err(format!("more than {most} tags"));
     }
     let mut words: Vec<&str> = Vec::with_capacity(items.len());
     for item in items {

@@ -13,6 +13,10 @@ use axum::{
 };
 use serde_json::json;
 
+/// Of an answer within this process: what was asked for is there, and another's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OfOthers;
+
 /// What a request ends with when it is not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -74,7 +78,9 @@ impl ApiError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Refused(refusal) => match refusal {
-                Refusal::Missing { .. } | Refusal::NoSuch { .. } => StatusCode::NOT_FOUND,
+                Refusal::Missing { .. } | Refusal::Foreign { .. } | Refusal::NoSuch { .. } => {
+                    StatusCode::NOT_FOUND
+                }
                 Refusal::Invalid { .. } => StatusCode::BAD_REQUEST,
                 Refusal::Conflict { .. } | Refusal::OverQuota { .. } => StatusCode::CONFLICT,
                 Refusal::Unsupported { .. } => StatusCode::NOT_IMPLEMENTED,
@@ -96,7 +102,9 @@ impl ApiError {
     pub fn name(&self) -> String {
         match self {
             Self::Refused(refusal) => match refusal {
-                Refusal::Missing { kind, .. } => format!("{kind}NotFound"),
+                Refusal::Missing { kind, .. } | Refusal::Foreign { kind, .. } => {
+                    format!("{kind}NotFound")
+                }
                 Refusal::Invalid { name, .. }
                 | Refusal::Conflict { name, .. }
                 | Refusal::NoSuch { name, .. } => (*name).to_owned(),
@@ -137,6 +145,9 @@ impl ApiError {
             "NeutronError": {"type": self.name(), "message": self.to_string(), "detail": ""}
         });
         let mut response = respond(self.status(), &body);
+        if let Self::Refused(Refusal::Foreign { .. }) = self {
+            response.extensions_mut().insert(OfOthers);
+        }
         // The path's methods must be said (RFC 9110 §15.5.6).
         if let Self::NoMethod { allow } = self
             && let Ok(allow) = HeaderValue::from_str(&allow.join(", "))

@@ -56,9 +56,11 @@ pub(crate) fn visible(
         .parse::<Uuid>()
         .ok()
         .and_then(|id| stored(read, spec, id));
-    found
-        .filter(|object| usable(read, &**object, caller))
-        .ok_or_else(|| Refusal::missing(spec.title, id))
+    match found {
+        Some(object) if usable(read, &*object, caller) => Ok(object),
+        Some(_) => Err(Refusal::foreign(spec.title, id)),
+        None => Err(Refusal::missing(spec.title, id)),
+    }
 }
 
 /// The same, where no changed policy hides it.
@@ -67,7 +69,7 @@ pub(crate) fn seen(scene: &Scene<'_>, spec: &Spec, id: &str) -> Result<Arc<dyn O
     if scene.shows(object.as_ref()) {
         Ok(object)
     } else {
-        Err(Refusal::missing(spec.title, id))
+        Err(Refusal::foreign(spec.title, id))
     }
 }
 

@@ -35,6 +35,7 @@ mod told;
 mod zones;
 
 pub(crate) use auto_allocated::Topology;
+pub(crate) use body::words;
 pub use error::ApiError;
 pub use judge::{Judge, JudgeError, NoAnswer};
 pub use openapi::openapi;

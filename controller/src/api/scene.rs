@@ -188,6 +188,12 @@ impl Scene<'_> {
         let meta = object.meta();
         match field.name {
             "tenant_id" => json!(meta.project_id),
+            "created_at" if object.spec().path.starts_with("lbaas/") => {
+                json!(meta.created_at.bare())
+            }
+            "updated_at" if object.spec().path.starts_with("lbaas/") => {
+                json!(meta.updated_at.bare())
+            }
             "created_at" if object.spec().path != "agents" => json!(meta.created_at.iso()),
             "updated_at" => json!(meta.updated_at.iso()),
             name if field.derived => object.derive(name, self),

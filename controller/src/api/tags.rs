@@ -57,7 +57,7 @@ impl Edit {
             }
             Self::Clear => tags.clear(),
         }
-        body::words(&json!(tags)).map_err(|reason| Refusal::attribute("tags", reason))?;
+        body::words(&json!(tags), 50).map_err(|reason| Refusal::attribute("tags", reason))?;
         Ok(tags)
     }
 }
@@ -153,7 +153,7 @@ fn given(bytes: &[u8]) -> Result<Vec<String>, Refusal> {
         .ok()
         .ok_or_else(|| bad("Body contains invalid data"))?;
     let tags = body.get("tags").ok_or_else(|| bad("Invalid tags body"))?;
-    body::words(tags).map_err(|reason| Refusal::attribute("tags", reason))?;
+    body::words(tags, 50).map_err(|reason| Refusal::attribute("tags", reason))?;
     let tags = tags.as_array().map(Vec::as_slice).unwrap_or_default();
     Ok(tags
         .iter()

@@ -327,7 +327,10 @@ impl Told {
         let enacted = api.enact(Network::SPEC, "update", id, &asked, order);
         enacted.await.map_err(|error| {
             // A network that is not there is a segment that is not.
-            if matches!(error, ApiError::Refused(Refusal::Missing { .. })) {
+            if matches!(
+                error,
+                ApiError::Refused(Refusal::Missing { .. } | Refusal::Foreign { .. })
+            ) {
                 missing.into()
             } else {
                 error

@@ -147,6 +147,12 @@ impl Caller {
         }
     }
 
+    /// Does a file say what this rule is?
+    pub fn is_changed(&self, rule: &str) -> bool {
+        let policies = self.policies.as_ref();
+        policies.is_some_and(|policies| policies.changed.contains(rule))
+    }
+
     /// What a changed rule says; `None`: it is as built in.
     pub fn told(&self, rule: &str, target: &dyn Target) -> Option<bool> {
         let policies = self.policies.as_ref()?;

@@ -201,6 +201,8 @@ pub enum Balanced {
     Tcp,
     /// UDP flows.
     Udp,
+    /// SCTP associations.
+    Sctp,
 }
 
 impl Balanced {
@@ -209,6 +211,7 @@ impl Balanced {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+            Self::Sctp => 132,
         }
     }
 }

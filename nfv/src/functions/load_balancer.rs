@@ -32,8 +32,8 @@ pub const MAX_WEIGHT: u16 = 256;
 /// Why a load balancer can't be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadBalancerFault {
-    /// Neither TCP nor UDP.
-    #[error("protocol of a load balancer (6 or 17): {0}")]
+    /// Neither TCP nor UDP nor SCTP.
+    #[error("protocol of a load balancer (6, 17 or 132): {0}")]
     Protocol(u8),
     /// There are too many members.
     #[error("too many members (0..={MAX_MEMBERS}): {0}")]
@@ -76,7 +76,7 @@ impl LoadBalancer {
     /// When that contradicts itself or exceeds a bound.
     pub fn new(config: &hostconfig::LoadBalancer) -> Result<Self, LoadBalancerFault> {
         use LoadBalancerFault as Fault;
-        if ![proto::TCP, proto::UDP].contains(&config.protocol) {
+        if ![proto::TCP, proto::UDP, proto::SCTP].contains(&config.protocol) {
             return Err(Fault::Protocol(config.protocol));
         }
         if config.members.len() > MAX_MEMBERS {
@@ -373,10 +373,10 @@ mod tests {
         let good = config(&[1, 1]);
         cases.push((
             hostconfig::LoadBalancer {
-                protocol: 132,
+                protocol: 1,
                 ..good.clone()
             },
-            Fault::Protocol(132),
+            Fault::Protocol(1),
         ));
         cases.push((
             hostconfig::LoadBalancer {

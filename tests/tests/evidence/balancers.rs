@@ -293,15 +293,18 @@ pub(crate) const TABLE: &[Entry] = &[
     entry("listener.protocol", |r| {
         each(r, |r, farm| {
             let base = listens(&farm.balancer(r, 100));
-            r.by_create(
-                ("listener", &base),
-                ("protocol", &json!("UDP")),
-                |r, made| {
-                    served(r, farm, made, |r| {
-                        farm.seen(r, &[100], &[Sent::Tcp(80), Sent::Udp(80)])
-                    })
-                },
-            );
+            for protocol in ["UDP", "SCTP"] {
+                r.by_create(
+                    ("listener", &base),
+                    ("protocol", &json!(protocol)),
+                    |r, made| {
+                        served(r, farm, made, |r| {
+                            let all = [Sent::Tcp(80), Sent::Udp(80), Sent::Sctp(80)];
+                            farm.seen(r, &[100], &all)
+                        })
+                    },
+                );
+            }
         });
     }),
     entry("listener.protocol_port", |r| {
@@ -433,6 +436,29 @@ pub(crate) const TABLE: &[Entry] = &[
     }),
     entry("member.backup", |r| {
         of_member(r, "backup", (&json!(false), &|_| json!(true)), true);
+    }),
+    entry("member.tags", |r| {
+        let farm = Farm::new(r, false);
+        let balancer = farm.balancer(r, 100);
+        let pool = r.make("pool", &pools("loadbalancer_id", &balancer));
+        let given = with(&farm.server(0), &json!({"tags": ["red"]}));
+        let shown = |r: &mut Region, member: &str| {
+            let shown = r.read(ADMIN.0, &member.replace("/v2.0/", ""));
+            vec![format!("{}", shown["member"]["tags"])]
+        };
+        let made = |r: &mut Region, body: &Value| {
+            let member = join(r, id(&pool), body);
+            let seen = shown(r, &member);
+            r.ok("DELETE", &member, &Value::Null);
+            seen
+        };
+        r.differs(|r| made(r, &farm.server(0)), |r| made(r, &given));
+        let member = join(r, id(&pool), &farm.server(0));
+        let look = |r: &mut Region, tags: &Value| {
+            r.ok("PUT", &member, &json!({"member": {"tags": tags}}));
+            shown(r, &member)
+        };
+        r.differs(|r| look(r, &json!([])), |r| look(r, &json!(["blue"])));
     }),
     entry("member.name", |r| {
         let farm = Farm::new(r, false);

@@ -99,7 +99,52 @@ fn turned(r: &mut Region, scene: &Scene, first: Serves, then: Serves) -> Seen {
     serves(r, scene)
 }
 
+/// A member that is asked elsewhere than where it serves, said at once or later.
+fn elsewhere(attribute: &str, value: impl Fn(&Nic) -> Value, r: &mut Region) {
+    let scene = scene(r);
+    let net = r.read(ADMIN.0, &format!("ports/{}", scene.server.id));
+    let network = net["port"]["network_id"].clone();
+    let other = r.plain(network.as_str().unwrap(), &json!({}));
+    let value = value(&other);
+    r.make("healthmonitor", &base(&scene, "TCP"));
+    let all = format!("/v2.0/lbaas/pools/{}/members", scene.pool);
+    let body = json!({"address": scene.server.v4, "protocol_port": 8081});
+    let look = |r: &mut Region| {
+        let mut seen = r.asked(&scene.server, Duration::from_secs(4), OK);
+        seen.push("the other".to_owned());
+        seen.extend(r.asked(&other, Duration::from_secs(4), OK));
+        seen.sort();
+        seen.dedup();
+        seen
+    };
+    let made = |r: &mut Region, body: &Value| {
+        let made = r.ok("POST", &all, &json!({"member": body}));
+        let seen = look(r);
+        r.ok(
+            "DELETE",
+            &format!("{all}/{}", id(&made["member"])),
+            &Value::Null,
+        );
+        seen
+    };
+    let given = with(&body, &json!({attribute: value}));
+    r.differs(|r| made(r, &body), |r| made(r, &given));
+    let member = r.ok("POST", &all, &json!({"member": body}));
+    let member = format!("{all}/{}", id(&member["member"]));
+    let changed = |r: &mut Region, to: &Value| {
+        r.ok("PUT", &member, &json!({"member": {attribute: to}}));
+        look(r)
+    };
+    r.differs(|r| changed(r, &Value::Null), |r| changed(r, &value));
+}
+
 pub(crate) const TABLE: &[Entry] = &[
+    entry("member.monitor_address", |r| {
+        elsewhere("monitor_address", |other| json!(other.v4), r);
+    }),
+    entry("member.monitor_port", |r| {
+        elsewhere("monitor_port", |_| json!(9090), r);
+    }),
     entry("healthmonitor.pool_id", |r| {
         let scene = scene(r);
         let net = r.read(ADMIN.0, &format!("ports/{}", scene.server.id));

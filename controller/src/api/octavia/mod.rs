@@ -7,7 +7,12 @@ mod graph;
 mod quotas;
 
 use crate::{
-    api::{Api, LARGEST_BODY, error::respond, finish},
+    api::{
+        Api, LARGEST_BODY,
+        body::NOT_ITS_PROJECT,
+        error::{OfOthers, respond},
+        finish,
+    },
     resource::{Resource as _, Spec},
     resources::{LoadBalancer, lbaas::PROVIDER},
     rules::Given,
@@ -24,6 +29,10 @@ use tower::ServiceExt as _;
 
 /// Where the collections are.
 const ROOTS: &[&str] = &["/load-balancer/v2.0", "/load-balancer/v2"];
+/// The newest minor version whose requests are understood: with it go all before it, and what of them can't be had is refused as such.
+const VERSION: u8 = 25;
+/// When that was published.
+const UPDATED: &str = "2021-10-02T00:00:00Z";
 /// What a refusal may hold: its texts are of this program's making.
 const LONGEST_REFUSAL: usize = 1024 * 1024;
 
@@ -140,7 +149,7 @@ const TOLD: &[(&str, Tell)] = &[
     ("providers", || {
         json!({"providers": [{
             "name": PROVIDER,
-            "description": "In each client's own switch: TCP and UDP.",
+            "description": "In each client's own switch: TCP, UDP and SCTP.",
         }]})
     }),
     // There is one way to balance, and one place: nobody can choose.
@@ -151,9 +160,18 @@ const TOLD: &[(&str, Tell)] = &[
 fn versions(api: &Api, request: &Request<Body>) -> Response<Body> {
     let href = format!("{}/load-balancer/v2", api.origin(request.headers()));
     let links = json!([{"rel": "self", "href": href}]);
-    let versions = json!([{
-        "id": "v2.0", "status": "CURRENT", "updated": "2016-12-11T00:00:00Z", "links": links,
-    }]);
+    let versions: Vec<Value> = (0..=VERSION)
+        .map(|minor| {
+            let status = if minor == VERSION {
+                "CURRENT"
+            } else {
+                "SUPPORTED"
+            };
+            json!({
+                "id": format!("v2.{minor}"), "status": status, "updated": UPDATED, "links": links,
+            })
+        })
+        .collect();
     finish(Ok(respond(StatusCode::OK, &json!({"versions": versions}))))
 }
 
@@ -193,6 +211,11 @@ async fn in_its_words(response: Response<Body>) -> Response<Body> {
         return Response::from_parts(parts, Body::from(bytes));
     };
     let mut text = text.replace(" could not be found.", " not found.");
+    // Octavia says of what is another's that it is.
+    if parts.extensions.get::<OfOthers>().is_some() || text == NOT_ITS_PROJECT {
+        status = StatusCode::FORBIDDEN;
+        "Policy does not allow this request to be performed.".clone_into(&mut text);
+    }
     if kind == "OverQuota" {
         status = StatusCode::FORBIDDEN;
         text = text.replace("Quota exceeded", "Quota has been met");

@@ -350,7 +350,27 @@ async fn what_cannot_be_is_refused_in_octavias_words() {
             "provider",
         ),
         (listens(json!({"protocol": "HTTP"})), 501, "HTTP"),
-        (listens(json!({"protocol": "SCTP"})), 501, "SCTP"),
+        (listens(json!({"protocol": "PROXY"})), 501, "PROXY"),
+        (
+            listens(json!({"protocol": "HTTPS", "protocol_port": 80})),
+            409,
+            "protocol_port 80",
+        ),
+        (
+            listens(json!({"insert_headers": {"X-Forwarded-For": "true"}})),
+            400,
+            "X-Forwarded-For",
+        ),
+        (
+            listens(json!({"connection_limit": -2})),
+            400,
+            "connection_limit",
+        ),
+        (
+            listens(json!({"sni_container_refs": ["x"]})),
+            400,
+            "sni_container_refs",
+        ),
         (listens(json!({"protocol": "XYZ"})), 400, "protocol"),
         (
             listens(json!({"protocol_port": 80})),
@@ -400,7 +420,7 @@ async fn what_cannot_be_is_refused_in_octavias_words() {
         ),
         (
             serves(json!({"session_persistence": {"type": "HTTP_COOKIE"}})),
-            400,
+            501,
             "HTTP_COOKIE",
         ),
         (member(json!({"address": "127.0.0.1"})), 400, "127.0.0.1"),
@@ -428,7 +448,7 @@ async fn what_cannot_be_is_refused_in_octavias_words() {
         format!("pools/{pool}"),
         members.clone(),
     ] {
-        refused(cloud, "b", "GET", &path, json!({}), 404).await;
+        refused(cloud, "b", "GET", &path, json!({}), 403).await;
         let (status, _) = cloud
             .ask("", "GET", &format!("{ROOT}/{path}"), Value::Null)
             .await;
@@ -436,7 +456,7 @@ async fn what_cannot_be_is_refused_in_octavias_words() {
     }
     let theirs =
         json!({"listener": {"loadbalancer_id": of, "protocol": "TCP", "protocol_port": 9}});
-    refused(cloud, "b", "POST", "listeners", theirs, 404).await;
+    refused(cloud, "b", "POST", "listeners", theirs, 403).await;
     assert_eq!(farm.heard().members, before);
     for n in 0..9 {
         let body = json!({"name": format!("{n}"), "vip_subnet_id": farm.subnet});
@@ -493,5 +513,5 @@ async fn what_passed_listeners_is_what_hosts_said_last() {
     status.forget_host(two);
     assert_eq!(shown(format!("listeners/{}", id(&web))).await, all(0, 0));
     let path = format!("listeners/{}/stats", id(&web));
-    refused(&farm.cloud, "b", "GET", &path, Value::Null, 404).await;
+    refused(&farm.cloud, "b", "GET", &path, Value::Null, 403).await;
 }

@@ -113,6 +113,7 @@ async fn a_pools_monitor_is_part_of_what_switches_know_of_its_listeners() {
             timeout_ms: 2000,
             rise: 3,
             fall: 3,
+            elsewhere: Vec::new(),
         })]
     );
     let shown = farm.shown(&format!("pools/{pool}")).await;
@@ -299,7 +300,7 @@ async fn what_a_monitor_can_not_be_is_refused_by_its_name() {
         "POST",
         "healthmonitors",
         other.clone(),
-        404,
+        403,
     )
     .await;
     let monitor = farm.monitor(&pool, "TCP", json!({})).await;
@@ -314,7 +315,7 @@ async fn what_a_monitor_can_not_be_is_refused_by_its_name() {
         let change = json!({"healthmonitor": change});
         refused(&farm.cloud, "a", "PUT", &path, change, 400).await;
     }
-    refused(&farm.cloud, "b", "GET", &path, Value::Null, 404).await;
+    refused(&farm.cloud, "b", "GET", &path, Value::Null, 403).await;
     let names =
         json!({"loadbalancer_id": farm.id(), "protocol": "UDP", "lb_algorithm": "SOURCE_IP"});
     let names = id(&made(&farm.cloud, "pools", "pool", names).await);

@@ -194,7 +194,7 @@ async fn a_batch_says_who_the_members_are() {
     assert_eq!(farm.members(&pool, "", json!([])).await, 202);
     assert_eq!(weights(), [None; 4]);
     let path = format!("pools/{pool}/members");
-    refused(&farm.cloud, "b", "PUT", &path, json!({"members": []}), 404).await;
+    refused(&farm.cloud, "b", "PUT", &path, json!({"members": []}), 403).await;
 }
 
 #[tokio::test]

@@ -560,7 +560,7 @@ const INNER: &[Inner] = &[
             "member.subnet_id",
             "subnet",
             (400, "ValidationException"),
-            (400, "ValidationException"),
+            MADE,
         )
     },
 ];

@@ -26,6 +26,7 @@ fn monitored(members: &[u8]) -> Object {
         timeout_ms: 2000,
         rise: 1,
         fall: 1,
+        elsewhere: Vec::new(),
     };
     let balancer = Balancer {
         members: members.collect(),

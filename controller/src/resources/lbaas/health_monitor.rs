@@ -4,8 +4,8 @@
 //! back with its reports and is kept with the member ([`note`]): from there it goes the way of every change, to all hosts, also after a restart.
 
 use super::{
-    LoadBalancer, Pool, invalid, list_shape, named, of_project, operating, pool::Member,
-    provisioning, unsupported,
+    LoadBalancer, Pool, invalid, list_shape, named, not_ones_own, of_project, operating,
+    pool::Member, provisioning, unsupported,
 };
 use crate::{
     api::Scene,
@@ -14,7 +14,7 @@ use crate::{
     rules::{self, Caller, Change, Judged, Moment, Rule, Write},
     store::View,
 };
-use hostconfig::chain::{HealthProbe, Monitor};
+use hostconfig::chain::{Elsewhere, HealthProbe, Monitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -232,7 +232,16 @@ fn version_shape(value: &Value) -> Result<Value, String> {
 
 impl HealthMonitor {
     /// As a switch knows it.
-    pub(super) fn plan(&self) -> Option<Monitor> {
+    pub(super) fn plan(&self, members: &[Member]) -> Option<Monitor> {
+        let elsewhere = members.iter().filter(|member| member.admin_state_up);
+        let elsewhere = elsewhere.filter_map(|member| {
+            let (addr, port) = (member.monitor_address, member.monitor_port);
+            (addr.is_some() || port.is_some()).then(|| Elsewhere {
+                member: member.id.into(),
+                addr: addr.unwrap_or(member.address),
+                port: port.unwrap_or(member.protocol_port),
+            })
+        });
         let probe = match self.kind.as_str() {
             "TCP" => HealthProbe::Tcp,
             "UDP-CONNECT" => HealthProbe::Udp,
@@ -250,6 +259,7 @@ impl HealthMonitor {
             timeout_ms: self.timeout.saturating_mul(1000),
             rise: self.max_retries,
             fall: self.max_retries_down,
+            elsewhere: elsewhere.collect(),
         })
     }
 
@@ -287,7 +297,7 @@ fn placed(view: &View, change: &Change<'_, HealthMonitor>, caller: &Caller) -> J
     };
     let pool = view.object::<Pool>(made.pool_id);
     let pool = pool.filter(|pool| caller.owns(&pool.meta.project_id));
-    let pool = pool.ok_or_else(|| Refusal::missing("Pool", made.pool_id))?;
+    let pool = pool.ok_or_else(|| not_ones_own(view, Pool::SPEC, made.pool_id))?;
     let others = view.related::<HealthMonitor>("pool_id", made.pool_id);
     if others.iter().any(|other| other.meta.id != made.meta.id) {
         return Err(Refusal::conflict(
@@ -305,15 +315,17 @@ fn placed(view: &View, change: &Change<'_, HealthMonitor>, caller: &Caller) -> J
 /// What a pool's members speak bounds what they can be asked.
 fn fits(monitor: &HealthMonitor, pool: &Pool) -> Result<(), Refusal> {
     let kind = monitor.kind.as_str();
-    if pool.protocol == "UDP" && !matches!(kind, "HTTP" | "TCP" | "UDP-CONNECT" | "SCTP") {
-        return Err(invalid(
-            "The associated pool protocol is UDP, so only a HTTP, TCP or UDP-CONNECT health monitor is supported.",
-        ));
+    let protocol = pool.protocol.as_str();
+    let datagrams = matches!(protocol, "UDP" | "SCTP");
+    if datagrams && !matches!(kind, "HTTP" | "TCP" | "UDP-CONNECT" | "SCTP") {
+        return Err(invalid(format_args!(
+            "The associated pool protocol is {protocol}, so only a HTTP, SCTP, TCP or UDP-CONNECT health monitor is supported.",
+        )));
     }
-    if pool.protocol != "UDP" && kind == "UDP-CONNECT" {
-        return Err(invalid(
-            "The UDP-CONNECT type is only supported for pools of type UDP or SCTP.",
-        ));
+    if !datagrams && matches!(kind, "UDP-CONNECT" | "SCTP") {
+        return Err(invalid(format_args!(
+            "The {kind} type is only supported for pools of type UDP or SCTP.",
+        )));
     }
     Ok(())
 }

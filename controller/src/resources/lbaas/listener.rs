@@ -3,7 +3,7 @@
 use super::{
     LoadBalancer, PROTOCOLS, Plan, Pool, Serving, balanced,
     health_monitor::{of_pool, worst},
-    invalid, list_shape, named, object_shape, of_project, operating, own_balancer,
+    invalid, list_shape, named, nothing, object_shape, of_project, operating, own_balancer,
     pool::Member,
     provisioning, stats,
 };
@@ -46,9 +46,46 @@ pub struct Listener {
     /// From whom alone; from anyone, if none.
     #[serde(default)]
     pub allowed_cidrs: Option<Vec<Prefix>>,
+    /// Kept for who asks.
+    #[serde(default = "no_limit")]
+    pub connection_limit: i64,
+    /// Kept for who asks, in milliseconds.
+    #[serde(default = "a_while")]
+    pub timeout_client_data: i64,
+    /// Kept for who asks, in milliseconds.
+    #[serde(default = "soon")]
+    pub timeout_member_connect: i64,
+    /// Kept for who asks, in milliseconds.
+    #[serde(default = "a_while")]
+    pub timeout_member_data: i64,
+    /// Kept for who asks, in milliseconds.
+    #[serde(default)]
+    pub timeout_tcp_inspect: i64,
+    /// Of HTTP alone, so none.
+    #[serde(default)]
+    pub insert_headers: serde_json::Map<String, Value>,
     /// What a switch must know; none while it takes no connections.
     #[serde(default)]
     pub plan: Option<Plan>,
+}
+
+/// Octavia's defaults.
+const NO_LIMIT: i64 = -1;
+const A_WHILE: i64 = 50_000;
+const SOON: i64 = 5_000;
+/// A year, in milliseconds.
+const LONGEST: i64 = 365 * 24 * 3600 * 1000;
+
+const fn no_limit() -> i64 {
+    NO_LIMIT
+}
+
+const fn a_while() -> i64 {
+    A_WHILE
+}
+
+const fn soon() -> i64 {
+    SOON
 }
 
 static OPS: Ops<Listener> = Ops::new();
@@ -69,7 +106,7 @@ impl Resource for Listener {
         fields: &[
             field("loadbalancer_id", Kind::Uuid, "Whose address it is on.")
                 .create_only(Absent::Required),
-            field("protocol", Kind::OneOf(PROTOCOLS), "TCP or UDP.").create_only(Absent::Required),
+            field("protocol", Kind::OneOf(PROTOCOLS), "TCP, UDP, SCTP, or HTTPS, which ends at the member.").create_only(Absent::Required),
             field("protocol_port", Kind::Int(1, 65_535), "Its port.").create_only(Absent::Required),
             field("default_pool_id", Kind::Uuid, "The pool that serves it.")
                 .writable(Absent::Null)
@@ -83,6 +120,60 @@ impl Resource for Listener {
             )
             .writable(Absent::Null)
             .or_null()
+            .unfiltered(),
+            field(
+                "connection_limit",
+                Kind::Int(NO_LIMIT, i32::MAX as i64),
+                "Kept and shown: nobody stands between clients and members who could hold a connection back.",
+            )
+            .writable(Absent::Int(NO_LIMIT)),
+            field(
+                "timeout_client_data",
+                Kind::Int(0, LONGEST),
+                "Kept and shown, in milliseconds: no connection ends here.",
+            )
+            .writable(Absent::Int(A_WHILE)),
+            field(
+                "timeout_member_connect",
+                Kind::Int(0, LONGEST),
+                "Kept and shown, in milliseconds: the client itself connects to the member.",
+            )
+            .writable(Absent::Int(SOON)),
+            field(
+                "timeout_member_data",
+                Kind::Int(0, LONGEST),
+                "Kept and shown, in milliseconds: no connection ends here.",
+            )
+            .writable(Absent::Int(A_WHILE)),
+            field(
+                "timeout_tcp_inspect",
+                Kind::Int(0, LONGEST),
+                "Kept and shown, in milliseconds: nothing looks into payloads.",
+            )
+            .writable(Absent::Int(0)),
+            field(
+                "insert_headers",
+                Kind::Shape(object_shape),
+                "None: nothing here writes into what clients say.",
+            )
+            .writable(Absent::Object)
+            .unfiltered(),
+            field(
+                "default_tls_container_ref",
+                Kind::Shape(nothing),
+                "None: TLS ends at the member.",
+            )
+            .writable(Absent::Null)
+            .or_null()
+            .computed()
+            .unfiltered(),
+            field(
+                "sni_container_refs",
+                Kind::Shape(no_list),
+                "None: TLS ends at the member.",
+            )
+            .writable(Absent::List)
+            .computed()
             .unfiltered(),
             field(
                 "provisioning_status",
@@ -147,6 +238,7 @@ impl Resource for Listener {
             "provisioning_status" => json!(provisioning(scene, [self.meta.id])),
             "operating_status" => json!(self.operating(scene)),
             "loadbalancers" => named([self.loadbalancer_id]),
+            "sni_container_refs" => json!([]),
             "stats" => stats(scene, [self.meta.id]),
             _ => Value::Null,
         }
@@ -162,6 +254,13 @@ impl Listener {
             Some(pool) if self.admin_state_up => worst([pool.operating()]),
             Some(_) | None => operating(self.admin_state_up),
         }
+    }
+}
+
+fn no_list(value: &Value) -> Result<Value, String> {
+    match value.as_array() {
+        Some(list) if list.is_empty() => Ok(value.clone()),
+        Some(_) | None => Err(format!("'{value}' is not an empty list")),
     }
 }
 
@@ -206,10 +305,16 @@ fn distinct(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
     let Some(after) = change.after.filter(|_| change.is_asked()) else {
         return Ok(Vec::new());
     };
+    if let Some(name) = after.insert_headers.keys().next() {
+        return Err(invalid(format_args!(
+            "insert_headers: {name} is not a valid option for a {} listener",
+            after.protocol
+        )));
+    }
     let others = view.related::<Listener>("loadbalancer_id", after.loadbalancer_id);
     let same = |other: &&std::sync::Arc<Listener>| {
         other.meta.id != after.meta.id
-            && other.protocol == after.protocol
+            && balanced(&other.protocol) == balanced(&after.protocol)
             && other.protocol_port == after.protocol_port
     };
     if others.iter().find(same).is_some() {
@@ -247,7 +352,9 @@ fn served(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
 
 /// Can the pool serve the listener?
 pub(super) fn fits(listener: &Listener, pool: &Pool) -> Result<(), Refusal> {
-    if listener.protocol == pool.protocol {
+    let alike = |protocol: &str| matches!(protocol, "TCP" | "HTTPS");
+    let (of, by) = (listener.protocol.as_str(), pool.protocol.as_str());
+    if of == by || alike(of) && alike(by) {
         return Ok(());
     }
     Err(invalid(format_args!(
@@ -294,14 +401,17 @@ fn plan(view: &View, listener: &Listener) -> Result<Option<Plan>, Refusal> {
         .map_or(Algorithm::Maglev, |pool| pool.algorithm());
     let monitor = pool.as_ref().and_then(|pool| of_pool(view, pool.meta.id));
     let monitor = monitor.filter(|monitor| monitor.admin_state_up);
-    let members = pool.map(|pool| serving(&pool.members)).unwrap_or_default();
+    let members = pool.as_ref().map(|pool| pool.members.as_slice());
+    let members = members.unwrap_or_default();
+    let monitor = monitor.and_then(|monitor| monitor.plan(members));
+    let members = serving(members);
     Ok(Some(Plan {
         vip,
         vip_port_id,
         protocol,
         algorithm,
         members,
-        monitor: monitor.and_then(|monitor| monitor.plan()),
+        monitor,
     }))
 }
 

@@ -4,7 +4,7 @@
 
 use super::{
     Listener, PROVIDER, Pool, again, health_monitor::of_balancer, ids_of, invalid, list_shape,
-    named, object_shape, provisioning, stats,
+    named, nothing, object_shape, provisioning, stats,
 };
 use crate::{
     api::Scene,
@@ -89,6 +89,33 @@ impl Resource for LoadBalancer {
                 .writable(Absent::Bool(true)),
             field("provider", Kind::OneOf(&[PROVIDER]), "Who serves it.")
                 .create_only(Absent::Text(PROVIDER)),
+            field(
+                "flavor_id",
+                Kind::Shape(nothing),
+                "None: there is one way to balance.",
+            )
+            .create_only(Absent::Null)
+            .or_null()
+            .computed()
+            .unfiltered(),
+            field(
+                "availability_zone",
+                Kind::Shape(nothing),
+                "None: it is in each client's switch.",
+            )
+            .create_only(Absent::Null)
+            .or_null()
+            .computed()
+            .unfiltered(),
+            field(
+                "vip_qos_policy_id",
+                Kind::Shape(nothing),
+                "None: what limits a client or a member is its own port's.",
+            )
+            .writable(Absent::Null)
+            .or_null()
+            .computed()
+            .unfiltered(),
             field(
                 "provisioning_status",
                 Kind::Text(16),

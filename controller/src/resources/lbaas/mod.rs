@@ -22,7 +22,7 @@ pub use pool::Pool;
 use crate::{
     api::Scene,
     refusal::Refusal,
-    resource::{Meta, Objects, index_prefix},
+    resource::{Meta, Objects, Resource as _, index_prefix},
     resources::function::{Algorithm, Balanced},
     status::Served,
     store::{Read, View},
@@ -89,8 +89,10 @@ fn unsupported(what: impl fmt::Display) -> Refusal {
 /// What a protocol's word means to a switch.
 fn balanced(protocol: &str) -> Result<Balanced, Refusal> {
     match protocol {
-        "TCP" => Ok(Balanced::Tcp),
+        // Ends at the member: nothing here looks into it.
+        "TCP" | "HTTPS" => Ok(Balanced::Tcp),
         "UDP" => Ok(Balanced::Udp),
+        "SCTP" => Ok(Balanced::Sctp),
         other => Err(unsupported(format_args!("protocol {other}"))),
     }
 }
@@ -127,6 +129,15 @@ const fn operating(admin_state_up: bool) -> &'static str {
     if admin_state_up { "ONLINE" } else { "OFFLINE" }
 }
 
+/// Why the caller does not have this object: it is another's, or there is none.
+fn not_ones_own(view: &View, spec: &'static crate::resource::Spec, id: Uuid) -> Refusal {
+    if crate::rules::stored(view, spec, id).is_some() {
+        Refusal::foreign(spec.title, id)
+    } else {
+        Refusal::missing(spec.title, id)
+    }
+}
+
 /// The load balancer that a listener or pool is to be of: the caller's own.
 fn own_balancer(
     view: &View,
@@ -136,7 +147,7 @@ fn own_balancer(
     let found = view.object::<LoadBalancer>(id);
     found
         .filter(|balancer| caller.owns(&balancer.meta.project_id))
-        .ok_or_else(|| Refusal::missing("LoadBalancer", id))
+        .ok_or_else(|| not_ones_own(view, LoadBalancer::SPEC, id))
 }
 
 /// The same object as its load balancer's project's, whose it is.
@@ -176,6 +187,11 @@ fn stats(scene: &Scene<'_>, listeners: impl IntoIterator<Item = Uuid>) -> Value 
         "bytes_out": sum.bytes_out,
         "request_errors": sum.refused,
     })
+}
+
+/// What can be named, but not had.
+fn nothing(value: &Value) -> Result<Value, String> {
+    Err(format!("'{value}': there is none"))
 }
 
 /// The listeners whose indexed field has this value, to be judged again.

@@ -8,18 +8,19 @@ use super::{
     health_monitor::of_pool,
     ids_of, invalid, list_shape,
     listener::{fits, vip},
-    named, of_project, operating, own_balancer, provisioning, unsupported,
+    named, not_ones_own, of_project, operating, own_balancer, provisioning, unsupported,
 };
 use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{
-        ALL, Absent, Field, Kind, Meta, Objects, Operations, Ops, Part, Policy, Resource, Spec,
-        field,
+        ALL, Absent, Field, Kind, Meta, OCTAVIAS_TAGS, Objects, Operations, Ops, Part, Policy,
+        Resource, Spec, field,
     },
     resources::{Subnet, function::Algorithm},
     rules::{Caller, Change, Judged, Rule, Write},
     store::View,
+    time::Seconds,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -51,6 +52,21 @@ pub struct Member {
     /// Does it serve only while no other does?
     #[serde(default)]
     pub backup: bool,
+    /// Where it is asked whether it serves, if elsewhere.
+    #[serde(default)]
+    pub monitor_address: Option<IpAddr>,
+    /// At which port, if another.
+    #[serde(default)]
+    pub monitor_port: Option<u16>,
+    /// Words to find it by.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// When it was made.
+    #[serde(default)]
+    pub created_at: Seconds,
+    /// When it was last changed by who has it.
+    #[serde(default)]
+    pub updated_at: Seconds,
     /// What a monitor found; `None`: nothing yet, or nobody asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serves: Option<bool>,
@@ -105,6 +121,9 @@ pub struct Persistence {
     /// `SOURCE_IP`.
     #[serde(rename = "type")]
     pub kind: String,
+    /// What else was named, which is refused.
+    #[serde(default, skip_serializing)]
+    pub further: Vec<String>,
 }
 
 static OPS: Ops<Pool> = Ops::new();
@@ -134,6 +153,21 @@ const MEMBER_FIELDS: &[Field] = &[
         "Does it serve only while no other does?",
     )
     .writable(Absent::Bool(false)),
+    field(
+        "monitor_address",
+        Kind::Address,
+        "Where it is asked whether it serves, if not at its address.",
+    )
+    .writable(Absent::Null)
+    .or_null(),
+    field(
+        "monitor_port",
+        Kind::Int(1, 65_535),
+        "At which port it is asked whether it serves, if not at its own.",
+    )
+    .writable(Absent::Null)
+    .or_null(),
+    OCTAVIAS_TAGS,
 ];
 
 impl Resource for Pool {
@@ -162,7 +196,7 @@ impl Resource for Pool {
             .or_null()
             .computed()
             .if_any(),
-            field("protocol", Kind::OneOf(PROTOCOLS), "TCP or UDP.").create_only(Absent::Required),
+            field("protocol", Kind::OneOf(PROTOCOLS), "TCP, UDP, SCTP, or HTTPS, which ends at the member.").create_only(Absent::Required),
             field(
                 "lb_algorithm",
                 Kind::OneOf(&[
@@ -229,7 +263,7 @@ impl Resource for Pool {
         }],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[placed, possible, members, followed];
+    const RULES: &'static [Rule<Self>] = &[possible, placed, members, stamped, followed];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -250,6 +284,8 @@ impl Resource for Pool {
         let listeners = || ids_of(scene, "listener", "default_pool_id", self.meta.id);
         match field {
             "provisioning_status" => json!(provisioning(scene, listeners())),
+            // Nobody asks anything of it.
+            "operating_status" if listeners().is_empty() => json!("OFFLINE"),
             "operating_status" => json!(self.operating()),
             "healthmonitor_id" => {
                 let monitors = ids_of(scene, "healthmonitor", "pool_id", self.meta.id);
@@ -268,6 +304,8 @@ impl Resource for Pool {
                 unreachable!("a member is a struct with text keys")
             };
             fields.remove("serves");
+            fields.insert("created_at".to_owned(), json!(member.created_at.bare()));
+            fields.insert("updated_at".to_owned(), json!(member.updated_at.bare()));
             fields.insert("project_id".to_owned(), json!(self.meta.project_id));
             fields.insert("provisioning_status".to_owned(), json!("ACTIVE"));
             fields.insert("operating_status".to_owned(), json!(member.operating()));
@@ -289,6 +327,9 @@ impl Resource for Pool {
             return Ok(pool);
         };
         fields.insert("id".to_owned(), json!(id));
+        // Its times are not a request's to say.
+        fields.remove("created_at");
+        fields.remove("updated_at");
         let member: Member = serde_json::from_value(Value::Object(fields))
             .map_err(|error| Refusal::input(format_args!("{}: {error}", kind.singular)))?;
         match at.and_then(|at| pool.members.get_mut(at)) {
@@ -303,6 +344,8 @@ impl Resource for Pool {
             Some(there) => {
                 *there = Member {
                     serves: there.serves,
+                    created_at: there.created_at,
+                    updated_at: there.updated_at,
                     ..member
                 }
             }
@@ -375,21 +418,32 @@ fn persistence_shape(value: &Value) -> Result<Value, String> {
     let object = value
         .as_object()
         .ok_or_else(|| format!("'{value}' is not an object"))?;
-    let mut others = object
-        .iter()
-        .filter(|(name, value)| *name != "type" && !value.is_null());
-    if let Some((name, _)) = others.next() {
-        return Err(format!(
-            "'{name}' of a session persistence is not supported"
-        ));
+    let text = |name: &str| match object.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.len() <= 255 => Ok(Some(text)),
+        Some(other) => Err(format!("{name}: '{other}' is not a valid string")),
+    };
+    let kind = text("type")?.ok_or("a session persistence has a type")?;
+    if !["SOURCE_IP", "HTTP_COOKIE", "APP_COOKIE"].contains(&kind.as_str()) {
+        return Err(format!("'{kind}' is no type of a session persistence"));
     }
-    match object.get("type").and_then(Value::as_str) {
-        Some(kind @ "SOURCE_IP") => Ok(json!({"type": kind})),
-        Some(kind) => Err(format!(
-            "session persistence of type {kind} is not supported"
-        )),
-        None => Err("a session persistence has a type".to_owned()),
+    text("cookie_name")?;
+    let known = [
+        "type",
+        "cookie_name",
+        "persistence_timeout",
+        "persistence_granularity",
+    ];
+    if let Some(name) = object.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!("'{name}' is not of a session persistence"));
     }
+    let is_set = |name: &&&str| object.get(**name).is_some_and(|value| !value.is_null());
+    let further: Vec<&str> = known.iter().skip(1).filter(is_set).copied().collect();
+    Ok(if further.is_empty() {
+        json!({"type": kind})
+    } else {
+        json!({"type": kind, "further": further})
+    })
 }
 
 /// It is of a load balancer of the caller's, by its own id or a listener's.
@@ -401,7 +455,7 @@ fn placed(view: &View, change: &Change<'_, Pool>, caller: &Caller) -> Judged {
         Some(id) => {
             let listener = view.object::<Listener>(id);
             let listener = listener.filter(|found| caller.owns(&found.meta.project_id));
-            Some(listener.ok_or_else(|| Refusal::missing("Listener", id))?)
+            Some(listener.ok_or_else(|| not_ones_own(view, Listener::SPEC, id))?)
         }
         None => None,
     };
@@ -449,6 +503,17 @@ fn possible(_: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
     if after.lb_algorithm == "LEAST_CONNECTIONS" {
         return Err(unsupported("lb_algorithm LEAST_CONNECTIONS"));
     }
+    if let Some(persistence) = &after.session_persistence {
+        if persistence.kind != "SOURCE_IP" {
+            let kind = &persistence.kind;
+            return Err(unsupported(format_args!(
+                "session_persistence of type {kind}"
+            )));
+        }
+        if let Some(name) = persistence.further.first() {
+            return Err(unsupported(format_args!("session_persistence: {name}")));
+        }
+    }
     Ok(Vec::new())
 }
 
@@ -476,6 +541,13 @@ fn members(view: &View, change: &Change<'_, Pool>, caller: &Caller) -> Judged {
                 ),
             ));
         }
+        let asked = member.monitor_address;
+        let of_family = |asked: IpAddr| asked.is_ipv4() == address.is_ipv4();
+        if asked.is_some_and(|asked| !is_somebody(asked) || !of_family(asked)) {
+            return Err(invalid(
+                "monitor_address is no address of the member's family at which somebody can be asked",
+            ));
+        }
         if old.iter().any(|other| other.id == member.id) {
             continue;
         }
@@ -495,13 +567,32 @@ fn members(view: &View, change: &Change<'_, Pool>, caller: &Caller) -> Judged {
                 crate::resources::network::open(view, subnet.network_id, caller, "create_member")
                     .is_ok()
             });
-            let subnet = subnet.ok_or_else(|| invalid(format_args!("Subnet {id} not found.")))?;
-            if !subnet.cidr.contains(address) {
-                return Err(invalid(format_args!("{address} is not of subnet {id}")));
-            }
+            subnet.ok_or_else(|| invalid(format_args!("Subnet {id} not found.")))?;
         }
     }
     Ok(Vec::new())
+}
+
+/// Who makes or changes a member does it now.
+#[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
+fn stamped(_: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
+    let Some(after) = change.after.filter(|_| change.is_asked()) else {
+        return Ok(Vec::new());
+    };
+    let old = change.before.map(|before| before.members.as_slice());
+    let old = old.unwrap_or_default();
+    let (mut pool, now) = (after.clone(), change.moment.now);
+    for member in &mut pool.members {
+        match old.iter().find(|other| other.id == member.id) {
+            None => (member.created_at, member.updated_at) = (now, now),
+            Some(other) if other != member => member.updated_at = now,
+            Some(_) => {}
+        }
+    }
+    if pool == *after {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Write::amend(pool)])
 }
 
 /// Can a workload have this address?

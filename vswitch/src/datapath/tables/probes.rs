@@ -98,7 +98,11 @@ impl Targets {
         for (balancer, monitor) in monitored {
             for member in &balancer.members {
                 let key = (monitor.id, member.id);
-                let at = here.get(&member.addr).map(Vec::as_slice);
+                let mut elsewhere = monitor.elsewhere.iter();
+                let elsewhere = elsewhere.find(|elsewhere| elsewhere.member == member.id);
+                let (addr, asked_port) =
+                    elsewhere.map_or((member.addr, member.port), |e| (e.addr, e.port));
+                let at = here.get(&addr).map(Vec::as_slice);
                 let at = at.unwrap_or_default();
                 let Some((port, mac)) = place(balancer, at, &routers) else {
                     continue;
@@ -112,7 +116,7 @@ impl Targets {
                     key,
                     port: port.id,
                     from: (mac, balancer.vip),
-                    to: (port.mac.into(), member.addr, member.port),
+                    to: (port.mac.into(), addr, asked_port),
                     monitor: monitor.clone(),
                 });
             }

@@ -56,6 +56,7 @@ fn conf(v6: bool, members: &[u16], probe: Option<HealthProbe>) -> Conf {
             timeout_ms: 500,
             rise: 2,
             fall: 2,
+            elsewhere: Vec::new(),
         }),
     });
     let vip = Some(Side::Port(id(u128::from(VIP))));
