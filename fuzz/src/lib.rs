@@ -18,6 +18,7 @@ mod frames;
 mod headers;
 mod host;
 mod metadata;
+mod nsh;
 mod offload;
 mod rewrite;
 mod run_dir;
@@ -57,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     target("headers", headers::parse, frames::all),
     target("rewrite", rewrite::translate, frames::all),
     target("vxlan", vxlan::decap, vxlan::seeds),
+    target("nsh", nsh::decap, nsh::seeds),
     target("messages", southbound::messages, southbound::message_seeds),
     target("section", southbound::section, southbound::section_seeds),
     slow(

@@ -59,6 +59,8 @@ closed_list! {
         MalformedDns => "malformed_dns",
         /// A VXLAN header without the I flag, or an outer packet that ends early (RFC 7348 §5).
         MalformedVxlan => "malformed_vxlan",
+        /// Chain transport with headers of another version, length or kind, or that end early (RFC 8300 §2).
+        MalformedNsh => "malformed_nsh",
         /// A virtio-net header that contradicts its frame.
         MalformedOffload => "malformed_offload",
         /// A checksum that was to be verified and did not hold.
@@ -121,12 +123,16 @@ closed_list! {
         NatClientLimit => "nat_client_limit",
         /// The address that a NAT gave its connection is no longer the NAT's.
         NatAddressGone => "nat_address_gone",
-        /// No instance of an appliance is up on this host, and its group fails closed.
+        /// No instance of an appliance is up, and its group fails closed.
         ApplianceDown => "appliance_down",
         /// Another connection with the same addresses is in the appliance: what comes back could not be told apart.
         ChainPlaceAmbiguous => "chain_place_ambiguous",
         /// It came out of an appliance to which it was not handed over, and is not the appliance's own.
         ChainPlaceUnknown => "chain_place_unknown",
+        /// It went from host to host of a chain as often as it may (RFC 8300 §2.2, §2.3).
+        ChainIndexSpent => "chain_index_spent",
+        /// It came by the chain transport for a port that is not at this hop of this chain.
+        ChainPathUnknown => "chain_path_unknown",
         /// A virtual address, or a router's, receives what no listener asked for.
         NoListener => "no_listener",
         /// The shaper's queue is full.
