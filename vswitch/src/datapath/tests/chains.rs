@@ -401,3 +401,48 @@ fn a_hop_knows_its_connections_and_which_bytes_are_replies() {
     let hop = h.dp.counters().hops[0];
     assert_eq!((hop.active, hop.connections), (0, 2));
 }
+
+#[test]
+fn each_hop_of_a_thousand_chains_counts_its_own() {
+    const CHAINS: u16 = 1_000;
+    let mut c = conf();
+    for n in 0..CHAINS {
+        // Each tenth refuses, at its second hop.
+        let second = firewall((n % 10 == 0).then_some(4000));
+        c.chain(
+            CHAIN + u128::from(n),
+            1_000 + n,
+            vec![firewall(None), second],
+        );
+    }
+    // Whom the receiver's group lets in.
+    c.port(3, &[]);
+    let mut h = Host::new(&c);
+    for n in 0..CHAINS {
+        for v6 in [false, true] {
+            for _ in 0..=n % 3 {
+                h.from(1, &syn(v6, (1, 4000), (3, 1_000 + n)));
+            }
+        }
+    }
+    // Not in any.
+    h.from(1, &syn(false, (1, 4000), (3, 1_000 + CHAINS)));
+    let mut counted = std::collections::BTreeMap::new();
+    for (at, hop) in (0u32..).zip(&h.dp.counters().hops) {
+        let of = h.tables.hop(crate::datapath::HopId(at)).unwrap();
+        let key = (of.chain.uuid().as_u128(), of.function.uuid().as_u128());
+        counted.insert(key, (hop.packets, hop.drops));
+    }
+    assert_eq!(counted.len(), 2 * usize::from(CHAINS));
+    for n in 0..CHAINS {
+        let chain = CHAIN + u128::from(n);
+        let packets = u64::from(n % 3 + 1) * 2;
+        let refused = if n % 10 == 0 { packets } else { 0 };
+        assert_eq!(counted[&(chain, chain * 100)], (packets, 0), "{n}");
+        assert_eq!(
+            counted[&(chain, chain * 100 + 1)],
+            (packets, refused),
+            "{n}"
+        );
+    }
+}
