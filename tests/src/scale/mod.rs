@@ -478,6 +478,72 @@ fn strangers(one: &hosts::Heard, network: &str, http: &mut Http) -> anyhow::Resu
     Ok(one.told.iter().filter(|name| !its(name)).count())
 }
 
+/// What became of the last commit.
+fn until_heard(
+    stand: &Stand,
+    heard: &mpsc::Receiver<hosts::Heard>,
+) -> anyhow::Result<hosts::Heard> {
+    let wanted = stand.core.store.snapshot().revision().get();
+    loop {
+        let one = heard
+            .recv_timeout(Duration::from_mins(1))
+            .context("nobody heard of a change")?;
+        if one.revision >= wanted {
+            return Ok(one);
+        }
+    }
+}
+
+/// A rule of a chain's firewall changes, and with it the chain on each host that has a workload of its network.
+fn chained(
+    stand: &Stand,
+    wish: &Wish,
+    heard: &mpsc::Receiver<hosts::Heard>,
+    figures: &mut Vec<Figure>,
+) -> anyhow::Result<()> {
+    let some = wish.hosts.min(100);
+    let mut http = stand.client()?;
+    let network = network(&mut http, "10.0.0.0/16")?;
+    let all: Vec<Value> = (0..some).map(|n| port(&network, Some(n))).collect();
+    http.post("/v2.0/ports", &json!({"ports": all}))?;
+    let function = |n: usize| {
+        let port = 1_000 + n;
+        json!({"firewall": {"default": "allow", "rules": [{
+            "action": "deny", "protocol": "tcp", "destination_port": port.to_string(),
+        }]}})
+    };
+    let id = |made: &Value, kind: &str| -> anyhow::Result<String> {
+        let id = made[kind]["id"].as_str();
+        id.map(str::to_owned).with_context(|| format!("{made}"))
+    };
+    let mut make = |path: &str, kind: &str, body: Value| -> anyhow::Result<String> {
+        let made = http.post(&format!("/v2.0/sfc/{path}"), &json!({kind: body}))?;
+        id(&made, kind)
+    };
+    let classifier = json!({"logical_source_network": network});
+    let classifier = make("flow_classifiers", "flow_classifier", classifier)?;
+    let group = json!({"network_function": function(0)});
+    let group = make("port_pair_groups", "port_pair_group", group)?;
+    let chain = json!({"flow_classifiers": [classifier], "port_pair_groups": [group]});
+    make("port_chains", "port_chain", chain)?;
+    until_heard(stand, heard)?;
+    let path = format!("/v2.0/sfc/port_pair_groups/{group}");
+    let mut whole = Vec::new();
+    for n in 1..=wish.requests.min(200) {
+        let body = json!({"port_pair_group": {"network_function": function(n)}}).to_string();
+        let began = Instant::now();
+        http.ask("PUT", &path, body.as_bytes())?.json()?;
+        let last = until_heard(stand, heard)?;
+        whole.push(last.at.duration_since(began));
+        if last.told.len() != some {
+            bail!("a chain of {some} hosts was told to {}", last.told.len());
+        }
+    }
+    let what = format!("a chain's change, until its {some} hosts acknowledged it");
+    figures.push(Figure::times(what, &whole).wanted(Wanted::AtMost(100.0)));
+    Ok(())
+}
+
 /// Single changes, each with how long it took until its hosts had acknowledged it.
 fn changes(
     stand: &Stand,
@@ -524,19 +590,7 @@ fn changes(
         let path = format!("/v2.0/ports/{id}");
         let began = Instant::now();
         let port = http.ask("PUT", &path, body.as_bytes())?.json()?;
-        let wanted = stand.core.store.snapshot().revision().get();
-        let mut last = None;
-        while last
-            .as_ref()
-            .is_none_or(|one: &hosts::Heard| one.revision < wanted)
-        {
-            last = Some(
-                heard
-                    .recv_timeout(Duration::from_mins(1))
-                    .context("nobody heard of a change")?,
-            );
-        }
-        let last = last.context("nothing was heard")?;
+        let last = until_heard(stand, &heard)?;
         whole.push(last.at.duration_since(began));
         compiling.push(last.compiling);
         sent += last.bytes;
@@ -577,6 +631,7 @@ fn changes(
         "MB",
         mb(sent) / per_second(wish.requests, Duration::from_secs(1)),
     ));
+    chained(stand, wish, &heard, figures)?;
     Ok(())
 }
 
@@ -624,6 +679,7 @@ mod tests {
         for line in [
             "creates by 32 clients, 60 ports there",
             "a port's change",
+            "a chain's change, until its 6 hosts acknowledged it",
             "resident",
         ] {
             assert!(text.contains(line), "{text}");
