@@ -111,8 +111,8 @@ fn elsewhere(attribute: &str, value: impl Fn(&Nic) -> Value, r: &mut Region) {
     let body = json!({"address": scene.server.v4, "protocol_port": 8081});
     let look = |r: &mut Region| {
         let mut seen = r.asked(&scene.server, Duration::from_secs(4), OK);
-        seen.push("the other".to_owned());
-        seen.extend(r.asked(&other, Duration::from_secs(4), OK));
+        let others = r.asked(&other, Duration::from_secs(4), OK);
+        seen.extend(others.iter().map(|asked| format!("the other: {asked}")));
         seen.sort();
         seen.dedup();
         seen
