@@ -20,7 +20,7 @@ use crate::{
 };
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 use uuid::Uuid;
 
 /// Where a part was asked for: under which object, and what it is called there.
@@ -136,6 +136,12 @@ fn batch(kind: &Part, bytes: &[u8]) -> Result<Batch, Refusal> {
     admitted.collect()
 }
 
+/// The same value, an address in whatever form.
+fn is_same(one: Option<&Value>, other: Option<&Value>) -> bool {
+    let address = |value: Option<&Value>| value?.as_str()?.parse::<IpAddr>().ok();
+    one == other || address(one).is_some() && address(one) == address(other)
+}
+
 /// An object with these parts: those that are there are changed in what was given, the others are new.
 fn replaced(
     before: &Arc<dyn Object>,
@@ -146,7 +152,7 @@ fn replaced(
     let there = before.parts(kind);
     let is_meant = |part: &Map<String, Value>, fields: &Map<String, Value>| {
         let mut names = kind.batch.iter();
-        names.all(|name| part.get(*name) == fields.get(*name))
+        names.all(|name| is_same(part.get(*name), fields.get(*name)))
     };
     let id_of = |part: &Map<String, Value>| {
         let id = part.get(PART_ID.name).and_then(Value::as_str);

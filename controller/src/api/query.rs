@@ -74,6 +74,14 @@ impl Query {
                 "fields" => query.fields.push(value.clone()),
                 "sort_key" => keys.push(value.clone()),
                 "sort_dir" => directions.push(value.clone()),
+                // Octavia's: `name:desc,id`.
+                "sort" if spec.path.starts_with("lbaas/") => {
+                    for part in value.split(',') {
+                        let (key, direction) = part.split_once(':').unwrap_or((part, "asc"));
+                        keys.push(key.to_owned());
+                        directions.push(direction.to_owned());
+                    }
+                }
                 "marker" => query.marker = Some(value.clone()),
                 "page_reverse" => query.reverse = value.eq_ignore_ascii_case("true"),
                 "limit" => {
@@ -103,6 +111,10 @@ impl Query {
         }
         let known = |name: &str| spec.field(name).is_some();
         query.sort = sort_keys(known, &keys, &directions)?;
+        if query.sort.is_empty() && spec.path.starts_with("lbaas/") {
+            // Octavia's order.
+            query.sort = vec![("created_at".to_owned(), false)];
+        }
         query.pairs = pairs;
         Ok(query)
     }

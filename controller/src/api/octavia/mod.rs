@@ -13,6 +13,7 @@ use crate::{
         error::{OfOthers, respond},
         finish,
     },
+    refusal::Refusal,
     resource::{Resource as _, Spec},
     resources::{LoadBalancer, lbaas::PROVIDER},
     rules::Given,
@@ -72,7 +73,12 @@ pub(super) fn mount(api: &Api, whole: Router) -> Router {
             router = router.route(
                 &format!("{root}/lbaas/{}", told.0),
                 any(move |request: Request<Body>| async move {
-                    let answer = api.get(request, |_| Ok(respond(StatusCode::OK, &told.1())));
+                    let answer = api.get(request, |asked| {
+                        if asked.caller.is_usual() {
+                            return Ok(respond(StatusCode::OK, &told.1()));
+                        }
+                        Err(Refusal::denied(format!("rule:get_{}", told.0)).into())
+                    });
                     in_its_words(answer.await).await
                 }),
             );
@@ -149,7 +155,7 @@ const TOLD: &[(&str, Tell)] = &[
     ("providers", || {
         json!({"providers": [{
             "name": PROVIDER,
-            "description": "In each client's own switch: TCP, UDP and SCTP.",
+            "description": "Layer 4 in each client's own switch",
         }]})
     }),
     // There is one way to balance, and one place: nobody can choose.

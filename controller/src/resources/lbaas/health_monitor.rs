@@ -5,7 +5,8 @@
 
 use super::{
     LoadBalancer, Pool, invalid, list_shape, named, not_ones_own, of_project, operating,
-    pool::Member, provisioning, unsupported,
+    pool::{Member, Written},
+    provisioning, unsupported,
 };
 use crate::{
     api::Scene,
@@ -235,10 +236,11 @@ impl HealthMonitor {
     pub(super) fn plan(&self, members: &[Member]) -> Option<Monitor> {
         let elsewhere = members.iter().filter(|member| member.admin_state_up);
         let elsewhere = elsewhere.filter_map(|member| {
-            let (addr, port) = (member.monitor_address, member.monitor_port);
+            let addr = member.monitor_address.as_ref().map(Written::ip);
+            let port = member.monitor_port;
             (addr.is_some() || port.is_some()).then(|| Elsewhere {
                 member: member.id.into(),
-                addr: addr.unwrap_or(member.address),
+                addr: addr.unwrap_or(member.address.ip()),
                 port: port.unwrap_or(member.protocol_port),
             })
         });

@@ -422,7 +422,7 @@ fn serving(members: &[Member]) -> Vec<Serving> {
     let known = members.iter().filter(|member| member.admin_state_up);
     let members = known.map(|member| Serving {
         id: member.id,
-        address: member.address,
+        address: member.address.ip(),
         port: member.protocol_port,
         weight: if member.backup && primaries || !member.is_up() {
             0

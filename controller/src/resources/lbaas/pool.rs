@@ -30,6 +30,51 @@ use uuid::Uuid;
 /// Members of a pool: fewer than a hundredth of a Maglev table's entries.
 const MEMBERS: usize = 500;
 
+/// An address, shown in the form in which it was given, as Octavia does.
+#[derive(Debug, Clone)]
+pub struct Written {
+    ip: IpAddr,
+    text: String,
+}
+
+impl Written {
+    /// The address.
+    pub const fn ip(&self) -> IpAddr {
+        self.ip
+    }
+}
+
+impl PartialEq for Written {
+    fn eq(&self, other: &Self) -> bool {
+        self.ip == other.ip
+    }
+}
+
+impl Eq for Written {}
+
+impl Serialize for Written {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Written {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        let ip = text.parse().map_err(serde::de::Error::custom)?;
+        Ok(Self { ip, text })
+    }
+}
+
+fn written(value: &Value) -> Result<Value, String> {
+    let text = value.as_str();
+    let address = text.and_then(|text| text.parse::<IpAddr>().ok());
+    match address {
+        Some(_) => Ok(value.clone()),
+        None => Err(format!("'{value}' is not a valid IP address")),
+    }
+}
+
 /// A member of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -39,7 +84,7 @@ pub struct Member {
     #[serde(default)]
     pub name: String,
     /// Its address.
-    pub address: IpAddr,
+    pub address: Written,
     /// The port that it listens on.
     pub protocol_port: u16,
     /// Its share; 0 takes no new connection.
@@ -54,7 +99,7 @@ pub struct Member {
     pub backup: bool,
     /// Where it is asked whether it serves, if elsewhere.
     #[serde(default)]
-    pub monitor_address: Option<IpAddr>,
+    pub monitor_address: Option<Written>,
     /// At which port, if another.
     #[serde(default)]
     pub monitor_port: Option<u16>,
@@ -130,7 +175,7 @@ static OPS: Ops<Pool> = Ops::new();
 
 const MEMBER_FIELDS: &[Field] = &[
     field("name", Kind::Text(255), "Human label.").writable(Absent::Text("")),
-    field("address", Kind::Address, "Its address.").create_only(Absent::Required),
+    field("address", Kind::Shape(written), "Its address.").create_only(Absent::Required),
     field(
         "protocol_port",
         Kind::Int(1, 65_535),
@@ -155,7 +200,7 @@ const MEMBER_FIELDS: &[Field] = &[
     .writable(Absent::Bool(false)),
     field(
         "monitor_address",
-        Kind::Address,
+        Kind::Shape(written),
         "Where it is asked whether it serves, if not at its address.",
     )
     .writable(Absent::Null)
@@ -334,8 +379,8 @@ impl Resource for Pool {
             .map_err(|error| Refusal::input(format_args!("{}: {error}", kind.singular)))?;
         match at.and_then(|at| pool.members.get_mut(at)) {
             Some(there)
-                if (there.address, there.protocol_port, there.subnet_id)
-                    != (member.address, member.protocol_port, member.subnet_id) =>
+                if (&there.address, there.protocol_port, there.subnet_id)
+                    != (&member.address, member.protocol_port, member.subnet_id) =>
             {
                 return Err(invalid(
                     "address, protocol_port and subnet_id cannot be changed",
@@ -531,7 +576,7 @@ fn members(view: &View, change: &Change<'_, Pool>, caller: &Caller) -> Judged {
     let old = old.unwrap_or_default();
     let mut met = BTreeSet::new();
     for member in &after.members {
-        let address = member.address;
+        let address = member.address.ip();
         if !met.insert((address, member.protocol_port)) {
             return Err(Refusal::conflict(
                 "DuplicateMemberEntry",
@@ -541,7 +586,7 @@ fn members(view: &View, change: &Change<'_, Pool>, caller: &Caller) -> Judged {
                 ),
             ));
         }
-        let asked = member.monitor_address;
+        let asked = member.monitor_address.as_ref().map(Written::ip);
         let of_family = |asked: IpAddr| asked.is_ipv4() == address.is_ipv4();
         if asked.is_some_and(|asked| !is_somebody(asked) || !of_family(asked)) {
             return Err(invalid(
