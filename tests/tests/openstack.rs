@@ -170,6 +170,26 @@ impl Scene {
         self.detach("d", "h2");
     }
 
+    /// A load balancer's clients behind a router, and outside.
+    fn balances_for_others(&mut self) {
+        for name in ["vip80", "vip53", "vip80v6", "vip", "hairpin"] {
+            self.script.forget(name);
+        }
+        self.script.play("balancers-beyond");
+        self.attach("c", "h2", &self.c);
+        self.attach("d", "h1", &self.d);
+        self.b.ip("route replace default via 10.77.0.1");
+        self.d.ip("route replace default via 10.78.0.1");
+        for (name, from, to) in [
+            ("routed80", &self.d, "10.77.0.101"),
+            ("floating80", &self.c, "203.0.113.100"),
+        ] {
+            let probe = Probe::Tcp((ip(to), 80).into());
+            self.script.watch(name, Watch::start(from, probe));
+        }
+        self.script.play("balancers-routed");
+    }
+
     /// Someone else, by what tells Keystone who that is.
     fn someone(&self, kind: &str, auth: &[(&str, &str)]) -> Script {
         let own = fs::read_to_string(self.lab.path("clouds.yaml")).unwrap();
@@ -257,6 +277,7 @@ fn a_load_balancer_serves_as_the_openstack_client_says() {
         scene.script.watch(name, Watch::start(from, probe));
     }
     scene.script.play("balancers");
+    scene.balances_for_others();
     println!("{}", scene.script.report());
 }
 
