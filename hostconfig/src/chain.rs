@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use net::{Id, PortRange, Prefix, UnicastMac, ids::kind};
+use net::{Id, Label, PortRange, Prefix, UnicastMac, ids::kind};
 use serde::{Deserialize, Serialize};
 
 use crate::{Nat, group::Family, qos::Discipline};
@@ -101,6 +101,9 @@ pub struct Appliance {
     pub hash: Vec<HashField>,
     /// What becomes of connections while no instance is up.
     pub failure: Failure,
+    /// The label of this hop, for instances that ask for one. With none they are down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Label>,
 }
 
 /// A port pair.
@@ -117,6 +120,14 @@ pub struct Instance {
     pub egress: Id<kind::Port>,
     /// Its share of new connections; 0: it gets none, and keeps those that it has.
     pub weight: u16,
+    /// Do packets go in and come out under the hop's label?
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub labelled: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_false(is: &bool) -> bool {
+    !*is
 }
 
 /// A part of a connection's addresses.

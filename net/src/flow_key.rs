@@ -25,6 +25,8 @@ pub mod ethertype {
     pub const QINQ: u16 = 0x88a8;
     /// IPv6.
     pub const IPV6: u16 = 0x86dd;
+    /// MPLS (unicast).
+    pub const MPLS: u16 = 0x8847;
 }
 
 /// IP protocol numbers (IANA registry).
@@ -127,8 +129,8 @@ pub struct FlowKey {
     pub nd_target: [u8; 16],
     /// ARP sender hardware address; link-layer address option of Neighbor Discovery.
     pub link_addr: [u8; 6],
-    /// Target hardware address of ARP, its first bytes; zero else. Fills the layout.
-    pub reserved: u16,
+    /// The path of the label under which it came out of an appliance, and which was taken off; zero else.
+    pub path: u16,
 }
 
 /// An address as the 16 bytes in a key.

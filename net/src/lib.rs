@@ -4,7 +4,7 @@
 //! holds no clock, socket, thread, lock or file; time is an argument ([`Now`]).
 //!
 //! # Map
-//! - addresses and numbers: [`mac`], [`vlan`], [`vni`], [`prefix`], [`port_range`], [`mtu`], [`ids`], [`time`]
+//! - addresses and numbers: [`mac`], [`vlan`], [`vni`], [`label`], [`prefix`], [`port_range`], [`mtu`], [`ids`], [`time`]
 //! - the machine: [`arch`]
 //! - bytes: [`packet`] (one frame with headroom), [`pool`] (the only allocator of packets), [`batch`]
 //! - meaning: [`headers`] (the one parser), [`tcp`], [`flow_key`], [`probe`] (to read a field is to un-wildcard it),
@@ -18,6 +18,7 @@ pub mod checksum;
 pub mod flow_key;
 pub mod headers;
 pub mod ids;
+pub mod label;
 pub mod mac;
 pub mod mtu;
 pub mod packet;
@@ -39,6 +40,7 @@ pub use batch::Batch;
 pub use flow_key::{FiveTuple, FlowKey, Fragment, Origin};
 pub use headers::{Headers, L3, L4, Malformed};
 pub use ids::{ChainId, GroupId, Id, NetworkId, PortId, RouterId, VtepId, Zone};
+pub use label::Label;
 pub use mac::{Mac, UnicastMac};
 pub use mtu::Mtu;
 pub use packet::{Checksum, Errand, Gso, Offload, Packet};

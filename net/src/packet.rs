@@ -9,7 +9,7 @@
 use std::fmt;
 
 use crate::{
-    FlowKey, Headers, Malformed, Vlan,
+    FlowKey, Headers, Label, Malformed, Vlan,
     flow_key::{Origin, ethertype},
 };
 
@@ -27,6 +27,10 @@ pub const LARGE: usize = 65_535 + 18;
 const TAG_AT: usize = 12;
 const TAG_LEN: u16 = 4;
 const TAGGED: usize = TAG_AT + 6;
+
+/// Where the entry of a label stack ends, behind the Ethernet header.
+const LABELLED: usize = TAGGED;
+const LABEL_LEN: u16 = 4;
 
 /// What is known of the transport checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -115,6 +119,7 @@ struct Inner {
     hops: u8,
     tag: u32,
     errand: Errand,
+    label: Option<Label>,
     offload: Offload,
     headers: Headers,
     key: FlowKey,
@@ -140,6 +145,7 @@ impl Packet {
             hops: 0,
             tag: 0,
             errand: Errand::Run,
+            label: None,
             offload: Offload::default(),
             headers: Headers::default(),
             key: FlowKey::default(),
@@ -157,6 +163,7 @@ impl Packet {
         p.hops = 0;
         p.tag = 0;
         p.errand = Errand::Run;
+        p.label = None;
         p.offload = Offload::default();
     }
 
@@ -302,6 +309,81 @@ impl Packet {
         true
     }
 
+    /// Takes the only label off a parsed, untagged frame, and says which it was: what is under it is IP. Headers and key are of no more use
+    /// until it is parsed again, unless the label was put on here. `None` where there is no such label: then nothing is changed.
+    #[must_use]
+    pub fn pop_label(&mut self) -> Option<Label> {
+        let p = &mut *self.0;
+        let at = p.start as usize;
+        let frame = p.storage.get_mut(at..at + p.len as usize)?;
+        let [.., t0, t1, e0, e1, e2, e3] = *frame.first_chunk::<LABELLED>()?;
+        let label = Label::from_entry([e0, e1, e2, e3])?;
+        let under = match frame.get(LABELLED)? >> 4 {
+            4 => ethertype::IPV4,
+            6 => ethertype::IPV6,
+            _ => return None,
+        };
+        if u16::from_be_bytes([t0, t1]) != ethertype::MPLS {
+            return None;
+        }
+        let head = frame.first_chunk_mut::<LABELLED>()?;
+        head.copy_within(..TAG_AT, LABEL_LEN.into());
+        let [.., u0, u1] = head;
+        [*u0, *u1] = under.to_be_bytes();
+        p.start += u32::from(LABEL_LEN);
+        p.len -= u32::from(LABEL_LEN);
+        p.headers.shift(|at| at.saturating_sub(LABEL_LEN));
+        p.offload.shift(|at| at.saturating_sub(LABEL_LEN));
+        Some(label)
+    }
+
+    /// Puts a label on a parsed, untagged IP frame; the inverse of [`Packet::pop_label`]. The key stays that of what is under it. `false` where
+    /// the headroom is used up, or it is no IP: then nothing is changed.
+    #[must_use]
+    pub fn push_label(&mut self, label: Label) -> bool {
+        let p = &mut *self.0;
+        let (Some(start), true) = (
+            p.start.checked_sub(LABEL_LEN.into()),
+            p.key.is_ip() && p.key.vlan == 0,
+        ) else {
+            return false;
+        };
+        let (to, len) = (start as usize, p.len as usize + usize::from(LABEL_LEN));
+        let frame = p.storage.get_mut(to..to + len);
+        let Some(head) = frame.and_then(|f| f.first_chunk_mut::<LABELLED>()) else {
+            return false;
+        };
+        let shift = usize::from(LABEL_LEN);
+        head.copy_within(shift..shift + TAG_AT, 0);
+        let [.., t0, t1, e0, e1, e2, e3] = head;
+        [*t0, *t1] = ethertype::MPLS.to_be_bytes();
+        [*e0, *e1, *e2, *e3] = label.entry();
+        p.start = start;
+        p.len += u32::from(LABEL_LEN);
+        p.headers.shift(|at| at.saturating_add(LABEL_LEN));
+        p.offload.shift(|at| at.saturating_add(LABEL_LEN));
+        true
+    }
+
+    /// Does it bear a label that was put on here? No device cuts under a label, nor finishes a checksum.
+    pub fn is_labelled(&self) -> bool {
+        let l3_at = usize::from(self.0.headers.l3_at);
+        let before = l3_at.checked_sub(usize::from(LABEL_LEN) + 2);
+        let before = before.filter(|at| *at >= TAG_AT);
+        let kind = before.and_then(|at| self.bytes().get(at..)?.first_chunk());
+        self.0.key.is_ip() && kind == Some(&ethertype::MPLS.to_be_bytes())
+    }
+
+    /// The label under which it is to go out.
+    pub fn label(&self) -> Option<Label> {
+        self.0.label
+    }
+
+    /// Says under which label it is to go out.
+    pub fn set_label(&mut self, label: Option<Label>) {
+        self.0.label = label;
+    }
+
     /// Where it entered.
     pub fn origin(&self) -> Origin {
         self.0.origin
@@ -425,6 +507,7 @@ impl Packet {
         let (to, from) = (&mut *self.0, &*other.0);
         to.origin = from.origin;
         to.hops = from.hops;
+        to.label = from.label;
         to.offload = from.offload;
         to.headers = from.headers;
         to.key = from.key;
@@ -491,6 +574,50 @@ mod tests {
             assert_eq!(packet.bytes(), tagged);
             assert_eq!((*packet.headers(), *packet.key()), (headers, key));
             assert_eq!(packet.offload(), partial(headers.l4_at));
+        }
+    }
+
+    #[test]
+    fn a_label_comes_off_and_goes_on_again_with_all_that_points_behind_it() {
+        let mut pool = PacketPool::new(4, 0);
+        let label = Label::of_hop(7, 1).unwrap();
+        for v6 in [false, true] {
+            let frame = FrameBuilder::tcp(v6, 1, 2)
+                .flags(tcp::ACK)
+                .payload(&[7; 1200]);
+            let bare = frame.build();
+            let mut packet = parsed(&mut pool, &bare);
+            let (headers, key) = (*packet.headers(), *packet.key());
+            packet.set_offload(partial(headers.l4_at));
+            assert!(!packet.is_labelled() && packet.pop_label().is_none());
+            assert!(packet.push_label(label) && packet.is_labelled());
+            let on_wire = [&bare[..12], &[0x88, 0x47, 0, 0x7f, 0xe1, 0xfe], &bare[14..]].concat();
+            assert_eq!(packet.bytes(), on_wire);
+            assert_eq!((packet.segments(), packet.headers().l3_at), (2, 18));
+            assert_eq!(packet.offload(), partial(headers.l4_at + 4));
+            assert_eq!(packet.pop_label(), Some(label));
+            assert_eq!(packet.bytes(), bare);
+            assert_eq!((*packet.headers(), *packet.key()), (headers, key));
+            assert_eq!(packet.offload(), partial(headers.l4_at));
+            // What came under it is what it was once it is read again.
+            let mut came = parsed(&mut pool, &on_wire);
+            assert!(!came.is_labelled(), "it was not put on here");
+            assert_eq!(came.pop_label(), Some(label));
+            came.parse().unwrap();
+            assert_eq!((*came.headers(), *came.key()), (headers, key));
+            assert_eq!(came.bytes(), bare);
+            for (at, byte) in [(12, 0x86), (16, 0xe0), (18, 0x15)] {
+                let mut other = on_wire.clone();
+                other[at] = byte;
+                let mut other = parsed(&mut pool, &other);
+                assert_eq!(other.pop_label(), None, "byte {at}");
+                pool.give(other);
+            }
+            let mut short = parsed(&mut pool, &on_wire[..18]);
+            assert_eq!(short.pop_label(), None);
+            for packet in [packet, came, short] {
+                pool.give(packet);
+            }
         }
     }
 

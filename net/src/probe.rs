@@ -147,6 +147,8 @@ impl Probe {
         ethertype: ethertype -> u16 = |k| k.ethertype;
         /// 0x1000 | VLAN id when tagged, else 0.
         vlan: vlan -> u16 = |k| k.vlan;
+        /// The path of the label that it bore, else 0.
+        path: path -> u16 = |k| k.path;
         /// Ethernet source.
         eth_src: eth_src -> Mac = FlowKey::src_mac;
         /// Ethernet destination.

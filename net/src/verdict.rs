@@ -133,6 +133,8 @@ closed_list! {
         ChainIndexSpent => "chain_index_spent",
         /// It came by the chain transport for a port that is not at this hop of this chain.
         ChainPathUnknown => "chain_path_unknown",
+        /// It came out of an appliance without the label under which it went in, or with another one.
+        ChainLabelWrong => "chain_label_wrong",
         /// A virtual address, or a router's, receives what no listener asked for.
         NoListener => "no_listener",
         /// The shaper's queue is full.

@@ -519,11 +519,7 @@ impl Switch for LocalSwitch {
 
     fn change(&mut self, wanted: &Wanted<'_>) -> Result<(), DeviceError> {
         let place = place(wanted.port.id, wanted.at)?;
-        Ok(Tap::change(
-            &place,
-            wanted.port.mac.into(),
-            wanted.network.mtu,
-        )?)
+        Ok(Tap::change(&place, wanted.port.mac.into(), wanted.mtu())?)
     }
 
     fn close(&mut self, port: Id<kind::Port>) {

@@ -7,11 +7,11 @@
 use std::net::IpAddr;
 
 use hostconfig::{
-    Chain, Function, FunctionKind, LoadBalancer, Nat,
+    Appliance, Chain, Function, FunctionKind, LoadBalancer, Nat,
     chain::Member,
     nat::{Forward, NatAddress, Static},
 };
-use net::{Id, ids::kind};
+use net::{Id, Label, ids::kind};
 use uuid::Uuid;
 
 use super::{
@@ -39,7 +39,16 @@ pub(super) fn chain(intent: &Intent, id: Id<kind::PortChain>) -> Option<(Chain, 
                 None
             }
             Some(Work::Firewall(firewall)) => Some(FunctionKind::Firewall(firewall.clone())),
-            Some(Work::Appliance(appliance)) => Some(FunctionKind::Appliance(appliance.clone())),
+            Some(Work::Appliance(appliance)) => {
+                let at = u8::try_from(functions.len()).ok();
+                let path = u16::try_from(chain.number).ok();
+                let asked = appliance.instances.iter().any(|instance| instance.labelled);
+                let label = path.zip(at).filter(|_| asked);
+                Some(FunctionKind::Appliance(Appliance {
+                    label: label.and_then(|(path, at)| Label::of_hop(path, at)),
+                    ..appliance.clone()
+                }))
+            }
             Some(Work::Shaper(shaper)) => Some(FunctionKind::Shaper(shaper.clone())),
             Some(Work::LoadBalancer(balancer)) => {
                 load_balancer(intent, balancer, &mut complaints).map(FunctionKind::LoadBalancer)

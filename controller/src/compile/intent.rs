@@ -429,6 +429,8 @@ pub struct Chain {
     pub name: String,
     /// Whose it is.
     pub project: Id<kind::Project>,
+    /// The small number by which appliances know it in labels; 0: none.
+    pub number: u32,
     /// Do replies count on its hops?
     pub symmetric: bool,
     /// What leads into it.

@@ -492,6 +492,7 @@ pub(crate) fn chain(n: u8, classifiers: &[u8], functions: &[u8]) -> Object {
         id: id(n),
         name: format!("chain{n}"),
         project: id(200),
+        number: 0,
         symmetric: true,
         classifiers: classifiers.iter().map(|c| id(*c)).collect(),
         functions: functions.iter().map(|f| id(*f)).collect(),

@@ -8,7 +8,7 @@ use crate::{
     },
     resources::{
         FlowClassifier, PortPairGroup,
-        port_pair_group::{lowest_number, never_hidden, untranslatable},
+        port_pair_group::{lowest_number, never_hidden, unlabelled, untranslatable},
     },
     rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
@@ -23,7 +23,7 @@ const HOPS: usize = 32;
 /// How a chain is carried, and whether replies pass it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainParameters {
-    /// `mpls` or `nsh`: what appliances would see.
+    /// `mpls` or `nsh`: how the switches of others tell each other where in a chain a packet is.
     pub correlation: String,
     /// Do replies pass it, last hop first?
     pub symmetric: bool,
@@ -221,6 +221,9 @@ fn hops(view: &View, change: &Change<'_, PortChain>, caller: &Caller) -> Judged 
                 "port_pair_groups",
                 format_args!("group {id} is empty: set its network_function or port_pairs first"),
             ));
+        }
+        if let Some(why) = unlabelled(after, &group) {
+            return Err(Refusal::attribute("chain_id", why));
         }
     }
     if let Some(why) = untranslatable(view, after, None) {

@@ -1,8 +1,8 @@
 //! Where does an appliance's traffic go in, and where does it come out?
 //!
 //! A port pair of networking-sfc: forward packets go in by its ingress port and come out by its egress port, replies of a symmetric chain
-//! the other way round. What comes back is known by the port that it comes from, so a port is of one pair. Frames go in as they are, without a
-//! header of the chain's: a pair that asks for one (`correlation`) is refused.
+//! the other way round. What comes back is known by the port that it comes from, so a port is of one pair. Frames go in as they are, or under an
+//! MPLS label that says which hop of which chain it is (`correlation`).
 
 use crate::{
     refusal::Refusal,
@@ -20,11 +20,19 @@ use uuid::Uuid;
 /// The largest weight.
 const WEIGHT: u64 = 65_535;
 
+/// How an appliance is told which chain a frame is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Correlation {
+    /// By an MPLS label.
+    Mpls,
+}
+
 /// What an appliance is given, and how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceParameters {
-    /// The header that it would see: none.
-    pub correlation: Option<()>,
+    /// The header that it sees before its packets; `None`: they are bare.
+    pub correlation: Option<Correlation>,
     /// Its share of new connections.
     pub weight: u16,
 }
@@ -65,7 +73,7 @@ impl Resource for PortPair {
             field(
                 "service_function_parameters",
                 Kind::Shape(parameters_shape),
-                "Its weight among the pairs of its group; no correlation.",
+                "Its weight among the pairs of its group, and the header that frames bear: correlation mpls, or none.",
             )
             .create_only(Absent::Object)
             .or_null()
@@ -93,8 +101,9 @@ impl Resource for PortPair {
 
     fn intake(fields: &mut Map<String, Value>) -> Result<(), Refusal> {
         let given = fields.get("service_function_parameters");
-        let weight = given.and_then(|given| given.get("weight")).cloned();
-        let full = json!({"correlation": null, "weight": weight.unwrap_or_else(|| json!(1))});
+        let given = |name| given.and_then(|given| given.get(name)).cloned();
+        let weight = given("weight").unwrap_or_else(|| json!(1));
+        let full = json!({"correlation": given("correlation"), "weight": weight});
         fields.insert("service_function_parameters".to_owned(), full);
         Ok(())
     }
@@ -111,10 +120,12 @@ fn parameters_shape(value: &Value) -> Result<Value, String> {
             .map_or_else(|| value.to_string(), str::to_owned);
         match name.as_str() {
             "correlation" if value.is_null() => {}
-            "correlation" if ["mpls", "nsh"].contains(&text.as_str()) => {
-                return Err(format!(
-                    "correlation {text} is not supported: without it the appliance gets bare frames"
-                ));
+            "correlation" if text == "mpls" => {}
+            "correlation" if text == "nsh" => {
+                return Err(
+                    "correlation nsh is not supported: an appliance gets MPLS labels (mpls), or bare frames (without it)"
+                        .to_owned(),
+                );
             }
             "correlation" => return Err(format!("{text} is not in valid_values")),
             // The openstack client sends what stood on its command line.

@@ -35,6 +35,9 @@ use std::{
 };
 use uuid::Uuid;
 
+/// The largest number of a chain that a label has room for.
+const LABELS: u32 = 4095;
+
 /// The most pairs of a group.
 const PAIRS: usize = 64;
 
@@ -51,6 +54,9 @@ pub struct Instance {
     pub egress: Uuid,
     /// Its share of new connections.
     pub weight: u16,
+    /// Does it get its frames under labels?
+    #[serde(default)]
+    pub labelled: bool,
 }
 
 /// A part of a connection's addresses.
@@ -727,6 +733,7 @@ fn pairs(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Ju
             ingress: pair.ingress,
             egress: pair.egress,
             weight: pair.service_function_parameters.weight,
+            labelled: pair.service_function_parameters.correlation.is_some(),
         });
     }
     instances.sort_by_key(|instance| instance.id);
@@ -764,6 +771,17 @@ pub(super) fn untranslatable(
     None
 }
 
+/// Why a group's appliances could not be told which chain a frame is of; `None`: they can, or do not ask.
+pub(super) fn unlabelled(chain: &PortChain, group: &PortPairGroup) -> Option<String> {
+    let asks = group.instances.iter().find(|instance| instance.labelled)?;
+    (chain.chain_id > LABELS).then(|| {
+        format!(
+            "port pair {} has correlation mpls, and no label has room for chain_id {} of chain {}: at most {LABELS}",
+            asks.id, chain.chain_id, chain.meta.id
+        )
+    })
+}
+
 /// A group in a chain stays, and stays a function.
 fn chains(view: &View, change: &Change<'_, PortPairGroup>, _: &Caller) -> Judged {
     let Some(before) = change.before else {
@@ -780,6 +798,10 @@ fn chains(view: &View, change: &Change<'_, PortPairGroup>, _: &Caller) -> Judged
     for chain in view.related::<PortChain>("port_pair_groups", id) {
         if let Some(why) = untranslatable(view, &chain, change.after) {
             return Err(Refusal::attribute("network_function", why));
+        }
+        // Its pairs as they are to be: rules that come before this one have noted them.
+        if let Some(why) = change.after.and_then(|after| unlabelled(&chain, after)) {
+            return Err(Refusal::attribute("port_pairs", why));
         }
     }
     Ok(Vec::new())

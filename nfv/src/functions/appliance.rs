@@ -4,7 +4,7 @@
 //! with the connection and says at each later choice which one it had. So a change of weights, or an instance that comes, moves nobody.
 
 use hostconfig::chain::{Failure, HashField, Instance};
-use net::{FiveTuple, Probe, Spread, flow_key::proto};
+use net::{FiveTuple, Label, Probe, Spread, flow_key::proto};
 
 use crate::function::{Context, Decision, NetworkFunction};
 
@@ -18,6 +18,11 @@ pub enum ApplianceFault {
     #[error("too many instances (0..={MAX_INSTANCES}): {0}")]
     TooMany(usize),
 }
+
+/// An instance asks for a label, and its hop has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the hop has no label")]
+pub struct NoLabel;
 
 /// Instances that stand in for one another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +47,17 @@ impl Appliance {
     /// Its instances.
     pub fn instances(&self) -> &[Instance] {
         &self.config.instances
+    }
+
+    /// The label under which packets go into an instance and come out of it, if they do. `Err`: it asks for one, and the hop has none.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn label(&self, instance: &Instance) -> Result<Option<Label>, NoLabel> {
+        if !instance.labelled {
+            return Ok(None);
+        }
+        self.config.label.map(Some).ok_or(NoLabel)
     }
 
     /// Do connections go on behind it while none is up?
@@ -130,12 +146,14 @@ mod tests {
             ingress: id(100 + n),
             egress: id(200 + n),
             weight: *weight,
+            labelled: false,
         };
         let instances = (0..).zip(weights).map(instance).collect();
         let config = hostconfig::Appliance {
             instances,
             hash: hash.to_vec(),
             failure: Failure::Closed,
+            label: None,
         };
         Appliance::new(&config).unwrap()
     }

@@ -30,6 +30,14 @@ impl Rack {
         json!({"ingress": self.ports[at].id, "egress": self.ports[at + 1].id})
     }
 
+    /// The first packet of the last connection.
+    fn frame(&self) -> Vec<u8> {
+        FrameBuilder::udp(false, self.last, 4001)
+            .macs(self.client.mac, self.server.mac)
+            .addrs(self.client.v4.into(), self.server.v4.into())
+            .build()
+    }
+
     /// Who gets a new connection's first packet that goes through this group, and who gets it when it comes out of the second port.
     fn through(&mut self, r: &mut Region, group: &str) -> Seen {
         self.last += 1;
@@ -39,10 +47,7 @@ impl Rack {
             "port_pair_groups": [group], "flow_classifiers": [id(&classifier)],
         });
         let chain = r.make("port_chain", &chain);
-        let frame = FrameBuilder::udp(false, self.last, 4001)
-            .macs(self.client.mac, self.server.mac)
-            .addrs(self.client.v4.into(), self.server.v4.into())
-            .build();
+        let frame = self.frame();
         let mut seen = vec![];
         for sender in [&self.client, &self.ports[1]] {
             let got = r.bytes(sender, frame.clone());
@@ -80,10 +85,34 @@ pub(crate) const TABLE: &[Entry] = &[
     }),
     entry("port_pair.service_function_parameters", |r| {
         let mut rack = Rack::new(r);
-        let (base, other) = (rack.pair(0), json!({"weight": 0}));
-        let of = ("service_function_parameters", &other);
-        r.by_create(("port_pair", &base), of, |r, made| {
-            rack.through_pair(r, made)
+        let base = rack.pair(0);
+        // Without its label what comes out goes nowhere.
+        for other in [json!({"weight": 0}), json!({"correlation": "mpls"})] {
+            let of = ("service_function_parameters", &other);
+            r.by_create(("port_pair", &base), of, |r, made| {
+                rack.through_pair(r, made)
+            });
+        }
+    }),
+    entry("port_chain.chain_id", |r| {
+        let mut rack = Rack::new(r);
+        let mut pair = rack.pair(0);
+        pair["service_function_parameters"] = json!({"correlation": "mpls"});
+        let pair = r.make("port_pair", &pair);
+        let group = r.make("port_pair_group", &json!({"port_pairs": [id(&pair)]}));
+        let from = json!({"logical_source_port": rack.client.id});
+        let classifier = r.make("flow_classifier", &from);
+        let base = json!({
+            "port_pair_groups": [id(&group)], "flow_classifiers": [id(&classifier)],
+        });
+        let of = ("chain_id", &json!(7));
+        r.by_create(("port_chain", &base), of, |r, _| {
+            rack.last += 1;
+            let frame = rack.frame();
+            let got = r.bytes(&rack.client, frame);
+            let told =
+                |(who, bytes): (String, Vec<u8>)| format!("{who} gets {:x?}", &bytes[12..18]);
+            got.into_iter().map(told).collect()
         });
     }),
     entry("port_pair_group.port_pairs", |r| {

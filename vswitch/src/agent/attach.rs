@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use hostconfig::{HostConfig, Location, Section, SectionKey};
+use hostconfig::{FunctionKind, HostConfig, Location, Section, SectionKey};
 use net::{Id, Now, ids::kind};
 use serde_json::json;
 use tracing::{info, warn};
@@ -135,6 +135,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                 port: section,
                 network,
                 at,
+                labelled: is_labelled(&self.running.config, port),
             };
             if let Err(error) = self.switch.create(&wanted) {
                 match before {
@@ -291,10 +292,17 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                 port,
                 network,
                 at: &at,
+                labelled: is_labelled(&config, id),
             };
             let done = match self.devices.get(&id) {
                 Some(Device::Open) => match sections(old, id) {
-                    Some((p, n)) if p.mac == port.mac && n.mtu == network.mtu => continue,
+                    Some((p, n))
+                        if p.mac == port.mac
+                            && n.mtu == network.mtu
+                            && is_labelled(old, id) == wanted.labelled =>
+                    {
+                        continue;
+                    }
                     _ => self.switch.change(&wanted),
                 },
                 Some(Device::Broken(_)) => continue, // until someone attaches it again
@@ -356,6 +364,25 @@ fn resolved(path: &Path) -> Option<PathBuf> {
 }
 
 /// A port and its network, if the workers run them.
+/// Do frames go to a port, and come from it, under labels?
+fn is_labelled(config: &HostConfig, port: Id<kind::Port>) -> bool {
+    let functions = config.sections.values().flat_map(|section| {
+        if let Section::Chain(chain) = section.body() {
+            chain.functions.as_slice()
+        } else {
+            &[]
+        }
+    });
+    let mut instances = functions.flat_map(|function| {
+        if let FunctionKind::Appliance(appliance) = &function.kind {
+            appliance.instances.as_slice()
+        } else {
+            &[]
+        }
+    });
+    instances.any(|i| i.labelled && [i.ingress, i.egress].contains(&port))
+}
+
 fn sections(
     config: &HostConfig,
     port: Id<kind::Port>,

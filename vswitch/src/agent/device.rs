@@ -47,7 +47,7 @@ pub(crate) fn spec(wanted: &Wanted<'_>, queues: NonZeroU16) -> TapSpec {
     };
     TapSpec {
         mac: wanted.port.mac.into(),
-        mtu: wanted.network.mtu,
+        mtu: wanted.mtu(),
         queues,
         addresses,
         routes,
@@ -201,6 +201,7 @@ mod tests {
                 port: &port,
                 network: &network,
                 at: &at,
+                labelled: false,
             };
             spec(&wanted, queues)
         };

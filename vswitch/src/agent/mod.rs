@@ -106,7 +106,21 @@ pub(crate) struct Wanted<'a> {
     pub(crate) port: &'a hostconfig::Port,
     pub(crate) network: &'a hostconfig::Network,
     pub(crate) at: &'a Attachment,
+    /// Is it an appliance's, whose frames bear labels?
+    pub(crate) labelled: bool,
 }
+
+impl Wanted<'_> {
+    /// The MTU of its device: what bears a label may be as much longer.
+    pub(crate) fn mtu(&self) -> net::Mtu {
+        let mtu = self.network.mtu;
+        let room = if self.labelled { LABEL } else { 0 };
+        net::Mtu::try_from(u32::from(mtu) + room).unwrap_or(mtu)
+    }
+}
+
+/// Bytes of a label.
+const LABEL: u32 = 4;
 
 /// What the agent acts on: the workers of this host and the devices that they hold.
 pub(crate) trait Switch {

@@ -20,6 +20,8 @@ impl<'a, W: Witness> Walk<'a, W> {
     /// What an appliance's port sends: if it was handed over, it goes on. `false`: it is the appliance's own.
     pub(super) fn out_of_appliance(&mut self, port: &Port) -> Result<bool, Refusal> {
         self.depend(self.tables.appliances());
+        let path = self.probe.path();
+        self.flow.path = path;
         let before = self.lent.before.and_then(|flow| flow.handed);
         let before = before.filter(|handed| handed.egress == port.dense);
         let after = self
@@ -35,12 +37,16 @@ impl<'a, W: Witness> Walk<'a, W> {
             Known::Reply { .. } | Known::Related { .. } => (false, after),
         };
         let Some(handed) = place else {
-            if self.is_own(port) {
+            if path == 0 && self.is_own(port) {
                 return Ok(false);
             }
             let refusal = Refusal::new(DropReason::ChainPlaceUnknown, Stage::Chain);
             return Err(refusal.at(port.dense));
         };
+        if handed.path() != path {
+            let refusal = Refusal::new(DropReason::ChainLabelWrong, Stage::Chain);
+            return Err(refusal.at(port.dense));
+        }
         self.placed = true;
         self.zones[0] = Some(port.zone);
         self.owner = Some(handed.owner);
@@ -100,13 +106,13 @@ impl<'a, W: Witness> Walk<'a, W> {
             Known::Related {
                 side: Side::Original,
                 ..
-            } => self.lent.after.filter(|h| h.symmetric).map(|h| h.ingress),
+            } => self.lent.after.map(|h| (h, h.ingress)),
             Known::Reply { .. } | Known::Related { .. } => {
                 let before = self.lent.before.and_then(|flow| flow.handed);
-                before.filter(|h| h.symmetric).map(|h| h.egress)
+                before.map(|h| (h, h.egress))
             }
         };
-        let Some(port) = port else {
+        let Some((handed, port)) = port.filter(|(handed, _)| handed.symmetric) else {
             return false;
         };
         self.leave();
@@ -115,6 +121,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             let name = tables.port(port).map_or("?", |p| p.name.as_str());
             format!("to an appliance, by port {name}")
         });
+        self.flow.actions.extend(handed.label.map(Action::Label));
         self.flow.actions.push(Action::Output(port));
         true
     }

@@ -232,10 +232,10 @@ impl<'a, W: Witness> Walk<'a, W> {
             &tuple,
             tables.seed(),
             |i| had.is_some() && zone_of(i.ingress) == had,
-            |i| tables.instance(i).is_some(),
+            |i| tables.instance(i).is_some() && appliance.label(i).is_ok(),
         );
-        let chosen = chosen.and_then(|i| Some((i, tables.instance(i)?)));
-        let Some((instance, [ingress, egress])) = chosen else {
+        let chosen = chosen.and_then(|i| Some((i, tables.instance(i)?, appliance.label(i).ok()?)));
+        let Some((instance, [ingress, egress], label)) = chosen else {
             let open = appliance.fails_open();
             self.says(Stage::Chain, || {
                 let then = if open { ": passed by" } else { "" };
@@ -267,7 +267,8 @@ impl<'a, W: Witness> Walk<'a, W> {
             let (name, id) = (hop.name(), hop.id());
             let (pair, pair_id) = (&instance.name, instance.id);
             let (to, from) = (&ingress.name, &egress.name);
-            format!("appliance {name} ({id}): to instance {pair} ({pair_id}), by port {to}; goes on from port {from}")
+            let under = label.map_or_else(String::new, |label| format!(" under label {label}"));
+            format!("appliance {name} ({id}): to instance {pair} ({pair_id}), by port {to}{under}; goes on from port {from}")
         });
         self.zones[1] = Some(ingress.zone);
         self.flow.handed = Some(Handed {
@@ -280,7 +281,9 @@ impl<'a, W: Witness> Walk<'a, W> {
             owner,
             back,
             symmetric,
+            label,
         });
+        self.flow.actions.extend(label.map(Action::Label));
         self.flow.actions.push(Action::Output(ingress.dense));
         Ok(true)
     }

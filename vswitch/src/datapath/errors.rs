@@ -403,6 +403,7 @@ impl Hands {
             return None;
         }
         self.ledger.originate(Originated::Icmp, 1);
+        error.set_label(cx.tables.label(packet.origin(), key.path));
         self.give_answer(packet.origin(), error, cx);
         Some(())
     }

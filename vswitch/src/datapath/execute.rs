@@ -180,7 +180,9 @@ impl Hands {
         let segments = u64::from(segments);
         self.ledger.tx += segments;
         match gate.exit {
-            Exit::Port(id) => self.counters.transmit(id, segments, bytes),
+            Exit::Port(id) | Exit::Labelled { port: id, .. } => {
+                self.counters.transmit(id, segments, bytes);
+            }
             Exit::Tunnel { vtep, .. } => self.counters.tunnel_tx(vtep, segments, bytes),
             Exit::Program => {}
         }
@@ -238,6 +240,10 @@ impl Hands {
         self.streak.bytes += packet.wire_bytes();
         match exit {
             Exit::Port(id) => cx.out.port(id, packet),
+            Exit::Labelled { port, label } => {
+                packet.set_label(Some(label));
+                self.send_labelled(port, packet, cx);
+            }
             Exit::Tunnel { vni, addr, .. } => cx.out.tunnelled.push(Tunnelled {
                 packet,
                 vni,
@@ -301,6 +307,7 @@ impl Hands {
                         return self.lose(packet, DropReason::FunctionFault, cx);
                     }
                 }
+                Action::Label(label) => packet.set_label(Some(*label)),
                 Action::Queue(_) => return self.queue_up(programs, id, at, packet, cx),
                 Action::Output(_)
                 | Action::Tunnel { .. }
@@ -372,6 +379,7 @@ impl Hands {
             match action {
                 Action::Translate | Action::Resolve(_) | Action::Queue(Lane::Function { .. }) => {}
                 Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
+                Action::Label(label) => packet.set_label(Some(*label)),
                 Action::SetDscp(dscp) => {
                     if rewrite::set_dscp(&mut packet, *dscp).is_err() {
                         return self.lose(packet, DropReason::FunctionFault, cx);
@@ -507,6 +515,7 @@ impl Hands {
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Route(_)
+            | Action::Label(_)
             | Action::Queue(..) => {
                 self.lose(packet, DropReason::FunctionFault, cx);
             }
@@ -544,6 +553,19 @@ impl Hands {
         let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
         self.ledger.tx += segments;
         self.counters.transmit(id, segments, bytes);
+        self.send_labelled(id, packet, cx);
+    }
+
+    /// What was counted goes to a port, under its label if it has one: the label counts for nobody, like a trunk's tag.
+    fn send_labelled(&mut self, id: PortId, mut packet: Packet, cx: &mut Cx<'_>) {
+        if let Some(label) = packet.label()
+            && !packet.push_label(label)
+        {
+            let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
+            self.ledger.tx = self.ledger.tx.saturating_sub(segments);
+            self.counters.untransmit(id, segments, bytes);
+            return self.lose(packet, DropReason::FunctionFault, cx);
+        }
         cx.out.port(id, packet);
     }
 
@@ -571,6 +593,8 @@ impl Hands {
             return self.drop(packet, &refusal, cx.now, cx.pool);
         }
         let segments = u64::from(packet.segments());
+        // What came under a label is answered under it.
+        packet.set_label(cx.tables.label(flow.origin, packet.key().path));
         let answered = match action {
             Action::AnswerArp(mac) => {
                 service::answer_arp(&mut packet, *mac).map(|()| Some(Originated::ArpReply))
@@ -623,6 +647,7 @@ impl Hands {
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Route(_)
+            | Action::Label(_)
             | Action::Queue(..)
             | Action::Output(_)
             | Action::Tunnel { .. }

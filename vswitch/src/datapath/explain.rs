@@ -710,6 +710,7 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     | Action::SetEth { .. }
                     | Action::SetDscp(_)
                     | Action::Route(_)
+                    | Action::Label(_)
                     | Action::Queue(..)
                     | Action::Refuse(_)
                     | Action::AnswerArp(_)
@@ -756,6 +757,7 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
                 format!("dec_ttl({name})")
             }
             Action::SetDscp(dscp) => format!("set_dscp({dscp})"),
+            Action::Label(label) => format!("push_mpls({label})"),
             Action::Queue(Lane::Function { hop, .. }) => {
                 let name = tables.hop(*hop).map_or("?", |h| h.name.as_str());
                 format!("queue({name})")

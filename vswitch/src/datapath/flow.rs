@@ -14,8 +14,8 @@ use std::{collections::VecDeque, fmt, hash::BuildHasher, net::Ipv4Addr, time::Du
 use hashbrown::HashTable;
 use hostconfig::group::Direction;
 use net::{
-    Consumed, DropReason, FlowMask, Id, Mac, NetworkId, Now, Origin, PortId, RouterId, VtepId,
-    Zone, ids::kind,
+    Consumed, DropReason, FlowMask, Id, Label, Mac, NetworkId, Now, Origin, PortId, RouterId,
+    VtepId, Zone, ids::kind,
 };
 use nfv::conntrack::Side;
 use smallvec::SmallVec;
@@ -267,6 +267,8 @@ pub enum Action {
     Route(RouterHop),
     /// Its DSCP becomes this.
     SetDscp(u8),
+    /// It goes out under this label.
+    Label(Label),
     /// It waits in this queue, then goes on behind this action.
     Queue(Lane),
     /// It goes to a local port. Where what that one gets is limited, it waits there for its turn.
@@ -350,6 +352,15 @@ pub struct Handed {
     pub back: Zone,
     /// Do replies pass the appliance?
     pub symmetric: bool,
+    /// Under which label they go in and come out, both ways; `None`: bare.
+    pub label: Option<Label>,
+}
+
+impl Handed {
+    /// The path of the label under which packets come out, else 0.
+    pub fn path(&self) -> u16 {
+        self.label.map_or(0, Label::path)
+    }
 }
 
 /// The answer of one walk: an immutable program that many flows share.
@@ -375,6 +386,8 @@ pub struct CompiledFlow {
     pub replies: bool,
     /// The appliance to which its packets go, if they do.
     pub handed: Option<Handed>,
+    /// The path of the label under which its packets came, else 0.
+    pub path: u16,
 }
 
 impl CompiledFlow {
@@ -766,6 +779,7 @@ mod tests {
             tracked: false,
             replies: false,
             handed: None,
+            path: 0,
         }
     }
 

@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 
 use hostconfig::group::Direction;
-use net::{Mac, Mtu, Origin, PortId, Vni, VtepId};
+use net::{Label, Mac, Mtu, Origin, PortId, Vni, VtepId};
 
 use super::{
     flow::{Action, CompiledFlow, Verdict},
@@ -24,6 +24,8 @@ use super::{
 pub(super) struct Gate {
     /// Where its packets enter.
     pub(super) origin: Origin,
+    /// The path of the label under which they came, else 0.
+    pub(super) path: u16,
     /// Where they go.
     pub(super) exit: Exit,
     /// The largest IP packet that both ends take.
@@ -50,6 +52,8 @@ pub(super) enum Exit {
     Program,
     /// To a local port, or a wire.
     Port(PortId),
+    /// To a local port under a label.
+    Labelled { port: PortId, label: Label },
     /// To a VTEP.
     Tunnel {
         vtep: VtepId,
@@ -62,6 +66,7 @@ impl Gate {
     /// One that says nothing.
     pub(super) const SHUT: Self = Self {
         origin: Origin::Switch,
+        path: 0,
         exit: Exit::Program,
         limit: 0,
         rewrites: false,
@@ -77,6 +82,7 @@ impl Gate {
     pub(super) fn of(flow: &CompiledFlow, tables: &Tables) -> Self {
         let mut gate = Self {
             origin: flow.origin,
+            path: flow.path,
             translates: flow.translates(),
             forwards: flow.forwards(),
             drops: matches!(flow.verdict, Verdict::Drop(_)),
@@ -85,8 +91,10 @@ impl Gate {
         let Some((last, before)) = flow.actions.split_last() else {
             return gate;
         };
+        let mut label = None;
         for action in before {
             match action {
+                Action::Label(under) => label = Some(*under),
                 Action::Translate | Action::Route(_) => {}
                 Action::SetEth { src, dst } => {
                     (gate.src, gate.dst) = (src.or(gate.src), dst.or(gate.dst));
@@ -115,7 +123,10 @@ impl Gate {
             Action::Output(id) => tables
                 .port(*id)
                 .filter(|p| p.limit(Direction::Ingress).is_none())
-                .map(|p| (Exit::Port(*id), p.mtu)),
+                .map(|p| {
+                    let labelled = |label| Exit::Labelled { port: *id, label };
+                    (label.map_or(Exit::Port(*id), labelled), p.mtu)
+                }),
             Action::Tunnel { network, vtep } => {
                 let (network, to) = (tables.network(*network), tables.vtep(*vtep));
                 network.zip(to).map(|(network, to)| {
@@ -136,6 +147,7 @@ impl Gate {
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Route(_)
+            | Action::Label(_)
             | Action::Queue(_)
             | Action::Refuse(_)
             | Action::AnswerArp(_)

@@ -17,7 +17,7 @@ use super::{
     Budget, Datapath, Job, Payer, Refusal, Stage, Start, Tables, port_of, tables::trunk::Tagged,
     wire,
 };
-use crate::io::Tunnelled;
+use crate::io::{Tunnelled, offload};
 
 /// What the tables say of the tunnel from which the last frame came: frames of one come in runs.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +98,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let mut of = Origin::Switch;
         let mut sum = (0, 0);
         for mut packet in batch.drain() {
-            let admitted = admit(&mut packet).and_then(|()| untag(tables, &mut packet));
+            let admitted = admit(&mut packet)
+                .and_then(|()| untag(tables, &mut packet))
+                .and_then(|()| unlabel(tables, &mut packet));
             if admitted.is_ok() {
                 wire::listen(tables, &packet, now);
             }
@@ -235,6 +237,28 @@ fn untag(tables: &Tables, packet: &mut Packet) -> Result<(), DropReason> {
         // One more tag: refused like any port's.
         return admit(packet);
     }
+    Ok(())
+}
+
+/// What comes out of an appliance under a label: without it, from here on its path tells from where in which chain.
+#[inline]
+fn unlabel(tables: &Tables, packet: &mut Packet) -> Result<(), DropReason> {
+    if packet.key().ethertype != ethertype::MPLS {
+        return Ok(());
+    }
+    let origin = packet.origin();
+    if !tables.is_labelled(origin) {
+        // Nobody's label: judged as whatever is no IP.
+        return Ok(());
+    }
+    let came = packet.pop_label().ok_or(DropReason::ChainLabelWrong)?;
+    if tables.label(origin, came.path()) != Some(came) {
+        return Err(DropReason::ChainLabelWrong);
+    }
+    admit(packet)?;
+    // The device's word was looked at when nobody saw under the label.
+    offload::validate(packet.headers(), packet.len(), &packet.offload())?;
+    packet.key_mut().path = came.path();
     Ok(())
 }
 

@@ -64,7 +64,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 None => return Way::Judge(hit),
             },
         };
-        if !same_ends || gate.origin != key.origin() {
+        if !same_ends || gate.origin != key.origin() || gate.path != key.path {
             return Way::Judge(hit);
         }
         if gate.drops {

@@ -339,12 +339,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     /// Counts a frame that was handed out for a port but could not be sent.
     pub fn refuse_tx(
         &mut self,
-        packet: Packet,
+        mut packet: Packet,
         port: PortId,
         reason: DropReason,
         now: Now,
         pool: &mut PacketPool,
     ) {
+        if packet.is_labelled() {
+            // It is counted as what it was.
+            let bore_it = packet.pop_label();
+            debug_assert!(bore_it.is_some(), "it was put on here");
+        }
         let (segments, bytes) = (u64::from(packet.segments()), packet.wire_bytes());
         self.hands.ledger.tx = self.hands.ledger.tx.saturating_sub(segments);
         self.hands.counters.untransmit(port, segments, bytes);

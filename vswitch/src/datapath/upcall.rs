@@ -469,6 +469,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Route(_)
+            | Action::Label(_)
             | Action::Output(_)
             | Action::Tunnel { .. }
             | Action::Wire(_)
@@ -510,6 +511,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let Some(entry) = self.conntrack.entry(hit.conn).copied() else {
             return self.first(tables, job, now);
         };
+        if let Some(refusal) = self.mislabelled(tables, packet, hit) {
+            return Way::Drop(refusal);
+        }
         self.hands.counters.lookups.upcall += 1;
         // A stranger's packet that shows the tuple is judged, but can't end the connection that it imitates.
         let stranger = hit.side == Side::Original && !self.is_own(hit, packet);
@@ -540,6 +544,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     ..self.lent(now, known)
                 };
                 let outcome = walk(tables, &mut Probe::new(packet.key()), &mut (), lent);
+                if let Verdict::Drop(refusal) = outcome.flow.verdict
+                    && refusal.reason == DropReason::ChainLabelWrong
+                {
+                    return Way::Drop(refusal);
+                }
                 if let Verdict::Drop(refusal) = outcome.flow.verdict
                     && (refusal.reason == DropReason::NatAddressGone
                         || refusal.stage == Stage::Firewall)
@@ -574,6 +583,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
     }
 
+    /// Did the packet come out of an appliance otherwise labelled than its connection's packets do, as far as that is known?
+    fn mislabelled(&self, tables: &Tables, packet: &Packet, hit: Hit) -> Option<Refusal> {
+        let (port, key) = (port_of(packet)?, packet.key());
+        let side = self.conntrack.side(hit.conn, hit.side)?;
+        let id = ProgramId::from_number(side.program());
+        let flow = self.programs.get(id).filter(|flow| {
+            flow.origin == key.origin() && flow.path != key.path && flow.is_current(tables)
+        });
+        flow.map(|_| Refusal::new(DropReason::ChainLabelWrong, Stage::Chain).at(port))
+    }
+
     /// A packet of a connection that has no program: what becomes of both.
     fn unjudged(
         &mut self,
@@ -606,6 +626,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             // As if that workload were on another host: its record, which is its client's too, goes on if the route comes back. And
             // what goes to another appliance: whoever began it goes on by the other way first.
             Unjudged::Midway | Unjudged::Rerouted => return Way::Drop(invalid(packet)),
+            // What an appliance labels wrongly ends no connection.
+            Unjudged::Refused(refusal) if refusal.reason == DropReason::ChainLabelWrong => {
+                return Way::Drop(refusal);
+            }
             Unjudged::Refused(refusal) => Some(refusal),
             Unjudged::Elsewhere => None,
         };
@@ -802,7 +826,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         {
             return Ok((id, None));
         }
-        let key = match hit.side {
+        let mut key = match hit.side {
             Side::Original => *packet.key(),
             Side::Reply => {
                 let origin = self.programs.get(id).map(|f| f.origin);
@@ -812,6 +836,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         };
         let before = self.part_before(tables, packet, entry, depth, now);
         let before = before.map_err(Unjudged::Refused)?;
+        if hit.side == Side::Reply {
+            // As its first packet came, whose label nobody remembers: that under which it went in.
+            let handed = before.as_ref().and_then(|flow| flow.handed);
+            key.path = handed.map_or(0, |handed| handed.path());
+        }
         let was_handed = self.programs.get(id).is_some_and(|f| f.handed.is_some());
         let lent = Lent {
             before: before.as_ref(),
@@ -1002,7 +1031,8 @@ fn lasts(flow: &CompiledFlow) -> bool {
         Verdict::Drop(Refusal {
             reason: DropReason::NatExhausted
                 | DropReason::NatClientLimit
-                | DropReason::ChainPlaceUnknown,
+                | DropReason::ChainPlaceUnknown
+                | DropReason::ChainLabelWrong,
             ..
         })
     )

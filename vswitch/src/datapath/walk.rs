@@ -160,6 +160,7 @@ pub fn walk<W: Witness>(
             tracked: false,
             replies: false,
             handed: None,
+            path: 0,
         },
         back: None,
         placed: false,
@@ -237,6 +238,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             // A question is read as it was asked.
             Action::Resolve(_) => 0,
             Action::Translate | Action::SetEth { .. } | Action::SetDscp(_) | Action::Route(_) => 1,
+            Action::Label(_) => 1,
             // What its workload may not send does not count for what it shows outside.
             Action::Queue(Lane::Function { .. } | Lane::Port { .. }) => 2,
             Action::Queue(Lane::Outside { .. }) => 3,

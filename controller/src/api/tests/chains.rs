@@ -361,7 +361,7 @@ async fn a_port_pair_is_between_two_bound_ports_of_one_host() {
             "HTTPBadRequest",
         ),
         (
-            with_parameters(json!({"correlation": "mpls"})),
+            with_parameters(json!({"correlation": "nsh"})),
             400,
             "HTTPBadRequest",
         ),
@@ -630,4 +630,47 @@ async fn nothing_is_forwarded_to_a_port_that_is_gone() {
     let group = &shown["port_pair_group"];
     assert_eq!(group["network_function"]["nat"]["forwards"], json!([]));
     assert_eq!(group["nat_port_ids"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn a_labelled_pair_is_in_chains_whose_number_fits_a_label() {
+    let cloud = Cloud::new().await;
+    let (ports, _) = appliance_ports(&cloud).await;
+    let parameters = json!({"correlation": "mpls", "weight": "3"});
+    let body =
+        json!({"ingress": ports[0], "egress": ports[1], "service_function_parameters": parameters});
+    let labelled = cloud.made("a", PAIRS, "port_pair", body).await;
+    assert_eq!(
+        labelled["service_function_parameters"],
+        json!({"correlation": "mpls", "weight": 3})
+    );
+    let bare = json!({"ingress": ports[2], "egress": ports[2]});
+    let bare = id(&cloud.made("a", PAIRS, "port_pair", bare).await);
+    let mut groups = Vec::new();
+    for pair in [id(&labelled), bare] {
+        let body = json!({"port_pairs": [pair]});
+        groups.push(id(&cloud.made("a", GROUPS, "port_pair_group", body).await));
+    }
+    let chain = |group: &str, number: u32| json!({"port_pair_groups": [group], "chain_id": number});
+    let large = json!({"port_chain": chain(&groups[0], 4096)});
+    cloud
+        .refused("a", "POST", CHAINS, large, 400, "HTTPBadRequest")
+        .await;
+    cloud
+        .made("a", CHAINS, "port_chain", chain(&groups[0], 4095))
+        .await;
+    let large = cloud
+        .made("a", CHAINS, "port_chain", chain(&groups[1], 4096))
+        .await;
+    // Nor does such a pair come into one later.
+    let both = json!({"port_chain": {"port_pair_groups": groups}});
+    let path = format!("{CHAINS}/{}", id(&large));
+    cloud
+        .refused("a", "PUT", &path, both, 400, "HTTPBadRequest")
+        .await;
+    let none = json!({"port_pair_group": {"port_pairs": []}});
+    let first = format!("{GROUPS}/{}", groups[0]);
+    cloud
+        .refused("a", "PUT", &first, none, 409, "PortPairGroupInUse")
+        .await;
 }

@@ -45,6 +45,7 @@ pub(super) fn objects(entry: &Entry) -> Vec<Object> {
         id: id.into(),
         name: listener.meta.name.clone(),
         project: project(&listener.meta.project_id),
+        number: 0,
         symmetric: true,
         classifiers: classifiers.iter().map(|classifier| classifier.id).collect(),
         functions: vec![id.into()],

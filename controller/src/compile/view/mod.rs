@@ -392,10 +392,7 @@ fn port(port: &resources::Port) -> Option<intent::Port> {
             firewall: None,
         },
         host: port.place().map(HostName::from),
-        // No host ever has an interface: a port that says both is its host's.
-        router: router_of(port)
-            .filter(|_| port.host.is_empty())
-            .map(Id::new),
+        router: router_of(port).map(Id::new),
         gateway_of: (port.device_owner == GATEWAY_OWNER)
             .then(|| port.device_id.parse().ok().map(Id::new))
             .flatten(),
@@ -653,6 +650,7 @@ fn appliance(group: &PortPairGroup) -> hostconfig::Appliance {
         ingress: instance.ingress.into(),
         egress: instance.egress.into(),
         weight: instance.weight,
+        labelled: instance.labelled,
     });
     let fields = &group.port_pair_group_parameters.lb_fields;
     let hash = fields.iter().map(|field| match field {
@@ -670,6 +668,7 @@ fn appliance(group: &PortPairGroup) -> hostconfig::Appliance {
             FailurePolicy::Closed => Failure::Closed,
             FailurePolicy::Open => Failure::Open,
         },
+        label: None,
     }
 }
 
@@ -786,6 +785,7 @@ fn chain(chain: &PortChain) -> Chain {
         id: chain.meta.id.into(),
         name: chain.meta.name.clone(),
         project: project(&chain.meta.project_id),
+        number: chain.chain_id,
         symmetric: chain.chain_parameters.symmetric,
         classifiers: chain
             .flow_classifiers

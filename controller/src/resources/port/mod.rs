@@ -494,10 +494,17 @@ const FAILED: &str = "binding_failed";
 pub(in crate::resources) const MAY_BE_AT: &str = "inactive_host";
 
 impl Port {
-    /// The host whose switch is to have it: the one that it is bound to, unless it asks to be attached as none does.
+    /// The host whose switch is to have it: the one that it is bound to, unless it asks to be attached as none does, or is an interface
+    /// of a router, which is in every switch.
     pub fn place(&self) -> Option<&str> {
         let able = !self.host.is_empty() && self.attaches(&self.vnic_type);
         able.then_some(self.host.as_str())
+            .filter(|_| !self.is_interface())
+    }
+
+    /// Is it a router's? Then it has no device, wherever it was bound.
+    fn is_interface(&self) -> bool {
+        [router::OWNER, router::DISTRIBUTED_OWNER].contains(&self.device_owner.as_str())
     }
 
     /// Does a switch attach it in this way? Ports of services have no device that could be of another kind.
@@ -516,7 +523,7 @@ impl Port {
     }
 
     fn vif_type(&self, (host, vnic_type): (&str, &str), scene: &Scene<'_>) -> &'static str {
-        if host.is_empty() {
+        if host.is_empty() || self.is_interface() {
             return "unbound";
         }
         if !self.attaches(vnic_type) {

@@ -248,17 +248,13 @@ fn add_port(
     let port = view.object::<Port>(id);
     let port = port.filter(|port| caller.owns(&port.meta.project_id));
     let port = port.ok_or_else(|| Refusal::missing("Port", id))?;
-    let user = if port.device_id.is_empty() {
-        &port.host
-    } else {
-        &port.device_id
-    };
-    if !user.is_empty() || !port.device_owner.is_empty() {
+    // Neutron looks at the device alone: what is bound to a host and is nobody's yet becomes the router's.
+    if !port.device_id.is_empty() || !port.device_owner.is_empty() {
         return Err(Refusal::conflict(
             "PortInUse",
             format!(
-                "Unable to complete operation on port {id} for network {}. Port already has an attached device {user}.",
-                port.network_id
+                "Unable to complete operation on port {id} for network {}. Port already has an attached device {}.",
+                port.network_id, port.device_id
             ),
         ));
     }

@@ -60,6 +60,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         meters: Dense::default(),
         chains_section: SectionIndex(0),
         legs: HashMap::default(),
+        labels: HashMap::default(),
         appliances: SectionIndex(0),
         by_vni: HashMap::default(),
         own: None,
@@ -926,6 +927,7 @@ impl Tables {
     /// The ports of appliances that are here.
     fn put_legs(&mut self, sorted: &mut Sorted<'_>) {
         let mut legs = HashMap::default();
+        let mut labels: HashMap<_, Vec<_>, _> = HashMap::default();
         let mut state = Vec::new();
         for chain in &self.chains {
             let appliances = chain
@@ -933,7 +935,11 @@ impl Tables {
                 .hops()
                 .iter()
                 .filter_map(nfv::chain::Hop::appliance);
-            for instance in appliances.flat_map(nfv::functions::Appliance::instances) {
+            let instances = appliances.flat_map(|appliance| {
+                let all = appliance.instances().iter();
+                all.map(move |instance| (instance, appliance.label(instance).ok().flatten()))
+            });
+            for (instance, label) in instances {
                 let ends = [instance.ingress, instance.egress].map(|id| self.port_by_id(id));
                 let [Some(ingress), Some(egress)] = ends.map(|p| p.or(ends[0]).or(ends[1])) else {
                     continue;
@@ -945,13 +951,17 @@ impl Tables {
                 };
                 for port in [ingress, egress] {
                     legs.entry(port.dense).or_insert(leg);
+                    if let Some(label) = label {
+                        labels.entry(port.dense).or_default().push(label);
+                    }
                 }
                 let end = |p: &Port| (p.dense, p.zone, p.admin_up);
                 let here = ends.map(|p| p.map(end));
-                state.push((instance.id, here));
+                state.push((instance.id, here, label));
             }
         }
         self.legs = legs;
+        self.labels = labels;
         let source = Source::Appliances;
         (self.appliances, _) = self.epochs.note(&source, digest(state), self.version);
         sorted.alive.insert(source);

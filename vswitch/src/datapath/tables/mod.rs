@@ -41,8 +41,8 @@ use std::{
 
 use hostconfig::{SectionKey, SubPort, group::Direction, qos::Limit};
 use net::{
-    GroupId, Id, Mac, Mtu, NetworkId, Now, PortId, Prefix, RouterId, Vlan, Vni, VtepId, Zone,
-    ids::kind,
+    GroupId, Id, Label, Mac, Mtu, NetworkId, Now, Origin, PortId, Prefix, RouterId, Vlan, Vni,
+    VtepId, Zone, ids::kind,
 };
 use nfv::rules::AddressSet;
 use overlay::{Fdb, FloodList, Neighbours};
@@ -354,6 +354,8 @@ pub struct Tables {
     meters: Dense<(Id<kind::MeteringLabel>, Id<kind::Router>), ()>,
     chains_section: SectionIndex,
     legs: HashMap<PortId, Leg, foldhash::fast::FixedState>,
+    /// The labels of the hops at which a port is an appliance's.
+    labels: HashMap<PortId, Vec<Label>, foldhash::fast::FixedState>,
     appliances: SectionIndex,
     by_vni: HashMap<Vni, NetworkId, foldhash::fast::FixedState>,
     wires: HashMap<PortId, NetworkId, foldhash::fast::FixedState>,
@@ -669,6 +671,20 @@ impl Tables {
     /// The pair of an appliance that a local port is one end of.
     pub fn leg(&self, port: PortId) -> Option<Leg> {
         self.legs.get(&port).copied()
+    }
+
+    /// Does a local port get packets under labels?
+    pub fn is_labelled(&self, origin: Origin) -> bool {
+        matches!(origin, Origin::Port(port) if self.labels.contains_key(&port))
+    }
+
+    /// The label with this path under which packets go out of a port, and come in.
+    pub fn label(&self, origin: Origin, path: u16) -> Option<Label> {
+        let Origin::Port(port) = origin else {
+            return None;
+        };
+        let labels = self.labels.get(&port)?;
+        labels.iter().find(|label| label.path() == path).copied()
     }
 
     /// Is any port here an appliance's?

@@ -5,7 +5,7 @@ use hostconfig::{
     chain::{Action, Algorithm, Failure, Instance, Member, Side},
 };
 use net::{
-    DropReason,
+    Checksum, DropReason, Gso, Label, Offload,
     testkit::{FrameBuilder, mac},
 };
 
@@ -29,11 +29,13 @@ fn appliance(pairs: &[(u16, u16)], failure: Failure) -> FunctionKind {
         ingress: id(u128::from(*ingress)),
         egress: id(u128::from(*egress)),
         weight: 1,
+        labelled: false,
     };
     FunctionKind::Appliance(hostconfig::Appliance {
         instances: pairs.iter().map(instance).collect(),
         hash: vec![],
         failure,
+        label: None,
     })
 }
 
@@ -392,4 +394,175 @@ fn connections_go_on_when_another_process_takes_over() {
         &ack(false, there, back),
         &[(CLIENT, chosen.0), (chosen.1, SERVER)],
     );
+}
+
+/// The chain's path in labels.
+const PATH: u16 = 5;
+
+/// The same instances, each of which is told by a label that they are at this hop of the chain with [`PATH`].
+fn labelled(pairs: &[(u16, u16)], at: u8) -> FunctionKind {
+    let FunctionKind::Appliance(mut appliance) = closed(pairs) else {
+        unreachable!("it is one")
+    };
+    appliance.label = Label::of_hop(PATH, at);
+    for instance in &mut appliance.instances {
+        instance.labelled = true;
+    }
+    FunctionKind::Appliance(appliance)
+}
+
+/// A frame under the label of a hop, as it goes in.
+fn under(at: u8, frame: &[u8]) -> Vec<u8> {
+    let label = u32::from(Label::of_hop(PATH, at).unwrap());
+    let entry = label << 12 | 0x100 | (label & 0xff);
+    [
+        &frame[..12],
+        &[0x88, 0x47],
+        &entry.to_be_bytes(),
+        &frame[14..],
+    ]
+    .concat()
+}
+
+/// The frame goes from one port to another, on both as it is there.
+fn goes_as(h: &mut Host, (from, sent): (u16, &[u8]), (to, got): (u16, &[u8])) {
+    let out = h.enter(h.origin(from), &[sent.to_vec()]);
+    assert_eq!(out, [(At::Port(to), got.to_vec())], "from port {from}");
+}
+
+#[test]
+fn under_a_label_a_connection_passes_its_appliances_both_ways() {
+    for v6 in [false, true] {
+        let c = conf(vec![labelled(&[A], 0), firewall(), labelled(&[C], 2)]);
+        let mut h = Host::new(&c);
+        let (there, back) = ((CLIENT, 4000), (SERVER, 80));
+        let forward = |h: &mut Host, frame: &FrameBuilder| {
+            let bare = &frame.build()[..];
+            let (first, last) = (&under(0, bare)[..], &under(2, bare)[..]);
+            goes_as(h, (CLIENT, bare), (A.0, first));
+            goes_as(h, (A.1, first), (C.0, last));
+            goes_as(h, (C.1, last), (SERVER, bare));
+        };
+        forward(&mut h, &syn(v6, there, back));
+        let bare = &syn_ack(v6, back, there).build()[..];
+        let (first, last) = (&under(0, bare)[..], &under(2, bare)[..]);
+        goes_as(&mut h, (SERVER, bare), (C.1, last));
+        goes_as(&mut h, (C.0, last), (A.1, first));
+        goes_as(&mut h, (A.0, first), (CLIENT, bare));
+        forward(&mut h, &ack(v6, there, back));
+        let before = h.dp.counters().lookups;
+        forward(&mut h, &ack(v6, there, back));
+        let after = h.dp.counters().lookups;
+        assert_eq!(
+            (after.upcall, after.exact),
+            (before.upcall, before.exact + 3)
+        );
+        assert_eq!(packets(&h), [4, 4, 4]);
+        // Another process takes over: labels are worked out anew.
+        h.restart();
+        let bare = &syn_ack(v6, back, there).build()[..];
+        let (first, last) = (&under(0, bare)[..], &under(2, bare)[..]);
+        goes_as(&mut h, (SERVER, bare), (C.1, last));
+        goes_as(&mut h, (C.0, last), (A.1, first));
+        goes_as(&mut h, (A.0, first), (CLIENT, bare));
+        forward(&mut h, &ack(v6, there, back));
+    }
+}
+
+#[test]
+fn what_bears_no_label_or_another_one_is_not_placed_and_ends_nothing() {
+    for v6 in [false, true] {
+        let c = conf(vec![labelled(&[A], 0), labelled(&[C], 1)]);
+        let mut h = Host::new(&c);
+        let (there, back) = ((CLIENT, 4000), (SERVER, 80));
+        let bare = &syn(v6, there, back).build()[..];
+        let answer = &syn_ack(v6, back, there).build()[..];
+        let right = &under(0, bare)[..];
+        goes_as(&mut h, (CLIENT, bare), (A.0, right));
+        let with = |at: usize, byte: u8| {
+            let mut frame = right.to_vec();
+            frame[at] = byte;
+            frame
+        };
+        // No label, the next hop's, another chain's, more than one, what is under it is cut off or no IP.
+        let wrong = [
+            bare.to_vec(),
+            under(1, bare),
+            with(14, 1),
+            with(16, right[16] & 0xfe),
+            right[..18].to_vec(),
+            with(18, 0),
+        ];
+        let is_wrong = |h: &mut Host, from: u16, frame: &[u8]| {
+            let before = h.dropped(DropReason::ChainLabelWrong);
+            assert_eq!(h.enter(h.origin(from), &[frame.to_vec()]), []);
+            assert_eq!(h.dropped(DropReason::ChainLabelWrong), before + 1);
+        };
+        let all_wrong = |h: &mut Host| wrong.iter().for_each(|frame| is_wrong(h, A.1, frame));
+        // Whatever its place in the way of the connection: begun, known, answered.
+        all_wrong(&mut h);
+        goes_as(&mut h, (A.1, right), (C.0, &under(1, bare)));
+        all_wrong(&mut h);
+        goes_as(&mut h, (C.1, &under(1, bare)), (SERVER, bare));
+        goes_as(&mut h, (SERVER, answer), (C.1, &under(1, answer)));
+        goes_as(&mut h, (C.0, &under(1, answer)), (A.1, &under(0, answer)));
+        is_wrong(&mut h, A.0, answer);
+        goes_as(&mut h, (A.0, &under(0, answer)), (CLIENT, answer));
+        is_wrong(&mut h, A.0, answer);
+        all_wrong(&mut h);
+        goes_as(&mut h, (A.1, right), (C.0, &under(1, bare)));
+        // The label of a connection that is not there.
+        let other = syn(v6, (CLIENT, 4001), back).build();
+        assert_eq!(h.enter(h.origin(A.1), &[under(0, &other)]), []);
+        assert_eq!(h.dropped(DropReason::ChainPlaceUnknown), 1);
+        // What it sends under its own name bears none.
+        let own = between(FrameBuilder::udp(v6, 5, 6), v6, A.0, FAR).build();
+        assert_eq!(h.enter(h.origin(A.0), &[under(0, &own)]), []);
+        let out = h.enter(h.origin(A.0), std::slice::from_ref(&own));
+        assert_eq!(out, [(At::Vtep(REMOTE.into()), own)]);
+    }
+}
+
+#[test]
+fn super_frames_fragments_and_errors_bear_their_label() {
+    for v6 in [false, true] {
+        let c = conf(vec![labelled(&[A], 0)]);
+        let mut h = Host::new(&c);
+        let (there, back) = ((CLIENT, 4000), (SERVER, 80));
+        let bare = &syn(v6, there, back).build()[..];
+        goes_as(&mut h, (CLIENT, bare), (A.0, &under(0, bare)));
+        goes_as(&mut h, (A.1, &under(0, bare)), (SERVER, bare));
+        let bare = &syn_ack(v6, back, there).build()[..];
+        goes_as(&mut h, (SERVER, bare), (A.1, &under(0, bare)));
+        goes_as(&mut h, (A.0, &under(0, bare)), (CLIENT, bare));
+        // A train is one frame under one label; who writes it to a device cuts it.
+        let train = ack(v6, there, back).payload(&[7; 5000]).build();
+        let mut packet = h.pool.take(train.len()).unwrap();
+        packet.fill(&train).unwrap();
+        packet.set_origin(h.origin(CLIENT));
+        let gso = Gso::Tcp {
+            size: 1300,
+            ecn: false,
+        };
+        packet.set_offload(Offload {
+            checksum: Checksum::Verified,
+            gso,
+        });
+        let tx = h.dp.ledger().tx;
+        let got = h.enter_packet(packet);
+        assert_eq!(got, [(At::Port(A.0), under(0, &train))]);
+        assert_eq!(h.dp.ledger().tx, tx + 4);
+        // A packet as large as the network carries; a larger one out of the appliance is told of under the label.
+        let ip = if v6 { 40 } else { 20 };
+        let full = ack(v6, there, back).payload(&vec![1; 1450 - ip - 20]);
+        let bare = &full.build()[..];
+        goes_as(&mut h, (CLIENT, bare), (A.0, &under(0, bare)));
+        goes_as(&mut h, (A.1, &under(0, bare)), (SERVER, bare));
+        let large = ack(v6, there, back).payload(&vec![1; 1451 - ip - 20]);
+        let got = h.enter(h.origin(A.1), &[under(0, &large.build())]);
+        assert_eq!(got.len(), 1);
+        assert_eq!(got[0].0, At::Port(A.1));
+        assert_eq!(got[0].1[12..18], under(0, bare)[12..18]);
+        assert_eq!(h.dropped(DropReason::MtuExceeded), 1);
+    }
 }

@@ -29,6 +29,7 @@ fn flow(origin: Origin, actions: &[Action]) -> CompiledFlow {
         tracked: false,
         replies: false,
         handed: None,
+        path: 0,
     }
 }
 

@@ -159,6 +159,9 @@ fn send(
     let offload = packet.offload();
     let v6 = packet.headers().l3 == net::L3::Ipv6;
     let lacks = matches!(offload.gso, Gso::Udp { .. }) && !device.uso();
+    // No kernel cuts under a label, nor finishes a checksum there.
+    let open = offload.gso != Gso::None || matches!(offload.checksum, Checksum::Partial { .. });
+    let lacks = lacks || open && packet.is_labelled();
     if !lacks {
         let header = encode(&offload, v6, packet.headers().payload_at);
         match write(device, header, [packet.bytes(), &[]]) {
