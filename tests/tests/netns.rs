@@ -19,6 +19,7 @@ use tests::netns::{
 
 /// Every lab of `configs`: each has a test of its own below.
 const LABS: &[&str] = &[
+    "chains/appliance",
     "chains/nat",
     "chains/web-edge",
     "gateway",
@@ -133,6 +134,105 @@ fn both_families_work_over_an_uplink_tap() {
 #[test]
 fn the_chain_with_every_key_holds() {
     holds("chains/web-edge");
+}
+
+#[test]
+fn a_chain_through_appliances_holds() {
+    holds("chains/appliance");
+}
+
+/// The packets that the counters of an appliance's bridge have seen.
+fn carried<const N: usize>(lab: &Lab, place: &str, counters: [&str; N]) -> [u64; N] {
+    let table = lab.ok(place, &["nft", "list", "table", "bridge", "seen"]);
+    counters.map(|name| {
+        let from = table.find(&format!("counter {name} ")).unwrap();
+        let counted = table[from..].split("packets ").nth(1).unwrap();
+        counted.split(' ').next().unwrap().parse().unwrap()
+    })
+}
+
+const TCP: [&str; 4] = ["to4", "from4", "to6", "from6"];
+
+/// Real TCP passes a real bridge between two taps, both ways; it fails as its group says, and comes back.
+#[test]
+fn connections_pass_an_appliance_and_it_fails_as_it_is_told() {
+    if !allowed() {
+        return;
+    }
+    let name = "t-appliance";
+    let lab = Lab::up("chains/appliance", name);
+    let rules = "table bridge seen {
+        counter to4 {
+        }
+        counter from4 {
+        }
+        counter to6 {
+        }
+        counter from6 {
+        }
+        counter labelled {
+        }
+        chain c {
+            type filter hook forward priority 0
+            ip protocol tcp tcp dport 80 counter name to4
+            ip protocol tcp tcp sport 80 counter name from4
+            ip6 nexthdr tcp tcp dport 80 counter name to6
+            ip6 nexthdr tcp tcp sport 80 counter name from6
+            ether type 0x8847 counter name labelled
+        }
+    }";
+    lab.ok("tagged", &["nft", rules]);
+    lab.ok("probe", &["nft", rules]);
+    let fetch = |v6: bool| {
+        let to = lab.addr("far", v6);
+        let url = if v6 {
+            format!("http://[{to}]/")
+        } else {
+            format!("http://{to}/")
+        };
+        let args = ["curl", "-sf", "--max-time", "3", &url];
+        lab.exec("client", &args).status.success()
+    };
+    assert!(fetch(false) && fetch(true));
+    let first = carried(&lab, "probe", TCP);
+    // A handshake, a page and an end, in both directions of both families.
+    assert!(first.iter().all(|n| *n >= 3), "{first:?}");
+    // The second one sees the same packets, each under its label.
+    let [labelled] = carried(&lab, "tagged", ["labelled"]);
+    assert!(labelled >= first.iter().sum(), "{labelled} of {first:?}");
+    assert_eq!(carried(&lab, "tagged", TCP), [0; 4]);
+    let port = |which: &str| {
+        let found = api(name, &format!("ports?name={which}"));
+        format!("ports/{}", found["id"].as_str().unwrap())
+    };
+    let up = |which: &str, is: bool| {
+        put(
+            name,
+            "PUT",
+            &port(which),
+            &json!({"port": {"admin_state_up": is}}),
+        );
+    };
+    let patience = Duration::from_secs(20);
+    // The second one fails open: without it connections go on.
+    up("tagged-out", false);
+    let before = carried(&lab, "probe", TCP);
+    assert!(fetch(false) && fetch(true));
+    let after = carried(&lab, "probe", TCP);
+    assert!(after.iter().zip(before).all(|(a, b)| *a > b), "{after:?}");
+    up("tagged-out", true);
+    // The first one fails closed.
+    up("probe-out", false);
+    until("nothing gets through", patience, || {
+        !fetch(false) && !fetch(true)
+    });
+    let stopped = carried(&lab, "probe", TCP);
+    assert!(!fetch(false) && !fetch(true));
+    assert_eq!(carried(&lab, "probe", TCP), stopped);
+    up("probe-out", true);
+    until("it comes back", patience, || fetch(false) && fetch(true));
+    let back = carried(&lab, "probe", TCP);
+    assert!(back.iter().zip(stopped).all(|(a, b)| *a > b), "{back:?}");
 }
 
 #[test]

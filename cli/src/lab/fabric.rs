@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 
 use super::keeper::{Orders, Server};
+use super::netlink::{Kind, Netlink};
 use super::plan::{Host, Lab};
 use super::probe::side_by_side;
 use super::provision::{self, Inventory};
@@ -417,17 +418,37 @@ impl Fabric {
             .collect();
         side_by_side(&all, 16, |(name, placed)| {
             cancel.check()?;
-            let namespace = netns::path(&placed.namespace);
+            // Both sides of an appliance are in one namespace, and nobody there has their addresses.
+            let pair = self
+                .lab
+                .legs()
+                .find(|pair| [&pair.ingress, &pair.egress].contains(name));
+            let first = pair.and_then(|pair| self.inventory.workloads.get(&pair.ingress));
+            let is_second = pair.is_some_and(|pair| pair.egress == **name);
             attach_port(
                 &self.run_dir(&placed.host),
                 &placed.port,
-                &namespace,
-                "eth0",
-                true,
+                &netns::path(&first.unwrap_or(placed).namespace),
+                if is_second { "eth1" } else { "eth0" },
+                pair.is_none(),
             )
             .with_context(|| format!("attach workload {name} on host {}", placed.host))
+        })?;
+        self.lab.legs().try_for_each(|pair| {
+            let placed = self.inventory.workloads.get(&pair.ingress);
+            let placed = placed.context("find an appliance's port")?;
+            netns::inside(&placed.namespace, || {
+                let mut netlink = Netlink::open()?;
+                let hub = netlink.add_link("br0", Kind::Hub, None)?;
+                for side in ["eth0", "eth1"] {
+                    let side = netlink.index(side)?;
+                    netlink.enslave(side, hub)?;
+                    netlink.up(side)?;
+                }
+                netlink.up(hub)
+            })
+            .with_context(|| format!("bridge the appliance behind {}", pair.ingress))
         })
-        .map(drop)
     }
 
     /// Makes the devices of sub-ports, on those of their trunks' parents.

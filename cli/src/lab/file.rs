@@ -279,17 +279,68 @@ pub(crate) struct RawClassifier {
     pub(crate) ethertype: Option<Family>,
 }
 
-/// `firewall: {…}`, `load_balancer: {…}`, `shaper: {…}` or `nat: {…}`.
+/// `firewall: {…}`, `load_balancer: {…}`, `shaper: {…}`, `nat: {…}` or `appliance: {…}`.
 #[derive(Debug)]
 pub(crate) enum RawFunction {
     Firewall(RawFirewall),
     LoadBalancer(RawLoadBalancer),
     Shaper(RawShaper),
     Nat(Nat),
+    Appliance(Appliance),
 }
 
 /// The functions that a chain may name.
-const FUNCTIONS: &str = "firewall, load_balancer, shaper, nat";
+const FUNCTIONS: &str = "firewall, load_balancer, shaper, nat, appliance";
+
+/// Appliances that stand in for one another.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Appliance {
+    pub(crate) pairs: Vec<Pair>,
+    #[serde(default)]
+    pub(crate) failure: FailurePolicy,
+}
+
+/// Two workloads that are one appliance's two sides.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pair {
+    pub(crate) ingress: String,
+    pub(crate) egress: String,
+    pub(crate) weight: Option<u16>,
+    pub(crate) correlation: Option<Correlation>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FailurePolicy {
+    #[default]
+    Closed,
+    Open,
+}
+
+impl FailurePolicy {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Correlation {
+    Mpls,
+}
+
+impl Correlation {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Mpls => "mpls",
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -615,6 +666,7 @@ impl<'de> Deserialize<'de> for RawFunction {
                     "load_balancer" => RawFunction::LoadBalancer(map.next_value()?),
                     "shaper" => RawFunction::Shaper(map.next_value()?),
                     "nat" => RawFunction::Nat(map.next_value()?),
+                    "appliance" => RawFunction::Appliance(map.next_value()?),
                     other => {
                         return Err(A::Error::custom(format!(
                             "no function is called `{other}`; name one of: {FUNCTIONS}"

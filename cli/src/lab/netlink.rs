@@ -117,6 +117,8 @@ const fn family_of(address: IpAddr) -> u8 {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind<'a> {
     Bridge,
+    /// A bridge that learns nothing: what comes in by one link goes out by all others.
+    Hub,
     /// A pair: the other end goes to that namespace under that name.
     Veth {
         peer: &'a str,
@@ -208,6 +210,10 @@ impl Netlink {
         }
         message.nest(18, |info| match kind {
             Kind::Bridge => info.text(1, "bridge"),
+            Kind::Hub => {
+                info.text(1, "bridge");
+                info.nest(2, |data| data.number(4, 0));
+            }
             Kind::Veth {
                 peer,
                 namespace,

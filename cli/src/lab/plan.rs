@@ -10,8 +10,8 @@ use net::{Mac, Prefix};
 use vswitch::UplinkChoice;
 
 use super::file::{
-    Action, Algorithm, Direction, Family, LbProtocol, Ports, Protocol, Queue, RawFloating,
-    RawGateway, RawMetadata, RawQos, RawTrunk, Reach,
+    Action, Algorithm, Appliance, Direction, Family, LbProtocol, Pair, Ports, Protocol, Queue,
+    RawFloating, RawGateway, RawMetadata, RawQos, RawTrunk, Reach,
 };
 use super::nat::Nat;
 use crate::units::{Percent, Rate, RateRange, Size, Span};
@@ -35,6 +35,18 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
+    /// The pairs of workloads that are an appliance's sides.
+    pub(crate) fn legs(&self) -> impl Iterator<Item = &Pair> {
+        let functions = self.chains.iter().flat_map(|chain| &chain.functions);
+        functions.flat_map(|function| match function {
+            Function::Appliance(appliance) => appliance.pairs.as_slice(),
+            Function::Firewall { .. }
+            | Function::LoadBalancer { .. }
+            | Function::Shaper { .. }
+            | Function::Nat(_) => &[],
+        })
+    }
+
     pub(crate) fn workload(&self, name: &str) -> Option<&Workload> {
         self.workloads.iter().find(|w| w.name == name)
     }
@@ -191,6 +203,7 @@ pub(crate) enum Function {
         queue: Option<Queue>,
     },
     Nat(Nat),
+    Appliance(Appliance),
 }
 
 impl Function {
@@ -201,6 +214,7 @@ impl Function {
             Self::LoadBalancer { .. } => "load_balancer",
             Self::Shaper { .. } => "shaper",
             Self::Nat(_) => "nat",
+            Self::Appliance(_) => "appliance",
         }
     }
 }

@@ -237,8 +237,11 @@ impl<'a, W: Witness> Walk<'a, W> {
         flow.actions.sort_by_key(|action| match action {
             // A question is read as it was asked.
             Action::Resolve(_) => 0,
-            Action::Translate | Action::SetEth { .. } | Action::SetDscp(_) | Action::Route(_) => 1,
-            Action::Label(_) => 1,
+            Action::Translate
+            | Action::SetEth { .. }
+            | Action::SetDscp(_)
+            | Action::Route(_)
+            | Action::Label(_) => 1,
             // What its workload may not send does not count for what it shows outside.
             Action::Queue(Lane::Function { .. } | Lane::Port { .. }) => 2,
             Action::Queue(Lane::Outside { .. }) => 3,

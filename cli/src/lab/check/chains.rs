@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::intent::address;
 use super::{Wrong, name_is_plain, unknown, wrong};
 use crate::lab::file::{
-    Family, OneOrMany, Protocol, RawChain, RawClassifier, RawFunction, RawLoadBalancer,
+    Appliance, Family, OneOrMany, Protocol, RawChain, RawClassifier, RawFunction, RawLoadBalancer,
 };
 use crate::lab::plan::{Chain, Classifier, FirewallRule, Function, Lab, Member, Network};
 
@@ -189,12 +189,60 @@ fn function(
             nat.network.clone_from(&network.name);
             Ok(Function::Nat(nat))
         }
+        RawFunction::Appliance(appliance) => self::appliance(lab, place, appliance),
         RawFunction::Shaper(shaper) => Ok(Function::Shaper {
             rate: shaper.rate,
             burst: shaper.burst,
             queue: shaper.queue,
         }),
     }
+}
+
+fn appliance(lab: &Lab, place: &str, appliance: Appliance) -> Result<Function, Wrong> {
+    let place = format!("{place}.appliance.pairs");
+    if appliance.pairs.is_empty() {
+        return wrong(place, "is empty; list `{ingress: …, egress: …}`");
+    }
+    for (i, pair) in appliance.pairs.iter().enumerate() {
+        let mut host = None;
+        for (key, name) in [("ingress", &pair.ingress), ("egress", &pair.egress)] {
+            let place = format!("{place}[{i}].{key}");
+            let Some(workload) = lab.workload(name) else {
+                let all = lab.workloads.iter().map(|w| &w.name);
+                return wrong(place, unknown("workload", name, all));
+            };
+            if lab.host(&workload.host).is_some_and(|h| h.kernel_vtep) {
+                let what = format!(
+                    "host `{}` is a kernel VTEP, which has no chains",
+                    workload.host
+                );
+                return wrong(place, what);
+            }
+            if *host.get_or_insert(&workload.host) != &workload.host {
+                let what = format!("`{name}` is not on the host of `{}`", pair.ingress);
+                return wrong(place, what);
+            }
+        }
+    }
+    Ok(Function::Appliance(appliance))
+}
+
+/// Is each side of an appliance one side of one appliance, and in no trunk?
+pub(super) fn sides(lab: &Lab) -> Result<(), Wrong> {
+    let in_trunk = lab.trunks.iter().flat_map(|trunk| {
+        let sub_ports = trunk.sub_ports.iter().map(|sub| sub.workload.as_str());
+        sub_ports.chain([trunk.parent.as_str()])
+    });
+    let mut used: BTreeSet<&str> = in_trunk.collect();
+    for name in lab.legs().flat_map(|pair| [&pair.ingress, &pair.egress]) {
+        if !used.insert(name) {
+            let what = format!(
+                "`{name}` is another side of an appliance, or in a trunk; choose another workload"
+            );
+            return wrong("chains", what);
+        }
+    }
+    Ok(())
 }
 
 fn load_balancer(

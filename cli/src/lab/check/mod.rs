@@ -97,6 +97,7 @@ fn checked(name: &str, raw: RawLab) -> Result<Lab, Wrong> {
         .enumerate()
         .map(|(i, c)| chains::chain(&lab, i, c))
         .collect::<Result<_, _>>()?;
+    chains::sides(&lab)?;
     unique("chains", lab.chains.iter().map(|c| c.name.as_str()))?;
     lab.serve = expectations::serves(&lab, &raw.serve)?;
     lab.expect = raw

@@ -556,3 +556,56 @@ fn policies_are_such_as_the_api_takes_and_are_named_by_those_that_are_there() {
         assert!(refused.contains(message), "{refused}");
     }
 }
+
+const APPLIANCE: &str = "
+hosts: [h1, h2, {name: k1, kernel_vtep: true}]
+networks: [{name: blue, cidr: 10.0.0.0/24}]
+workloads:
+  - {name: c, host: h1, network: blue}
+  - {name: in, host: h1, network: blue}
+  - {name: out, host: h1, network: blue}
+  - {name: far, host: h2, network: blue}
+  - {name: sub, host: h1, network: blue}
+  - {name: old, host: k1, network: blue}
+trunks: [{parent: c, sub_ports: [{workload: sub, vlan: 101}]}]
+chains:
+  - name: e
+    classifier: {network: blue}
+    functions: [appliance: {pairs: [{ingress: in, egress: out, weight: 2, correlation: mpls}], failure: open}]
+";
+
+#[test]
+fn an_appliance_has_two_workloads_of_one_host_to_itself() {
+    let lab = super::lab("f", "f", APPLIANCE).unwrap();
+    assert_eq!(lab.legs().count(), 1);
+    let pairs = "chains[0].functions[0].appliance.pairs";
+    for (was, is, place) in [
+        (
+            "egress: out",
+            "egress: nobody",
+            format!("{pairs}[0].egress"),
+        ),
+        ("egress: out", "egress: far", format!("{pairs}[0].egress")),
+        ("ingress: in", "ingress: old", format!("{pairs}[0].ingress")),
+        ("egress: out", "egress: in", "chains".to_owned()),
+        ("egress: out", "egress: sub", "chains".to_owned()),
+        (
+            "[{ingress: in, egress: out, weight: 2, correlation: mpls}]",
+            "[]",
+            pairs.to_owned(),
+        ),
+    ] {
+        let text = APPLIANCE.replace(was, is);
+        let said = super::lab("f", "f", &text).unwrap_err().to_string();
+        assert!(said.contains(&format!("{place}: ")), "{is}: {said}");
+    }
+    for (was, is) in [
+        ("correlation: mpls", "correlation: nsh"),
+        ("failure: open", "failure: ajar"),
+    ] {
+        assert!(
+            super::lab("f", "f", &APPLIANCE.replace(was, is)).is_err(),
+            "{is}"
+        );
+    }
+}

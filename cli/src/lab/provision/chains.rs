@@ -3,12 +3,12 @@
 //! A flow classifier per family, a port pair group per function (its `network_function` is the lab file's schema with
 //! workloads replaced by their ports), and the port chain over them.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use super::{Inventory, Projects, id, project_id, set};
 use crate::api::Api;
-use crate::lab::file::{OneOrMany, Ports, Protocol, Queue};
+use crate::lab::file::{Correlation, OneOrMany, Pair, Ports, Protocol, Queue};
 use crate::lab::nat::Nat;
 use crate::lab::plan::{Chain, Classifier, FirewallRule, Function, Member};
 
@@ -32,12 +32,22 @@ pub(super) fn make(
     }
     let mut groups = Vec::new();
     for (i, function) in chain.functions.iter().enumerate() {
-        let body = json!({
+        let mut body = json!({
             "name": format!("{}-{i}-{}", chain.name, function.kind()),
             "project_id": project,
             "port_pairs": [],
-            "network_function": function_body(inventory, function)?,
         });
+        if let Function::Appliance(appliance) = function {
+            let pairs = appliance.pairs.iter();
+            let pairs: Vec<_> = pairs
+                .map(|pair| port_pair(api, inventory, pair, &project))
+                .collect::<anyhow::Result<_>>()?;
+            set(&mut body, "port_pairs", Some(pairs));
+            set(&mut body, "failure_policy", Some(appliance.failure.name()));
+        } else {
+            let function = function_body(inventory, function)?;
+            set(&mut body, "network_function", Some(function));
+        }
         let made = api.post(
             "/v2.0/sfc/port_pair_groups",
             &json!({"port_pair_group": body}),
@@ -53,6 +63,37 @@ pub(super) fn make(
     });
     api.post("/v2.0/sfc/port_chains", &json!({"port_chain": body}))?;
     Ok(())
+}
+
+/// An appliance's port pair; its id.
+fn port_pair(
+    api: &Api,
+    inventory: &Inventory,
+    pair: &Pair,
+    project: &str,
+) -> anyhow::Result<String> {
+    let port = |name: &String| {
+        let placed = inventory.workloads.get(name);
+        placed
+            .map(|placed| placed.port.clone())
+            .context("find an appliance's port")
+    };
+    let mut parameters = json!({});
+    set(&mut parameters, "weight", pair.weight);
+    set(
+        &mut parameters,
+        "correlation",
+        pair.correlation.map(Correlation::name),
+    );
+    let body = json!({
+        "name": pair.ingress,
+        "project_id": project,
+        "ingress": port(&pair.ingress)?,
+        "egress": port(&pair.egress)?,
+        "service_function_parameters": parameters,
+    });
+    let made = api.post("/v2.0/sfc/port_pairs", &json!({"port_pair": body}))?;
+    id(&made, "port_pair")
 }
 
 fn classifier_body(
@@ -119,6 +160,7 @@ fn classifier_body(
 /// The API's `network_function`: the lab file's own schema, with workloads replaced by their ports.
 fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<Value> {
     Ok(match function {
+        Function::Appliance(_) => bail!("an appliance is its port pairs"),
         Function::Firewall { rules, default } => json!({"firewall": {
             "rules": rules.iter().flat_map(firewall_rules).collect::<Vec<_>>(),
             "default": default.name(),

@@ -262,9 +262,10 @@ fn pools(lab: &Lab, network: &Network, cidr: net::Prefix) -> Option<Vec<Value>> 
                 Some([*vip].into())
             }
             Function::Nat(nat) => Some(nat.inside(network, cidr)),
-            Function::LoadBalancer { .. } | Function::Firewall { .. } | Function::Shaper { .. } => {
-                None
-            }
+            Function::LoadBalancer { .. }
+            | Function::Firewall { .. }
+            | Function::Shaper { .. }
+            | Function::Appliance(_) => None,
         })
         .flat_map(|addresses: BTreeSet<IpAddr>| addresses)
         .chain(floating)
