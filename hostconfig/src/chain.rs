@@ -89,6 +89,18 @@ pub enum FunctionKind {
     Nat(Nat),
     /// A third party's, behind ports.
     Appliance(Appliance),
+    /// One that needs nothing but its settings.
+    Plain(Plain),
+}
+
+/// A function by its name in the catalogue, with settings that are its own affair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plain {
+    /// What the catalogue calls it.
+    pub name: String,
+    /// In their full form.
+    pub settings: serde_json::Value,
 }
 
 /// Appliances that stand in for one another: each connection passes one of them, in by its ingress port and out by its egress port.

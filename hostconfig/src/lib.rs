@@ -46,7 +46,7 @@ pub mod wire {
 }
 
 pub use chain::{
-    Appliance, Chain, Classifier, Firewall, Function, FunctionKind, LoadBalancer, Shaper,
+    Appliance, Chain, Classifier, Firewall, Function, FunctionKind, LoadBalancer, Plain, Shaper,
 };
 pub use config::{Digest, HostConfig};
 pub use dhcp::{DhcpOption, DhcpOptions};

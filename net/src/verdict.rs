@@ -123,6 +123,10 @@ closed_list! {
         NatClientLimit => "nat_client_limit",
         /// The address that a NAT gave its connection is no longer the NAT's.
         NatAddressGone => "nat_address_gone",
+        /// Its source, or the chain, has begun as many connections as a function lets begin in this time.
+        RateLimited => "rate_limited",
+        /// A function that counts sources has no room for another.
+        RateTableFull => "rate_table_full",
         /// No instance of an appliance is up, and its group fails closed.
         ApplianceDown => "appliance_down",
         /// Another connection with the same addresses is in the appliance: what comes back could not be told apart.

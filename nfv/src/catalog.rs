@@ -1,13 +1,21 @@
 //! Which kinds of network function are there?
 //!
 //! Every kind on one line: what a configuration calls it, what it does, and how it is built.
+//!
+//! A kind is *plain* if it needs nothing but its settings: no port of the API, and no address but those that they name. The
+//! settings of such a one are its own file's: the API and lab files ask here whether they are well formed, and nothing between
+//! them and the switch knows them. The others have a form of their own in `hostconfig`, made by the controller.
+
+use std::ops::RangeInclusive;
 
 use hostconfig::FunctionKind;
+use serde::{Deserialize as _, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{
     function::NetworkFunction,
     functions::{
-        Appliance, Firewall, LoadBalancer, Nat, Shaper, appliance::ApplianceFault,
+        Appliance, Firewall, LoadBalancer, Nat, RateLimiter, Shaper, appliance::ApplianceFault,
         firewall::FirewallFault, load_balancer::LoadBalancerFault, nat::NatFault,
         shaper::ShaperFault,
     },
@@ -20,39 +28,158 @@ pub struct Kind {
     pub name: &'static str,
     /// What it does.
     pub doc: &'static str,
-    build: fn(&FunctionKind) -> Option<Built>,
+    make: Make,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Make {
+    Own(fn(&FunctionKind) -> Option<Built>),
+    Plain {
+        build: fn(&Value) -> Built,
+        shape: fn(&Value) -> Result<Value, SettingFault>,
+    },
 }
 
 type Built = Result<Box<dyn NetworkFunction>, FunctionFault>;
 
 /// All kinds.
 pub const CATALOG: &[Kind] = &[
-    Kind {
-        name: "firewall",
-        doc: "Ordered, stateful rules: allow or deny.",
-        build: firewall,
-    },
-    Kind {
-        name: "load_balancer",
-        doc: "A virtual address over members (Maglev).",
-        build: load_balancer,
-    },
-    Kind {
-        name: "shaper",
-        doc: "An exact rate with a bounded queue.",
-        build: shaper,
-    },
-    Kind {
-        name: "nat",
-        doc: "Addresses of its own in place of others'.",
-        build: nat,
-    },
-    Kind {
-        name: "appliance",
-        doc: "A third party's, behind ports.",
-        build: appliance,
-    },
+    own(
+        "firewall",
+        "Ordered, stateful rules: allow or deny.",
+        firewall,
+    ),
+    own(
+        "load_balancer",
+        "A virtual address over members (Maglev).",
+        load_balancer,
+    ),
+    own("shaper", "An exact rate with a bounded queue.", shaper),
+    own("nat", "Addresses of its own in place of others'.", nat),
+    own("appliance", "A third party's, behind ports.", appliance),
+    plain::<RateLimiter>(
+        "rate_limiter",
+        "So many new connections in a time, of each source or of all.",
+    ),
 ];
+
+const fn own(
+    name: &'static str,
+    doc: &'static str,
+    build: fn(&FunctionKind) -> Option<Built>,
+) -> Kind {
+    let make = Make::Own(build);
+    Kind { name, doc, make }
+}
+
+const fn plain<F: Plain>(name: &'static str, doc: &'static str) -> Kind {
+    let make = Make::Plain {
+        build: |settings| {
+            boxed(
+                read::<F>(settings).and_then(|s| F::new(&s)),
+                FunctionFault::Plain,
+            )
+        },
+        shape: |settings| {
+            let settings = read::<F>(settings)?;
+            F::new(&settings)?;
+            serde_json::to_value(settings).map_err(|error| SettingFault::Form(error.to_string()))
+        },
+    };
+    Kind { name, doc, make }
+}
+
+fn read<F: Plain>(settings: &Value) -> Result<F::Settings, SettingFault> {
+    F::Settings::deserialize(settings).map_err(|error| SettingFault::Form(error.to_string()))
+}
+
+/// A function that needs nothing but its settings.
+pub trait Plain: NetworkFunction + Sized + 'static {
+    /// What a configuration says beside its name, in lab files as in the API.
+    type Settings: Serialize + DeserializeOwned;
+
+    /// From its settings.
+    ///
+    /// # Errors
+    /// What is wrong with them, by the name of the setting.
+    fn new(settings: &Self::Settings) -> Result<Self, SettingFault>;
+}
+
+/// What is wrong with the settings of a plain function.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingFault {
+    /// They are not of its form: what serde says.
+    #[error("{0}")]
+    Form(String),
+    /// A number is beyond its bounds.
+    #[error("{name} out of range ({min}..={max}): {value}")]
+    Range {
+        /// Which.
+        name: &'static str,
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+        /// What was wanted.
+        value: u64,
+    },
+}
+
+impl SettingFault {
+    /// Is a number within its bounds?
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn within(name: &'static str, value: u64, bounds: RangeInclusive<u64>) -> Result<(), Self> {
+        if bounds.contains(&value) {
+            return Ok(());
+        }
+        let (min, max) = bounds.into_inner();
+        Err(Self::Range {
+            name,
+            min,
+            max,
+            value,
+        })
+    }
+}
+
+/// The names of the functions that a chain may name by themselves: all but those behind ports.
+pub fn native() -> impl Iterator<Item = &'static str> {
+    let names = CATALOG.iter().map(|kind| kind.name);
+    names.filter(|name| *name != "appliance")
+}
+
+/// The plain kind of this name.
+pub fn plain_kind(name: &str) -> Option<&'static Kind> {
+    let mut plain = CATALOG
+        .iter()
+        .filter(|kind| matches!(kind.make, Make::Plain { .. }));
+    plain.find(|kind| kind.name == name)
+}
+
+impl Kind {
+    /// Settings of this plain kind in their full form.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn shape(&self, settings: &Value) -> Result<Value, SettingFault> {
+        match self.make {
+            Make::Plain { shape, .. } => shape(settings),
+            Make::Own(_) => Ok(settings.clone()),
+        }
+    }
+
+    fn build(&self, config: &FunctionKind) -> Option<Built> {
+        match (self.make, config) {
+            (Make::Own(build), _) => build(config),
+            (Make::Plain { build, .. }, FunctionKind::Plain(plain)) => {
+                (plain.name == self.name).then(|| build(&plain.settings))
+            }
+            (Make::Plain { .. }, _) => None,
+        }
+    }
+}
 
 /// Why a function can't be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +199,9 @@ pub enum FunctionFault {
     /// An appliance.
     #[error("appliance can't be built")]
     Appliance(#[source] ApplianceFault),
+    /// A plain one.
+    #[error("settings can't be")]
+    Plain(#[source] SettingFault),
     /// A kind that no line of the catalogue builds.
     #[error("no such kind of function")]
     Unknown,
@@ -131,7 +261,7 @@ fn appliance(kind: &FunctionKind) -> Option<Built> {
 pub fn build(
     kind: &FunctionKind,
 ) -> Result<(&'static Kind, Box<dyn NetworkFunction>), FunctionFault> {
-    let mut built = CATALOG.iter().filter_map(|k| Some((k, (k.build)(kind)?)));
+    let mut built = CATALOG.iter().filter_map(|k| Some((k, k.build(kind)?)));
     let (kind, function) = built.next().ok_or(FunctionFault::Unknown)?;
     Ok((kind, function?))
 }
@@ -173,7 +303,45 @@ mod tests {
                 [line.name]
             );
         }
+        let plain = FunctionKind::Plain(hostconfig::Plain {
+            name: "rate_limiter".into(),
+            settings: serde_json::json!({"rate": "1/s"}),
+        });
+        assert_eq!(build(&plain).unwrap().0.name, "rate_limiter");
         let names: std::collections::BTreeSet<_> = CATALOG.iter().map(|k| k.name).collect();
         assert_eq!(names.len(), CATALOG.len());
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_refused_before_and_in_the_switch() {
+        let kind = plain_kind("rate_limiter").unwrap();
+        let bad = serde_json::json!({"rate": "1/s", "burst": 0});
+        let fault = kind.shape(&bad).unwrap_err();
+        assert_eq!(fault.to_string(), "burst out of range (1..=1000000): 0");
+        let plain = |name: &str| {
+            FunctionKind::Plain(hostconfig::Plain {
+                name: name.into(),
+                settings: bad.clone(),
+            })
+        };
+        assert_eq!(
+            build(&plain("rate_limiter")).unwrap_err(),
+            FunctionFault::Plain(fault)
+        );
+        assert_eq!(
+            build(&plain("nobody's")).unwrap_err(),
+            FunctionFault::Unknown
+        );
+        let shaped = kind
+            .shape(&serde_json::json!({"rate": " 5 / min"}))
+            .unwrap();
+        assert_eq!(
+            shaped,
+            serde_json::json!({"rate": "5/min", "per": "source"})
+        );
+        assert_eq!(kind.shape(&shaped).unwrap(), shaped);
+        assert!(plain_kind("firewall").is_none());
+        assert!(native().any(|name| name == "rate_limiter"));
+        assert!(native().all(|name| name != "appliance"));
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     catalog::{self, FunctionFault, Kind},
     classifier::{Classifier, Party, Place},
     fields::FieldsFault,
-    function::{Binding, Context, Decision, NetworkFunction},
+    function::{Binding, Context, Decision, NetworkFunction, Spend},
     functions::Appliance,
 };
 
@@ -146,6 +146,8 @@ pub struct ChainOutcome {
     /// The indices of the hops at which its packets wait, in the forward direction. Replies wait at them too, last to first,
     /// if the chain is symmetric.
     pub queues: SmallVec<[u8; 4]>,
+    /// The tokens that it takes when it begins, with the indices of the hops that ask for them.
+    pub spends: SmallVec<[(u8, Spend); 2]>,
     /// The index of the hop at which its packets leave the chain, to go on behind that one when they come back.
     pub handed: Option<u8>,
 }
@@ -273,6 +275,7 @@ impl Chain {
             source: None,
             forwarded: None,
             queues: SmallVec::new(),
+            spends: SmallVec::new(),
             handed: None,
         };
         for (at, hop) in (0u8..).zip(&self.hops).skip(usize::from(from)) {
@@ -305,6 +308,7 @@ impl Chain {
                     outcome.binding = Some(hide(first, to));
                     outcome.source = Some(address);
                 }
+                Decision::Spend(spend) => outcome.spends.push((at, spend)),
                 Decision::Queue => outcome.queues.push(at),
                 Decision::HandOver => {
                     outcome.handed = Some(at);
@@ -347,7 +351,8 @@ fn translates(config: &hostconfig::Function) -> bool {
         hostconfig::FunctionKind::LoadBalancer(_) | hostconfig::FunctionKind::Nat(_) => true,
         hostconfig::FunctionKind::Firewall(_)
         | hostconfig::FunctionKind::Shaper(_)
-        | hostconfig::FunctionKind::Appliance(_) => false,
+        | hostconfig::FunctionKind::Appliance(_)
+        | hostconfig::FunctionKind::Plain(_) => false,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use crate::buckets::Pace;
 use net::{DropReason, FiveTuple, Id, Now, Probe, ids::kind};
 
 /// What a function is lent while it decides.
@@ -115,10 +116,21 @@ pub enum Decision {
         /// The port of the API that holds the address.
         address: Id<kind::Port>,
     },
+    /// It goes on to the next function, and takes a token when it begins: without one it ends here.
+    Spend(Spend),
     /// Each of its packets waits in this function's queue.
     Queue,
     /// Each of its packets leaves the chain here, and comes back from elsewhere to go on behind this function.
     HandOver,
+}
+
+/// A token of one of the function's buckets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spend {
+    /// There is one for each source; `None`: one for all.
+    pub source: Option<IpAddr>,
+    /// How fast they come.
+    pub pace: Pace,
 }
 
 /// A network function: immutable policy, built by its line in the catalogue from the section of the same name.

@@ -9,13 +9,15 @@
 //! - [`function`]: what a network function is
 //! - [`functions`]: those that are built in; [`catalog`] lists them
 //! - [`classifier`]: which connections enter a chain; [`chain`]: what it says of them
+//! - [`buckets`]: the tokens that functions ask for
 //! - [`rules`]: which of thousands of ordered rules matches first
 //!
 //! # To add a function
-//! One file in `functions/`, one variant of `hostconfig::FunctionKind`, one line in [`catalog::CATALOG`].
+//! One file in `functions/` and one line in [`catalog::CATALOG`]: docs/adding-a-function.md walks through one.
 
 #![forbid(unsafe_code)]
 
+pub mod buckets;
 pub mod catalog;
 pub mod chain;
 pub mod classifier;
@@ -23,6 +25,8 @@ pub mod conntrack;
 mod fields;
 pub mod function;
 pub mod functions;
+#[cfg(test)]
+mod guide;
 mod keyed_hash;
 pub mod rules;
 

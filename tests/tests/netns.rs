@@ -21,6 +21,7 @@ use tests::netns::{
 const LABS: &[&str] = &[
     "chains/appliance",
     "chains/nat",
+    "chains/rate-limiter",
     "chains/web-edge",
     "gateway",
     "kernel-vtep",
@@ -94,6 +95,11 @@ fn routers_join_networks_and_tenants_stay_apart() {
 #[test]
 fn routers_join_networks_over_an_uplink_tap() {
     holds_with("routed", "tap");
+}
+
+#[test]
+fn sources_begin_as_many_connections_as_they_may() {
+    holds("chains/rate-limiter");
 }
 
 #[test]

@@ -26,6 +26,7 @@ const POLICY: &[DropReason] = &[
     DropReason::SecurityGroupIngress,
     DropReason::FirewallDenied,
     DropReason::FirewallRejected,
+    DropReason::RateLimited,
 ];
 
 /// Why, and for whom: a drop record's key.

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use net::{Mac, PortRange, Prefix};
+use nfv::catalog::{Kind, native, plain_kind};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use vswitch::UplinkChoice;
@@ -279,7 +280,7 @@ pub(crate) struct RawClassifier {
     pub(crate) ethertype: Option<Family>,
 }
 
-/// `firewall: {…}`, `load_balancer: {…}`, `shaper: {…}`, `nat: {…}` or `appliance: {…}`.
+/// `firewall: {…}`, `load_balancer: {…}`, `shaper: {…}`, `nat: {…}`, `appliance: {…}`, or a plain one of the catalogue.
 #[derive(Debug)]
 pub(crate) enum RawFunction {
     Firewall(RawFirewall),
@@ -287,10 +288,13 @@ pub(crate) enum RawFunction {
     Shaper(RawShaper),
     Nat(Nat),
     Appliance(Appliance),
+    Plain(&'static Kind, serde_json::Value),
 }
 
 /// The functions that a chain may name.
-const FUNCTIONS: &str = "firewall, load_balancer, shaper, nat, appliance";
+fn functions() -> String {
+    native().chain(["appliance"]).collect::<Vec<_>>().join(", ")
+}
 
 /// Appliances that stand in for one another.
 #[derive(Debug, Clone, Deserialize)]
@@ -652,13 +656,14 @@ impl<'de> Deserialize<'de> for RawFunction {
             type Value = RawFunction;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "one function with its settings, of: {FUNCTIONS}")
+                write!(f, "one function with its settings, of: {}", functions())
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let Some(kind) = map.next_key::<String>()? else {
                     return Err(A::Error::custom(format!(
-                        "an empty function; name one of: {FUNCTIONS}"
+                        "an empty function; name one of: {}",
+                        functions()
                     )));
                 };
                 let function = match kind.as_str() {
@@ -668,9 +673,13 @@ impl<'de> Deserialize<'de> for RawFunction {
                     "nat" => RawFunction::Nat(map.next_value()?),
                     "appliance" => RawFunction::Appliance(map.next_value()?),
                     other => {
-                        return Err(A::Error::custom(format!(
-                            "no function is called `{other}`; name one of: {FUNCTIONS}"
-                        )));
+                        let Some(plain) = plain_kind(other) else {
+                            return Err(A::Error::custom(format!(
+                                "no function is called `{other}`; name one of: {}",
+                                functions()
+                            )));
+                        };
+                        RawFunction::Plain(plain, map.next_value()?)
                     }
                 };
                 match map.next_key::<String>()? {

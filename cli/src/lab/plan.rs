@@ -204,6 +204,8 @@ pub(crate) enum Function {
     },
     Nat(Nat),
     Appliance(Appliance),
+    /// By its name in the catalogue, with settings in their full form.
+    Plain(&'static str, serde_json::Value),
 }
 
 impl Function {
@@ -215,6 +217,7 @@ impl Function {
             Self::Shaper { .. } => "shaper",
             Self::Nat(_) => "nat",
             Self::Appliance(_) => "appliance",
+            Self::Plain(name, _) => name,
         }
     }
 }

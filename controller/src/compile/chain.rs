@@ -49,6 +49,7 @@ pub(super) fn chain(intent: &Intent, id: Id<kind::PortChain>) -> Option<(Chain, 
                     ..appliance.clone()
                 }))
             }
+            Some(Work::Plain(plain)) => Some(FunctionKind::Plain(plain.clone())),
             Some(Work::Shaper(shaper)) => Some(FunctionKind::Shaper(shaper.clone())),
             Some(Work::LoadBalancer(balancer)) => {
                 load_balancer(intent, balancer, &mut complaints).map(FunctionKind::LoadBalancer)

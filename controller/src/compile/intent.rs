@@ -343,6 +343,8 @@ pub enum Work {
     Nat(Nat),
     /// A third party's.
     Appliance(hostconfig::Appliance),
+    /// One that needs nothing but its settings.
+    Plain(hostconfig::Plain),
 }
 
 /// A load balancer by ports.
@@ -1360,7 +1362,9 @@ pub(crate) fn virtual_ports(function: &Function) -> Vec<Id<kind::Port>> {
     match &function.work {
         Some(Work::LoadBalancer(balancer)) => vec![balancer.vip_port],
         Some(Work::Nat(nat)) => nat.addresses.iter().map(|(_, port, _)| *port).collect(),
-        Some(Work::Firewall(_) | Work::Shaper(_) | Work::Appliance(_)) | None => Vec::new(),
+        Some(Work::Firewall(_) | Work::Shaper(_) | Work::Appliance(_) | Work::Plain(_)) | None => {
+            Vec::new()
+        }
     }
 }
 
@@ -1374,7 +1378,9 @@ fn function_ports(function: &Function) -> BTreeSet<Id<kind::Port>> {
                 .chain(nat.statics.iter().map(|(_, to)| *to))
                 .collect()
         }
-        Some(Work::Firewall(_) | Work::Shaper(_) | Work::Appliance(_)) | None => Vec::new(),
+        Some(Work::Firewall(_) | Work::Shaper(_) | Work::Appliance(_) | Work::Plain(_)) | None => {
+            Vec::new()
+        }
     };
     let ports = targets.into_iter().filter_map(|target| match target {
         Target::Port(id) => Some(id),

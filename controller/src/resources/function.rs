@@ -1,9 +1,11 @@
 //! Which native function does a group name, and how is it set?
 //!
 //! The value of a port pair group's own attribute `network_function`: an object with one key, the
-//! kind. The schema is the lab file's (`firewall`, `load_balancer`, `shaper`, `nat`).
+//! kind. The schema is the lab file's (`firewall`, `load_balancer`, `shaper`, `nat`). What a plain function takes is its own affair:
+//! the catalogue is asked.
 
 use net::{PortRange, Prefix};
+use nfv::catalog::{native, plain_kind};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
 use std::{fmt, net::IpAddr, str::FromStr};
@@ -18,7 +20,7 @@ const MEMBERS: usize = 500;
 
 /// A native function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", remote = "Self")]
 pub enum NetworkFunction {
     /// Ordered, stateful rules.
     Firewall(Firewall),
@@ -28,6 +30,35 @@ pub enum NetworkFunction {
     Shaper(Shaper),
     /// Addresses of its own in place of others'.
     Nat(Nat),
+    /// One that needs nothing but its settings.
+    #[serde(skip)]
+    Plain(hostconfig::Plain),
+}
+
+impl Serialize for NetworkFunction {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Plain(plain) => out.collect_map([(&plain.name, &plain.settings)]),
+            Self::Firewall(_) | Self::LoadBalancer(_) | Self::Shaper(_) | Self::Nat(_) => {
+                Self::serialize(self, out)
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for NetworkFunction {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(input)?;
+        let entry = value.as_object().and_then(|map| map.iter().next());
+        let plain = entry.and_then(|(name, settings)| Some((plain_kind(name)?, settings)));
+        match plain {
+            Some((kind, settings)) => Ok(Self::Plain(hostconfig::Plain {
+                name: kind.name.to_owned(),
+                settings: kind.shape(settings).map_err(D::Error::custom)?,
+            })),
+            None => Self::deserialize(value).map_err(D::Error::custom),
+        }
+    }
 }
 
 /// Allow or deny.
@@ -476,15 +507,17 @@ impl<'de> Deserialize<'de> for Size {
 /// # Errors
 /// What is wrong, with the remedy where the schema has grown beyond this version.
 pub fn shape(value: &Value) -> Result<Value, String> {
-    let kinds = "firewall, load_balancer, shaper or nat";
+    let kinds = native().collect::<Vec<_>>().join(", ");
     let Some(object) = value.as_object() else {
-        return Err(format!("'{value}' is not an object with one key: {kinds}"));
+        return Err(format!(
+            "'{value}' is not an object with one key of {kinds}"
+        ));
     };
     let mut keys = object.iter();
     let (Some((kind, body)), None) = (keys.next(), keys.next()) else {
-        return Err(format!("exactly one key is wanted: {kinds}"));
+        return Err(format!("exactly one key is wanted, of {kinds}"));
     };
-    if !["firewall", "load_balancer", "shaper", "nat"].contains(&kind.as_str()) {
+    if !native().any(|name| name == kind) {
         return Err(format!(
             "unknown network function '{kind}', known are {kinds}"
         ));
@@ -523,7 +556,7 @@ pub fn shape(value: &Value) -> Result<Value, String> {
                 }
             }
         }
-        NetworkFunction::Shaper(_) => {}
+        NetworkFunction::Shaper(_) | NetworkFunction::Plain(_) => {}
         NetworkFunction::Nat(nat) => nat.check().map_err(|reason| format!("nat: {reason}"))?,
     }
     serde_json::to_value(function).map_err(|error| error.to_string())
@@ -570,6 +603,12 @@ mod tests {
             shaped,
             json!({"shaper": {"rate": "100mbit", "burst": "64KiB"}})
         );
+        let limiter = shape(&json!({"rate_limiter": {"rate": "10/s"}})).unwrap();
+        assert_eq!(
+            limiter,
+            json!({"rate_limiter": {"rate": "10/s", "per": "source"}})
+        );
+        assert_eq!(shape(&limiter).unwrap(), limiter);
         for queue in ["fq_codel", "fifo"] {
             let chosen = json!({"shaper": {"rate": "1mbit", "burst": "64KiB", "queue": queue}});
             assert_eq!(shape(&chosen).unwrap(), chosen);
@@ -597,6 +636,9 @@ mod tests {
             json!({"shaper": {"rate": "1mbit", "queue": "sfq"}}),
             json!({"shaper": {"rate": "1mbit", "queue": null, "depth": 5}}),
             json!({"firewall": {"queue": "fifo"}}),
+            json!({"rate_limiter": {"rate": "10/s", "burst": 0}}),
+            json!({"plain": {"name": "rate_limiter", "settings": {"rate": "1/s"}}}),
+            json!({"appliance": {}}),
             json!({"load_balancer": {"vip": "x", "port": 80}}),
             json!({"load_balancer": {"vip": "10.0.0.1", "port": 0}}),
             json!({"load_balancer": {"vip": "10.0.0.1", "port": 80, "members": ["web-1"]}}),

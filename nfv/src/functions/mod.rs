@@ -7,10 +7,12 @@ pub mod firewall;
 pub mod load_balancer;
 mod maglev;
 pub mod nat;
+pub mod rate_limiter;
 pub mod shaper;
 
 pub use appliance::Appliance;
 pub use firewall::Firewall;
 pub use load_balancer::LoadBalancer;
 pub use nat::Nat;
+pub use rate_limiter::RateLimiter;
 pub use shaper::{Shaper, ShaperQueue};

@@ -181,6 +181,8 @@ impl Host {
         for Function { kind, .. } in &chain.functions {
             match kind {
                 FunctionKind::Shaper(_) => {}
+                // No plan has one.
+                FunctionKind::Plain(_) => return Err(DropReason::FunctionFault),
                 // No plan has any that is up.
                 FunctionKind::Appliance(_) => return Err(DropReason::ApplianceDown),
                 FunctionKind::Nat(nat) => self.nat(network, nat, key, lent)?,

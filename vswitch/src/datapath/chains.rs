@@ -19,7 +19,7 @@ use super::{
     flow::{Action, Half, Handed, Lane, Refusal, Stage},
     sources::Seen,
     tables::{Chain, Network, Port, l2},
-    walk::{Known, Walk, Witness},
+    walk::{Known, Token, Walk, Witness},
 };
 
 impl<'a, W: Witness> Walk<'a, W> {
@@ -184,6 +184,16 @@ impl<'a, W: Witness> Walk<'a, W> {
             });
         }
         self.redirect(network, &outcome)?;
+        for (at, spend) in &outcome.spends {
+            let at = usize::from(*at);
+            if let Some(hop) = entry.chain.hops().get(at) {
+                self.tokens.push(Token {
+                    function: hop.id(),
+                    hop: entry.hops.get(at).copied(),
+                    spend: *spend,
+                });
+            }
+        }
         for at in &outcome.queues {
             let Some(hop) = entry.hops.get(usize::from(*at)).copied() else {
                 continue;

@@ -13,7 +13,8 @@ use std::{
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
-use net::{FiveTuple, Zone};
+use net::{FiveTuple, Now, Zone};
+use nfv::buckets::{self, Buckets, Empty, Pace};
 
 use super::{probes::Probes, sources::Sources};
 
@@ -52,6 +53,7 @@ pub struct Claims {
     keyed: foldhash::quality::FixedState,
     sources: Sources,
     probes: Probes,
+    buckets: Mutex<Buckets>,
     capacity: usize,
 }
 
@@ -68,6 +70,7 @@ impl Claims {
             keyed: foldhash::quality::FixedState::with_seed(seed),
             sources: Sources::new(capacity, seed),
             probes: Probes::new(seed),
+            buckets: Mutex::new(Buckets::new(capacity, seed)),
             capacity,
         }
     }
@@ -84,6 +87,15 @@ impl Claims {
     /// What is known of the members that this host asks: also the workers' common.
     pub fn probes(&self) -> &Probes {
         &self.probes
+    }
+
+    /// Takes a token of a function's bucket, which the workers have in common.
+    ///
+    /// # Errors
+    /// When there is none, or no room to count.
+    pub fn take(&self, name: buckets::Name, pace: Pace, now: Now) -> Result<(), Empty> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.take(name, pace, now)
     }
 
     /// Claims a tuple.

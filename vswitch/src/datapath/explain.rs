@@ -441,7 +441,9 @@ pub fn explain_key(
         after: None,
         had: None,
     };
-    let Outcome { mut flow, tracking } = walk(tables, &mut Probe::new(key), &mut teller, lent);
+    let Outcome {
+        mut flow, tracking, ..
+    } = walk(tables, &mut Probe::new(key), &mut teller, lent);
     let translates = flow.actions.contains(&Action::Translate);
     let ended = expire(tables, key, &mut flow, &mut teller);
     if !ended && tracking.is_some() {

@@ -274,9 +274,11 @@ impl<'a, W: Witness> Walk<'a, W> {
             }
             Decision::Drop { reason, .. } => Err(self.about_sender(reason, Stage::L3)),
             // What has no source that could be hidden stays inside.
-            Decision::Pass | Decision::Dnat { .. } | Decision::Queue | Decision::HandOver => {
-                Err(self.about_sender(DropReason::ConntrackInvalid, Stage::L3))
-            }
+            Decision::Pass
+            | Decision::Dnat { .. }
+            | Decision::Spend(_)
+            | Decision::Queue
+            | Decision::HandOver => Err(self.about_sender(DropReason::ConntrackInvalid, Stage::L3)),
         }
     }
 }

@@ -403,6 +403,20 @@ impl CompiledFlow {
         }
     }
 
+    /// Its packets are dropped. The routers up to there stay: what can't pass them ends at them, and they tell its sender. And the hops up to
+    /// the one that refuses it have seen it.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        let is_router = |action: &mut Action| matches!(action, Action::Route(_));
+        self.actions.retain(is_router);
+        self.verdict = Verdict::Drop(refusal);
+        self.handed = None;
+        self.meters.clear();
+        let at = |hop| self.hops.iter().position(|h| *h == hop);
+        if let Some(at) = refusal.hop.and_then(at) {
+            self.hops.truncate(at + 1);
+        }
+    }
+
     /// Does it translate?
     pub fn translates(&self) -> bool {
         self.actions.iter().any(|a| matches!(a, Action::Translate))

@@ -9,9 +9,12 @@ use net::{
     flow_key::{ethertype, proto},
     ids::kind,
 };
-use nfv::conntrack::{
-    Begin, ConnId, Entrance, Entry, Hit, NewConn, Owner, Refused, Side, SideEntry, Track,
-    TrackInput,
+use nfv::{
+    buckets::{self, Empty},
+    conntrack::{
+        Begin, ConnId, Entrance, Entry, Hit, NewConn, Owner, Refused, Side, SideEntry, Track,
+        TrackInput,
+    },
 };
 use overlay::Place;
 
@@ -27,7 +30,7 @@ use super::{
     port_of, queues,
     sources::Lender,
     tables::{Leg, Tables},
-    walk::{Holder, Known, Lent, Outcome, Tracking, walk},
+    walk::{Holder, Known, Lent, Outcome, Token, Tracking, walk},
 };
 
 /// How often a packet is handed over for a shaper's sake: workers that see different tables must not pass it round for ever.
@@ -200,7 +203,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             before: before.as_ref(),
             ..self.lent(now, Known::New)
         };
-        let Outcome { flow, tracking } = walk(tables, &mut probe, &mut (), lent);
+        let Outcome {
+            mut flow,
+            tracking,
+            tokens,
+        } = walk(tables, &mut probe, &mut (), lent);
         self.surcharge = self
             .surcharge
             .saturating_add(MISS)
@@ -231,10 +238,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             begins @ (Begin::Tracked | Begin::Untracked | Begin::Invalid) => begins,
         };
         match begins {
-            Begin::Tracked => match self.pay_once(attempt, now) {
-                Ok(()) => self.begin_with_source(tables, packet, flow, &tracking, now),
-                Err(refusal) => Some(Way::Drop(refusal)),
-            },
+            Begin::Tracked => {
+                if let Err(refusal) = self.pay_once(attempt, now) {
+                    return Some(Way::Drop(refusal));
+                }
+                if let Err(refusal) = self.take_once(attempt, &tracking, &tokens, now) {
+                    flow.refuse(refusal);
+                    flow.tracked = false;
+                    return Some(Way::Run(self.intern(flow, tables, now), None));
+                }
+                self.begin_with_source(tables, packet, flow, &tracking, now)
+            }
             // It stands alone: nothing to remember, and so nothing that could be translated back.
             Begin::Untracked if !flow.translates() && flow.handed.is_none() => {
                 Some(Way::Run(self.intern(flow, tables, now), None))
@@ -249,6 +263,37 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return Ok(());
         }
         self.pay(attempt.payer, Budget::Connections, now)
+    }
+
+    /// So it is for what its functions count. And what goes on where its record ended has been counted.
+    fn take_once(
+        &self,
+        attempt: Attempt,
+        tracking: &Tracking,
+        tokens: &[Token],
+        now: Now,
+    ) -> Result<(), Refusal> {
+        if attempt.number > 0 || attempt.resumes {
+            return Ok(());
+        }
+        let [client, _] = tracking.zones;
+        for token in tokens {
+            let name = buckets::Name {
+                function: token.function,
+                of: token.spend.source.map(|source| (client, source)),
+            };
+            let taken = self.claims.take(name, token.spend.pace, now);
+            let reason = match taken {
+                Ok(()) => continue,
+                Err(Empty::Spent) => DropReason::RateLimited,
+                Err(Empty::NoRoom) => DropReason::RateTableFull,
+            };
+            return Err(Refusal {
+                hop: token.hop,
+                ..about(tracking.owner, reason, Stage::Chain)
+            });
+        }
+        Ok(())
     }
 
     /// Takes one from a budget, or says why not.

@@ -19,7 +19,7 @@ use net::{
 };
 use nfv::{
     conntrack::{Entry, Side},
-    function::Binding,
+    function::{Binding, Spend},
 };
 use overlay::{Place, Receiver};
 use smallvec::SmallVec;
@@ -30,7 +30,7 @@ use super::{
     flow::{Action, CompiledFlow, Half, Handed, Lane, Refusal, Stage, Verdict},
     sources::Lender,
     tables::{
-        Network, Port, Qos, SectionIndex, Tables, dhcp6, l2, port_security, ra,
+        HopId, Network, Port, Qos, SectionIndex, Tables, dhcp6, l2, port_security, ra,
         security_group::Allowed, service, tunnel,
     },
 };
@@ -119,6 +119,17 @@ pub struct Tracking {
     pub received: bool,
 }
 
+/// A token that a connection takes when it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    /// The function that wants it.
+    pub function: Id<kind::Function>,
+    /// Its hop.
+    pub hop: Option<HopId>,
+    /// Of which bucket, and how that fills.
+    pub spend: Spend,
+}
+
 /// Whom a connection counts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
@@ -135,6 +146,8 @@ pub struct Outcome {
     pub flow: CompiledFlow,
     /// The record to be; `None` when no table asked for one.
     pub tracking: Option<Tracking>,
+    /// The tokens that functions want for it when it begins, in their order.
+    pub tokens: SmallVec<[Token; 2]>,
 }
 
 /// Walks the tables for one packet.
@@ -172,22 +185,12 @@ pub fn walk<W: Witness>(
         forwarded: None,
         crossed: None,
         received: false,
+        tokens: SmallVec::new(),
     };
     if let Err(refusal) = walk.enter() {
         walk.witness
             .says(refusal.stage, format_args!("dropped: {}", refusal.reason));
-        // The routers up to there stay: what can't pass them ends at them, and they tell its sender.
-        let is_router = |action: &mut Action| matches!(action, Action::Route(_));
-        walk.flow.actions.retain(is_router);
-        walk.flow.verdict = Verdict::Drop(refusal);
-        walk.flow.handed = None;
-        // The hops up to the one that dropped it have seen it.
-        if let Some(at) = refusal
-            .hop
-            .and_then(|hop| walk.flow.hops.iter().position(|h| *h == hop))
-        {
-            walk.flow.hops.truncate(at + 1);
-        }
+        walk.flow.refuse(refusal);
     }
     walk.finish()
 }
@@ -215,6 +218,8 @@ pub(super) struct Walk<'a, W> {
     pub(super) crossed: Option<Crossed>,
     /// Its receiver is here, and asks that it be tracked.
     received: bool,
+    /// What functions want for it when it begins.
+    pub(super) tokens: SmallVec<[Token; 2]>,
 }
 
 impl<'a, W: Witness> Walk<'a, W> {
@@ -230,6 +235,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             forwarded,
             crossed,
             received,
+            tokens,
             ..
         } = self;
         flow.mask = probe.mask();
@@ -287,7 +293,11 @@ impl<'a, W: Witness> Walk<'a, W> {
                 received,
             });
         flow.tracked = tracking.is_some();
-        Outcome { flow, tracking }
+        Outcome {
+            flow,
+            tracking,
+            tokens,
+        }
     }
 
     pub(super) fn depend(&mut self, section: SectionIndex) {

@@ -1,7 +1,7 @@
 //! Does every arrow between crates stand in the picture?
 //!
 //! The picture is drawn in docs/architecture.md; this is the same picture as a table. Arrows only
-//! go down, and the controller meets the datapath in `hostconfig` alone.
+//! go down, and the controller meets the datapath in `hostconfig`; of `nfv` it may name the catalogue alone.
 
 use anyhow::{Context, Result};
 use toml::Table;
@@ -15,7 +15,8 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("overlay", &["net", "hostconfig"]),
     ("nfv", &["net", "hostconfig"]),
     ("vswitch", &["net", "hostconfig", "overlay", "nfv"]),
-    ("controller", &["net", "hostconfig"]),
+    // Of `nfv` the catalogue alone: which settings a plain function takes is said once, in its own file.
+    ("controller", &["net", "hostconfig", "nfv"]),
     (
         "cli",
         &[
@@ -116,6 +117,22 @@ pub(super) fn undrawn(files: &[File]) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
+/// Refuses what the controller names of `nfv` beside the catalogue.
+pub(super) fn beyond_the_catalogue(files: &[File]) -> Vec<Finding> {
+    let own = |file: &&File| file.path.starts_with("controller/") && file.path.ends_with(".rs");
+    let mut found = Vec::new();
+    for file in files.iter().filter(own) {
+        for (line, text) in (1..).zip(file.text.lines()) {
+            let named = text.split("nfv::").skip(1);
+            if named.into_iter().any(|rest| !rest.starts_with("catalog::")) {
+                let text = "the controller asks nfv's catalogue alone";
+                found.push(Finding::new(&file.path, line, text));
+            }
+        }
+    }
+    found
+}
+
 fn is_manifest(path: &str) -> bool {
     path == "Cargo.toml" || path.ends_with("/Cargo.toml")
 }
@@ -183,11 +200,31 @@ mod tests {
         assert_eq!(
             found(
                 "controller",
-                "[dev-dependencies]\nnfv = { path = \"../nfv\" }\n"
+                "[dev-dependencies]\noverlay = { path = \"../overlay\" }\n"
             )
             .len(),
             1,
             "tests draw arrows too"
+        );
+    }
+
+    #[test]
+    fn of_nfv_the_controller_names_the_catalogue_alone() {
+        let file = |path: &str, text: &str| File {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        };
+        let good = file("controller/src/a.rs", "use nfv::catalog::{native};\n");
+        let bad = file(
+            "controller/src/b.rs",
+            "\nuse nfv::{Chain, catalog::native};\n",
+        );
+        let other = file("vswitch/src/c.rs", "use nfv::Chain;\n");
+        let found = beyond_the_catalogue(&[good, bad, other]);
+        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found,
+            ["controller/src/b.rs:2: the controller asks nfv's catalogue alone"]
         );
     }
 

@@ -99,6 +99,7 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
 
 fn judge(files: &[File]) -> Result<(Vec<Finding>, Vec<Finding>)> {
     let mut refused = arrows::undrawn(files)?;
+    refused.extend(arrows::beyond_the_catalogue(files));
     refused.extend(purity::bans(files)?);
     refused.extend(files.iter().flat_map(machine::places));
     let mut told = Vec::new();

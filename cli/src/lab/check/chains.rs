@@ -190,6 +190,10 @@ fn function(
             Ok(Function::Nat(nat))
         }
         RawFunction::Appliance(appliance) => self::appliance(lab, place, appliance),
+        RawFunction::Plain(kind, settings) => match kind.shape(&settings) {
+            Ok(settings) => Ok(Function::Plain(kind.name, settings)),
+            Err(fault) => wrong(format!("{place}.{}", kind.name), fault.to_string()),
+        },
         RawFunction::Shaper(shaper) => Ok(Function::Shaper {
             rate: shaper.rate,
             burst: shaper.burst,

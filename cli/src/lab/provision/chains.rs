@@ -185,6 +185,7 @@ fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<V
             }})
         }
         Function::Nat(nat) => json!({"nat": nat_body(inventory, nat)?}),
+        Function::Plain(name, settings) => json!({*name: settings}),
         Function::Shaper { rate, burst, queue } => {
             let mut body = json!({"rate": rate.to_string()});
             set(&mut body, "burst", burst.map(|b| b.to_string()));

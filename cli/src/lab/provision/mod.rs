@@ -265,7 +265,8 @@ fn pools(lab: &Lab, network: &Network, cidr: net::Prefix) -> Option<Vec<Value>> 
             Function::LoadBalancer { .. }
             | Function::Firewall { .. }
             | Function::Shaper { .. }
-            | Function::Appliance(_) => None,
+            | Function::Appliance(_)
+            | Function::Plain(..) => None,
         })
         .flat_map(|addresses: BTreeSet<IpAddr>| addresses)
         .chain(floating)

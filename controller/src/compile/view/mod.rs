@@ -632,6 +632,7 @@ fn port_pair_group(group: &PortPairGroup) -> Function {
             NetworkFunction::LoadBalancer(f) => Work::LoadBalancer(balancer(group.vip_port_id?, f)),
             NetworkFunction::Shaper(f) => Work::Shaper(shaper(*f)),
             NetworkFunction::Nat(f) => Work::Nat(nat(group, f)),
+            NetworkFunction::Plain(f) => Work::Plain(f.clone()),
         })
     });
     let work =

@@ -586,6 +586,7 @@ proptest! {
                 }
                 other @ (Decision::Pass
                 | Decision::Dnat { .. }
+                | Decision::Spend(_)
                 | Decision::Queue
                 | Decision::HandOver) => {
                     prop_assert!(false, "{:?}", other);

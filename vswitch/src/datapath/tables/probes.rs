@@ -163,7 +163,8 @@ fn monitored(config: &HostConfig) -> Vec<(&LoadBalancer, &Monitor)> {
             FunctionKind::Firewall(_)
             | FunctionKind::Shaper(_)
             | FunctionKind::Nat(_)
-            | FunctionKind::Appliance(_) => None,
+            | FunctionKind::Appliance(_)
+            | FunctionKind::Plain(_) => None,
         })
         .collect()
 }

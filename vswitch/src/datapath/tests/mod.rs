@@ -22,6 +22,7 @@ mod probes;
 mod properties;
 mod qos;
 mod qos_outside;
+mod rate_limits;
 mod routed_nat;
 mod routing;
 mod services;
