@@ -123,6 +123,8 @@ closed_list! {
         NatClientLimit => "nat_client_limit",
         /// The address that a NAT gave its connection is no longer the NAT's.
         NatAddressGone => "nat_address_gone",
+        /// Mirrors made as many copies in this second as they may.
+        MirrorBudget => "mirror_budget",
         /// Its source, or the chain, has begun as many connections as a function lets begin in this time.
         RateLimited => "rate_limited",
         /// A function that counts sources has no room for another.

@@ -2,22 +2,23 @@
 //!
 //! Every kind on one line: what a configuration calls it, what it does, and how it is built.
 //!
-//! A kind is *plain* if it needs nothing but its settings: no port of the API, and no address but those that they name. The
+//! A kind is *plain* if it needs nothing but its settings: no address but those that they name, and of ports the ids. The
 //! settings of such a one are its own file's: the API and lab files ask here whether they are well formed, and nothing between
 //! them and the switch knows them. The others have a form of their own in `hostconfig`, made by the controller.
 
 use std::ops::RangeInclusive;
 
 use hostconfig::FunctionKind;
+use net::{Id, ids::kind};
 use serde::{Deserialize as _, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
     function::NetworkFunction,
     functions::{
-        Appliance, Firewall, LoadBalancer, Nat, RateLimiter, Shaper, appliance::ApplianceFault,
-        firewall::FirewallFault, load_balancer::LoadBalancerFault, nat::NatFault,
-        shaper::ShaperFault,
+        Appliance, Firewall, LoadBalancer, Mirror, Nat, RateLimiter, Shaper,
+        appliance::ApplianceFault, firewall::FirewallFault, load_balancer::LoadBalancerFault,
+        nat::NatFault, shaper::ShaperFault,
     },
 };
 
@@ -37,6 +38,7 @@ enum Make {
     Plain {
         build: fn(&Value) -> Built,
         shape: fn(&Value) -> Result<Value, SettingFault>,
+        ports: &'static [&'static str],
     },
 }
 
@@ -57,6 +59,7 @@ pub const CATALOG: &[Kind] = &[
     own("shaper", "An exact rate with a bounded queue.", shaper),
     own("nat", "Addresses of its own in place of others'.", nat),
     own("appliance", "A third party's, behind ports.", appliance),
+    plain::<Mirror>("mirror", "Copies of a connection's packets to a port."),
     plain::<RateLimiter>(
         "rate_limiter",
         "So many new connections in a time, of each source or of all.",
@@ -85,6 +88,7 @@ const fn plain<F: Plain>(name: &'static str, doc: &'static str) -> Kind {
             F::new(&settings)?;
             serde_json::to_value(settings).map_err(|error| SettingFault::Form(error.to_string()))
         },
+        ports: F::PORTS,
     };
     Kind { name, doc, make }
 }
@@ -97,6 +101,8 @@ fn read<F: Plain>(settings: &Value) -> Result<F::Settings, SettingFault> {
 pub trait Plain: NetworkFunction + Sized + 'static {
     /// What a configuration says beside its name, in lab files as in the API.
     type Settings: Serialize + DeserializeOwned;
+    /// Which of them are ids of ports: of the function's own project, says the API; a lab file names workloads there.
+    const PORTS: &'static [&'static str] = &[];
 
     /// From its settings.
     ///
@@ -150,6 +156,18 @@ pub fn native() -> impl Iterator<Item = &'static str> {
     names.filter(|name| *name != "appliance")
 }
 
+/// The ports that the settings of a plain function name.
+pub fn ports(config: &FunctionKind) -> Vec<Id<kind::Port>> {
+    let FunctionKind::Plain(plain) = config else {
+        return Vec::new();
+    };
+    let named = plain_kind(&plain.name).map_or(&[][..], Kind::ports);
+    let ids = named
+        .iter()
+        .filter_map(|key| plain.settings.get(key)?.as_str());
+    ids.filter_map(|id| id.parse().ok()).collect()
+}
+
 /// The plain kind of this name.
 pub fn plain_kind(name: &str) -> Option<&'static Kind> {
     let mut plain = CATALOG
@@ -167,6 +185,14 @@ impl Kind {
         match self.make {
             Make::Plain { shape, .. } => shape(settings),
             Make::Own(_) => Ok(settings.clone()),
+        }
+    }
+
+    /// Which of its settings are ids of ports.
+    pub fn ports(&self) -> &'static [&'static str] {
+        match self.make {
+            Make::Plain { ports, .. } => ports,
+            Make::Own(_) => &[],
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{
     catalog::{self, FunctionFault, Kind},
     classifier::{Classifier, Party, Place},
     fields::FieldsFault,
-    function::{Binding, Context, Decision, NetworkFunction, Spend},
+    function::{Binding, Context, Decision, NetworkFunction, Shown, Spend},
     functions::Appliance,
 };
 
@@ -75,6 +75,7 @@ pub struct Hop {
     function: Box<dyn NetworkFunction>,
     shaper: Option<hostconfig::Shaper>,
     appliance: Option<Appliance>,
+    ports: Vec<Id<kind::Port>>,
 }
 
 impl Hop {
@@ -96,6 +97,11 @@ impl Hop {
     /// The policy of its queue, if packets wait at it.
     pub fn shaper(&self) -> Option<&hostconfig::Shaper> {
         self.shaper.as_ref()
+    }
+
+    /// The ports that its settings name, if it is a plain one.
+    pub fn ports(&self) -> &[Id<kind::Port>] {
+        &self.ports
     }
 
     /// The instances to which packets are handed over, if it is an appliance.
@@ -146,6 +152,8 @@ pub struct ChainOutcome {
     /// The indices of the hops at which its packets wait, in the forward direction. Replies wait at them too, last to first,
     /// if the chain is symmetric.
     pub queues: SmallVec<[u8; 4]>,
+    /// Which ports are shown its packets, with the indices of the hops that say so.
+    pub copies: SmallVec<[(u8, Shown); 2]>,
     /// The tokens that it takes when it begins, with the indices of the hops that ask for them.
     pub spends: SmallVec<[(u8, Spend); 2]>,
     /// The index of the hop at which its packets leave the chain, to go on behind that one when they come back.
@@ -275,6 +283,7 @@ impl Chain {
             source: None,
             forwarded: None,
             queues: SmallVec::new(),
+            copies: SmallVec::new(),
             spends: SmallVec::new(),
             handed: None,
         };
@@ -308,6 +317,7 @@ impl Chain {
                     outcome.binding = Some(hide(first, to));
                     outcome.source = Some(address);
                 }
+                Decision::Copy(shown) => outcome.copies.push((at, shown)),
                 Decision::Spend(spend) => outcome.spends.push((at, spend)),
                 Decision::Queue => outcome.queues.push(at),
                 Decision::HandOver => {
@@ -343,6 +353,7 @@ fn hop(config: &hostconfig::Function) -> Result<Hop, ChainFault> {
         function,
         shaper,
         appliance,
+        ports: catalog::ports(&config.kind),
     })
 }
 

@@ -118,6 +118,8 @@ pub enum Decision {
     },
     /// It goes on to the next function, and takes a token when it begins: without one it ends here.
     Spend(Spend),
+    /// It goes on to the next function, and a port is shown its packets.
+    Copy(Shown),
     /// Each of its packets waits in this function's queue.
     Queue,
     /// Each of its packets leaves the chain here, and comes back from elsewhere to go on behind this function.
@@ -131,6 +133,17 @@ pub struct Spend {
     pub source: Option<IpAddr>,
     /// How fast they come.
     pub pace: Pace,
+}
+
+/// A port is shown a connection's packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    /// Which.
+    pub to: Id<kind::Port>,
+    /// What its initiator sends?
+    pub forward: bool,
+    /// What is answered?
+    pub reply: bool,
 }
 
 /// A network function: immutable policy, built by its line in the catalogue from the section of the same name.

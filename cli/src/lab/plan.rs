@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use net::{Mac, Prefix};
+use nfv::catalog::Kind;
 use vswitch::UplinkChoice;
 
 use super::file::{
@@ -204,8 +205,8 @@ pub(crate) enum Function {
     },
     Nat(Nat),
     Appliance(Appliance),
-    /// By its name in the catalogue, with settings in their full form.
-    Plain(&'static str, serde_json::Value),
+    /// A plain one of the catalogue with its settings, which name workloads where the API wants ports.
+    Plain(&'static Kind, serde_json::Value),
 }
 
 impl Function {
@@ -217,7 +218,7 @@ impl Function {
             Self::Shaper { .. } => "shaper",
             Self::Nat(_) => "nat",
             Self::Appliance(_) => "appliance",
-            Self::Plain(name, _) => name,
+            Self::Plain(kind, _) => kind.name,
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
 };
+use nfv::catalog::{self, plain_kind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
@@ -252,6 +253,7 @@ impl Resource for PortPairGroup {
         numbering,
         members,
         targets,
+        named,
         virtual_address,
         nat_addresses,
         pairs,
@@ -465,6 +467,29 @@ fn members(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> 
         balancer.network_id = Some(network_id);
     }
     Ok(vec![Write::amend(placed)])
+}
+
+/// The ports that a plain function's settings name are of its own project: what goes by it must not be shown to another.
+fn named(view: &View, change: &Change<'_, PortPairGroup>, _caller: &Caller) -> Judged {
+    let Some(after) = change.after.filter(|_| change.is_asked()) else {
+        return Ok(Vec::new());
+    };
+    let Some(NetworkFunction::Plain(plain)) = &after.network_function else {
+        return Ok(Vec::new());
+    };
+    let keys = plain_kind(&plain.name).map_or(&[][..], catalog::Kind::ports);
+    for id in keys
+        .iter()
+        .filter_map(|key| plain.settings.get(key)?.as_str())
+    {
+        let id = id.parse::<Uuid>().map_err(|_not_an_id| {
+            Refusal::attribute("network_function", format_args!("{id} is no port's id"))
+        })?;
+        let port = view.object::<Port>(id);
+        let port = port.filter(|port| port.meta.project_id == after.meta.project_id);
+        port.ok_or_else(|| Refusal::missing("Port", id))?;
+    }
+    Ok(Vec::new())
 }
 
 /// Whom a NAT forwards to are ports or addresses of its network, of the family of the address that they are reached by.

@@ -55,6 +55,8 @@ pub(super) struct Hands {
     /// Programs of packets that waited and were lost: the next release gives them back.
     orphans: Vec<ProgramId>,
     answers: Vec<Answers>,
+    /// The second, and how many segments mirrors copied in it.
+    pub(super) shown: (u32, u32),
     answers_per_second: u32,
     pub(super) errors_per_second: u32,
     pub(super) metadata_per_second: u32,
@@ -96,6 +98,9 @@ enum Queued {
     Free(Packet),
 }
 
+/// How many segments a worker's mirrors copy in a second.
+const MAX_SHOWN: u32 = 200_000;
+
 /// How many answers and errors a port got in this second, or a network's tunnel.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Answers {
@@ -116,6 +121,7 @@ impl Hands {
             queues: Queues::new(settings.seed),
             orphans: Vec::new(),
             answers: Vec::new(),
+            shown: (0, 0),
             answers_per_second: settings.answers_per_second,
             metadata_per_second: settings.metadata_per_second,
             // A port's flows are spread over the workers: each has its share, and none is left without a voice.
@@ -308,6 +314,8 @@ impl Hands {
                     }
                 }
                 Action::Label(label) => packet.set_label(Some(*label)),
+                Action::Copy { to, now: true, .. } => self.show(*to, &packet, cx),
+                Action::Copy { now: false, .. } => {}
                 Action::Queue(_) => return self.queue_up(programs, id, at, packet, cx),
                 Action::Output(_)
                 | Action::Tunnel { .. }
@@ -326,6 +334,26 @@ impl Hands {
             }
         }
         self.lose(packet, DropReason::NoReceiver, cx);
+    }
+
+    /// A port is shown a copy. It is judged by nobody, and not shown again.
+    fn show(&mut self, to: PortId, packet: &Packet, cx: &mut Cx<'_>) {
+        let segments = packet.segments();
+        self.ledger.copy(Copied::Mirror, u64::from(segments));
+        let second = cx.now.seconds();
+        if self.shown.0 != second {
+            self.shown = (second, 0);
+        }
+        self.shown.1 = self.shown.1.saturating_add(segments);
+        let reason = if self.shown.1 > MAX_SHOWN {
+            DropReason::MirrorBudget
+        } else if let Some(copy) = cx.pool.copy(packet) {
+            return self.output(to, copy, cx);
+        } else {
+            DropReason::PoolExhausted
+        };
+        let refusal = Refusal::new(reason, Stage::Chain).at(to);
+        self.note_drop(packet, &refusal, cx.now);
     }
 
     /// The part of a program behind its rewrites: queues, one after the other, then what sends.
@@ -377,7 +405,10 @@ impl Hands {
         self.count_meters(flow, packet.segments(), packet.wire_bytes());
         for (at, action) in flow.actions.iter().enumerate() {
             match action {
-                Action::Translate | Action::Resolve(_) | Action::Queue(Lane::Function { .. }) => {}
+                Action::Translate
+                | Action::Resolve(_)
+                | Action::Copy { .. }
+                | Action::Queue(Lane::Function { .. }) => {}
                 Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
                 Action::Label(label) => packet.set_label(Some(*label)),
                 Action::SetDscp(dscp) => {
@@ -514,6 +545,7 @@ impl Hands {
             | Action::Resolve(_)
             | Action::SetEth { .. }
             | Action::SetDscp(_)
+            | Action::Copy { .. }
             | Action::Route(_)
             | Action::Label(_)
             | Action::Queue(..) => {
@@ -646,6 +678,7 @@ impl Hands {
             | Action::Resolve(_)
             | Action::SetEth { .. }
             | Action::SetDscp(_)
+            | Action::Copy { .. }
             | Action::Route(_)
             | Action::Label(_)
             | Action::Queue(..)

@@ -711,6 +711,7 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     | Action::Resolve(_)
                     | Action::SetEth { .. }
                     | Action::SetDscp(_)
+                    | Action::Copy { .. }
                     | Action::Route(_)
                     | Action::Label(_)
                     | Action::Queue(..)
@@ -760,6 +761,10 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
             }
             Action::SetDscp(dscp) => format!("set_dscp({dscp})"),
             Action::Label(label) => format!("push_mpls({label})"),
+            Action::Copy { to, .. } => {
+                let name = tables.port(*to).map_or("?", |p| p.name.as_str());
+                format!("copy({name})")
+            }
             Action::Queue(Lane::Function { hop, .. }) => {
                 let name = tables.hop(*hop).map_or("?", |h| h.name.as_str());
                 format!("queue({name})")

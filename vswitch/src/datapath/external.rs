@@ -277,6 +277,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             Decision::Pass
             | Decision::Dnat { .. }
             | Decision::Spend(_)
+            | Decision::Copy(_)
             | Decision::Queue
             | Decision::HandOver => Err(self.about_sender(DropReason::ConntrackInvalid, Stage::L3)),
         }

@@ -153,6 +153,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                     Decision::Pass
                     | Decision::Snat { .. }
                     | Decision::Spend(_)
+                    | Decision::Copy(_)
                     | Decision::Queue
                     | Decision::HandOver => {
                         return Err(nobody(self));

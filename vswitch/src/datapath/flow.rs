@@ -269,6 +269,15 @@ pub enum Action {
     SetDscp(u8),
     /// It goes out under this label.
     Label(Label),
+    /// A local port is shown a copy of it. Before all rewrites.
+    Copy {
+        /// Which port.
+        to: PortId,
+        /// Is it shown what this program is for?
+        now: bool,
+        /// And is it shown the connection's replies?
+        replies: bool,
+    },
     /// It waits in this queue, then goes on behind this action.
     Queue(Lane),
     /// It goes to a local port. Where what that one gets is limited, it waits there for its turn.

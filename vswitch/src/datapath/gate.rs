@@ -101,6 +101,7 @@ impl Gate {
                 }
                 Action::SetDscp(dscp) => gate.dscp = Some(*dscp),
                 Action::Queue(_)
+                | Action::Copy { .. }
                 | Action::Resolve(_)
                 | Action::Output(_)
                 | Action::Tunnel { .. }
@@ -146,6 +147,7 @@ impl Gate {
             | Action::Resolve(_)
             | Action::SetEth { .. }
             | Action::SetDscp(_)
+            | Action::Copy { .. }
             | Action::Route(_)
             | Action::Label(_)
             | Action::Queue(_)

@@ -513,6 +513,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::Resolve(_)
             | Action::SetEth { .. }
             | Action::SetDscp(_)
+            | Action::Copy { .. }
             | Action::Route(_)
             | Action::Label(_)
             | Action::Output(_)

@@ -243,14 +243,15 @@ impl<'a, W: Witness> Walk<'a, W> {
         flow.actions.sort_by_key(|action| match action {
             // A question is read as it was asked.
             Action::Resolve(_) => 0,
+            Action::Copy { .. } => 1,
             Action::Translate
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Route(_)
-            | Action::Label(_) => 1,
+            | Action::Label(_) => 2,
             // What its workload may not send does not count for what it shows outside.
-            Action::Queue(Lane::Function { .. } | Lane::Port { .. }) => 2,
-            Action::Queue(Lane::Outside { .. }) => 3,
+            Action::Queue(Lane::Function { .. } | Lane::Port { .. }) => 3,
+            Action::Queue(Lane::Outside { .. }) => 4,
             Action::Output(_)
             | Action::Tunnel { .. }
             | Action::Wire(_)
@@ -264,7 +265,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             | Action::AnswerDhcp6(_)
             | Action::AnswerNames(_)
             | Action::Metadata
-            | Action::HandBack(_) => 4,
+            | Action::HandBack(_) => 5,
         });
         let delivers = flow.verdict == Verdict::Deliver;
         if !delivers {
@@ -563,6 +564,14 @@ impl<'a, W: Witness> Walk<'a, W> {
 
     /// Replies pass the functions last to first, if the chain is symmetric.
     fn reply_hops(&mut self, forward: &CompiledFlow) {
+        for action in &forward.actions {
+            if let Action::Copy {
+                to, replies: true, ..
+            } = *action
+            {
+                self.show(to, true, false);
+            }
+        }
         for hop in forward.hops.iter().rev() {
             if self.tables.hop(*hop).is_some_and(|h| h.symmetric) {
                 self.flow.hops.push(*hop);
@@ -572,6 +581,14 @@ impl<'a, W: Witness> Walk<'a, W> {
                     self.flow.actions.push(lane(Side::Reply));
                 }
             }
+        }
+    }
+
+    /// A port is shown its packets, once, unless it is the port that sends them.
+    pub(super) fn show(&mut self, to: PortId, now: bool, replies: bool) {
+        let copy = Action::Copy { to, now, replies };
+        if self.flow.origin != Origin::Port(to) && !self.flow.actions.contains(&copy) {
+            self.flow.actions.push(copy);
         }
     }
 

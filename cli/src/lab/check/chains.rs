@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use nfv::catalog::Kind;
+
 use super::intent::address;
 use super::{Wrong, name_is_plain, unknown, wrong};
 use crate::lab::file::{
@@ -190,10 +192,7 @@ fn function(
             Ok(Function::Nat(nat))
         }
         RawFunction::Appliance(appliance) => self::appliance(lab, place, appliance),
-        RawFunction::Plain(kind, settings) => match kind.shape(&settings) {
-            Ok(settings) => Ok(Function::Plain(kind.name, settings)),
-            Err(fault) => wrong(format!("{place}.{}", kind.name), fault.to_string()),
-        },
+        RawFunction::Plain(kind, settings) => plain(lab, place, kind, settings),
         RawFunction::Shaper(shaper) => Ok(Function::Shaper {
             rate: shaper.rate,
             burst: shaper.burst,
@@ -247,6 +246,34 @@ pub(super) fn sides(lab: &Lab) -> Result<(), Wrong> {
         }
     }
     Ok(())
+}
+
+/// Where the API takes a port's id the file names a workload.
+fn plain(
+    lab: &Lab,
+    place: &str,
+    kind: &'static Kind,
+    settings: serde_json::Value,
+) -> Result<Function, Wrong> {
+    let place = format!("{place}.{}", kind.name);
+    let mut judged = settings.clone();
+    for key in kind.ports() {
+        let Some(named) = judged.get_mut(key) else {
+            continue;
+        };
+        let workload = named.as_str().and_then(|name| lab.workload(name));
+        if workload.is_none() {
+            return wrong(
+                format!("{place}.{key}"),
+                format!("no workload is called {named}"),
+            );
+        }
+        *named = uuid::Uuid::nil().to_string().into();
+    }
+    if let Err(fault) = kind.shape(&judged) {
+        return wrong(place, fault.to_string());
+    }
+    Ok(Function::Plain(kind, settings))
 }
 
 fn load_balancer(

@@ -185,7 +185,20 @@ fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<V
             }})
         }
         Function::Nat(nat) => json!({"nat": nat_body(inventory, nat)?}),
-        Function::Plain(name, settings) => json!({*name: settings}),
+        Function::Plain(kind, settings) => {
+            let mut settings = settings.clone();
+            for key in kind.ports() {
+                if let Some(named) = settings.get_mut(key) {
+                    let placed = named.as_str().and_then(|n| inventory.workloads.get(n));
+                    *named = placed
+                        .context("find a function's port")?
+                        .port
+                        .clone()
+                        .into();
+                }
+            }
+            json!({kind.name: settings})
+        }
         Function::Shaper { rate, burst, queue } => {
             let mut body = json!({"rate": rate.to_string()});
             set(&mut body, "burst", burst.map(|b| b.to_string()));

@@ -674,3 +674,36 @@ async fn a_labelled_pair_is_in_chains_whose_number_fits_a_label() {
         .refused("a", "PUT", &first, none, 409, "PortPairGroupInUse")
         .await;
 }
+
+#[tokio::test]
+async fn a_mirror_shows_packets_to_a_port_of_its_own_project_alone() {
+    let cloud = Cloud::new().await;
+    let mut ports = vec![];
+    for who in ["a", "b"] {
+        let network = cloud.network(who).await;
+        cloud.subnet(who, &network, "10.0.0.0/24").await;
+        ports.push(id(&cloud.port(who, json!({"network_id": network})).await));
+    }
+    let groups = "/v2.0/sfc/port_pair_groups";
+    let body = |to: &str| json!({"network_function": {"mirror": {"to": to}}});
+    let made = cloud
+        .made("a", groups, "port_pair_group", body(&ports[0]))
+        .await;
+    let full = json!({"mirror": {"to": ports[0], "of": "both"}});
+    assert_eq!(made["network_function"], full);
+    let path = format!("{groups}/{}", id(&made));
+    let nobodys = uuid::Uuid::new_v4().to_string();
+    for other in [&ports[1], &nobodys] {
+        let body = json!({"port_pair_group": body(other)});
+        cloud
+            .refused("a", "POST", groups, body.clone(), 404, "PortNotFound")
+            .await;
+        cloud
+            .refused("a", "PUT", &path, body, 404, "PortNotFound")
+            .await;
+    }
+    let no_port = json!({"port_pair_group": body("web-1")});
+    cloud
+        .refused("a", "POST", groups, no_port, 400, "HTTPBadRequest")
+        .await;
+}

@@ -587,6 +587,7 @@ proptest! {
                 other @ (Decision::Pass
                 | Decision::Dnat { .. }
                 | Decision::Spend(_)
+                | Decision::Copy(_)
                 | Decision::Queue
                 | Decision::HandOver) => {
                     prop_assert!(false, "{:?}", other);

@@ -960,6 +960,13 @@ impl Tables {
                 state.push((instance.id, here, label));
             }
         }
+        let hops = self.chains.iter().flat_map(|chain| chain.chain.hops());
+        let mut shown = Vec::new();
+        for id in hops.flat_map(nfv::chain::Hop::ports) {
+            let here = self.port_by_id(*id).map(|p| (p.dense, p.admin_up));
+            shown.push((*id, here));
+        }
+        let state = (state, shown);
         self.legs = legs;
         self.labels = labels;
         let source = Source::Appliances;

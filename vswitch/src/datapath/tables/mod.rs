@@ -94,7 +94,7 @@ pub(crate) enum Source {
     GroupSet(BTreeSet<Id<kind::SecurityGroup>>),
     /// Which chains there are at all, and which ports are appliances'.
     Chains,
-    /// Which instances of appliances are here, and whether they are up.
+    /// Which instances of appliances, and which ports that plain functions name, are here and up.
     Appliances,
 }
 

@@ -16,6 +16,7 @@ mod gateways;
 mod harness;
 mod metadata;
 mod metering;
+mod mirrors;
 mod names;
 mod nat;
 mod probes;
