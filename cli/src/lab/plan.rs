@@ -44,7 +44,8 @@ impl Lab {
             Function::Firewall { .. }
             | Function::LoadBalancer { .. }
             | Function::Shaper { .. }
-            | Function::Nat(_) => &[],
+            | Function::Nat(_)
+            | Function::Plain(..) => &[],
         })
     }
 

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result};
 use toml::Table;
 
-use super::{File, Finding};
+use super::{File, Finding, has_extension};
 
 /// Each package and the packages of the house that it may name.
 const PICTURE: &[(&str, &[&str])] = &[
@@ -119,7 +119,8 @@ pub(super) fn undrawn(files: &[File]) -> Result<Vec<Finding>> {
 
 /// Refuses what the controller names of `nfv` beside the catalogue.
 pub(super) fn beyond_the_catalogue(files: &[File]) -> Vec<Finding> {
-    let own = |file: &&File| file.path.starts_with("controller/") && file.path.ends_with(".rs");
+    let own =
+        |file: &&File| file.path.starts_with("controller/") && has_extension(&file.path, "rs");
     let mut found = Vec::new();
     for file in files.iter().filter(own) {
         for (line, text) in (1..).zip(file.text.lines()) {
