@@ -263,7 +263,7 @@ pub struct State {
     stage: u8,
     pub(super) flags: u8,
     pub(super) scales: u8,
-    seal: u8,
+    pub(super) seal: u8,
     pub(super) seen: u32,
     port: u32,
     project: u32,
@@ -334,7 +334,7 @@ impl Entry {
     }
 
     /// Agrees with what never changes while the entry lives: a write that was cut short is found with 255 chances in 256.
-    fn seal(&self) -> u8 {
+    pub(super) fn seal(&self) -> u8 {
         let mut sum = 0x9e37_79b9_7f4a_7c15_u64;
         let mut mix = |word: u64| {
             sum = (sum ^ word)

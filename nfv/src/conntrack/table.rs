@@ -254,6 +254,48 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
         }
     }
 
+    /// One side's packets come by another way from now on: they are known in this zone, and show these Ethernet addresses. What was
+    /// decided for them before is forgotten. `false`: another connection has that key, or there is no room; nothing has changed.
+    pub fn set_zone(
+        &mut self,
+        conn: ConnId,
+        side: Side,
+        zone: Zone,
+        (src, dst): (Mac, Mac),
+        program: u32,
+    ) -> bool {
+        let Some(before) = self.entry(conn).map(|e| *e.side(side)) else {
+            return false;
+        };
+        if self.lookup(zone, &before.tuple).is_some() {
+            return false;
+        }
+        let place = Place::new(conn, side);
+        let [old, new] = [before.zone(), zone].map(|z| self.index.hash(z, &before.tuple));
+        if self.index.insert(new, place).is_err() {
+            return false;
+        }
+        self.index.remove(old, place);
+        for (zone, more) in [(before.zone(), false), (zone, true)] {
+            if let Some(sides) = self.zones.get_mut(class(zone)) {
+                *sides = if more {
+                    sides.saturating_add(1)
+                } else {
+                    sides.saturating_sub(1)
+                };
+            }
+        }
+        self.changes += 1;
+        if let Some(entry) = self.entry_mut(conn) {
+            let side = side.of_mut(&mut entry.sides);
+            side.zone = zone.0;
+            side.program = program;
+            side.set_ethernet(src, dst);
+            entry.state.seal = entry.seal();
+        }
+        true
+    }
+
     /// Judges a packet of a connection that was looked up, and counts it if it belongs.
     pub fn track(
         &mut self,

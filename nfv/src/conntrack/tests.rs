@@ -143,6 +143,44 @@ fn a_side_shows_other_ethernet_addresses_and_stays_what_it_is() {
 }
 
 #[test]
+fn a_side_is_known_in_another_zone_where_no_other_is_known_by_its_tuple() {
+    let mut table = table(4);
+    let t = tuple(17, 1);
+    let first = table.insert(&new_conn(1, t, 1, 10), Now::ZERO, none);
+    let first = first.unwrap();
+    let ends = (net::testkit::mac(1), net::testkit::mac(2));
+    assert!(!table.knows(Zone(2)));
+    assert!(table.set_zone(first, Side::Reply, Zone(2), ends, 7));
+    assert_eq!(table.lookup(Zone(1), &t.reversed()), None);
+    let known = |table: &Conntrack<Vec<Entry>>| table.lookup(Zone(2), &t.reversed());
+    let hit = Some(Hit {
+        conn: first,
+        side: Side::Reply,
+    });
+    assert_eq!(known(&table), hit);
+    assert!(table.knows(Zone(1)) && table.knows(Zone(2)));
+    let side = *table.entry(first).unwrap().side(Side::Reply);
+    assert_eq!(
+        (side.eth_src(), side.eth_dst(), side.program()),
+        (ends.0, ends.1, 7)
+    );
+    // Another has that key there already.
+    let second = table.insert(&new_conn(3, t, 1, 10), Now::ZERO, none);
+    let second = second.unwrap();
+    let before = *table.entry(second).unwrap();
+    assert!(!table.set_zone(second, Side::Reply, Zone(2), ends, 7));
+    assert_eq!(*table.entry(second).unwrap(), before);
+    // It is found so after a restart, and goes whole.
+    let (mut kept, found) = Conntrack::recover(table.into_storage(), 4, settings(), Now::ZERO);
+    assert_eq!((found.kept, found.cleared), (2, 0));
+    assert_eq!(known(&kept), hit);
+    kept.close(first);
+    assert_eq!(known(&kept), None);
+    assert!(!kept.knows(Zone(2)) && kept.knows(Zone(3)));
+    assert!(!kept.set_zone(first, Side::Reply, Zone(2), ends, 7));
+}
+
+#[test]
 fn translation_is_the_reverse_of_the_other_side() {
     let mut ct = table(4);
     let t = tuple(6, 1);

@@ -1,7 +1,8 @@
 //! When do routers speak to their hosts without being asked?
 //!
 //! At once when a router comes to a network or says something new, twice more soon after, then every few minutes; and a last time when it
-//! goes, so that its hosts use it no more. Each worker tells its own share of the ports, and keeps of each network what it told them.
+//! goes, so that its hosts use it no more. A prefix that goes while its router stays is deprecated in what that one says, for as long as
+//! hosts may still have addresses of it. Each worker tells its own share of the ports, and keeps of each network what it told them.
 //!
 //! # Invariants
 //! - Two advertisements of one network are [`LEAST`] apart, however often its routers come and go; a last word is not held up.
@@ -11,15 +12,16 @@
 //! Nothing where no router speaks. Else one comparison a tick, and for each new config one of what each network's routers say.
 //!
 //! # References
-//! RFC 4861 §6.2.4 (when), §6.2.5 (the last), §10 (constants).
+//! RFC 4861 §6.2.4 (when), §6.2.5 (the last), §10 (constants); RFC 4862 §5.5.3 e (how long an address lives whose prefix has no time left).
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     hash::BuildHasher,
     time::Duration,
 };
 
-use net::{Id, NetworkId, Now, ids::kind};
+use net::{Id, Mac, NetworkId, Now, Prefix, ids::kind};
 
 use super::tables::{Network, Tables, ra::Advertisement};
 
@@ -31,11 +33,25 @@ const INITIAL_PAUSE: (Duration, Duration) = (Duration::from_secs(8), Duration::f
 /// `MinRtrAdvInterval` and `MaxRtrAdvInterval`, by default.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(198), Duration::from_mins(10));
 
+/// For how long a prefix that went is said to have gone: whoever heard it once has its addresses for so long.
+const FADES: Duration = Duration::from_hours(2);
+/// The most that are remembered of a network.
+const FADED: usize = 32;
+
+/// A prefix for which a router speaks no more.
+#[derive(Debug, Clone, Copy)]
+struct Faded {
+    mac: Mac,
+    prefix: (Prefix, bool),
+    until: Now,
+}
+
 /// What the hosts of a network were told, and when they are told next.
 #[derive(Debug, Default)]
 struct Told {
     /// Empty once its routers went: when somebody spoke last is still known.
     said: Vec<Advertisement>,
+    faded: Vec<Faded>,
     initial: u8,
     round: u64,
     last: Option<Now>,
@@ -82,6 +98,7 @@ impl Heralds {
                 continue;
             }
             let said = std::mem::replace(&mut told.said, speaks.clone());
+            told.fade(&said, now);
             let goes = |a: &Advertisement| speaks.iter().all(|s| s.mac != a.mac);
             let goes = said.into_iter().filter(goes);
             gone.extend(goes.map(|said| (network.dense, said)));
@@ -90,6 +107,25 @@ impl Heralds {
         self.told.retain(|id, _| alive.contains(id));
         self.settle();
         gone
+    }
+
+    /// What a router says now: that of the tables, and which prefixes are its no more.
+    pub(super) fn says<'a>(
+        &self,
+        network: &Network,
+        advertisement: &'a Advertisement,
+        now: Now,
+    ) -> Cow<'a, Advertisement> {
+        let faded = self.told.get(&network.id).into_iter();
+        let faded = faded.flat_map(|told| &told.faded);
+        let mut own = faded
+            .filter(|f| f.mac == advertisement.mac && now < f.until)
+            .map(|f| f.prefix)
+            .peekable();
+        if own.peek().is_none() {
+            return Cow::Borrowed(advertisement);
+        }
+        Cow::Owned(advertisement.without(own))
     }
 
     /// When the next network is to be told; `None` where none has to.
@@ -119,6 +155,30 @@ impl Heralds {
 }
 
 impl Told {
+    /// Another config: what its routers said before, and say no more though they stay.
+    fn fade(&mut self, before: &[Advertisement], now: Now) {
+        let prefixes = |all: &[Advertisement]| -> BTreeSet<Prefix> {
+            let all = all.iter().flat_map(Advertisement::prefixes);
+            all.map(|(prefix, _)| *prefix).collect()
+        };
+        let here = prefixes(&self.said);
+        self.faded
+            .retain(|f| now < f.until && !here.contains(&f.prefix.0));
+        for router in before {
+            let stays = self.said.iter().any(|s| s.mac == router.mac);
+            let gone = router.prefixes().iter().filter(|p| !here.contains(&p.0));
+            self.faded
+                .extend(gone.filter(|_| stays).map(|prefix| Faded {
+                    mac: router.mac,
+                    prefix: *prefix,
+                    until: now + FADES,
+                }));
+        }
+        // The latest matter most.
+        let over = self.faded.len().saturating_sub(FADED);
+        self.faded.drain(..over);
+    }
+
     /// Something else is to be said from now on, or nothing more.
     fn begin(&mut self, now: Now) {
         self.initial = INITIAL;

@@ -623,9 +623,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 continue;
             };
             for advertisement in &network.advertisements {
+                let says = self.heralds.says(network, advertisement, cx.now);
                 for port in told_by(&settings, network) {
-                    self.hands
-                        .advertise(port, advertisement, Says::Here, None, cx);
+                    self.hands.advertise(port, &says, Says::Here, None, cx);
                 }
             }
         }

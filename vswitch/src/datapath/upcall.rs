@@ -484,7 +484,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     }
 
     /// Lets go of what was claimed for a connection that did not come about; a tuple that another one has stays its.
-    fn let_go(&self, keys: &[(Zone, FiveTuple); 2]) {
+    fn let_go(&self, keys: &[(Zone, FiveTuple)]) {
         for (zone, tuple) in keys {
             if self.conntrack.lookup(*zone, tuple).is_none() {
                 self.claims.release(*zone, tuple, self.settings.worker);
@@ -493,7 +493,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     }
 
     /// Claims those tuples of a connection that hash to another worker; `false` when there is no room.
-    fn claim(&self, keys: &[(Zone, FiveTuple); 2]) -> bool {
+    fn claim(&self, keys: &[(Zone, FiveTuple)]) -> bool {
         let me = self.settings.worker;
         self.settings.workers <= 1
             || keys
@@ -566,10 +566,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if stranger && let Err(refusal) = self.pay(payer(tables, packet), Budget::Misses, now) {
             return Way::Drop(refusal);
         }
-        let (forward, mut zones) = match self.forward_program(tables, packet, hit, &entry, now) {
+        let (forward, judged) = match self.forward_program(tables, packet, hit, &entry, now) {
             Ok(judged) => judged,
             Err(why) => return self.unjudged(tables, job, (hit, &entry), stranger, why, now),
         };
+        let mut zones = judged.map(|t| t.zones);
         let program = match hit.side {
             Side::Original => forward,
             Side::Reply => {
@@ -618,6 +619,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
         match self.track(packet, hit, now) {
             Track::Ok => {
+                if let Some(tracking) = judged.filter(|_| hit.side == Side::Original)
+                    && !stranger
+                {
+                    self.turn(tables, hit.conn, &entry, &tracking);
+                }
                 if zones == Some(zones_from(&entry, hit.side)) {
                     self.adopt(tables, packet, hit, &entry, program);
                 }
@@ -750,6 +756,29 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
     }
 
+    /// A gateway that hides nothing came to this host, or left it: answers come by another way than before, and the record knows them in
+    /// that way's zone. Where another connection is known by them there, it stays as it is, and they are that one's.
+    fn turn(&mut self, tables: &Tables, conn: ConnId, entry: &Entry, tracking: &Tracking) {
+        let (reply, [home, zone]) = (entry.side(Side::Reply), tracking.zones);
+        if home != entry.side(Side::Original).zone() || zone == reply.zone() {
+            return;
+        }
+        // Where the other end is, or was, a workload of this host, that one judges what it gets.
+        let mut ways = [zone, reply.zone()].into_iter().filter(|z| *z != home);
+        let met = |z: Zone| tables.ports().any(|port| port.zone == z);
+        if entry.binding().is_some() || ways.any(met) {
+            return;
+        }
+        let tuple = *reply.tuple();
+        let (before, now) = ((reply.zone(), tuple), (zone, tuple));
+        if self.conntrack.lookup(zone, &tuple).is_some() || !self.claim(&[now]) {
+            return;
+        }
+        let (ends, none) = (tracking.reply_eth, ProgramId::NONE.number());
+        let turned = self.conntrack.set_zone(conn, Side::Reply, zone, ends, none);
+        self.let_go(&[if turned { before } else { now }]);
+    }
+
     /// What a walk is lent for a connection that is known.
     fn lent<'a>(&'a self, now: Now, known: Known<'a>) -> Lent<'a> {
         Lent {
@@ -844,7 +873,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         Ok(flow.filter(|flow| flow.handed.is_some()).cloned())
     }
 
-    /// A current program for the connection's original side, and the zones between which its packet was judged, where it was.
+    /// A current program for the connection's original side, and the record that it would begin with, where its packet was judged.
     fn forward_program(
         &mut self,
         tables: &Tables,
@@ -852,7 +881,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         hit: Hit,
         entry: &Entry,
         now: Now,
-    ) -> Result<(ProgramId, Option<[Zone; 2]>), Unjudged> {
+    ) -> Result<(ProgramId, Option<Tracking>), Unjudged> {
         self.forward_part(tables, packet, hit, entry, 0, now)
     }
 
@@ -865,7 +894,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         entry: &Entry,
         depth: u8,
         now: Now,
-    ) -> Result<(ProgramId, Option<[Zone; 2]>), Unjudged> {
+    ) -> Result<(ProgramId, Option<Tracking>), Unjudged> {
         let id = ProgramId::from_number(entry.side(Side::Original).program());
         if hit.side == Side::Reply
             && let Found::Current(_) = self.programs.find(id, tables)
@@ -945,7 +974,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             let number = program.number();
             self.conntrack.set_program(hit.conn, Side::Original, number);
         }
-        Ok((program, Some(tracking.zones)))
+        Ok((program, Some(tracking)))
     }
 
     /// The appliance at which this part of a connection's way ends.

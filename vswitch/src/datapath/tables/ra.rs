@@ -45,6 +45,8 @@ pub struct Advertisement {
     other: bool,
     /// The subnets, and whether hosts make addresses from each.
     prefixes: Vec<(Prefix, bool)>,
+    /// The same of those that it speaks for no more: hosts are to begin nothing with them.
+    faded: Vec<(Prefix, bool)>,
     servers: Vec<Ipv6Addr>,
     /// The domain in which hosts look for names, in labels.
     search: Vec<u8>,
@@ -90,6 +92,7 @@ pub(super) fn advertisements(
                 managed: false,
                 other: false,
                 prefixes: Vec::new(),
+                faded: Vec::new(),
                 servers: Vec::new(),
                 search: dhcp6::domain(&network.domain).unwrap_or_default(),
             });
@@ -132,6 +135,21 @@ impl Advertisement {
         }
     }
 
+    /// The subnets that it speaks for.
+    pub fn prefixes(&self) -> &[(Prefix, bool)] {
+        &self.prefixes
+    }
+
+    /// The same, and that these subnets are its no more, as far as there is room.
+    #[must_use]
+    pub fn without(&self, faded: impl Iterator<Item = (Prefix, bool)>) -> Self {
+        let room = SUBNETS.saturating_sub(self.prefixes.len());
+        Self {
+            faded: faded.take(room).collect(),
+            ..self.clone()
+        }
+    }
+
     fn icmp(&self, says: Says) -> Vec<u8> {
         let servers = match self.servers.len() {
             0 => 0,
@@ -141,7 +159,8 @@ impl Advertisement {
             0 => 0,
             n => SERVERS_HEAD + n.next_multiple_of(8),
         };
-        let mut icmp = vec![0u8; FIXED + PREFIX * self.prefixes.len() + servers + search];
+        let prefixes = self.prefixes.len() + self.faded.len();
+        let mut icmp = vec![0u8; FIXED + PREFIX * prefixes + servers + search];
         let mut w = Writer::new(&mut icmp);
         let managed = if self.managed { 0x80 } else { 0 };
         let other = if self.other { 0x40 } else { 0 };
@@ -157,12 +176,18 @@ impl Advertisement {
         w.put(&self.mac.octets());
         w.put(&[5, 1, 0, 0]);
         w.put(&u32::from(self.mtu.get()).to_be_bytes());
-        for (prefix, makes_addresses) in &self.prefixes {
-            // On the link; and where hosts make addresses from it, good for that. The addresses outlive the router: their ports keep them.
+        // The addresses outlive the router: their ports keep them. What is no longer its own is off the link at once, and deprecated.
+        let here = self
+            .prefixes
+            .iter()
+            .map(|p| (p, VALID_SECONDS, PREFERRED_SECONDS));
+        let faded = self.faded.iter().map(|p| (p, 0, 0));
+        for ((prefix, makes_addresses), valid, preferred) in here.chain(faded) {
+            // On the link; and where hosts make addresses from it, good for that.
             let flags = if *makes_addresses { 0xc0 } else { 0x80 };
             w.put(&[3, 4, prefix.bits(), flags]);
-            w.put(&VALID_SECONDS.to_be_bytes());
-            w.put(&PREFERRED_SECONDS.to_be_bytes());
+            w.put(&u32::to_be_bytes(valid));
+            w.put(&u32::to_be_bytes(preferred));
             w.put(&[0; 4]);
             w.put(&net::flow_key::addr_bytes(prefix.addr()));
         }

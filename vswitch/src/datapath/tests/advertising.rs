@@ -29,6 +29,8 @@ struct Said {
     mtu: u32,
     /// Each prefix, with its flags.
     prefixes: Vec<(IpAddr, u8)>,
+    /// The same of those that have no time left.
+    faded: Vec<(IpAddr, u8)>,
     /// Name servers, and for how long.
     servers: Vec<IpAddr>,
     /// The search list, in labels filled up with zeros.
@@ -50,6 +52,7 @@ fn said(frame: &[u8]) -> Said {
         seconds: half(6),
         mtu: 0,
         prefixes: vec![],
+        faded: vec![],
         servers: vec![],
         search: vec![],
     };
@@ -64,9 +67,13 @@ fn said(frame: &[u8]) -> Said {
             5 => all.mtu = word(4),
             3 => {
                 assert_eq!(option[2], 64);
-                // RFC 4861 §6.2.1: thirty days and seven.
-                assert_eq!((word(4), word(8)), (2_592_000, 604_800));
-                all.prefixes.push((addr(16), option[3]));
+                let prefix = (addr(16), option[3]);
+                match (word(4), word(8)) {
+                    // RFC 4861 §6.2.1: thirty days and seven.
+                    (2_592_000, 604_800) => all.prefixes.push(prefix),
+                    (0, 0) => all.faded.push(prefix),
+                    other => panic!("{other:?}"),
+                }
             }
             25 => {
                 assert_eq!(word(4), u32::from(all.seconds));
@@ -97,6 +104,7 @@ fn here(flags: u8, of_prefix: u8) -> Said {
         seconds: 1800,
         mtu: 1400,
         prefixes: vec![(v6("fd00::"), of_prefix)],
+        faded: vec![],
         servers: vec![],
         search: vec![],
     }
@@ -226,6 +234,71 @@ fn hosts_are_told_unasked_soon_and_then_from_time_to_time() {
     conf.port(77, &[GROUP]);
     h.apply(&conf);
     assert!(wait(&mut h) >= Duration::from_secs(8));
+}
+
+/// RFC 4862 §5.5.3 e: whoever hears it prefers other addresses from then on.
+#[test]
+fn a_prefix_that_goes_while_its_router_stays_is_deprecated_for_a_while() {
+    let with = |conf: &mut Conf, second: Option<RaMode>| {
+        network(conf, 0, 1400, |n| {
+            n.subnets[1].ra = Some(RaMode::Slaac);
+            let mut more = n.subnets[1].clone();
+            more.id = id(NET * 10 + 5);
+            more.cidr = "fd77::/64".parse().unwrap();
+            more.gateway = Some(v6("fd77::fe"));
+            more.ra = second;
+            n.subnets.push(more);
+        });
+        router(conf, |r| {
+            let mut more = r.interfaces[0].addrs[1];
+            more.addr = v6("fd77::fe");
+            more.subnet = "fd77::/64".parse().unwrap();
+            r.interfaces[0].addrs.push(more);
+        });
+    };
+    let mut conf = two(&[GROUP]);
+    with(&mut conf, Some(RaMode::Slaac));
+    let mut h = Host::new(&conf);
+    let second = (v6("fd77::"), 0xc0);
+    let both = Said {
+        prefixes: vec![(v6("fd00::"), 0xc0), second],
+        ..here(0, 0xc0)
+    };
+    assert_eq!(heard(&mut h), std::slice::from_ref(&both));
+    h.pass(Duration::from_mins(1));
+    with(&mut conf, None);
+    h.apply(&conf);
+    let less = Said {
+        faded: vec![second],
+        ..here(0, 0xc0)
+    };
+    let gone = h.now;
+    let mut times = 0;
+    loop {
+        let all = heard(&mut h);
+        if h.now.since(gone) >= Duration::from_hours(2) {
+            assert_eq!(all, [here(0, 0xc0)], "it is forgotten");
+            break;
+        }
+        assert_eq!(all, std::slice::from_ref(&less));
+        times += 1;
+        wait(&mut h);
+    }
+    assert!(times >= 12, "as often as the router speaks: {times}");
+    // One that comes back is as good as before, at once.
+    with(&mut conf, Some(RaMode::Slaac));
+    h.apply(&conf);
+    assert_eq!(heard(&mut h), []);
+    wait(&mut h);
+    assert_eq!(heard(&mut h), std::slice::from_ref(&both));
+    h.pass(Duration::from_mins(1));
+    with(&mut conf, None);
+    h.apply(&conf);
+    assert_eq!(heard(&mut h), std::slice::from_ref(&less));
+    with(&mut conf, Some(RaMode::Slaac));
+    h.apply(&conf);
+    wait(&mut h);
+    assert_eq!(heard(&mut h), [both]);
 }
 
 /// RFC 4861 §6.2.5: a Router Lifetime of zero.

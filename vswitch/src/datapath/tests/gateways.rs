@@ -382,6 +382,38 @@ fn a_gateway_that_moves_takes_new_connections_and_its_old_host_answers_no_more()
 }
 
 #[test]
+fn a_shown_connection_goes_on_where_its_gateway_moves() {
+    for groups in [&[][..], &[GROUP]] {
+        for (from, to) in [(3, 0), (0, 3), (1, 3)] {
+            let case = format!("groups {groups:?}, from {from} to {to}");
+            let mut plan = Plan::new(groups);
+            plan.gateway(1, |g| g.at = Some(vtep(from)));
+            let mut s = Several::new(plan);
+            let go = |s: &mut Several, (out, frame): &(bool, FrameBuilder)| {
+                if *out {
+                    s.one(1, &outward(frame.clone(), true, 1), NEXT);
+                } else {
+                    s.one(NEXT, &inward(frame.clone(), true, 1, seen(true, 1)), 1);
+                }
+            };
+            let all = segments(true);
+            let talk = |s: &mut Several, all: &[(bool, FrameBuilder)]| {
+                for segment in all {
+                    go(s, segment);
+                }
+            };
+            talk(&mut s, &all);
+            s.change(|plan| plan.gateway(1, |g| g.at = Some(vtep(to))));
+            // Whoever is inside speaks first, and is answered by the other way.
+            talk(&mut s, &all[2..]);
+            let before = s.upcalls();
+            talk(&mut s, &all[2..]);
+            assert_eq!(s.upcalls(), before, "{case}");
+        }
+    }
+}
+
+#[test]
 fn hidden_connections_go_on_after_a_restart_and_keep_their_ports() {
     for client in [1, 2] {
         for reply_first in [false, true] {
