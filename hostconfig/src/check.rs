@@ -46,7 +46,8 @@ pub fn check(config: &HostConfig) -> Vec<Fault> {
             | Section::Firewall(_)
             | Section::Qos(_)
             | Section::Chain(_)
-            | Section::Metadata(_) => {}
+            | Section::Metadata(_)
+            | Section::Proxy(_) => {}
             Section::AddressSet(set) => {
                 needs.extend(set.part.map(|_| SectionKey::AddressSet(set.id)));
             }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    AddressSet, Chain, Endpoint, FirewallGroup, FloatingIp, Metadata, Network, Port, QosPolicy,
-    Router, SecurityGroup, Vteps,
+    AddressSet, Chain, Endpoint, FirewallGroup, FloatingIp, Metadata, Network, Port, Proxy,
+    QosPolicy, Router, SecurityGroup, Vteps,
 };
 
 /// The name of a section: `port/6f1c…`; the fabric's VTEPs are `vteps`.
@@ -43,6 +43,8 @@ pub enum SectionKey {
     FloatingIp(Id<kind::FloatingIp>),
     /// What the workload behind a port of this host hears of itself.
     Metadata(Id<kind::Port>),
+    /// A proxy that runs behind a port of this host.
+    Proxy(Id<kind::Port>),
 }
 
 impl fmt::Display for SectionKey {
@@ -61,6 +63,7 @@ impl fmt::Display for SectionKey {
             Self::Router(id) => write!(f, "router/{id}"),
             Self::FloatingIp(id) => write!(f, "floating_ip/{id}"),
             Self::Metadata(id) => write!(f, "metadata/{id}"),
+            Self::Proxy(id) => write!(f, "proxy/{id}"),
         }
     }
 }
@@ -97,6 +100,7 @@ impl FromStr for SectionKey {
             Some(("router", u)) => Ok(Self::Router(id(s, u)?)),
             Some(("floating_ip", u)) => Ok(Self::FloatingIp(id(s, u)?)),
             Some(("metadata", u)) => Ok(Self::Metadata(id(s, u)?)),
+            Some(("proxy", u)) => Ok(Self::Proxy(id(s, u)?)),
             _ => Err(InvalidSectionKey(s.to_owned())),
         }
     }
@@ -129,6 +133,8 @@ pub enum Section {
     FloatingIp(FloatingIp),
     /// What the workload behind a port of this host hears of itself.
     Metadata(Metadata),
+    /// A proxy that runs behind a port of this host.
+    Proxy(Proxy),
 }
 
 /// 128 bits of the SHA-256 of key and canonical body.
@@ -193,6 +199,7 @@ impl Keyed {
             Section::Router(b) => serde_json::to_vec(b),
             Section::FloatingIp(b) => serde_json::to_vec(b),
             Section::Metadata(b) => serde_json::to_vec(b),
+            Section::Proxy(b) => serde_json::to_vec(b),
         }
         .map_err(|source| InvalidSection::Body { key, source })?;
         let hash = hash(key, &bytes);
@@ -238,6 +245,7 @@ impl Keyed {
             SectionKey::Router(_) => Section::Router(read(key, &bytes)?),
             SectionKey::FloatingIp(_) => Section::FloatingIp(read(key, &bytes)?),
             SectionKey::Metadata(_) => Section::Metadata(read(key, &bytes)?),
+            SectionKey::Proxy(_) => Section::Proxy(read(key, &bytes)?),
         };
         if body.key() != key {
             return Err(InvalidSection::Mismatch(key));
@@ -290,6 +298,7 @@ impl Section {
             Self::Router(b) => SectionKey::Router(b.id),
             Self::FloatingIp(b) => SectionKey::FloatingIp(b.id),
             Self::Metadata(b) => SectionKey::Metadata(b.port),
+            Self::Proxy(b) => SectionKey::Proxy(b.port),
         }
     }
 }
@@ -322,6 +331,7 @@ mod tests {
             SectionKey::Qos(u.into()),
             SectionKey::FloatingIp(u.into()),
             SectionKey::Metadata(u.into()),
+            SectionKey::Proxy(u.into()),
         ] {
             assert_eq!(key.to_string().parse::<SectionKey>().unwrap(), key);
         }

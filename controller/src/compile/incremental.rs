@@ -159,7 +159,8 @@ impl Compiler {
             | SectionKey::Endpoint(_)
             | SectionKey::Router(_)
             | SectionKey::FloatingIp(_)
-            | SectionKey::Metadata(_) => None,
+            | SectionKey::Metadata(_)
+            | SectionKey::Proxy(_) => None,
         })
     }
 
@@ -689,7 +690,8 @@ impl Compiler {
                 | SectionKey::Endpoint(_)
                 | SectionKey::Router(_)
                 | SectionKey::FloatingIp(_)
-                | SectionKey::Metadata(_) => {}
+                | SectionKey::Metadata(_)
+                | SectionKey::Proxy(_) => {}
             }
         }
     }
@@ -712,7 +714,8 @@ impl Compiler {
             | SectionKey::Port(_)
             | SectionKey::Router(_)
             | SectionKey::FloatingIp(_)
-            | SectionKey::Metadata(_) => Some(key),
+            | SectionKey::Metadata(_)
+            | SectionKey::Proxy(_) => Some(key),
         }
     }
 
@@ -769,7 +772,8 @@ impl Compiler {
             | SectionKey::Port(_)
             | SectionKey::Router(_)
             | SectionKey::FloatingIp(_)
-            | SectionKey::Metadata(_) => true,
+            | SectionKey::Metadata(_)
+            | SectionKey::Proxy(_) => true,
         };
         let root = self.root(key);
         let Some(state) = self.hosts.get_mut(host) else {

@@ -247,6 +247,7 @@ fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
         SectionKey::Router(id) => Section::Router(l3::router(intent, id)?),
         SectionKey::FloatingIp(id) => Section::FloatingIp(l3::floating_ip(intent, id)?),
         SectionKey::Metadata(id) => Section::Metadata(l2::metadata(intent, id)?),
+        SectionKey::Proxy(_) => return None,
     };
     match Keyed::new(body) {
         Ok(keyed) => Some(keyed),

@@ -900,7 +900,8 @@ fn twin(key: SectionKey) -> Option<SectionKey> {
         | SectionKey::Chain(_)
         | SectionKey::Router(_)
         | SectionKey::FloatingIp(_)
-        | SectionKey::Metadata(_) => None,
+        | SectionKey::Metadata(_)
+        | SectionKey::Proxy(_) => None,
     }
 }
 

@@ -289,6 +289,7 @@ impl Status {
                 | SectionKey::Qos(_)
                 | SectionKey::Chain(_)
                 | SectionKey::Metadata(_)
+                | SectionKey::Proxy(_)
                 | SectionKey::Endpoint(_) => {}
                 SectionKey::FloatingIp(id) => self.review_floating(*id, compiler, live),
             }

@@ -28,7 +28,8 @@ pub(crate) fn wired(config: &HostConfig) -> impl Iterator<Item = (&Network, &Wir
         | Section::Endpoint(_)
         | Section::Router(_)
         | Section::FloatingIp(_)
-        | Section::Metadata(_) => None,
+        | Section::Metadata(_)
+        | Section::Proxy(_) => None,
     })
 }
 

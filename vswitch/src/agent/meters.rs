@@ -144,7 +144,8 @@ pub(crate) fn wanted(config: &HostConfig) -> bool {
             | Section::Port(_)
             | Section::Endpoint(_)
             | Section::FloatingIp(_)
-            | Section::Metadata(_) => false,
+            | Section::Metadata(_)
+            | Section::Proxy(_) => false,
         })
 }
 

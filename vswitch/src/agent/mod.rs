@@ -872,6 +872,7 @@ fn movable(config: &HostConfig, vtep: IpAddr) -> bool {
             | Section::Chain(_)
             | Section::Port(_)
             | Section::Endpoint(_)
-            | Section::Metadata(_) => false,
+            | Section::Metadata(_)
+            | Section::Proxy(_) => false,
         })
 }

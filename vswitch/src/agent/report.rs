@@ -55,7 +55,8 @@ pub(crate) fn states(
         | Section::Endpoint(_)
         | Section::Router(_)
         | Section::FloatingIp(_)
-        | Section::Metadata(_) => None,
+        | Section::Metadata(_)
+        | Section::Proxy(_) => None,
     });
     ports
         .map(|port| {

@@ -163,7 +163,7 @@ impl<'a> Sorted<'a> {
                 Section::Router(r) => sorted.routers.push((r, hash)),
                 Section::FloatingIp(f) => sorted.floating.push((f, at)),
                 // Nothing that a packet's way depends on.
-                Section::Metadata(_) => {}
+                Section::Metadata(_) | Section::Proxy(_) => {}
             }
         }
         sorted

@@ -537,7 +537,8 @@ pub(super) fn zones(conf: &Conf) -> ZoneMap {
         | Section::Chain(_)
         | Section::Endpoint(_)
         | Section::FloatingIp(_)
-        | Section::Metadata(_) => None,
+        | Section::Metadata(_)
+        | Section::Proxy(_) => None,
     });
     ports.collect()
 }
