@@ -5,18 +5,18 @@
 
 use std::net::IpAddr;
 
-use net::{Id, Prefix, ids::kind};
+use net::{Id, ids::kind};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The proxy of a virtual address.
+use crate::chain::Monitor;
+
+/// The proxy of a load balancer: the one member of its listeners of HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proxy {
-    /// The port that holds the virtual address, on whose device it listens.
+    /// The port on whose device it listens.
     pub port: Id<kind::Port>,
-    /// The virtual address.
-    pub vip: IpAddr,
     /// Where it listens.
     pub listeners: Vec<HttpListener>,
     /// Who serves, each named by listeners or policies at least once.
@@ -27,13 +27,10 @@ pub struct Proxy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpListener {
-    /// Its id in the API, by which it is counted.
+    /// Its id in the API.
     pub id: Uuid,
     /// The TCP port, 1 to 65535.
     pub port: u16,
-    /// From whom alone it takes connections; from anyone, if empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allowed: Vec<Prefix>,
     /// Connections at once at most; `None`: as many as there can be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_limit: Option<u32>,
@@ -162,6 +159,9 @@ pub struct HttpPool {
     pub persistence: Option<HttpPersistence>,
     /// Those who take requests or have some still.
     pub members: Vec<HttpMember>,
+    /// How they are asked whether they serve: by connections or by HTTP. `None`: nobody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Monitor>,
 }
 
 /// How a member is chosen.
@@ -174,8 +174,6 @@ pub enum HttpAlgorithm {
     LeastConnections,
     /// By the client's address.
     SourceIp,
-    /// By the client's address and port.
-    SourceIpPort,
 }
 
 /// Which requests stay with one member.
@@ -205,7 +203,4 @@ pub struct HttpMember {
     /// It serves while no other does.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub backup: bool,
-    /// A monitor found it dead: it has no request either.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub down: bool,
 }

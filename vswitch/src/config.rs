@@ -22,6 +22,7 @@ use crate::{
     datapath::{Rates, Settings},
     metadata::NovaConfig,
     physical::PhysicalNetworks,
+    proxy,
 };
 
 /// The port of a controller's hosts listener.
@@ -117,6 +118,8 @@ pub struct Options {
     pub port_drops_per_second: Option<u32>,
     /// The availability zone that the host is in. Default: nova.
     pub availability_zone: Option<String>,
+    /// HAProxy, which balances HTTP here; an empty path: none. Default: where distributions put it, if it is there. In a file only.
+    pub haproxy: Option<PathBuf>,
     /// The host's interface on each physical network, by the network's name.
     pub physical_networks: Option<BTreeMap<String, String>>,
     /// Nova's metadata API, which answers for ports that are Nova's. Default: the switch answers for all. In a file only.
@@ -273,6 +276,8 @@ pub struct Config {
     pub rates: Rates,
     /// The availability zone that the host is in.
     pub availability_zone: String,
+    /// HAProxy; `None`: this host balances no HTTP.
+    pub haproxy: Option<PathBuf>,
     /// The host's interfaces on physical networks.
     pub physical_networks: PhysicalNetworks,
     /// Nova's metadata API.
@@ -351,19 +356,8 @@ impl Config {
         );
 
         let given = flags.workers.is_some();
-        let workers = flags
-            .workers
-            .or(file.workers)
-            .unwrap_or_else(default_workers);
-        let workers = NonZeroUsize::new(workers)
-            .filter(|n| n.get() <= WORKERS_MAX)
-            .ok_or_else(|| {
-                refuse(
-                    given,
-                    "workers",
-                    &format!("out of range (1..={WORKERS_MAX}): {workers}"),
-                )
-            })?;
+        let workers = worker_threads(flags.workers.or(file.workers));
+        let workers = workers.map_err(|e| refuse(given, "workers", &e))?;
 
         let given = flags.busy_poll_us.is_some();
         let poll = flags.busy_poll_us.or(file.busy_poll_us);
@@ -377,6 +371,10 @@ impl Config {
         let zone = flags.availability_zone.or(file.availability_zone);
         let availability_zone = zone.unwrap_or_else(|| USUAL_ZONE.to_owned());
         check_zone(&availability_zone).map_err(|e| refuse(given, "availability_zone", &e))?;
+
+        let given = flags.haproxy.is_some();
+        let haproxy = haproxy(flags.haproxy.or(file.haproxy));
+        let haproxy = haproxy.map_err(|e| refuse(given, "haproxy", &e))?;
 
         let given = flags.physical_networks.is_some();
         let key = PhysicalNetworks::key(given);
@@ -408,6 +406,7 @@ impl Config {
             project_connections,
             rates,
             availability_zone,
+            haproxy,
             physical_networks,
             nova_metadata,
         })
@@ -435,6 +434,10 @@ impl Config {
             ("port_misses_per_second", self.rates.misses.to_string()),
             ("port_drops_per_second", self.rates.drops.to_string()),
             ("availability_zone", text(&self.availability_zone)),
+            (
+                "haproxy",
+                text(&self.haproxy.as_deref().unwrap_or(Path::new("")).display()),
+            ),
         ];
         if let Some(vtep) = &self.vtep_ip {
             lines.push(("vtep_ip", text(vtep)));
@@ -527,6 +530,22 @@ fn shares(flags: &Options, file: &Options) -> (u32, Rates) {
     };
     let project = told(|o| o.project_connections, usual.project_connections);
     (project, rates)
+}
+
+/// The program that balances HTTP: the named one, none if that is empty, or the one that is there.
+fn haproxy(named: Option<PathBuf>) -> Result<Option<PathBuf>, String> {
+    match named {
+        Some(none) if none.as_os_str().is_empty() => Ok(None),
+        Some(named) if named.is_file() => Ok(Some(named)),
+        Some(named) => Err(format!("no such program: {}", named.display())),
+        None => Ok(proxy::program()),
+    }
+}
+
+fn worker_threads(given: Option<usize>) -> Result<NonZeroUsize, String> {
+    let workers = given.unwrap_or_else(default_workers);
+    let fits = NonZeroUsize::new(workers).filter(|n| n.get() <= WORKERS_MAX);
+    fits.ok_or_else(|| format!("out of range (1..={WORKERS_MAX}): {workers}"))
 }
 
 fn busy_poll(micros: Option<u64>) -> Result<Duration, String> {

@@ -23,6 +23,7 @@ pub mod effort;
 pub mod io;
 pub mod metadata;
 pub mod physical;
+mod proxy;
 pub mod simulated;
 pub mod stats;
 pub mod worker;

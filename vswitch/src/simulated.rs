@@ -323,6 +323,8 @@ pub struct Name {
     pub seed: u64,
     /// The zone that it is in.
     pub availability_zone: String,
+    /// Does it say that it has the program that balances HTTP? None runs.
+    pub proxies: bool,
 }
 
 /// The agent of a host without devices.
@@ -364,6 +366,7 @@ impl SimulatedHost {
             workers: 1,
             physical_networks: machine.inner().physical.keys().cloned().collect(),
             availability_zone: name.availability_zone.clone(),
+            proxies: name.proxies,
         };
         let outbox = Outbox::default();
         machine.clone().stop(); // the last process's workers are no more

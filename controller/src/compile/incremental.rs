@@ -308,6 +308,16 @@ impl Compiler {
             }
             Object::Label(label) => self.mark_metered(label.id, dirty),
             Object::LabelRule(rule) => self.mark_metered(rule.label, dirty),
+            Object::Proxy(proxy) => self.mark_proxy(proxy.section.port, dirty),
+        }
+    }
+
+    /// A proxy behind a port, and its host's needs.
+    fn mark_proxy(&self, port: Id<kind::Port>, dirty: &mut Dirty) {
+        dirty.sections.insert(SectionKey::Proxy(port));
+        dirty.ports.insert(port);
+        if let Some(port) = self.intent.ports.get(&port) {
+            dirty.hosts.extend(port.host.clone());
         }
     }
 
@@ -436,6 +446,7 @@ impl Compiler {
     fn mark_port(&self, id: Id<kind::Port>, dirty: &mut Dirty) {
         dirty.sections.insert(SectionKey::Port(id));
         dirty.sections.insert(SectionKey::Metadata(id));
+        dirty.sections.insert(SectionKey::Proxy(id));
         dirty.ports.insert(id);
         if let Some(port) = self.intent.ports.get(&id) {
             dirty.hosts.extend(port.host.clone());

@@ -23,6 +23,7 @@ use hostconfig::{
     network::{RaMode, Route, Wire},
 };
 use net::{Id, PortRange, Prefix, ids::kind};
+use uuid::Uuid;
 
 /// The name of a host, as in a port's `binding:host_id`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +71,8 @@ pub struct Host {
     pub foreign: bool,
     /// May it be given what the controller places?
     pub in_service: bool,
+    /// Has it the program that balances HTTP?
+    pub proxies: bool,
     /// Its small number.
     pub number: Option<u16>,
     /// The fingerprint of the certificate that it must show.
@@ -441,6 +444,15 @@ pub struct Chain {
     pub functions: Vec<Id<kind::Function>>,
 }
 
+/// The proxy of a load balancer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// The load balancer's id.
+    pub id: Uuid,
+    /// What it does.
+    pub section: hostconfig::Proxy,
+}
+
 /// Any of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
@@ -480,6 +492,8 @@ pub enum Object {
     Label(Arc<Label>),
     /// A rule of one.
     LabelRule(Arc<LabelRule>),
+    /// A load balancer's proxy.
+    Proxy(Arc<Proxy>),
 }
 
 /// The id of any of them.
@@ -521,6 +535,8 @@ pub enum ObjectId {
     Label(Id<kind::MeteringLabel>),
     /// A rule of one.
     LabelRule(Id<kind::Rule>),
+    /// A load balancer's proxy, by the load balancer.
+    Proxy(Uuid),
 }
 
 impl Object {
@@ -545,6 +561,7 @@ impl Object {
             Self::Chain(o) => ObjectId::Chain(o.id),
             Self::Label(o) => ObjectId::Label(o.id),
             Self::LabelRule(o) => ObjectId::LabelRule(o.id),
+            Self::Proxy(o) => ObjectId::Proxy(o.id),
         }
     }
 }
@@ -640,6 +657,7 @@ pub struct Intent {
     pub(crate) chains: Table<kind::PortChain, Chain>,
     pub(crate) labels: Table<kind::MeteringLabel, Label>,
     pub(crate) label_rules: Table<kind::Rule, LabelRule>,
+    pub(crate) proxies: BTreeMap<Uuid, Arc<Proxy>>,
 
     pub(crate) hosts_named: Index<HostName, Id<kind::Host>>,
     pub(crate) subnets_of: Index<Id<kind::Network>, Id<kind::Subnet>>,
@@ -684,6 +702,8 @@ pub struct Intent {
     /// By whose routers count under it; under none: all do.
     labels_of: Index<Option<Id<kind::Project>>, Id<kind::MeteringLabel>>,
     label_rules_of: Index<Id<kind::MeteringLabel>, Id<kind::Rule>>,
+    /// By the proxy's port.
+    proxy_at: Index<Id<kind::Port>, Uuid>,
 }
 
 impl Label {
@@ -727,6 +747,7 @@ impl Intent {
             ObjectId::Chain(id) => self.chains.get(&id).cloned().map(Object::Chain),
             ObjectId::Label(id) => self.labels.get(&id).cloned().map(Object::Label),
             ObjectId::LabelRule(id) => self.label_rules.get(&id).cloned().map(Object::LabelRule),
+            ObjectId::Proxy(id) => self.proxies.get(&id).cloned().map(Object::Proxy),
         }
     }
 
@@ -754,6 +775,7 @@ impl Intent {
         ids.extend(self.chains.keys().copied().map(ObjectId::Chain));
         ids.extend(self.labels.keys().copied().map(ObjectId::Label));
         ids.extend(self.label_rules.keys().copied().map(ObjectId::LabelRule));
+        ids.extend(self.proxies.keys().copied().map(ObjectId::Proxy));
         ids
     }
 
@@ -867,6 +889,18 @@ impl Intent {
                 self.label_rules_of.insert(o.label, o.id);
                 self.label_rules.insert(o.id, o);
             }
+            Object::Proxy(o) => self.insert_proxy(o),
+        }
+    }
+
+    fn insert_proxy(&mut self, o: Arc<Proxy>) {
+        self.proxy_at.insert(o.section.port, o.id);
+        self.proxies.insert(o.id, o);
+    }
+
+    fn remove_proxy(&mut self, id: Uuid) {
+        if let Some(o) = self.proxies.remove(&id) {
+            self.proxy_at.remove(&o.section.port, &id);
         }
     }
 
@@ -998,6 +1032,7 @@ impl Intent {
                     self.label_rules_of.remove(&o.label, &id);
                 }
             }
+            ObjectId::Proxy(id) => self.remove_proxy(id),
         }
     }
 
@@ -1047,6 +1082,11 @@ impl Intent {
     }
 
     /// The host of this name.
+    pub(crate) fn all_hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.values().map(Arc::as_ref)
+    }
+
+    /// A host, by its name.
     pub fn host(&self, name: &HostName) -> Option<&Arc<Host>> {
         self.hosts_named
             .of(name)
@@ -1330,6 +1370,12 @@ impl Intent {
         self.ports
             .get(&port)
             .is_some_and(|port| port.router.is_some())
+    }
+
+    /// The proxy behind a port.
+    pub(crate) fn proxy(&self, port: Id<kind::Port>) -> Option<&Arc<Proxy>> {
+        let id = self.proxy_at.of(&port).next()?;
+        self.proxies.get(id)
     }
 
     /// Does this port hold a virtual address of a function?

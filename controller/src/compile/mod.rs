@@ -135,6 +135,9 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
         if bound.metadata.is_some() {
             keys.insert(SectionKey::Metadata(port.id));
         }
+        if intent.proxy(port.id).is_some() {
+            keys.insert(SectionKey::Proxy(port.id));
+        }
         named.insert(Side::Port(port.id));
         named.insert(Side::Network(port.network));
         named.insert(Side::Project(port.project));
@@ -247,7 +250,7 @@ fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
         SectionKey::Router(id) => Section::Router(l3::router(intent, id)?),
         SectionKey::FloatingIp(id) => Section::FloatingIp(l3::floating_ip(intent, id)?),
         SectionKey::Metadata(id) => Section::Metadata(l2::metadata(intent, id)?),
-        SectionKey::Proxy(_) => return None,
+        SectionKey::Proxy(id) => Section::Proxy(intent.proxy(id)?.section.clone()),
     };
     match Keyed::new(body) {
         Ok(keyed) => Some(keyed),
@@ -308,6 +311,7 @@ impl fmt::Display for ObjectId {
             Self::Chain(id) => write!(f, "port chain {id}"),
             Self::Label(id) => write!(f, "metering label {id}"),
             Self::LabelRule(id) => write!(f, "metering label rule {id}"),
+            Self::Proxy(id) => write!(f, "proxy of load balancer {id}"),
         }
     }
 }

@@ -37,6 +37,7 @@ pub(crate) fn host(n: u8, vtep: bool, foreign: bool) -> Object {
         zone: "nova".to_owned(),
         foreign,
         in_service: true,
+        proxies: false,
         number: (!foreign).then_some(u16::from(n)),
         certificate: Some(format!("certificate of h{n}")),
     }))

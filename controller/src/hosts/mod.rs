@@ -9,6 +9,7 @@
 
 mod members;
 pub mod pki;
+mod proxies;
 pub mod publish;
 mod schedule;
 pub mod session;
@@ -22,7 +23,8 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+pub use proxies::Seating;
 pub use schedule::{Placement, Seat};
 pub use server::Limits;
 pub use stats::{METRICS, Stats};
-pub use task::{Parts, TOGETHER, judge, note_site, note_vtep, place, serve};
+pub use task::{Parts, TOGETHER, judge, note_site, note_vtep, place, seat, serve};

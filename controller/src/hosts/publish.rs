@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::{
     members::Members,
+    proxies::{Proxies, Seating},
     schedule::{Placement, Schedule},
     session::{self, HangUp, Session, Target},
     status::Status,
@@ -112,6 +113,8 @@ pub enum Effect {
     Site(Id<kind::Host>, Site),
     /// Write into the store where a gateway is to be, if it is where it was.
     Place(Placement),
+    /// Write into the store where a load balancer's proxy is to be, if it is where it was.
+    Seat(Seating),
     /// Write into the store what a host found of members that it asks, or that it is gone.
     Judge(Vec<Verdict>),
 }
@@ -134,6 +137,7 @@ pub struct Publisher {
     conns: BTreeMap<Conn, HostName>,
     status: Status,
     schedule: Schedule,
+    proxies: Proxies,
     members: Members,
 }
 
@@ -153,6 +157,7 @@ impl Publisher {
             conns: BTreeMap::new(),
             status: Status::new(board),
             schedule: Schedule::new(at.now),
+            proxies: Proxies::default(),
             members: Members::default(),
         };
         // Nobody is connected yet: there is nothing to do but to know it.
@@ -230,13 +235,14 @@ impl Publisher {
                 self.members.find(self.compiler.intent());
                 let placements = self.schedule.all(&self.compiler, &self.live, at.now);
                 effects.extend(placements.into_iter().map(Effect::Place));
+                self.seat_proxies(at, &mut effects);
             }
             Event::Beat => self.beat(at, &mut effects),
         }
         effects
     }
 
-    /// Hosts with gateways or monitored members hear often; those that are gone lose the ones, and the others are down.
+    /// Hosts with gateways, proxies or monitored members hear often; those that are gone lose the ones, and the others are down.
     fn beat(&mut self, at: Reading, effects: &mut Vec<Effect>) {
         if self.schedule.stalled(at.now) {
             for live in self.live.values_mut() {
@@ -244,12 +250,17 @@ impl Publisher {
             }
         }
         let with_gateways = self.compiler.intent().gateways_at.keys();
-        let hosts = with_gateways.chain(self.members.hosts()).cloned();
+        let with_proxies = Proxies::hosts(self.compiler.intent());
+        let hosts = with_gateways
+            .chain(self.members.hosts())
+            .chain(with_proxies);
+        let hosts = hosts.cloned();
         for host in hosts.collect::<BTreeSet<HostName>>() {
             self.step(&host, session::Event::Beat, at, effects);
         }
         let placements = self.schedule.of_gone(&self.compiler, &self.live, at.now);
         effects.extend(placements.into_iter().map(Effect::Place));
+        self.seat_proxies(at, effects);
         let is_gone = |host: &HostName| self.schedule.is_gone(host, &self.live, at.now);
         let verdicts = self.members.verdicts(is_gone, at.now);
         if !verdicts.is_empty() {
@@ -286,10 +297,26 @@ impl Publisher {
         self.status
             .review_touched(touched, &self.compiler, &self.live);
         self.schedule.seen(&touched.ports);
+        self.proxies.seen(&touched.ports);
+        let intent = self.compiler.intent();
+        if touched
+            .ports
+            .iter()
+            .any(|port| intent.proxy(*port).is_some())
+        {
+            self.seat_proxies(at, effects);
+        }
         let placements = self
             .schedule
             .of(&touched.ports, &self.compiler, &self.live, at.now);
         effects.extend(placements.into_iter().map(Effect::Place));
+    }
+
+    /// Has proxies seated that are nowhere, or where they cannot be.
+    fn seat_proxies(&mut self, at: Reading, effects: &mut Vec<Effect>) {
+        let known = (&self.live, &self.schedule);
+        let seatings = self.proxies.seatings(self.compiler.intent(), known, at.now);
+        effects.extend(seatings.into_iter().map(Effect::Seat));
     }
 
     fn connect(
@@ -362,8 +389,12 @@ impl Publisher {
                 session::Effect::Site(site) => {
                     let record = self.compiler.intent().host(host);
                     if let Some(record) = record
-                        && (&record.wires, &record.zone)
-                            != (&site.physical_networks, &site.availability_zone)
+                        && (&record.wires, &record.zone, record.proxies)
+                            != (
+                                &site.physical_networks,
+                                &site.availability_zone,
+                                site.proxies,
+                            )
                     {
                         effects.push(Effect::Site(record.id, site));
                     }

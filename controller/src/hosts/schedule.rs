@@ -44,7 +44,7 @@ const FORGET: Duration = Duration::from_mins(1);
 /// After a start of the controller hosts have this long to come back to it.
 const RETURN: Duration = Duration::from_secs(5);
 /// A placement that was asked for is seen in the store by then, or asked for again.
-const ASKED: Duration = Duration::from_secs(1);
+pub(super) const ASKED: Duration = Duration::from_secs(1);
 /// Beats that are so far apart say that this process stood still: nobody is gone by that.
 const STALL: Duration = Duration::from_millis(500);
 
@@ -315,7 +315,7 @@ impl Schedule {
 }
 
 /// Is the host connected and heard?
-fn is_here(host: &HostName, live: &Sessions) -> bool {
+pub(super) fn is_here(host: &HostName, live: &Sessions) -> bool {
     let session = live.get(host).map(|live| &live.session);
     session.is_some_and(|session| session.is_met() && !session.is_silent())
 }

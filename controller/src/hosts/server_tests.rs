@@ -69,6 +69,7 @@ impl Fabric {
             vtep: None,
             physical_networks: std::collections::BTreeSet::new(),
             availability_zone: "nova".to_owned(),
+            proxies: false,
             foreign: false,
             capacity: None,
             admin_state_up: true,

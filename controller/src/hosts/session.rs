@@ -574,6 +574,7 @@ impl Session {
         effects.push(Effect::Site(Site {
             physical_networks: wires,
             availability_zone: zone,
+            proxies: hello.proxies,
         }));
         // A host that names nothing has nothing, or no trust in what it has.
         self.extent = if hello.sections.is_empty() {

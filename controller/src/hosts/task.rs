@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use super::{
     pki::Authority,
+    proxies::Seating,
     publish::{Conn, Effect, Event, Publisher, Reading},
     schedule::Placement,
     server::{self, Limits, Service},
@@ -41,8 +42,11 @@ use crate::{
     resources::{
         Host, Port,
         host::Site,
-        lbaas::health_monitor::{Verdict, note},
-        port::GATEWAY_OWNER,
+        lbaas::{
+            self,
+            health_monitor::{Verdict, note},
+        },
+        port::{GATEWAY_OWNER, PROXY_OWNER},
     },
     rules::Facts,
     rules::{self, Occasion, Write},
@@ -295,6 +299,7 @@ impl Task {
                 Effect::Vtep(host, vtep) => self.write_vtep(host.uuid(), vtep),
                 Effect::Site(host, site) => self.write_site(host.uuid(), site),
                 Effect::Place(placement) => self.write_placement(placement),
+                Effect::Seat(seating) => self.write_seating(seating),
                 Effect::Judge(verdicts) => self.write_verdicts(verdicts),
             }
         }
@@ -319,6 +324,21 @@ impl Task {
                 Ok(true) => tracing::info!(%port, host = to, "a router's gateway was placed"),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "a router's gateway was not placed"),
+            }
+        });
+    }
+
+    /// Notes in the store where a load balancer's proxy is.
+    fn write_seating(&self, seating: Seating) {
+        let store = Arc::clone(&self.store);
+        let (balancer, host) = (seating.load_balancer, seating.to.clone());
+        let host = host.map(|host| host.to_string()).unwrap_or_default();
+        tokio::spawn(async move {
+            let now = Seconds::of(SystemTime::now());
+            match seat(store.as_ref(), seating, now).await {
+                Ok(true) => tracing::info!(%balancer, host, "a load balancer's proxy was placed"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "a load balancer's proxy was not placed"),
             }
         });
     }
@@ -399,6 +419,39 @@ pub async fn place(
     Ok(transact(store, set).await?.value)
 }
 
+/// Does what [`Effect::Seat`] asks for: the proxy's port is bound to the host, if it is where it was. Was it?
+///
+/// # Errors
+/// That the store cannot write, or a rule of ports was broken.
+pub async fn seat(
+    store: &dyn Store,
+    seating: Seating,
+    now: Seconds,
+) -> Result<bool, TransactError<Refusal>> {
+    let moment = Occasion {
+        now,
+        seed: [0; 32],
+        facts: Arc::default(),
+    };
+    let set = move |view: &mut View| {
+        let port = view.object::<Port>(seating.port.uuid());
+        let name = |host: &Option<HostName>| host.as_ref().map_or("", HostName::as_str).to_owned();
+        let from = name(&seating.from);
+        let port = port.filter(|port| port.device_owner == PROXY_OWNER && port.host == from);
+        let Some(port) = port else {
+            return Ok(false);
+        };
+        let mut port = Port::clone(&port);
+        port.host = name(&seating.to);
+        let mut writes = vec![Write::put(port)];
+        // Whether anybody serves its listeners is part of their plans.
+        writes.extend(lbaas::again(view, "loadbalancer_id", seating.load_balancer));
+        rules::follow_up(view, writes, &moment.moment())?;
+        Ok(true)
+    };
+    Ok(transact(store, set).await?.value)
+}
+
 /// Does what [`Effect::Judge`] asks for: what was found is kept with each member.
 ///
 /// # Errors
@@ -431,8 +484,9 @@ pub async fn note_site(
     let set = move |view: &mut View| {
         let told = view.object::<Host>(host);
         let known = |host: &Host| {
-            (&host.physical_networks, &host.availability_zone)
-                == (&site.physical_networks, &site.availability_zone)
+            host.physical_networks == site.physical_networks
+                && (&host.availability_zone, host.proxies)
+                    == (&site.availability_zone, site.proxies)
         };
         let Some(host) = told.filter(|host| !known(host)) else {
             return Ok(());
@@ -440,6 +494,7 @@ pub async fn note_site(
         let mut host = Host::clone(&host);
         host.physical_networks.clone_from(&site.physical_networks);
         host.availability_zone.clone_from(&site.availability_zone);
+        host.proxies = site.proxies;
         host.meta.revision_number += 1;
         host.meta.updated_at = now;
         view.put(Host::SPEC.key(host.meta.id), Arc::new(host));

@@ -64,9 +64,12 @@ pub struct Site {
     pub physical_networks: BTreeSet<String>,
     /// The availability zone that it is in.
     pub availability_zone: String,
+    /// Has it the program that balances HTTP?
+    pub proxies: bool,
 }
 
 /// A host.
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of its own")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
     /// What every object has; the name is the host's.
@@ -84,6 +87,9 @@ pub struct Host {
     /// The availability zone that it is in, as it said when it connected.
     #[serde(default = "usual_zone")]
     pub availability_zone: String,
+    /// Has it the program that balances HTTP, as it said when it connected?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxies: bool,
     /// A tunnel endpoint without an agent.
     #[serde(default)]
     pub foreign: bool,
@@ -181,6 +187,12 @@ impl Resource for Host {
                 "The zone that it is in, as its own configuration says.",
             )
             .computed(),
+            field(
+                "proxies",
+                Kind::Bool,
+                "Has it the program that balances HTTP?",
+            )
+            .computed(),
             field("admin_state_up", Kind::Bool, "Is it in service?").writable(Absent::Bool(true)),
             field(
                 "new_token",
@@ -242,6 +254,7 @@ impl Resource for Host {
                 .map_or(Value::Null, |complaint| json!(complaint)),
             "physical_networks" => json!(self.physical_networks),
             "availability_zone" => json!(self.availability_zone),
+            "proxies" => json!(self.proxies),
             "reserved" => guarantee::reserved(scene.snapshot, &self.meta.name),
             "agent_type" => json!("overweave vswitch"),
             "binary" => json!("overweave-vswitch"),

@@ -257,6 +257,7 @@ impl Region {
             underlay_mtu: 9000,
             seed,
             availability_zone: "nova".to_owned(),
+            proxies: false,
         };
         let dir = self.scratch.0.join(&host);
         std::fs::create_dir_all(&dir).unwrap();
@@ -571,7 +572,7 @@ impl Region {
                         self.down(conn, delay, ToHost::Lost("ended"));
                     }
                 }
-                Effect::Site(..) | Effect::Place(_) | Effect::Judge(_) => {
+                Effect::Site(..) | Effect::Place(_) | Effect::Seat(_) | Effect::Judge(_) => {
                     unreachable!("no host of this fabric has a wire, a gateway or a member")
                 }
                 Effect::Vtep(host, vtep) => {

@@ -22,6 +22,7 @@ use controller::{
     hosts::{
         judge, note_site, place,
         publish::{Conn, Effect, Event, Reading},
+        seat,
     },
     resource::{Objects, Resource},
     resources::{
@@ -202,6 +203,7 @@ impl Region {
             underlay_mtu: 1600,
             seed: 1,
             availability_zone: ZONES[at].to_owned(),
+            proxies: false,
         };
         let agent = SimulatedHost::start(&who, &dir.join("state"), &machine, self.now);
         let build = Build {
@@ -290,6 +292,10 @@ impl Region {
                 Effect::Place(placement) => {
                     let placed = place(store.as_ref(), placement, wall);
                     self.runtime.block_on(placed).unwrap();
+                }
+                Effect::Seat(seating) => {
+                    let seated = seat(store.as_ref(), seating, wall);
+                    self.runtime.block_on(seated).unwrap();
                 }
                 Effect::Judge(verdicts) => {
                     let judged = judge(store.as_ref(), verdicts, wall);

@@ -154,7 +154,7 @@ impl Hub {
                     effects.extend(self.publisher.on(event, self.reading()));
                 }
                 Effect::HangUp(conn, why) => panic!("{conn:?} was hung up: {why}"),
-                Effect::Site(..) | Effect::Place(_) | Effect::Judge(_) => {
+                Effect::Site(..) | Effect::Place(_) | Effect::Seat(_) | Effect::Judge(_) => {
                     unreachable!("no host of this region has a wire, a gateway or a member")
                 }
                 Effect::Vtep(host, vtep) => {
@@ -256,6 +256,7 @@ pub fn run(
             physical_networks: Vec::new(),
             clock: None,
             availability_zone: String::new(),
+            proxies: false,
         };
         hub.on(Event::Heard(conn, said(from_host::Message::Hello(hello))));
     }

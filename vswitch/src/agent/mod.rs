@@ -40,7 +40,7 @@ use std::{
 use hostconfig::{HostConfig, Section, SectionKey, wire};
 use net::{Id, Now, ids::kind};
 use rustls::ClientConfig;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use self::{
@@ -65,6 +65,7 @@ pub use self::{
 use crate::{
     datapath::probes::Verdict,
     local::{Answer, Ask, Refusal, Reply, code},
+    proxy::{self, Proxied},
     worker::monotonic,
 };
 
@@ -84,6 +85,8 @@ pub(crate) enum Input {
     NotJoined(String),
     /// Of someone on this host.
     Ask(Ask, Reply),
+    /// What became of a proxy behind a port.
+    Proxied(Id<kind::Port>, Proxied),
     /// The workers lost a device; [`Switch::gone`] says which.
     DeviceGone,
     /// Stop.
@@ -182,6 +185,8 @@ pub(crate) struct Me {
     pub(crate) physical_networks: Vec<String>,
     /// The zone that the host is in.
     pub(crate) availability_zone: String,
+    /// Has it the program that balances HTTP?
+    pub(crate) proxies: bool,
 }
 
 /// What the workers run.
@@ -237,6 +242,9 @@ pub(crate) struct Agent<S, W> {
     /// What passed listeners, and when to look next; `None`: there is none.
     balanced: Balanced,
     tally: Option<Now>,
+    /// Who keeps proxies running hears here which, and says what became of them.
+    keeper: Option<watch::Sender<proxy::Wanted>>,
+    proxied: BTreeMap<Id<kind::Port>, Proxied>,
 }
 
 /// How long a config may be kept and not flushed: a burst of changes costs one flush.
@@ -263,6 +271,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             underlay_mtu: me.underlay.mtu,
             physical_networks: me.physical_networks.clone(),
             availability_zone: me.availability_zone.clone(),
+            proxies: me.proxies,
         };
         let (held, replaced) = (Arc::clone(&config), state.replaced()?);
         let session = Session::new(introduction, held, replaced, state.seed()?);
@@ -296,6 +305,8 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             heard: None,
             balanced: Balanced::new(),
             tally: None,
+            keeper: None,
+            proxied: BTreeMap::new(),
         };
         let counted = agent.meters.told();
         agent.step(Event::Metered(counted), now);
@@ -326,7 +337,53 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             Input::Joined { identity, fresh } => self.join(&identity, fresh, now),
             Input::NotJoined(why) => self.unjoined = why,
             Input::Ask(ask, reply) => self.answer(ask, reply, now),
+            Input::Proxied(port, proxied) => self.hear_of_proxy(port, proxied, now),
             Input::DeviceGone | Input::Stop => {} // seen to when all is heard
+        }
+    }
+
+    /// From now on somebody keeps proxies running.
+    pub(crate) fn keep_proxies(&mut self, keeper: watch::Sender<proxy::Wanted>) {
+        keeper.send_replace(proxy::wanted(&self.running.config));
+        self.keeper = Some(keeper);
+    }
+
+    fn hear_of_proxy(&mut self, port: Id<kind::Port>, proxied: Proxied, now: Now) {
+        if !self
+            .running
+            .config
+            .sections
+            .contains_key(&SectionKey::Proxy(port))
+        {
+            return; // it was taken away meanwhile
+        }
+        let before = proxy::verdicts(&self.proxied);
+        self.proxied.insert(port, proxied);
+        if proxy::verdicts(&self.proxied) != before {
+            self.tell_verdicts(now);
+        }
+    }
+
+    /// What is known of all members that are asked from here.
+    fn tell_verdicts(&mut self, now: Now) {
+        let proxied = proxy::verdicts(&self.proxied);
+        let all = self.members.found.iter().chain(&proxied);
+        let told = all.map(verdicts::told).collect();
+        self.step(Event::Judged(told), now);
+    }
+
+    /// Has those proxies kept running that the config has.
+    fn follow_proxies(&mut self) {
+        let config = &self.running.config;
+        self.proxied
+            .retain(|port, _| config.sections.contains_key(&SectionKey::Proxy(*port)));
+        if let Some(keeper) = &self.keeper {
+            let wanted = proxy::wanted(config);
+            keeper.send_if_modified(|before| {
+                let differs = *before != wanted;
+                *before = wanted;
+                differs
+            });
         }
     }
 
@@ -419,8 +476,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         }
         if !self.members.told {
             self.members.told = true;
-            let told = self.members.found.iter().map(verdicts::told).collect();
-            self.step(Event::Judged(told), now);
+            self.tell_verdicts(now);
         }
     }
 
@@ -647,6 +703,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         self.members.told &= asks == self.members.asks;
         self.members.asks = asks;
         self.follow(&old.config);
+        self.follow_proxies();
     }
 
     /// Interfaces come and go, and nobody tells.
@@ -673,12 +730,19 @@ impl<S: Switch, W: Wire> Agent<S, W> {
     }
 
     fn states(&self) -> BTreeMap<Id<kind::Port>, PortState> {
-        report::states(
+        let mut states = report::states(
             &self.running.told,
             &self.running.config,
             &self.devices,
             (self.me.underlay, &self.obstacles),
-        )
+        );
+        for (port, proxied) in &self.proxied {
+            if let (Some(state), Some(why)) = (states.get_mut(port), &proxied.trouble) {
+                state.active = false;
+                state.reason.clone_from(why);
+            }
+        }
+        states
     }
 
     fn answer(&mut self, ask: Ask, reply: Reply, now: Now) {

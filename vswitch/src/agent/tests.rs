@@ -195,6 +195,7 @@ impl Host {
             },
             workers: 1,
             physical_networks: Vec::new(),
+            proxies: false,
             availability_zone: "nova".to_owned(),
         };
         let state = State::open(&self.dir.path().join("state")).unwrap();

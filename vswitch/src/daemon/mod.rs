@@ -7,7 +7,7 @@ use std::{fs, future::Future, io::Error as IoError, pin::pin, thread, time::Dura
 
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tracing::{info, warn};
@@ -20,6 +20,7 @@ use crate::{
     config::Config,
     http::{self, HttpError},
     local::{self, Asker, LocalError},
+    proxy,
     switch::{LocalSwitch, StartError},
 };
 
@@ -109,7 +110,9 @@ pub(crate) async fn serve<S: Switch + Send + 'static>(
         workers: config.workers.get(),
         physical_networks: config.physical_networks.names(),
         availability_zone: config.availability_zone.clone(),
+        proxies: config.haproxy.is_some(),
     };
+    let (keeper, wanted) = watch::channel(proxy::Wanted::new());
     let runtime = Handle::current();
     let wire = Grpc::new(runtime.clone(), config.controller.clone(), inputs.clone());
     let (ended, agent_ended) = oneshot::channel();
@@ -117,7 +120,8 @@ pub(crate) async fn serve<S: Switch + Send + 'static>(
         .name("agent".to_owned())
         .spawn(move || {
             let run = || -> Result<(), Error> {
-                let agent = Agent::new(me, state, switch, wire, clock.now())?;
+                let mut agent = Agent::new(me, state, switch, wire, clock.now())?;
+                agent.keep_proxies(keeper);
                 agent::run(agent, heard, &runtime, clock).or(Err(Error::Ended))
             };
             drop(ended.send(run())); // nobody waits any more
@@ -126,6 +130,15 @@ pub(crate) async fn serve<S: Switch + Send + 'static>(
 
     let mut tasks = JoinSet::new();
     tasks.spawn(local::serve(socket, asker.clone()));
+    if let Some(program) = config.haproxy.clone() {
+        let means = proxy::Means {
+            program,
+            dir: config.run_dir.join("proxy"),
+            asker: asker.clone(),
+            inputs: inputs.clone(),
+        };
+        tasks.spawn(proxy::keep(means, wanted));
+    }
     tasks.spawn(http::serve(metrics, asker));
     info!(host = config.host, vtep = %underlay.vtep, workers = config.workers.get(), "vswitch runs");
 

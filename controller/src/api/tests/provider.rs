@@ -43,6 +43,7 @@ impl Cloud {
         let site = Site {
             physical_networks: physical.iter().map(ToString::to_string).collect(),
             availability_zone: zone.to_owned(),
+            proxies: true,
         };
         let store = self.api.core.store.as_ref();
         crate::hosts::note_site(store, host, site, Seconds::new(1))

@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::{
     Balancer, BalancerMember, Chain, Change, Classifier, Function, Object, ObjectId, Target, Work,
-    project,
+    intent, project,
 };
 use crate::{
-    resources::{Listener, function::Algorithm as Chosen, lbaas::Plan},
+    resources::{Listener, LoadBalancer, function::Algorithm as Chosen, lbaas::Plan},
     store::{Entry, KeyChange},
 };
 use std::sync::Arc;
@@ -63,6 +63,13 @@ pub(super) fn objects(entry: &Entry) -> Vec<Object> {
             Object::Chain(Arc::new(chain)),
         ])
         .collect()
+}
+
+/// What a load balancer's proxy does; nothing where it has none.
+pub(super) fn proxy(balancer: &LoadBalancer) -> Option<intent::Proxy> {
+    let section = balancer.proxy.clone()?;
+    let id = balancer.meta.id;
+    Some(intent::Proxy { id, section })
 }
 
 fn classifiers(listener: &Listener, plan: &Plan) -> Vec<Classifier> {

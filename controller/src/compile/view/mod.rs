@@ -32,8 +32,8 @@ use crate::{
     resource::{Resource, Spec},
     resources::{
         self, AddressGroup, FirewallGroup, FirewallPolicy, FirewallRule, FlowClassifier, Listener,
-        MeteringLabel, MeteringLabelRule, NetworkFunction, PortChain, PortPairGroup, QosPolicy,
-        SecurityGroup, dns, function,
+        LoadBalancer, MeteringLabel, MeteringLabelRule, NetworkFunction, PortChain, PortPairGroup,
+        QosPolicy, SecurityGroup, dns, function,
         fwaas::rule::{Action as Ruling, IpVersion},
         port::{
             GATEWAY_OWNER,
@@ -130,6 +130,7 @@ const KINDS: &[(&Spec, OfKind)] = &[
     (PortChain::SPEC, |id| ObjectId::Chain(id.into())),
     (MeteringLabel::SPEC, |id| ObjectId::Label(id.into())),
     (MeteringLabelRule::SPEC, |id| ObjectId::LabelRule(id.into())),
+    (LoadBalancer::SPEC, ObjectId::Proxy),
 ];
 
 fn object_id(key: &str) -> Option<ObjectId> {
@@ -160,6 +161,7 @@ fn object(id: ObjectId, entry: &Entry, facts: &Facts) -> Option<Object> {
         ObjectId::Chain(_) => Object::Chain(Arc::new(chain(entry.peek()?))),
         ObjectId::Label(_) => Object::Label(Arc::new(label(entry.peek()?))),
         ObjectId::LabelRule(_) => Object::LabelRule(Arc::new(label_rule(entry.peek()?))),
+        ObjectId::Proxy(_) => Object::Proxy(Arc::new(lbaas::proxy(entry.peek()?)?)),
     })
 }
 
@@ -180,6 +182,7 @@ fn host(host: &resources::Host) -> Host {
         zone: host.availability_zone.clone(),
         foreign: host.foreign,
         in_service: host.admin_state_up,
+        proxies: host.proxies,
         number: host.number,
         certificate: host.certificate.clone(),
     }

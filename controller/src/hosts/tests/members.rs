@@ -65,7 +65,7 @@ fn region() -> Region {
 }
 
 impl Region {
-    fn ticks(&mut self, time: Duration) {
+    pub(super) fn ticks(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
             self.now = self.now + Duration::from_millis(100);

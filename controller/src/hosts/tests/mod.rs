@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Placement,
+    proxies::Seating,
     publish::{Conn, Effect, Event, Publisher, Reading},
     session::HangUp,
 };
@@ -31,6 +32,7 @@ use crate::{
 
 mod failover;
 mod members;
+mod proxies;
 
 const INCARNATION: Uuid = Uuid::from_u128(1);
 
@@ -115,7 +117,7 @@ impl SimHost {
         Duration::from_nanos(self.clock(now).saturating_sub(since))
     }
 
-    fn hello(&mut self, wires: Vec<String>, zone: String, now: Now) {
+    fn hello(&mut self, wires: Vec<String>, (zone, proxies): (String, bool), now: Now) {
         let sections = self
             .config
             .sections
@@ -135,6 +137,7 @@ impl SimHost {
             physical_networks: wires,
             clock: (!self.reader).then(|| self.clock(now)),
             availability_zone: zone,
+            proxies,
         };
         self.up
             .push_back(from_host(from_host::Message::Hello(hello)));
@@ -259,6 +262,8 @@ struct Region {
     placed: Vec<Placement>,
     /// What was to be noted of members.
     judged: Vec<Verdict>,
+    /// What was to be noted of proxies, as it is noted.
+    seated: Vec<Seating>,
     /// Placements that the store has not written yet, where it is slow.
     writes: Option<Vec<Placement>>,
     /// Routers whose gateways one host at a time answers for.
@@ -290,6 +295,7 @@ impl Region {
             hung_up: Vec::new(),
             placed: Vec::new(),
             judged: Vec::new(),
+            seated: Vec::new(),
             writes: None,
             exact: 0,
         }
@@ -326,7 +332,7 @@ impl Region {
             now: self.now,
             wall: Seconds::new(self.now.nanos() / 1_000_000_000),
         };
-        let (mut places, mut wired) = (Vec::new(), Vec::new());
+        let (mut places, mut wired, mut seats) = (Vec::new(), Vec::new(), Vec::new());
         for effect in self.publisher.on(event, at) {
             match effect {
                 Effect::Send(conn, message) => {
@@ -343,6 +349,7 @@ impl Region {
                     }
                 }
                 Effect::Place(placement) => places.push(placement),
+                Effect::Seat(seating) => seats.push(seating),
                 Effect::Site(id, site) => wired.push((id, site)),
                 Effect::Vtep(..) => panic!("the records have the hosts' addresses"),
                 Effect::Judge(verdicts) => self.judged.extend(verdicts),
@@ -355,6 +362,7 @@ impl Region {
             let host = Host {
                 wires: site.physical_networks,
                 zone: site.availability_zone,
+                proxies: site.proxies,
                 ..Host::clone(&host)
             };
             self.commit(kit::put([Object::Host(Arc::new(host))]));
@@ -364,6 +372,9 @@ impl Region {
                 Some(writes) => writes.push(placement),
                 None => self.place(placement),
             }
+        }
+        for seating in seats {
+            self.seat(seating);
         }
         self.assert_exact();
     }
@@ -391,7 +402,8 @@ impl Region {
             .collect();
         let zone = record.map(|host| host.zone.clone()).unwrap_or_default();
         let zone = host.zone.clone().unwrap_or(zone);
-        host.hello(host.wires.clone().unwrap_or(wires), zone, now);
+        let proxies = record.is_some_and(|host| host.proxies);
+        host.hello(host.wires.clone().unwrap_or(wires), (zone, proxies), now);
         let (name, certificate) = (host.name.clone(), host.certificate.clone());
         self.on(Event::Connected(conn, name, certificate));
     }

@@ -50,6 +50,12 @@ pub struct LoadBalancer {
     pub admin_state_up: bool,
     /// Who serves it.
     pub provider: String,
+    /// The port behind which its proxy runs; none without listeners of HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_port_id: Option<Uuid>,
+    /// What that proxy does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<hostconfig::Proxy>,
 }
 
 static OPS: Ops<LoadBalancer> = Ops::new();

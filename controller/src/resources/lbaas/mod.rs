@@ -195,7 +195,7 @@ fn nothing(value: &Value) -> Result<Value, String> {
 }
 
 /// The listeners whose indexed field has this value, to be judged again.
-fn again<R: Read>(read: &R, field: &str, id: Uuid) -> Vec<crate::rules::Write> {
+pub(crate) fn again<R: Read>(read: &R, field: &str, id: Uuid) -> Vec<crate::rules::Write> {
     let listeners = read.related::<Listener>(field, id);
     let listeners = listeners.iter();
     listeners

@@ -34,6 +34,8 @@ use uuid::Uuid;
 
 /// The owner of the port that holds a load balancer's virtual address.
 pub const VIP_OWNER: &str = "overweave:load_balancer";
+/// The owner of the port behind which a load balancer's proxy runs.
+pub const PROXY_OWNER: &str = "overweave:load_balancer_proxy";
 /// The owner of a port that holds an address of a NAT.
 pub const NAT_OWNER: &str = "overweave:nat";
 /// The owner of the port by which a router leaves the fabric.
@@ -43,6 +45,7 @@ pub const FLOATING_OWNER: &str = "network:floatingip";
 /// Owners whose ports go with what they belong to, never by themselves.
 pub(in crate::resources) const SERVICE_OWNERS: &[&str] = &[
     VIP_OWNER,
+    PROXY_OWNER,
     NAT_OWNER,
     router::OWNER,
     router::DISTRIBUTED_OWNER,

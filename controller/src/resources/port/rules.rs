@@ -8,7 +8,7 @@ use crate::{
         FlowClassifier, Network, PortPair, PortPairGroup, SecurityGroup, Subnet, floating_ip,
         function::Target,
         network,
-        port::{FLOATING_OWNER, GATEWAY_OWNER, NAT_OWNER, VIP_OWNER},
+        port::{FLOATING_OWNER, GATEWAY_OWNER, NAT_OWNER, PROXY_OWNER, VIP_OWNER},
         qos_policy, router, security_group,
     },
     rules::{
@@ -268,7 +268,7 @@ pub(super) fn users(
         return Ok(Vec::new());
     };
     let interface = router::is_interface(view, before) || before.device_owner == GATEWAY_OWNER;
-    let others = [VIP_OWNER, NAT_OWNER, FLOATING_OWNER];
+    let others = [VIP_OWNER, PROXY_OWNER, NAT_OWNER, FLOATING_OWNER];
     if !interface && !others.contains(&before.device_owner.as_str()) {
         return Ok(Vec::new());
     }

@@ -79,6 +79,7 @@ pub(crate) struct Introduction {
     pub(crate) physical_networks: Vec<String>,
     /// The zone that it is in.
     pub(crate) availability_zone: String,
+    pub(crate) proxies: bool,
 }
 
 /// What happened.
@@ -350,6 +351,7 @@ impl Session {
             physical_networks: self.introduction.physical_networks.clone(),
             clock: Some(now.nanos()),
             availability_zone: self.introduction.availability_zone.clone(),
+            proxies: self.introduction.proxies,
         };
         info!(generation = hello.generation, "connected to the controller");
         vec![

@@ -123,6 +123,7 @@ impl Host {
             version: "0".to_owned(),
             underlay_mtu: 1500,
             physical_networks: vec!["physnet1".to_owned()],
+            proxies: true,
             availability_zone: "west".to_owned(),
         };
         let held = Arc::new(held);
