@@ -91,6 +91,7 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
             physical_networks: vec!["physnet1".to_owned()],
             clock: Some(7),
             availability_zone: "west".to_owned(),
+            proxies: true,
         }),
         from_host::Message::Ack(Ack {
             generation: 301,
