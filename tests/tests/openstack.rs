@@ -18,12 +18,16 @@ use std::{
 use serde_json::json;
 use tests::{
     netns::{Lab, printed, run},
-    openstack::{Client, Namespace, Offer, Probe, Script, Watch, allowed, refusal, serve},
+    openstack::{
+        Client, Namespace, Offer, Probe, Request, Script, Watch, allowed, refusal, serve,
+        serve_http,
+    },
 };
 
 const NAME: &str = "t-osc";
 const BALANCED: &str = "t-osb";
 const PEOPLED: &str = "t-osp";
+const HTTP: &str = "t-osh";
 
 /// The lab, with a script that an admin says, and namespaces for four ports.
 struct Scene {
@@ -278,6 +282,57 @@ fn a_load_balancer_serves_as_the_openstack_client_says() {
     }
     scene.script.play("balancers");
     scene.balances_for_others();
+    println!("{}", scene.script.report());
+}
+
+#[test]
+fn requests_go_where_the_openstack_client_says() {
+    if !allowed() {
+        return;
+    }
+    let mut scene = Scene::set(HTTP);
+    scene.script.play("fabric");
+    scene.attach("a", "h1", &scene.a);
+    scene.attach("b", "h2", &scene.b);
+    let _one = serve_http(&scene.b, "one", 8081);
+    let _two = serve_http(&scene.b, "two", 8082);
+    let (v4, v6) = ((ip("10.77.0.100"), 80).into(), (ip("fd77::100"), 80).into());
+    let see = |path, head: &str, sees| Request {
+        path,
+        head: head.to_owned(),
+        sees,
+    };
+    for (name, to, request) in [
+        ("one", v4, see("/", "", "I am one")),
+        ("two", v4, see("/", "", "I am two")),
+        ("from", v4, see("/", "", "x-forwarded-for: 10.77.0.11")),
+        ("port", v4, see("/", "", "x-forwarded-port: 80")),
+        (
+            "old",
+            v4,
+            see("/old/x", "", "location: http://new.example/%41"),
+        ),
+        (
+            "below",
+            v4,
+            see("/moved/x", "", "location: https://new.example/moved/x"),
+        ),
+        ("api", v4, see("/api/", "", "I am two")),
+        (
+            "teapot",
+            v4,
+            see("/", "X-Kind: it's a teapot\r\n", "403 Forbidden"),
+        ),
+        ("jpeg", v4, see("/cat.jpeg", "", "403 Forbidden")),
+        ("sticky", v4, see("/", "", "set-cookie: SRV=")),
+        ("none", v4, see("/", "", "503 Service Unavailable")),
+        ("one6", v6, see("/", "", "I am one")),
+        ("from6", v6, see("/", "", "x-forwarded-for: fd77::11")),
+    ] {
+        let watch = Watch::start(&scene.a, Probe::Http(to, request));
+        scene.script.watch(name, watch);
+    }
+    scene.script.play("http");
     println!("{}", scene.script.report());
 }
 

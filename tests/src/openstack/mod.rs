@@ -9,6 +9,6 @@ mod script;
 mod watch;
 
 pub use client::{Answer, Client, allowed};
-pub use probe::{Namespace, Offer, Probe, answers, refusal, serve};
+pub use probe::{Namespace, Offer, Probe, Request, answers, refusal, serve, serve_http};
 pub use script::Script;
 pub use watch::Watch;

@@ -85,8 +85,21 @@ pub enum Probe {
     Tcp(SocketAddr),
     /// Datagrams of one socket, each of which comes back.
     Udp(SocketAddr),
+    /// A request over HTTP/1.1: what comes back has this text, letters of either case.
+    Http(SocketAddr, Request),
     /// A DHCP client's first word, over `eth0`; the offer holds what is wanted of it.
     Dhcp(Offer),
+}
+
+/// What is asked over HTTP, and what the answer must have in its head or body.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The path.
+    pub path: &'static str,
+    /// Lines of the head besides `Host`, each with its end.
+    pub head: String,
+    /// What is to be seen.
+    pub sees: &'static str,
 }
 
 /// What an offer must hold.
@@ -124,7 +137,7 @@ impl Prober {
                 socket.set_broadcast(true).unwrap();
                 Some(socket)
             }
-            Probe::Tcp(_) => None,
+            Probe::Tcp(_) | Probe::Http(..) => None,
         };
         if let Some(socket) = &socket {
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -144,6 +157,7 @@ impl Prober {
         let mark = self.sequence.to_be_bytes();
         match (&self.probe, &self.socket) {
             (Probe::Tcp(to), _) => over_tcp(*to, mark).is_ok(),
+            (Probe::Http(to, request), _) => over_http(*to, request).unwrap_or(false),
             (Probe::Dhcp(wanted), Some(socket)) => {
                 offered(socket, self.mac, self.sequence, *wanted)
             }
@@ -226,6 +240,18 @@ fn over_tcp(to: SocketAddr, mark: [u8; 4]) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&mark)?;
     stream.read_exact(&mut [0; 4])
+}
+
+fn over_http(to: SocketAddr, request: &Request) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let (path, head) = (request.path, &request.head);
+    let asked =
+        format!("GET {path} HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n{head}\r\n");
+    stream.write_all(asked.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.to_lowercase().contains(&request.sees.to_lowercase()))
 }
 
 fn offered(socket: &UdpSocket, mac: EthernetAddress, xid: u32, wanted: Offer) -> bool {
@@ -314,6 +340,53 @@ pub fn serve(namespace: &Namespace, ports: &[u16]) -> Sender<()> {
     });
     is_ready.recv().expect("the servers listen");
     end
+}
+
+/// Answers requests over HTTP at a port of a namespace, both families, until the returned end is dropped: with its name, and with what it was asked.
+pub fn serve_http(namespace: &Namespace, name: &'static str, port: u16) -> Sender<()> {
+    let (end, ended) = channel::<()>();
+    let inside = namespace.name().to_owned();
+    let (ready, is_ready) = channel();
+    thread::spawn(move || {
+        enter(&inside);
+        let listener = TcpListener::bind(format!("[::]:{port}")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        ready.send(()).unwrap();
+        while ended.try_recv() != Err(TryRecvError::Disconnected) {
+            let turn = Timespec {
+                tv_sec: 0,
+                tv_nsec: 50_000_000,
+            };
+            let mut fds = [PollFd::new(&listener, PollFlags::IN)];
+            poll(&mut fds, Some(&turn)).unwrap();
+            while let Ok((stream, _)) = listener.accept() {
+                // One that goes in the middle says nothing any more.
+                answer_http(stream, name).unwrap_or_default();
+            }
+        }
+    });
+    is_ready.recv().expect("the server listens");
+    end
+}
+
+fn answer_http(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let (mut asked, mut bytes) = (Vec::new(), [0; 2048]);
+    while !asked.windows(4).any(|end| end == b"\r\n\r\n") {
+        match stream.read(&mut bytes)? {
+            0 => return Ok(()),
+            length => asked.extend_from_slice(&bytes[..length]),
+        }
+    }
+    let asked = String::from_utf8_lossy(&asked);
+    let body = format!("I am {name}\n{asked}");
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nSet-Cookie: mine=";
+    write!(
+        stream,
+        "{head}{name}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn echo(tcp: &[TcpListener], udp: &[UdpSocket], ended: &Receiver<()>) {

@@ -302,3 +302,6 @@ pub(crate) fn verdicts(proxied: &BTreeMap<Id<kind::Port>, Proxied>) -> BTreeSet<
     let all = proxied.values().flat_map(|proxied| &proxied.verdicts);
     all.copied().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt as _};
+
+use hostconfig::proxy::{HttpListener, Proxy};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tokio::{net::TcpStream, time::timeout};
+use uuid::Uuid;
+
+use super::*;
+use crate::local::Answer;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn proxy(n: u16) -> (Id<kind::Port>, Arc<Proxy>) {
+    let id = Uuid::from_u128(n.into());
+    let listener = HttpListener {
+        id,
+        port: n,
+        connection_limit: None,
+        client_timeout: 1000,
+        connect_timeout: 1000,
+        member_timeout: 1000,
+        insert: vec![],
+        policies: vec![],
+        pool: None,
+    };
+    let proxy = Proxy {
+        port: id.into(),
+        listeners: vec![listener],
+        pools: vec![],
+    };
+    (id.into(), Arc::new(proxy))
+}
+
+/// Keepers and an agent that answers them.
+struct Rig {
+    wanted: watch::Sender<Wanted>,
+    inputs: mpsc::Receiver<Input>,
+    dir: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// What an agent hears.
+#[derive(Debug, PartialEq)]
+enum Heard {
+    /// A device in this process's namespace was asked for.
+    Attach(i32),
+    Detach,
+    Trouble(String),
+    Runs,
+}
+
+impl Rig {
+    fn new(name: &str, program: PathBuf) -> Self {
+        let (send, inputs) = mpsc::channel(16);
+        let (wanted, heard) = watch::channel(Wanted::new());
+        let dir = std::env::temp_dir().join(format!("overweave-{name}-{}", std::process::id()));
+        let means = Means {
+            program,
+            dir: dir.clone(),
+            asker: Asker::new(send.clone()),
+            inputs: send,
+        };
+        let task = tokio::spawn(keep(means, heard));
+        Self {
+            wanted,
+            inputs,
+            dir,
+            task,
+        }
+    }
+
+    /// The next that the agent hears; what it is asked for it does.
+    async fn next(&mut self) -> Heard {
+        let input = timeout(PATIENCE, self.inputs.recv()).await;
+        match input.expect("soon").expect("they run") {
+            Input::Ask(Ask::Attach(attach), reply) => {
+                drop(reply.send(Ok(Answer::default())));
+                let pid = attach.netns.strip_prefix("/proc/");
+                let pid = pid.and_then(|rest| rest.strip_suffix("/ns/net")).unwrap();
+                Heard::Attach(pid.parse().unwrap())
+            }
+            Input::Ask(Ask::Detach(_), reply) => {
+                drop(reply.send(Ok(Answer::default())));
+                Heard::Detach
+            }
+            Input::Proxied(_, Proxied { trouble, .. }) => {
+                trouble.map_or(Heard::Runs, Heard::Trouble)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn started(&mut self) -> Pid {
+        let Heard::Attach(pid) = self.next().await else {
+            panic!("a device is asked for first");
+        };
+        assert_eq!(self.next().await, Heard::Runs);
+        Pid::from_raw(pid).unwrap()
+    }
+}
+
+/// The program and root's rights are there, or need not be.
+fn program() -> Option<PathBuf> {
+    let found = super::program().filter(|_| rustix::process::geteuid().is_root());
+    let must = std::env::var_os("OVERWEAVE_REQUIRE_ROOT").is_some_and(|v| v == "1");
+    assert!(
+        found.is_some() || !must,
+        "root's rights and HAProxy are needed"
+    );
+    found
+}
+
+async fn gone(pid: Pid) {
+    let ends = async {
+        let mut turns = interval(Duration::from_millis(20));
+        while test_kill_process(pid).is_ok() {
+            turns.tick().await;
+        }
+    };
+    timeout(PATIENCE, ends).await.expect("it ends");
+}
+
+#[tokio::test]
+async fn a_program_runs_in_a_namespace_of_its_own_and_is_started_again_when_it_ends() {
+    let Some(program) = program() else {
+        return;
+    };
+    let mut rig = Rig::new("proxy-runs", program);
+    rig.wanted.send_replace([proxy(7001)].into());
+    let pid = rig.started().await;
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    let its = fs::read_link(format!("/proc/{}/ns/net", pid.as_raw_nonzero())).unwrap();
+    assert_ne!(own, its);
+    // What it listens on is not here.
+    let here = TcpStream::connect(("127.0.0.1", 7001)).await;
+    assert_eq!(here.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let (port, _) = proxy(7001);
+    let config = rig.dir.join(port.to_string()).join("haproxy.cfg");
+    assert_eq!(
+        fs::metadata(&config).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+
+    kill_process(pid, Signal::KILL).unwrap();
+    let Heard::Trouble(why) = rig.next().await else {
+        panic!("it has ended");
+    };
+    assert!(why.starts_with("the proxy ended: "), "{why}");
+    let again = rig.started().await;
+    assert_ne!(again, pid);
+
+    // Another listener: the same process goes on.
+    let (_, changed) = proxy(7002);
+    let changed = Proxy {
+        port,
+        ..Proxy::clone(&changed)
+    };
+    rig.wanted.send_replace([(port, Arc::new(changed))].into());
+    assert_eq!(rig.next().await, Heard::Runs);
+    let text = fs::read_to_string(&config).unwrap();
+    assert!(
+        text.contains("bind *:7002") && !text.contains("7001"),
+        "{text}"
+    );
+
+    rig.wanted.send_replace(Wanted::new());
+    assert_eq!(rig.next().await, Heard::Detach);
+    gone(again).await;
+    drop(rig.wanted);
+    timeout(PATIENCE, rig.task).await.unwrap().unwrap();
+    fs::remove_dir_all(&rig.dir).unwrap();
+}
+
+#[tokio::test]
+async fn what_it_refuses_is_told_and_what_ran_before_runs_on() {
+    let Some(program) = program() else {
+        return;
+    };
+    let mut rig = Rig::new("proxy-refuses", program);
+    let (port, good) = proxy(7003);
+    rig.wanted.send_replace([(port, Arc::clone(&good))].into());
+    let pid = rig.started().await;
+    // A listener whose pool is not there.
+    let mut bad = Proxy::clone(&good);
+    bad.listeners[0].pool = Some(Uuid::nil());
+    rig.wanted.send_replace([(port, Arc::new(bad))].into());
+    let Heard::Trouble(why) = rig.next().await else {
+        panic!("it cannot be had");
+    };
+    assert!(why.contains("is named, and not there"), "{why}");
+    test_kill_process(pid).unwrap();
+    rig.wanted.send_replace([(port, good)].into());
+    assert_eq!(rig.next().await, Heard::Runs);
+    rig.task.abort();
+    gone(pid).await;
+    fs::remove_dir_all(&rig.dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_host_without_the_program_says_so() {
+    let mut rig = Rig::new("proxy-none", PathBuf::from("/nowhere/haproxy"));
+    rig.wanted.send_replace([proxy(7004)].into());
+    let Heard::Trouble(why) = rig.next().await else {
+        panic!("there is none");
+    };
+    assert!(why.starts_with("/nowhere/haproxy: "), "{why}");
+    rig.task.abort();
+    fs::remove_dir_all(&rig.dir).unwrap();
+}
