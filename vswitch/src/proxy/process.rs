@@ -4,9 +4,9 @@
 //! program: when it ends, by whatever, the kernel tells the program to end too.
 
 use std::{
-    io,
+    io::{self, BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{ChildStderr, Command, Stdio},
     thread,
 };
 
@@ -16,11 +16,14 @@ use rustix::{
 };
 use tokio::sync::oneshot;
 
+/// What is read of a line that it says.
+const LINE: u64 = 1000;
+
 /// A running program.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: Pid,
-    ended: oneshot::Receiver<io::Result<ExitStatus>>,
+    ended: oneshot::Receiver<String>,
     is_over: bool,
 }
 
@@ -46,7 +49,14 @@ impl Process {
                     // Nobody waits for it any more.
                     drop(child.kill());
                 }
-                drop(over.send(child.wait()));
+                // Until nobody can say anything any more.
+                let alarm = child.stderr.take().and_then(last_alarm);
+                let ended = match child.wait() {
+                    Ok(status) => status.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                let ended = alarm.map_or(ended.clone(), |alarm| format!("{ended}: {alarm}"));
+                drop(over.send(ended));
             })?;
         let pid = started.await.map_err(io::Error::other)??;
         Ok(Self {
@@ -70,11 +80,7 @@ impl Process {
     pub(super) async fn ended(&mut self) -> String {
         let ended = (&mut self.ended).await;
         self.is_over = true;
-        match ended {
-            Ok(Ok(status)) => status.to_string(),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        }
+        ended.unwrap_or_else(|error| error.to_string())
     }
 
     fn signal(&mut self, signal: Signal) -> io::Result<()> {
@@ -111,8 +117,25 @@ fn spawn(program: &Path, file: &Path) -> io::Result<std::process::Child> {
         .arg(file)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
+}
+
+/// The last line in which it gave alarm, as far as it is of a sensible length.
+fn last_alarm(said: ChildStderr) -> Option<String> {
+    let (mut reader, mut line, mut alarm) = (BufReader::new(said), Vec::new(), None);
+    loop {
+        line.clear();
+        match reader.by_ref().take(LINE).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return alarm,
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&line);
+                if text.contains("[ALERT]") {
+                    alarm = Some(text.trim_end().to_owned());
+                }
+            }
+        }
+    }
 }
 
 /// Does the program understand its configuration? What it says if not.

@@ -86,7 +86,12 @@ impl Rig {
             Input::Proxied(_, Proxied { trouble, .. }) => {
                 trouble.map_or(Heard::Runs, Heard::Trouble)
             }
-            other => panic!("{other:?}"),
+            other @ (Input::Session(_)
+            | Input::Joined { .. }
+            | Input::NotJoined(_)
+            | Input::Ask(..)
+            | Input::DeviceGone
+            | Input::Stop) => panic!("{other:?}"),
         }
     }
 

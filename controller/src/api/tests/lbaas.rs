@@ -349,7 +349,11 @@ async fn what_cannot_be_is_refused_in_octavias_words() {
             400,
             "provider",
         ),
-        (listens(json!({"protocol": "HTTP"})), 501, "HTTP"),
+        (
+            listens(json!({"protocol": "TERMINATED_HTTPS"})),
+            501,
+            "TERMINATED_HTTPS",
+        ),
         (listens(json!({"protocol": "PROXY"})), 501, "PROXY"),
         (
             listens(json!({"protocol": "HTTPS", "protocol_port": 80})),

@@ -18,6 +18,7 @@ mod groups;
 mod guarantees;
 mod hosts;
 mod keystone;
+mod l7;
 mod lbaas;
 mod listener;
 mod matrix;

@@ -94,7 +94,7 @@ async fn of_a_whole_load_balancer_there_is_all_or_nothing() {
             409,
         ),
         (
-            json!({"listeners": [listener(json!({"protocol": "HTTP"}))]}),
+            json!({"listeners": [listener(json!({"protocol": "PROXY"}))]}),
             501,
         ),
         (

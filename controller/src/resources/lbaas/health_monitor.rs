@@ -6,7 +6,9 @@
 use super::{
     LoadBalancer, Pool, invalid, list_shape, named, not_ones_own, of_project, operating,
     pool::{Member, Written},
-    provisioning, unsupported,
+    provisioning,
+    proxy::HTTP,
+    unsupported,
 };
 use crate::{
     api::Scene,
@@ -323,6 +325,9 @@ fn fits(monitor: &HealthMonitor, pool: &Pool) -> Result<(), Refusal> {
         return Err(invalid(format_args!(
             "The associated pool protocol is {protocol}, so only a HTTP, SCTP, TCP or UDP-CONNECT health monitor is supported.",
         )));
+    }
+    if protocol == HTTP && kind == "PING" {
+        return Err(unsupported("health monitor type PING of a pool of HTTP"));
     }
     if !datagrams && matches!(kind, "UDP-CONNECT" | "SCTP") {
         return Err(invalid(format_args!(

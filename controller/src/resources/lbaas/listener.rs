@@ -1,11 +1,13 @@
 //! Which port of a virtual address is balanced, and over whom?
 
 use super::{
-    LoadBalancer, PROTOCOLS, Plan, Pool, Serving, balanced,
+    LoadBalancer, PROTOCOLS, Plan, Pool, Serving, carried,
     health_monitor::{of_pool, worst},
     invalid, list_shape, named, nothing, object_shape, of_project, operating, own_balancer,
     pool::Member,
-    provisioning, stats,
+    provisioning,
+    proxy::{self, HTTP},
+    stats, unsupported,
 };
 use crate::{
     api::Scene,
@@ -46,7 +48,7 @@ pub struct Listener {
     /// From whom alone; from anyone, if none.
     #[serde(default)]
     pub allowed_cidrs: Option<Vec<Prefix>>,
-    /// Kept for who asks.
+    /// Connections at once, of HTTP; else kept for who asks.
     #[serde(default = "no_limit")]
     pub connection_limit: i64,
     /// Kept for who asks, in milliseconds.
@@ -61,7 +63,7 @@ pub struct Listener {
     /// Kept for who asks, in milliseconds.
     #[serde(default)]
     pub timeout_tcp_inspect: i64,
-    /// Of HTTP alone, so none.
+    /// What members are told of who asks, of HTTP.
     #[serde(default)]
     pub insert_headers: serde_json::Map<String, Value>,
     /// What a switch must know; none while it takes no connections.
@@ -106,7 +108,7 @@ impl Resource for Listener {
         fields: &[
             field("loadbalancer_id", Kind::Uuid, "Whose address it is on.")
                 .create_only(Absent::Required),
-            field("protocol", Kind::OneOf(PROTOCOLS), "TCP, UDP, SCTP, or HTTPS, which ends at the member.").create_only(Absent::Required),
+            field("protocol", Kind::OneOf(PROTOCOLS), "TCP, UDP, SCTP, HTTP, or HTTPS, which ends at the member.").create_only(Absent::Required),
             field("protocol_port", Kind::Int(1, 65_535), "Its port.").create_only(Absent::Required),
             field("default_pool_id", Kind::Uuid, "The pool that serves it.")
                 .writable(Absent::Null)
@@ -124,25 +126,25 @@ impl Resource for Listener {
             field(
                 "connection_limit",
                 Kind::Int(NO_LIMIT, i32::MAX as i64),
-                "Kept and shown: nobody stands between clients and members who could hold a connection back.",
+                "Of HTTP: connections at once at most, -1 for any. Else kept and shown: nobody stands between clients and members.",
             )
             .writable(Absent::Int(NO_LIMIT)),
             field(
                 "timeout_client_data",
                 Kind::Int(0, LONGEST),
-                "Kept and shown, in milliseconds: no connection ends here.",
+                "Of HTTP: milliseconds that a client may be silent. Else kept and shown: no connection ends here.",
             )
             .writable(Absent::Int(A_WHILE)),
             field(
                 "timeout_member_connect",
                 Kind::Int(0, LONGEST),
-                "Kept and shown, in milliseconds: the client itself connects to the member.",
+                "Of HTTP: milliseconds that a member may take to accept. Else kept and shown: the client itself connects.",
             )
             .writable(Absent::Int(SOON)),
             field(
                 "timeout_member_data",
                 Kind::Int(0, LONGEST),
-                "Kept and shown, in milliseconds: no connection ends here.",
+                "Of HTTP: milliseconds that a member may be silent. Else kept and shown: no connection ends here.",
             )
             .writable(Absent::Int(A_WHILE)),
             field(
@@ -154,7 +156,7 @@ impl Resource for Listener {
             field(
                 "insert_headers",
                 Kind::Shape(object_shape),
-                "None: nothing here writes into what clients say.",
+                "Of HTTP: X-Forwarded-For, X-Forwarded-Port and X-Forwarded-Proto, which are put into requests where they are \"true\".",
             )
             .writable(Absent::Object)
             .unfiltered(),
@@ -214,7 +216,7 @@ impl Resource for Listener {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[placed, distinct, served, planned];
+    const RULES: &'static [Rule<Self>] = &[placed, distinct, served, planned, followed];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -251,6 +253,7 @@ impl Listener {
         let pool = self.default_pool_id;
         let pool = pool.and_then(|id| scene.snapshot.object::<Pool>(id));
         match pool {
+            _ if self.protocol == HTTP && !proxy::is_placed(scene, self) => "OFFLINE",
             Some(pool) if self.admin_state_up => worst([pool.operating()]),
             Some(_) | None => operating(self.admin_state_up),
         }
@@ -292,7 +295,7 @@ fn placed(view: &View, change: &Change<'_, Listener>, caller: &Caller) -> Judged
     let Some(made) = change.made() else {
         return Ok(Vec::new());
     };
-    balanced(&made.protocol)?;
+    carried(&made.protocol)?;
     let balancer = own_balancer(view, made.loadbalancer_id, caller)?;
     Ok(vec![Write::amend(Listener {
         meta: of_project(&made.meta, &balancer.meta.project_id),
@@ -305,16 +308,11 @@ fn distinct(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
     let Some(after) = change.after.filter(|_| change.is_asked()) else {
         return Ok(Vec::new());
     };
-    if let Some(name) = after.insert_headers.keys().next() {
-        return Err(invalid(format_args!(
-            "insert_headers: {name} is not a valid option for a {} listener",
-            after.protocol
-        )));
-    }
+    proxy::headers_are_known(after)?;
     let others = view.related::<Listener>("loadbalancer_id", after.loadbalancer_id);
     let same = |other: &&std::sync::Arc<Listener>| {
         other.meta.id != after.meta.id
-            && balanced(&other.protocol) == balanced(&after.protocol)
+            && carried(&other.protocol) == carried(&after.protocol)
             && other.protocol_port == after.protocol_port
     };
     if others.iter().find(same).is_some() {
@@ -352,10 +350,12 @@ fn served(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
 
 /// Can the pool serve the listener?
 pub(super) fn fits(listener: &Listener, pool: &Pool) -> Result<(), Refusal> {
-    let alike = |protocol: &str| matches!(protocol, "TCP" | "HTTPS");
     let (of, by) = (listener.protocol.as_str(), pool.protocol.as_str());
-    if of == by || alike(of) && alike(by) {
-        return Ok(());
+    if of == by || matches!((of, by), ("TCP", "HTTP" | "HTTPS") | ("HTTPS", "TCP")) {
+        return match proxy::is_needed_by(pool).filter(|_| of != HTTP) {
+            Some(what) => Err(unsupported(format_args!("{what} of a {of} listener"))),
+            None => Ok(()),
+        };
     }
     Err(invalid(format_args!(
         "The pool protocol '{}' is invalid while the listener protocol is '{}'.",
@@ -365,7 +365,11 @@ pub(super) fn fits(listener: &Listener, pool: &Pool) -> Result<(), Refusal> {
 
 /// The port of a load balancer's address, and the address.
 pub(super) fn vip(view: &View, balancer: Uuid) -> Option<(Uuid, std::net::IpAddr)> {
-    let balancer = view.object::<LoadBalancer>(balancer)?;
+    vip_of(view, &*view.object::<LoadBalancer>(balancer)?)
+}
+
+/// The same of one that may not be stored yet.
+pub(super) fn vip_of(view: &View, balancer: &LoadBalancer) -> Option<(Uuid, std::net::IpAddr)> {
     let port = view.object::<Port>(balancer.vip_port_id?)?;
     Some((port.meta.id, balancer.vip(&port)?))
 }
@@ -385,14 +389,35 @@ fn planned(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
     })])
 }
 
+/// What changes of a listener of HTTP changes what its proxy does.
+#[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
+fn followed(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
+    let listener = change.subject();
+    let listener = listener.filter(|listener| listener.protocol == HTTP);
+    Ok(listener.map_or_else(Vec::new, |listener| {
+        proxy::renewed(view, listener.loadbalancer_id)
+    }))
+}
+
 fn plan(view: &View, listener: &Listener) -> Result<Option<Plan>, Refusal> {
-    let protocol = balanced(&listener.protocol)?;
+    let protocol = carried(&listener.protocol)?;
     let up = view
         .object::<LoadBalancer>(listener.loadbalancer_id)
         .is_some_and(|balancer| balancer.admin_state_up && listener.admin_state_up);
     let Some((vip_port_id, vip)) = vip(view, listener.loadbalancer_id).filter(|_| up) else {
         return Ok(None);
     };
+    if listener.protocol == HTTP {
+        let front = proxy::front(view, listener);
+        return Ok(front.map(|proxy| Plan {
+            vip,
+            vip_port_id,
+            protocol,
+            algorithm: Algorithm::Maglev,
+            members: vec![proxy],
+            monitor: None,
+        }));
+    }
     let pool = listener.default_pool_id;
     let pool = pool.and_then(|id| view.object::<Pool>(id));
     let pool = pool.filter(|pool| pool.admin_state_up);

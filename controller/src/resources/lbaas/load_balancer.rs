@@ -4,7 +4,7 @@
 
 use super::{
     Listener, PROVIDER, Pool, again, health_monitor::of_balancer, ids_of, invalid, list_shape,
-    named, nothing, object_shape, provisioning, stats,
+    named, nothing, object_shape, provisioning, proxy::proxied, stats,
 };
 use crate::{
     api::Scene,
@@ -53,7 +53,7 @@ pub struct LoadBalancer {
     /// The port behind which its proxy runs; none without listeners of HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_port_id: Option<Uuid>,
-    /// What that proxy does.
+    /// What that proxy does; nothing while no such listener is up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<hostconfig::Proxy>,
 }
@@ -178,7 +178,7 @@ impl Resource for LoadBalancer {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[placed, removed, followed];
+    const RULES: &'static [Rule<Self>] = &[placed, removed, followed, proxied];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -357,6 +357,10 @@ fn removed(view: &View, change: &Change<'_, LoadBalancer>, _: &Caller) -> Judged
         pools
             .iter()
             .map(|pool| Write::Remove(Pool::SPEC, pool.meta.id)),
+    );
+    writes.extend(
+        gone.proxy_port_id
+            .map(|port| Write::Remove(Port::SPEC, port)),
     );
     match gone.vip_port_id {
         Some(port) if gone.made_port => writes.push(Write::Remove(Port::SPEC, port)),

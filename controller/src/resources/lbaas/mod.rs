@@ -2,7 +2,8 @@
 //!
 //! Octavia's objects: a load balancer holds a virtual address, its listeners the ports of it, and a pool says who serves a
 //! listener. Each listener carries a [`Plan`], all that a switch must know of it: whatever changes a load balancer or a pool has its listeners
-//! judged again in the same transaction, so that the compiler reads one object and joins none.
+//! judged again in the same transaction, so that the compiler reads one object and joins none. What a proxy must know of all listeners of HTTP
+//! is kept with their load balancer, and made in the same way.
 //!
 //! # Invariants
 //! - A listener's plan follows from what is stored: from its load balancer, the port of the address, its pool, and itself.
@@ -13,6 +14,7 @@ pub mod health_monitor;
 pub mod listener;
 pub mod load_balancer;
 pub mod pool;
+mod proxy;
 
 pub use health_monitor::HealthMonitor;
 pub use listener::Listener;
@@ -94,6 +96,14 @@ fn balanced(protocol: &str) -> Result<Balanced, Refusal> {
         "UDP" => Ok(Balanced::Udp),
         "SCTP" => Ok(Balanced::Sctp),
         other => Err(unsupported(format_args!("protocol {other}"))),
+    }
+}
+
+/// What carries a protocol; none where nobody here speaks it.
+fn carried(protocol: &str) -> Result<Balanced, Refusal> {
+    match protocol {
+        proxy::HTTP => Ok(Balanced::Tcp),
+        other => balanced(other),
     }
 }
 

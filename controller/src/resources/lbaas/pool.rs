@@ -4,11 +4,13 @@
 //! the tenant's own space in which a switch looks for it, never another's and never the host's.
 
 use super::{
-    HealthMonitor, Listener, PROTOCOLS, again, balanced,
+    HealthMonitor, Listener, PROTOCOLS, again, carried,
     health_monitor::of_pool,
     ids_of, invalid, list_shape,
     listener::{fits, vip},
-    named, not_ones_own, of_project, operating, own_balancer, provisioning, unsupported,
+    named, not_ones_own, of_project, operating, own_balancer, provisioning,
+    proxy::{self, HTTP},
+    unsupported,
 };
 use crate::{
     api::Scene,
@@ -163,9 +165,12 @@ pub struct Pool {
 /// What connections that stay together have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Persistence {
-    /// `SOURCE_IP`.
+    /// `SOURCE_IP`; of HTTP also `HTTP_COOKIE` and `APP_COOKIE`.
     #[serde(rename = "type")]
     pub kind: String,
+    /// The cookie that members give.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie_name: Option<String>,
     /// What else was named, which is refused.
     #[serde(default, skip_serializing)]
     pub further: Vec<String>,
@@ -241,7 +246,7 @@ impl Resource for Pool {
             .or_null()
             .computed()
             .if_any(),
-            field("protocol", Kind::OneOf(PROTOCOLS), "TCP, UDP, SCTP, or HTTPS, which ends at the member.").create_only(Absent::Required),
+            field("protocol", Kind::OneOf(PROTOCOLS), "TCP, UDP, SCTP, HTTP, or HTTPS, which ends at the member.").create_only(Absent::Required),
             field(
                 "lb_algorithm",
                 Kind::OneOf(&[
@@ -250,13 +255,13 @@ impl Resource for Pool {
                     "SOURCE_IP",
                     "SOURCE_IP_PORT",
                 ]),
-                "How a member is chosen.",
+                "How a member is chosen; LEAST_CONNECTIONS of HTTP alone.",
             )
             .writable(Absent::Required),
             field(
                 "session_persistence",
                 Kind::Shape(persistence_shape),
-                "Of type SOURCE_IP: all connections of one source go to one member.",
+                "Of type SOURCE_IP: all connections of one source go to one member. Of pools of HTTP also HTTP_COOKIE, and APP_COOKIE with a cookie_name.",
             )
             .writable(Absent::Null)
             .or_null()
@@ -458,7 +463,7 @@ impl Pool {
     }
 }
 
-/// Only what a switch sees of a connection: its source.
+/// Only what a switch sees of a connection, its source, or what a proxy sees of a request.
 fn persistence_shape(value: &Value) -> Result<Value, String> {
     let object = value
         .as_object()
@@ -472,23 +477,44 @@ fn persistence_shape(value: &Value) -> Result<Value, String> {
     if !["SOURCE_IP", "HTTP_COOKIE", "APP_COOKIE"].contains(&kind.as_str()) {
         return Err(format!("'{kind}' is no type of a session persistence"));
     }
-    text("cookie_name")?;
-    let known = [
-        "type",
-        "cookie_name",
-        "persistence_timeout",
-        "persistence_granularity",
-    ];
+    let cookie = text("cookie_name")?.filter(|name| !name.is_empty());
+    if cookie.is_some_and(|name| !is_token(name)) {
+        return Err("Supplied \"cookie_name\" is invalid.".to_owned());
+    }
+    match (kind.as_str(), cookie) {
+        ("APP_COOKIE", None) => {
+            return Err("Field \"cookie_name\" must be specified when using the \"APP_COOKIE\" session persistence type.".to_owned());
+        }
+        ("SOURCE_IP" | "HTTP_COOKIE", Some(_)) => {
+            return Err("Field \"cookie_name\" can only be specified with session persistence of type \"APP_COOKIE\".".to_owned());
+        }
+        _ => {}
+    }
+    let further = ["persistence_timeout", "persistence_granularity"];
+    let known = ["type", "cookie_name"].into_iter().chain(further);
+    let known: Vec<&str> = known.collect();
     if let Some(name) = object.keys().find(|name| !known.contains(&name.as_str())) {
         return Err(format!("'{name}' is not of a session persistence"));
     }
     let is_set = |name: &&&str| object.get(**name).is_some_and(|value| !value.is_null());
-    let further: Vec<&str> = known.iter().skip(1).filter(is_set).copied().collect();
-    Ok(if further.is_empty() {
-        json!({"type": kind})
-    } else {
-        json!({"type": kind, "further": further})
-    })
+    let further: Vec<&str> = further.iter().filter(is_set).copied().collect();
+    let mut shaped = json!({"type": kind});
+    if let Some(shaped) = shaped.as_object_mut() {
+        if let Some(name) = cookie {
+            shaped.insert("cookie_name".to_owned(), json!(name));
+        }
+        if !further.is_empty() {
+            shaped.insert("further".to_owned(), json!(further));
+        }
+    }
+    Ok(shaped)
+}
+
+/// A name as HTTP has them (RFC 9110, section 5.6.2).
+pub(super) fn is_token(name: &str) -> bool {
+    let marks = b"!#$%&'*+-.^_`|~";
+    let is_of = |byte: u8| byte.is_ascii_alphanumeric() || marks.contains(&byte);
+    !name.is_empty() && name.bytes().all(is_of)
 }
 
 /// It is of a load balancer of the caller's, by its own id or a listener's.
@@ -539,25 +565,24 @@ fn placed(view: &View, change: &Change<'_, Pool>, caller: &Caller) -> Judged {
     Ok(writes)
 }
 
-/// A switch can do what it asks for.
-fn possible(_: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
+/// A switch can do what it asks for, or a proxy where there is one.
+fn possible(view: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
     let Some(after) = change.after else {
         return Ok(Vec::new());
     };
-    balanced(&after.protocol)?;
-    if after.lb_algorithm == "LEAST_CONNECTIONS" {
-        return Err(unsupported("lb_algorithm LEAST_CONNECTIONS"));
+    carried(&after.protocol)?;
+    if let Some(what) = proxy::is_needed_by(after) {
+        let listeners = view.related::<Listener>("default_pool_id", after.meta.id);
+        if after.protocol != HTTP || listeners.iter().any(|one| one.protocol != HTTP) {
+            return Err(unsupported(what));
+        }
     }
-    if let Some(persistence) = &after.session_persistence {
-        if persistence.kind != "SOURCE_IP" {
-            let kind = &persistence.kind;
-            return Err(unsupported(format_args!(
-                "session_persistence of type {kind}"
-            )));
-        }
-        if let Some(name) = persistence.further.first() {
-            return Err(unsupported(format_args!("session_persistence: {name}")));
-        }
+    if after.protocol == HTTP && after.lb_algorithm == "SOURCE_IP_PORT" {
+        return Err(unsupported("lb_algorithm SOURCE_IP_PORT of HTTP"));
+    }
+    let persistence = after.session_persistence.as_ref();
+    if let Some(name) = persistence.and_then(|persistence| persistence.further.first()) {
+        return Err(unsupported(format_args!("session_persistence: {name}")));
     }
     Ok(Vec::new())
 }
@@ -667,8 +692,15 @@ fn followed(view: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
         return Ok(Vec::new());
     };
     let id = before.meta.id;
+    let mut proxied = Vec::new();
+    if before.protocol == HTTP {
+        let of = before.loadbalancer_id;
+        proxied = of.map_or_else(Vec::new, |of| proxy::renewed(view, of));
+    }
     if change.after.is_some() {
-        return Ok(again(view, "default_pool_id", id));
+        let mut writes = again(view, "default_pool_id", id);
+        writes.extend(proxied);
+        return Ok(writes);
     }
     let listeners = view.related::<Listener>("default_pool_id", id);
     let listeners = listeners.iter();
@@ -683,5 +715,6 @@ fn followed(view: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
             })
         })
         .chain(gone)
+        .chain(proxied)
         .collect())
 }

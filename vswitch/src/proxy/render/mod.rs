@@ -21,8 +21,8 @@ use hostconfig::{
 };
 use uuid::Uuid;
 
-/// Connections of all listeners at once.
-const CONNECTIONS: u32 = 20_000;
+/// Descriptors of a program, of which each connection takes two: as many as it may have by its limits, and no more than these.
+const DESCRIPTORS: u32 = 40_100;
 /// What is remembered of clients, in a pool whose clients stay with a member.
 const STICKY: &str = "size 100k expire 1h";
 
@@ -86,7 +86,7 @@ macro_rules! line {
 fn global(out: &mut String, place: Place<'_>) -> Result<(), Unfit> {
     let path = |path: &Path| quoted("path", &path.to_string_lossy());
     line!(out, "global");
-    line!(out, "    maxconn {CONNECTIONS}");
+    line!(out, "    fd-hard-limit {DESCRIPTORS}");
     line!(out, "    nbthread 1");
     // Nobody's: no user of the host is asked by name.
     line!(out, "    uid 65534");
@@ -129,7 +129,11 @@ fn frontend(out: &mut String, listener: &HttpListener) -> Result<(), Unfit> {
     if let Some(limit) = listener.connection_limit {
         line!(out, "    maxconn {}", limit.max(1));
     }
-    line!(out, "    timeout client {}ms", listener.client_timeout);
+    line!(
+        out,
+        "    timeout client {}",
+        millis(listener.client_timeout)
+    );
     for header in &listener.insert {
         match header {
             InsertHeader::ForwardedFor => line!(out, "    option forwardfor"),
@@ -234,8 +238,16 @@ fn backend(
     proxy: &Proxy,
 ) -> Result<(), Unfit> {
     line!(out, "backend {}", backend_name(pool.id, listener.id));
-    line!(out, "    timeout connect {}ms", listener.connect_timeout);
-    line!(out, "    timeout server {}ms", listener.member_timeout);
+    line!(
+        out,
+        "    timeout connect {}",
+        millis(listener.connect_timeout)
+    );
+    line!(
+        out,
+        "    timeout server {}",
+        millis(listener.member_timeout)
+    );
     let balance = match pool.algorithm {
         HttpAlgorithm::RoundRobin => "roundrobin",
         HttpAlgorithm::LeastConnections => "leastconn",
@@ -307,7 +319,7 @@ fn backend(
 }
 
 fn check(out: &mut String, pool: Uuid, monitor: &Monitor) -> Result<(), Unfit> {
-    line!(out, "    timeout check {}ms", monitor.timeout_ms);
+    line!(out, "    timeout check {}", millis(monitor.timeout_ms));
     match &monitor.probe {
         HealthProbe::Tcp => Ok(()),
         HealthProbe::Udp | HealthProbe::Ping => Err(Unfit::Probe(pool)),
@@ -320,7 +332,10 @@ fn check(out: &mut String, pool: Uuid, monitor: &Monitor) -> Result<(), Unfit> {
             let mut send = vec![format!(
                 "    http-check send meth {method} uri {path} ver {version}"
             )];
-            for header in lines.filter_map(|line| line.split_once(": ")) {
+            // It closes by itself, and writes no field that is empty.
+            let headers = lines.filter_map(|line| line.split_once(": "));
+            for header in headers.filter(|(name, value)| *name != "Connection" && !value.is_empty())
+            {
                 let name = quoted("a monitor's header", header.0)?;
                 let value = expanded("a monitor's header", header.1)?;
                 send.push(format!("hdr {name} {value}"));
@@ -338,6 +353,11 @@ fn check(out: &mut String, pool: Uuid, monitor: &Monitor) -> Result<(), Unfit> {
             Ok(())
         }
     }
+}
+
+/// A time; HAProxy counts no longer ones than 24 days, and takes none for no time at all.
+fn millis(time: u32) -> String {
+    format!("{}ms", time.clamp(1, i32::MAX.unsigned_abs()))
 }
 
 /// A text in single quotes: only a quote itself means something there, and stands outside.

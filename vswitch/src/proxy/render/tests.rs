@@ -165,6 +165,7 @@ fn all_of_a_section_is_written_down() {
     for line in [
         r"    chroot '/run/it'\''s/root'",
         "    maxconn 7",
+        "    fd-hard-limit 40100",
         "    option forwardfor",
         "    timeout client 1ms",
         "    timeout connect 2ms",
