@@ -700,6 +700,46 @@ fn components() -> Value {
     })
 }
 
+/// Who is who, and may do what.
+fn identity(paths: &mut Map<String, Value>) {
+    for operation in super::keystone::operations() {
+        let answer = match &operation.answered {
+            Some((key, inner)) => described(wrapped(key, inner)),
+            None => json!({"description": "done"}),
+        };
+        let mut told = json!({
+            "summary": operation.summary,
+            "tags": ["identity"],
+            "responses": {
+                operation.success.to_string(): answer,
+                "default": {"$ref": "#/components/responses/Unauthenticated"},
+            },
+        });
+        if let Some(told) = told.as_object_mut() {
+            if let Some(asked) = &operation.asked {
+                told.insert("requestBody".to_owned(), body(content(asked)));
+            }
+            if operation.open {
+                told.insert("security".to_owned(), json!([]));
+            }
+        }
+        let mut item = Map::from_iter([(operation.method.to_owned(), told)]);
+        let names = operation.path.split('/');
+        let names = names.filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+        let parameter = |name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
+        let parameters: Vec<Value> = names.map(parameter).collect();
+        if !parameters.is_empty() {
+            item.insert("parameters".to_owned(), Value::Array(parameters));
+        }
+        let there = paths
+            .entry(operation.path)
+            .or_insert_with(|| Value::Object(Map::new()));
+        if let Some(there) = there.as_object_mut() {
+            there.extend(item);
+        }
+    }
+}
+
 /// The whole document.
 pub fn openapi() -> Value {
     let mut paths = Map::new();
@@ -708,6 +748,8 @@ pub fn openapi() -> Value {
         operations(spec, &mut paths);
         tags.push(json!({"name": spec.plural, "description": spec.doc}));
     }
+    tags.push(json!({"name": "identity", "description": "Who is who, and may do what."}));
+    identity(&mut paths);
     paths.insert("/v2.0/overweave/backup".to_owned(), backup());
     rule_types(&mut paths);
     told(&mut paths);

@@ -6,6 +6,7 @@
 
 mod credentials;
 mod groups;
+mod paths;
 mod records;
 mod roles;
 mod stored;
@@ -26,11 +27,14 @@ use axum::{
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
+    middleware,
     routing::{any, get},
 };
 use rand::RngCore;
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+pub(in crate::api) use paths::operations;
 
 const MEDIA: &str = "application/vnd.openstack.identity-v3+json";
 const SUBJECT: &str = "x-subject-token";
@@ -119,6 +123,7 @@ pub(in crate::api) fn routes() -> Router<Api> {
         .merge(roles::routes())
         .route("/identity/v3/{collection}", any(records::collection))
         .route("/identity/v3/{collection}/{id}", any(records::item))
+        .layer(middleware::from_fn(paths::by_method))
 }
 
 fn version_document(origin: &str) -> Value {

@@ -352,7 +352,7 @@ pub(super) async fn wanted(api: &Api, kind: Kind, body: &Value) -> Result<Wanted
         given.ok_or_else(|| Fault::bad(format!("{} is missing", kind.word())))?;
     let text = |name: &str| match given.get(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.len() <= 255 && !text.contains('\0') => {
+        Some(Value::String(text)) if text.chars().count() <= 255 && !text.contains('\0') => {
             Ok(Some(text.clone()))
         }
         Some(_) => Err(Fault::bad(format!(
