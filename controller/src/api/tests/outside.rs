@@ -735,6 +735,74 @@ async fn ports_of_a_floating_ip_are_forwarded() {
 }
 
 #[tokio::test]
+async fn a_subnet_that_comes_later_gives_each_gateway_what_it_lacks() {
+    let cloud = Cloud::new().await;
+    let (public, _) = cloud.external("203.0.113.0/24").await;
+    let mut routers = vec![];
+    for name in ["first", "second", "third"] {
+        let body = json!({"name": name, "external_gateway_info": {"network_id": public}});
+        routers.push(id(&cloud.made("a", ROUTERS, "router", body).await));
+    }
+    // The third has these addresses inside.
+    let inside = cloud.network("a").await;
+    let inside = cloud.subnet("a", &inside, "2001:db8:ffff::/120").await;
+    let path = format!("{ROUTERS}/{}/add_router_interface", routers[2]);
+    let body = json!({"subnet_id": inside["id"]});
+    assert_eq!(cloud.ask("a", "PUT", &path, body).await.0, 200);
+    let addresses = async || {
+        let mut all = vec![];
+        for router in &routers {
+            let (_, shown) = cloud.get("a", &format!("{ROUTERS}/{router}")).await;
+            let fixed = &shown["router"]["external_gateway_info"]["external_fixed_ips"];
+            let fixed = fixed.as_array().unwrap().iter();
+            let fixed = fixed.map(|f| f["ip_address"].as_str().unwrap().to_owned());
+            all.push(fixed.collect::<Vec<_>>());
+        }
+        all
+    };
+    // For others alone, and of a family that all have: nobody gets one.
+    let other = json!({"network_id": public, "ip_version": 6, "cidr": "2001:db8:1::/64",
+        "service_types": ["network:floatingip"]});
+    cloud.made("admin", "/v2.0/subnets", "subnet", other).await;
+    cloud.subnet("admin", &public, "198.51.100.0/24").await;
+    let before = addresses().await;
+    assert_eq!(before, [["203.0.113.2"], ["203.0.113.3"], ["203.0.113.4"]]);
+    let late = cloud.subnet("admin", &public, "2001:db8:ffff::/64").await;
+    let after = addresses().await;
+    // Which of two of one second is first is left open.
+    let mut new: Vec<_> = after[..2].iter().map(|all| all[1].as_str()).collect();
+    new.sort_unstable();
+    assert_eq!(new, ["2001:db8:ffff::1", "2001:db8:ffff::2"]);
+    for (had, has) in before.iter().zip(&after[..2]) {
+        assert_eq!(had[0], has[0]);
+        assert_eq!(has.len(), 2);
+    }
+    assert_eq!(after[2], before[2]);
+    // It is theirs: nobody gets it again, and the subnet is in use.
+    let port = cloud
+        .made(
+            "admin",
+            "/v2.0/ports",
+            "port",
+            json!({"network_id": public,
+        "fixed_ips": [{"subnet_id": late["id"]}]}),
+        )
+        .await;
+    assert_eq!(port["fixed_ips"][0]["ip_address"], "2001:db8:ffff::3");
+    let path = format!("/v2.0/subnets/{}", id(&late));
+    cloud
+        .refused("admin", "DELETE", &path, Value::Null, 409, "SubnetInUse")
+        .await;
+    // Where one is left, one gets it.
+    let small = json!({"network_id": public, "ip_version": 6, "cidr": "2001:db8:2::/64",
+        "allocation_pools": [{"start": "2001:db8:2::7", "end": "2001:db8:2::7"}]});
+    cloud.made("admin", "/v2.0/subnets", "subnet", small).await;
+    assert_eq!(addresses().await[2], ["203.0.113.4", "2001:db8:2::7"]);
+    let view = View::of(&cloud.api.core.store.snapshot());
+    balance(&view, A);
+}
+
+#[tokio::test]
 async fn pools_are_the_subnets_that_floating_ips_can_be_had_from() {
     let world = World::new().await;
     let cloud = &world.cloud;

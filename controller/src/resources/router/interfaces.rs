@@ -332,7 +332,10 @@ fn overlap(new: &Subnet, other: &Subnet) -> Refusal {
 }
 
 /// Are these subnets apart from those that the router is attached to?
-pub(super) fn apart(view: &View, router: Uuid, new: &[Arc<Subnet>]) -> Result<(), Refusal> {
+///
+/// # Errors
+/// That it is on one of them already, or on one that overlaps.
+pub fn apart(view: &View, router: Uuid, new: &[Arc<Subnet>]) -> Result<(), Refusal> {
     for (id, _) in attached(view, router) {
         if new.iter().any(|subnet| subnet.meta.id == id) {
             return Err(bad(format_args!(

@@ -36,7 +36,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 pub use gateway::Gateway;
-pub use interfaces::{is_interface, on_networks, router_of, subnets};
+pub use interfaces::{apart, is_interface, on_networks, router_of, subnets};
 
 /// The owner of an interface's port.
 pub const OWNER: &str = "network:router_interface";

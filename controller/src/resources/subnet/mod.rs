@@ -11,10 +11,14 @@ use crate::{
         ALL, Absent, Kind, Lookup, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
         field,
     },
-    resources::{Network, Port, port::FixedIp, router},
+    resources::{
+        Network, Port,
+        port::{FixedIp, GATEWAY_OWNER},
+        router,
+    },
     rules::{
         Caller, Change, Rule, Write,
-        addresses::{address, floor_key, holder, is_automatic, number, slaac},
+        addresses::{address, floor_key, holder, is_automatic, lowest_free, number, slaac},
     },
     store::{Read, View},
 };
@@ -230,6 +234,7 @@ impl Resource for Subnet {
         gateway_in_use,
         options,
         automatic,
+        for_gateways,
         removal,
     ];
 
@@ -709,6 +714,58 @@ fn automatic(view: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec
         Write::put(port)
     };
     Ok(ports.iter().map(with_address).collect())
+}
+
+/// Gateways that are on an external network already get an address of a subnet that comes, where they have none of its family, as in
+/// Neutron. Who finds none free, or has overlapping addresses inside, goes without.
+#[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
+fn for_gateways(
+    view: &View,
+    change: &Change<'_, Subnet>,
+    _: &Caller,
+) -> Result<Vec<Write>, Refusal> {
+    let network = |id| view.object::<Network>(id);
+    let Some(after) = change.made().filter(|s| !is_automatic(s)) else {
+        return Ok(Vec::new());
+    };
+    let own = after.service_types.iter().any(|kind| kind == GATEWAY_OWNER);
+    let meant = own || after.service_types.is_empty();
+    if !meant || !network(after.network_id).is_some_and(|network| network.external) {
+        return Ok(Vec::new());
+    }
+    let subnet = [Arc::new(after.clone())];
+    let v4 = after.cidr.is_ipv4();
+    let mut ports = view.related::<Port>("network_id", after.network_id);
+    ports.retain(|port| {
+        let router = Some(port).filter(|port| port.device_owner == GATEWAY_OWNER);
+        let router = router.and_then(|port| port.device_id.parse().ok());
+        let apart = router.is_some_and(|id| router::apart(view, id, &subnet).is_ok());
+        // What a port gives itself by a prefix is no address for others to come to.
+        let has = |fixed: &FixedIp| {
+            let of = view.object::<Subnet>(fixed.subnet_id);
+            fixed.ip_address.is_ipv4() == v4 && of.is_some_and(|s| !is_automatic(&s))
+        };
+        apart && !port.fixed_ips.iter().any(has)
+    });
+    ports.sort_by_key(|port| (port.meta.created_at, port.meta.id));
+    let (mut taken, mut floor, mut writes) = (Vec::new(), None, Vec::new());
+    for port in ports {
+        let Ok((ip_address, next)) = lowest_free(view, after, &taken) else {
+            break;
+        };
+        taken.push(ip_address);
+        floor = Some(next);
+        let mut port = Port::clone(&port);
+        port.fixed_ips.push(FixedIp {
+            subnet_id: after.meta.id,
+            ip_address,
+        });
+        writes.push(Write::put(port));
+    }
+    if let Some(floor) = floor {
+        writes.push(Write::Record(floor_key(after.meta.id), Arc::new(floor)));
+    }
+    Ok(writes)
 }
 
 fn removal(view: &View, change: &Change<'_, Subnet>, _: &Caller) -> Result<Vec<Write>, Refusal> {
