@@ -377,6 +377,7 @@ fn chain(firewall: Firewall) -> Chain {
         id: id(400),
         name: "chain".into(),
         project: id(7),
+        path: 1,
         symmetric: true,
         classifiers: vec![Classifier {
             id: id(401),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use net::{Id, Label, PortRange, Prefix, UnicastMac, ids::kind};
+use net::{Id, Label, Mtu, PortRange, Prefix, UnicastMac, Vni, ids::kind};
 use serde::{Deserialize, Serialize};
 
 use crate::{Nat, group::Family, qos::Discipline};
@@ -17,12 +17,30 @@ pub struct Chain {
     pub name: String,
     /// Whose it is.
     pub project: Id<kind::Project>,
+    /// The path by which hosts name it to one another; 24 bits. Only a chain with appliances needs one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub path: u32,
     /// Do replies count on its hops and visit its per-packet functions?
     pub symmetric: bool,
     /// What leads into it.
     pub classifiers: Vec<Classifier>,
     /// Its functions, first to last.
     pub functions: Vec<Function>,
+}
+
+impl Chain {
+    /// All instances of its appliances.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> + '_ {
+        let kinds = self.functions.iter().map(|function| &function.kind);
+        kinds.flat_map(|kind| match kind {
+            FunctionKind::Appliance(appliance) => appliance.instances.as_slice(),
+            FunctionKind::Firewall(_)
+            | FunctionKind::LoadBalancer(_)
+            | FunctionKind::Shaper(_)
+            | FunctionKind::Nat(_)
+            | FunctionKind::Plain(_) => &[],
+        })
+    }
 }
 
 /// A flow classifier, on the first packet of a connection in the forward direction.
@@ -135,11 +153,33 @@ pub struct Instance {
     /// Do packets go in and come out under the hop's label?
     #[serde(default, skip_serializing_if = "is_false")]
     pub labelled: bool,
+    /// On which host both of its ports are; `None`: on none, or on no one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Place>,
+}
+
+/// Where the ports of a pair are, for other hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// The VTEP of their host.
+    pub vtep: IpAddr,
+    /// Are both up?
+    pub up: bool,
+    /// The networks of ingress and egress port.
+    pub vnis: [Vni; 2],
+    /// The largest IP packet that both take.
+    pub mtu: Mtu,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 const fn is_false(is: &bool) -> bool {
     !*is
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(path: &u32) -> bool {
+    *path == 0
 }
 
 /// A part of a connection's addresses.

@@ -74,6 +74,7 @@ fn config(functions: Vec<Function>) -> hostconfig::Chain {
         id: id(1),
         name: "bench".into(),
         project: id(2),
+        path: 1,
         symmetric: true,
         classifiers: vec![],
         functions,

@@ -70,6 +70,7 @@ fn edge() -> Fallible<nfv::Chain> {
         id,
         name: "edge".into(),
         project,
+        path: 1,
         symmetric: true,
         classifiers: vec![],
         functions,

@@ -529,6 +529,7 @@ mod tests {
             id: id(1),
             name: "edge".into(),
             project: id(2),
+            path: 1,
             symmetric: true,
             classifiers: vec![hostconfig::Classifier {
                 id: id(3),

@@ -115,6 +115,7 @@ fn chain() -> Section {
         id: id(8000),
         name: "five".into(),
         project: id(7),
+        path: 1,
         symmetric: true,
         classifiers: vec![Classifier {
             id: id(8100),

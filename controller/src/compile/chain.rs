@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use hostconfig::{
     Appliance, Chain, Function, FunctionKind, LoadBalancer, Nat,
-    chain::Member,
+    chain::{Member, Place},
     nat::{Forward, NatAddress, Static},
 };
 use net::{Id, Label, ids::kind};
@@ -46,7 +46,7 @@ pub(super) fn chain(intent: &Intent, id: Id<kind::PortChain>) -> Option<(Chain, 
                 let label = path.zip(at).filter(|_| asked);
                 Some(FunctionKind::Appliance(Appliance {
                     label: label.and_then(|(path, at)| Label::of_hop(path, at)),
-                    ..appliance.clone()
+                    ..placed(intent, appliance)
                 }))
             }
             Some(Work::Plain(plain)) => Some(FunctionKind::Plain(plain.clone())),
@@ -67,11 +67,44 @@ pub(super) fn chain(intent: &Intent, id: Id<kind::PortChain>) -> Option<(Chain, 
         id,
         name: chain.name.clone(),
         project: chain.project,
+        path: chain.number,
         symmetric: chain.symmetric,
         classifiers,
         functions,
     };
     Some((chain, complaints))
+}
+
+/// With where each pair is.
+fn placed(intent: &Intent, appliance: &Appliance) -> Appliance {
+    let mut appliance = appliance.clone();
+    for instance in &mut appliance.instances {
+        instance.at = place(intent, [instance.ingress, instance.egress]);
+    }
+    appliance
+}
+
+/// Where both ports of a pair are; `None` where they are not on one host that others reach.
+fn place(intent: &Intent, ends: [Id<kind::Port>; 2]) -> Option<Place> {
+    let [ingress, egress] = ends.map(|id| {
+        let port = intent.ports.get(&id)?;
+        let network = intent.networks.get(&port.section.network)?;
+        intent.has_device(port).then_some((port, &network.section))
+    });
+    let (ingress, egress) = (ingress?, egress?);
+    let host = ingress.0.host.as_ref()?;
+    if egress.0.host.as_ref() != Some(host) {
+        return None;
+    }
+    let host = intent.host(host).filter(|host| !host.foreign)?;
+    Some(Place {
+        vtep: host.vtep?,
+        up: [&ingress, &egress]
+            .iter()
+            .all(|(port, _)| port.section.admin_up),
+        vnis: [ingress.1.vni, egress.1.vni],
+        mtu: ingress.1.mtu.min(egress.1.mtu),
+    })
 }
 
 /// An address whose port is gone is none of the NAT's, and nothing comes through it.

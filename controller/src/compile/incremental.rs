@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::{
     Complaint, all_keys, chain,
     intent::{
-        Change, Function, Host, HostName, Index, Intent, Network, Object, Port, remote_set, sides,
-        virtual_ports,
+        Change, Function, Host, HostName, Index, Intent, Network, Object, Port, appliance_ports,
+        remote_set, sides, virtual_ports,
     },
     l2, needs, policy, section,
 };
@@ -292,6 +292,7 @@ impl Compiler {
                     dirty.sections.insert(SectionKey::Chain(*chain));
                 }
                 self.mark_virtual_addresses(function, dirty);
+                self.mark_appliances(function, dirty);
             }
             Object::Chain(chain) => {
                 dirty.sections.insert(SectionKey::Chain(chain.id));
@@ -304,6 +305,7 @@ impl Compiler {
                 let functions = chain.functions.iter();
                 for function in functions.filter_map(|id| intent.functions.get(id)) {
                     self.mark_virtual_addresses(function, dirty);
+                    self.mark_appliances(function, dirty);
                 }
             }
             Object::Label(label) => self.mark_metered(label.id, dirty),
@@ -361,6 +363,8 @@ impl Compiler {
             self.mark_gateway(*router, dirty);
         }
         for port in intent.ports_on.of(&id) {
+            // Its MTU is that of the appliances behind its ports.
+            self.mark_chains(*port, dirty);
             for floating in intent.held_by.of(port) {
                 self.mark_floating(*floating, dirty);
             }
@@ -397,6 +401,10 @@ impl Compiler {
             dirty.sections.insert(policy::part_of(*group, id));
         }
         self.mark_vip(id, dirty);
+    }
+
+    /// The chains whose functions are made from a port.
+    fn mark_chains(&self, id: Id<kind::Port>, dirty: &mut Dirty) {
         for function in self.intent.functions_of.of(&id) {
             let chains = self.intent.chains_of_function.of(function);
             dirty
@@ -425,6 +433,14 @@ impl Compiler {
         }
     }
 
+    /// The hosts of a function's appliances.
+    fn mark_appliances(&self, function: &Function, dirty: &mut Dirty) {
+        for port in appliance_ports(function) {
+            let port = self.intent.ports.get(&port);
+            dirty.hosts.extend(port.and_then(|port| port.host.clone()));
+        }
+    }
+
     /// The ports of a function's virtual addresses.
     fn mark_virtual_addresses(&self, function: &Function, dirty: &mut Dirty) {
         for port in virtual_ports(function) {
@@ -448,12 +464,14 @@ impl Compiler {
         dirty.sections.insert(SectionKey::Metadata(id));
         dirty.sections.insert(SectionKey::Proxy(id));
         dirty.ports.insert(id);
+        self.mark_chains(id, dirty);
         if let Some(port) = self.intent.ports.get(&id) {
             dirty.hosts.extend(port.host.clone());
         }
         for sub_port in self.intent.carried_by.of(&id) {
             dirty.sections.insert(SectionKey::Port(*sub_port));
             dirty.ports.insert(*sub_port);
+            self.mark_chains(*sub_port, dirty);
         }
         self.mark_endpoint(id, dirty);
     }

@@ -434,7 +434,7 @@ pub struct Chain {
     pub name: String,
     /// Whose it is.
     pub project: Id<kind::Project>,
-    /// The small number by which appliances know it in labels; 0: none.
+    /// The small number by which appliances know it in labels, and their hosts in the chain transport; 0: none.
     pub number: u32,
     /// Do replies count on its hops?
     pub symmetric: bool,
@@ -1414,6 +1414,22 @@ pub(crate) fn virtual_ports(function: &Function) -> Vec<Id<kind::Port>> {
     }
 }
 
+/// The ports of a function's appliances.
+pub(crate) fn appliance_ports(function: &Function) -> impl Iterator<Item = Id<kind::Port>> + '_ {
+    let instances = match &function.work {
+        Some(Work::Appliance(appliance)) => appliance.instances.as_slice(),
+        Some(
+            Work::Firewall(_)
+            | Work::LoadBalancer(_)
+            | Work::Shaper(_)
+            | Work::Nat(_)
+            | Work::Plain(_),
+        )
+        | None => &[],
+    };
+    instances.iter().flat_map(|i| [i.ingress, i.egress])
+}
+
 /// The ports that a function's section is made from.
 fn function_ports(function: &Function) -> BTreeSet<Id<kind::Port>> {
     let targets: Vec<Target> = match &function.work {
@@ -1432,7 +1448,8 @@ fn function_ports(function: &Function) -> BTreeSet<Id<kind::Port>> {
         Target::Port(id) => Some(id),
         Target::Address(_) | Target::Named(..) => None,
     });
-    ports.chain(virtual_ports(function)).collect()
+    let ports = ports.chain(virtual_ports(function));
+    ports.chain(appliance_ports(function)).collect()
 }
 
 /// The set that a rule refers to.

@@ -8,7 +8,8 @@
 //! # Who needs what
 //! Every host hears the VTEPs. For its own ports: the ports, what their workloads hear of themselves, their networks, their groups, the
 //! address sets that rules of those groups refer to, their firewall groups, their QoS policies, the chains whose classifiers name them, their
-//! network or their project. The routers of its networks, the firewall groups of their interfaces, those routers' networks, and so on. Of all these
+//! network or their project, or that pass an appliance behind them. The routers of its networks, the firewall groups of their interfaces, those
+//! routers' networks, and so on. Of all these
 //! networks: an endpoint for each other port, where it is, and the chains that serve their virtual addresses. A host that has a
 //! router's gateway needs the router, all of its networks and floating IPs, and the external network, as if it had ports there; one that
 //! has a workload with a floating IP, that, its router, and the external network if the address is answered there; both, the QoS policies of these.
@@ -138,6 +139,7 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
         if intent.proxy(port.id).is_some() {
             keys.insert(SectionKey::Proxy(port.id));
         }
+        keys.extend(chains_through(intent, port.id));
         named.insert(Side::Port(port.id));
         named.insert(Side::Network(port.network));
         named.insert(Side::Project(port.project));
@@ -193,6 +195,18 @@ fn chains_of<'a>(
 ) -> impl Iterator<Item = SectionKey> {
     classifiers
         .flat_map(|id| intent.chains_of_classifier.of(id))
+        .map(|chain| SectionKey::Chain(*chain))
+}
+
+/// The chains with an appliance behind a port.
+fn chains_through(intent: &Intent, port: Id<kind::Port>) -> impl Iterator<Item = SectionKey> + '_ {
+    let functions = intent.functions_of.of(&port);
+    let through = functions.filter(move |id| {
+        let function = intent.functions.get(id);
+        function.is_some_and(|f| intent::appliance_ports(f).any(|p| p == port))
+    });
+    through
+        .flat_map(|id| intent.chains_of_function.of(id))
         .map(|chain| SectionKey::Chain(*chain))
 }
 

@@ -488,12 +488,35 @@ pub(crate) fn shaper(n: u8, rate_bps: u64) -> Object {
     }))
 }
 
+/// Appliances, each between two ports.
+pub(crate) fn appliances(n: u8, pairs: &[(u8, u8)]) -> Object {
+    let instance = |(at, (ingress, egress)): (u8, &(u8, u8))| hostconfig::chain::Instance {
+        id: id(at),
+        name: format!("pair{at}"),
+        ingress: id(*ingress),
+        egress: id(*egress),
+        weight: 1,
+        labelled: false,
+        at: None,
+    };
+    Object::Function(Arc::new(Function {
+        id: id(n),
+        name: String::new(),
+        work: Some(Work::Appliance(hostconfig::Appliance {
+            instances: (0..).zip(pairs).map(instance).collect(),
+            hash: Vec::new(),
+            failure: hostconfig::chain::Failure::Closed,
+            label: None,
+        })),
+    }))
+}
+
 pub(crate) fn chain(n: u8, classifiers: &[u8], functions: &[u8]) -> Object {
     Object::Chain(Arc::new(Chain {
         id: id(n),
         name: format!("chain{n}"),
         project: id(200),
-        number: 0,
+        number: 1,
         symmetric: true,
         classifiers: classifiers.iter().map(|c| id(*c)).collect(),
         functions: functions.iter().map(|f| id(*f)).collect(),
@@ -612,6 +635,8 @@ fn object() -> impl Strategy<Value = Object> {
             .prop_map(|(n, vip, members)| balancer(n, vip, &members)),
         (0u8..3, 0u8..7, 0u8..8).prop_map(|(n, holder, to)| nat(n, holder, to)),
         (0u8..3, 1u64..3).prop_map(|(n, rate)| shaper(n, rate * 1_000_000)),
+        (0u8..3, prop::collection::vec((0u8..8, 0u8..8), 1..3))
+            .prop_map(|(n, pairs)| appliances(n, &pairs)),
         (0u8..3, 200u8..202, any::<bool>()).prop_map(|(n, p, s)| label(n, p, s)),
         (0u8..3, 0u8..3, any::<bool>()).prop_map(|(n, l, e)| label_rule(n, l, e)),
         (
@@ -734,6 +759,72 @@ fn chain_of(config: &HostConfig, n: u8) -> Option<&ChainSection> {
         return None;
     };
     Some(chain)
+}
+
+#[test]
+fn hosts_of_a_chain_hear_where_its_appliances_are_and_those_of_which_chain_they_are() {
+    let from = Some(Side::Network(id(0)));
+    let mut compiler = compiled(&put([
+        host(0, true, false),
+        host(1, true, false),
+        host(2, true, false),
+        network(0, "a"),
+        network(1, "b"),
+        port(0, 0, Some(0), &[], 200),
+        port(2, 1, Some(1), &[], 201),
+        port(3, 1, Some(1), &[], 201),
+        port(4, 1, Some(2), &[], 201),
+        classifier(0, from, None),
+        appliances(0, &[(2, 3)]),
+        chain(0, &[0], &[0]),
+    ]));
+    let place = |compiler: &Compiler, at: u8| {
+        let chain = chain_of(compiler.config(&host_name(at))?, 0)?;
+        assert_eq!(chain.path, 1);
+        chain.instances().next().map(|i| i.at)
+    };
+    let there = |n: u8, up| {
+        Some(Some(hostconfig::chain::Place {
+            vtep: Ipv4Addr::new(192, 0, 2, n).into(),
+            up,
+            vnis: [Vni::try_from(101).unwrap(); 2],
+            mtu: Mtu::try_from(1450).unwrap(),
+        }))
+    };
+    // The sender's host, and the appliance's, which has no port of the network; and no other.
+    let all = |compiler: &Compiler| [0, 1, 2].map(|at| place(compiler, at));
+    assert_eq!(all(&compiler), [there(1, true), there(1, true), None]);
+    let down = |n, host| {
+        let Object::Port(plain) = port(n, 1, Some(host), &[], 201) else {
+            unreachable!()
+        };
+        let mut plain = Port::clone(&plain);
+        plain.section.admin_up = false;
+        Object::Port(Arc::new(plain))
+    };
+    compiler.apply(&put([down(3, 1)]), Generation(2));
+    assert_eq!(all(&compiler), [there(1, false), there(1, false), None]);
+    // Its ports are on two hosts: on no one.
+    compiler.apply(&put([port(3, 1, Some(2), &[], 201)]), Generation(3));
+    assert_eq!(all(&compiler), [Some(None); 3]);
+    // Both have moved, then the host says where its VTEP is.
+    compiler.apply(&put([port(2, 1, Some(2), &[], 201)]), Generation(4));
+    assert_eq!(all(&compiler), [there(2, true), None, there(2, true)]);
+    compiler.apply(&put([host(2, false, false)]), Generation(5));
+    assert_eq!(place(&compiler, 0), Some(None));
+    compiler.apply(&put([host(2, true, true)]), Generation(6));
+    assert_eq!(
+        place(&compiler, 0),
+        Some(None),
+        "a foreign host speaks no NSH"
+    );
+    compiler.apply(&put([host(2, true, false)]), Generation(7));
+    assert_eq!(all(&compiler), [there(2, true), None, there(2, true)]);
+    // Another pair: another host.
+    compiler.apply(&put([appliances(0, &[(4, 4)])]), Generation(8));
+    assert_eq!(all(&compiler), [there(2, true), None, there(2, true)]);
+    compiler.apply(&[Change::Gone(ObjectId::Chain(id(0)))], Generation(9));
+    assert_eq!(all(&compiler), [None, None, None]);
 }
 
 #[test]

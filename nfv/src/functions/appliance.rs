@@ -147,6 +147,7 @@ mod tests {
             egress: id(200 + n),
             weight: *weight,
             labelled: false,
+            at: None,
         };
         let instances = (0..).zip(weights).map(instance).collect();
         let config = hostconfig::Appliance {

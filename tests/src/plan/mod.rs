@@ -536,6 +536,7 @@ impl Plan {
             id,
             name: format!("chain-{}", self.chains.len()),
             project: self.uuid().into(),
+            path: 1,
             symmetric: true,
             classifiers,
             functions: vec![],

@@ -289,6 +289,7 @@ fn chain(functions: u8) -> Result<Chain, BenchError> {
         id: id(700)?,
         name: "bench".to_owned(),
         project: id(PROJECT)?,
+        path: 1,
         symmetric: true,
         classifiers: vec![Classifier {
             id: id(701)?,

@@ -655,6 +655,7 @@ fn appliance(group: &PortPairGroup) -> hostconfig::Appliance {
         egress: instance.egress.into(),
         weight: instance.weight,
         labelled: instance.labelled,
+        at: None,
     });
     let fields = &group.port_pair_group_parameters.lb_fields;
     let hash = fields.iter().map(|field| match field {

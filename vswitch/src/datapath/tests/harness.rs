@@ -261,6 +261,7 @@ impl Conf {
             id: id(n),
             name: "edge".into(),
             project: id(7),
+            path: 1,
             symmetric: true,
             classifiers: vec![Classifier {
                 id: id(n * 100 + 90),

@@ -62,6 +62,7 @@ pub(super) fn chain(c: &mut Conf, functions: Vec<FunctionKind>) {
         id: id(8000),
         name: "edge".into(),
         project: id(7),
+        path: 1,
         symmetric: true,
         classifiers: vec![Classifier {
             id: id(8090),
