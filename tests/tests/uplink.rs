@@ -116,6 +116,7 @@ fn frame(pool: &mut PacketPool, bytes: &[u8], vtep: IpAddr) -> Tunnelled {
         packet: packet(pool, bytes, Origin::Port(PortId(0))),
         vni: vni(),
         vtep,
+        nsh: None,
     }
 }
 

@@ -51,7 +51,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         poll(&mut fds, more.then_some(&at_once))?;
         more = port.rx(&mut pool, &mut batch, &mut refused) == Rx::More;
         batch.judge(Packet::parse, |p, _| pool.give(p));
-        frames.extend(batch.drain().map(|packet| Tunnelled { packet, vni, vtep }));
+        frames.extend(batch.drain().map(|packet| Tunnelled {
+            packet,
+            vni,
+            vtep,
+            nsh: None,
+        }));
         underlay.tx(&mut pool, &mut frames, &mut unsent);
         refused.extend(unsent.drain(..).map(|u| (u.frame.packet, u.reason)));
         more |= underlay.rx(&mut pool, &|from| from == vtep, &mut frames, &mut refused) == Rx::More;

@@ -164,7 +164,12 @@ impl Patch {
             wait(port.poll_fd(), underlay.poll_fd());
             port.rx(&mut pool, &mut batch, &mut refused);
             count(moved, &mut batch);
-            frames.extend(batch.drain().map(|packet| Tunnelled { packet, vni, vtep }));
+            frames.extend(batch.drain().map(|packet| Tunnelled {
+                packet,
+                vni,
+                vtep,
+                nsh: None,
+            }));
             underlay.tx(&mut pool, &mut frames, &mut unsent);
             refused.extend(unsent.drain(..).map(|u| (u.frame.packet, u.reason)));
             underlay.rx(&mut pool, &|ip| ip == vtep, &mut frames, &mut refused);
@@ -326,6 +331,7 @@ fn datagrams_come_to_the_socket_of_their_worker() {
             packet: packet(&mut pool, &frame, Origin::Port(PortId(0))),
             vni: Vni::try_from(100).unwrap(),
             vtep: there,
+            nsh: None,
         })
         .collect();
     // One at a time: frames that share a send come where the first of them belongs.

@@ -214,7 +214,12 @@ impl Rig {
             let Some((vtep, vni)) = outer.filter(|_| packet.pull_front(OUTER)) else {
                 return self.pool.give(packet);
             };
-            let frame = Tunnelled { packet, vni, vtep };
+            let frame = Tunnelled {
+                packet,
+                vni,
+                vtep,
+                nsh: None,
+            };
             let entered = self.datapath.enter_tunnel(
                 &self.tables,
                 frame,

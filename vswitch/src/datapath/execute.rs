@@ -254,6 +254,7 @@ impl Hands {
                 packet,
                 vni,
                 vtep: addr,
+                nsh: None,
             }),
             Exit::Program => self.lose(packet, DropReason::FunctionFault, cx),
         }
@@ -786,6 +787,7 @@ impl Hands {
             packet,
             vni: network.vni,
             vtep: to.addr,
+            nsh: None,
         });
     }
 

@@ -48,7 +48,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             mut packet,
             vni,
             vtep,
+            nsh,
         } = frame;
+        if nsh.is_some() {
+            // No chain leads here from another host.
+            self.refuse_rx(packet, DropReason::ChainPathUnknown, now, pool);
+            return Ok(());
+        }
         let now_from = (tables.version(), vni, vtep);
         if self.tunnel.is_none_or(|t| t.from != now_from) {
             let network = match tables.network_of(vni) {
@@ -73,9 +79,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 self.hands.counters.tunnel_rx(vtep);
             }
         }
-        batch
-            .push(packet)
-            .map_err(|packet| Tunnelled { packet, vni, vtep })
+        batch.push(packet).map_err(|packet| Tunnelled {
+            packet,
+            vni,
+            vtep,
+            nsh,
+        })
     }
 
     /// Counts a frame that a device or the underlay gave up while reading.

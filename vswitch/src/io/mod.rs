@@ -17,6 +17,10 @@
 use std::{net::IpAddr, os::fd::BorrowedFd};
 
 use net::{Batch, DropReason, Mtu, Packet, PacketPool, Vni};
+use overlay::{
+    GPE_PORT, NSH_HEADER, Nsh,
+    vxlan::{self, VXLAN_PORT},
+};
 
 mod bpf;
 pub mod coalesce;
@@ -79,6 +83,49 @@ pub struct Tunnelled {
     pub vni: Vni,
     /// The VTEP at the other end.
     pub vtep: IpAddr,
+    /// Its place in a chain, if it comes from, or goes to, an appliance's host: then it crosses as VXLAN-GPE with NSH.
+    pub nsh: Option<Nsh>,
+}
+
+impl Tunnelled {
+    /// What stands before the frame in its datagram.
+    fn outer(&self) -> Outer {
+        self.nsh.map_or_else(
+            || Outer::from_iter(vxlan::header(self.vni)),
+            |nsh| Outer::from_iter(nsh.header()),
+        )
+    }
+
+    /// To which UDP port it goes.
+    fn port(&self) -> u16 {
+        self.nsh.map_or(VXLAN_PORT, |_| GPE_PORT)
+    }
+}
+
+/// The headers before a frame.
+type Outer = smallvec::SmallVec<[u8; NSH_HEADER]>;
+
+/// By what frames that belong together are known: network, VTEP, place in a chain.
+type Tag = (Vni, IpAddr, Option<Nsh>);
+
+/// A frame with its tag.
+fn tagged(packet: Packet, (vni, vtep, nsh): Tag) -> Tunnelled {
+    Tunnelled {
+        packet,
+        vni,
+        vtep,
+        nsh,
+    }
+}
+
+/// What a datagram's payload says that came from this VTEP, and the frame in it. `chained`: it came to the chain transport's port.
+fn open(payload: &[u8], from: IpAddr, chained: bool) -> Result<(Tag, &[u8]), DropReason> {
+    if chained {
+        let (nsh, frame) = overlay::nsh::split(payload)?;
+        return Ok(((nsh.vni, from, Some(nsh)), frame));
+    }
+    let (vni, frame) = vxlan::split(payload)?;
+    Ok(((vni, from, None), frame))
 }
 
 /// A frame that the underlay did not send.
@@ -103,9 +150,9 @@ impl Unsent {
     }
 }
 
-/// The largest inner IP packet where a datagram may carry this much, outer headers not counted.
-fn inner_room(payload: usize) -> Option<Mtu> {
-    let room = payload.checked_sub(overlay::vxlan::VXLAN_HEADER + 14)?;
+/// The largest inner IP packet where a datagram may carry this much, with so much of it before the frame.
+fn inner_room(payload: usize, outer: usize) -> Option<Mtu> {
+    let room = payload.checked_sub(outer + 14)?;
     Mtu::try_from(u32::try_from(room.min(usize::from(u16::MAX))).ok()?).ok()
 }
 

@@ -62,6 +62,7 @@ impl Patch {
                     packet,
                     vni: vni(),
                     vtep: REMOTE.into(),
+                    nsh: None,
                 }),
                 Origin::Port(PortId(9)) => out.handed.push((WorkerId(1), packet)),
                 Origin::Port(port) => {
@@ -129,9 +130,12 @@ impl Corridor for Patch {
         assert_eq!(frame.vni, vni());
         frame.packet.set_origin(Origin::Tunnel(NetworkId(0)));
         let (vni, vtep) = (frame.vni, frame.vtep);
-        batch
-            .push(frame.packet)
-            .map_err(|packet| Tunnelled { packet, vni, vtep })
+        batch.push(frame.packet).map_err(|packet| Tunnelled {
+            packet,
+            vni,
+            vtep,
+            nsh: None,
+        })
     }
 
     fn refuse_rx(&mut self, packet: Packet, reason: DropReason, _: Now, pool: &mut PacketPool) {

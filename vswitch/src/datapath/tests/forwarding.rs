@@ -229,7 +229,12 @@ fn an_uncut_super_frame_from_a_kernel_vtep_is_cut_at_the_networks_mtu() {
         });
         let (vni, vtep) = (net::Vni::try_from(1).unwrap(), REMOTE.parse().unwrap());
         let mut batch = net::Batch::new();
-        let tunnelled = crate::io::Tunnelled { packet, vni, vtep };
+        let tunnelled = crate::io::Tunnelled {
+            packet,
+            vni,
+            vtep,
+            nsh: None,
+        };
         h.dp.enter_tunnel(&h.tables, tunnelled, &mut batch, h.now, &mut h.pool)
             .unwrap();
         let headers = if v6 { 60 } else { 40 };

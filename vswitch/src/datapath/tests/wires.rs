@@ -104,6 +104,7 @@ fn nothing_of_it_comes_out_of_a_tunnel() {
         packet,
         vni: Vni::try_from(1).unwrap(),
         vtep: REMOTE.parse().unwrap(),
+        nsh: None,
     };
     let (tables, mut batch) = (Arc::clone(&h.tables), Batch::new());
     h.dp.enter_tunnel(&tables, tunnelled, &mut batch, h.now, &mut h.pool)

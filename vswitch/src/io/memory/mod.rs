@@ -18,14 +18,15 @@ use std::{
     time::Duration,
 };
 
-use net::{Batch, DropReason, Now, Offload, Packet, PacketPool, Vni, packet::LARGE};
-use overlay::vxlan::{self, VXLAN_HEADER};
+use net::{Batch, DropReason, Now, Offload, Packet, PacketPool, packet::LARGE};
 
 use super::{
-    PortIo, Refused, Rx, Tunnelled, Underlay, Unsent,
+    PortIo, Refused, Rx, Tag, Tunnelled, Underlay, Unsent,
     coalesce::Coalescer,
     offload::{self, Segments},
+    open,
     random::Random,
+    tagged,
 };
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -206,6 +207,8 @@ pub struct FabricCounts {
 struct Datagram {
     to: IpAddr,
     from: IpAddr,
+    /// For the chain transport's port?
+    chained: bool,
     bytes: Vec<u8>,
 }
 
@@ -216,7 +219,7 @@ struct Wires {
     random: Random,
     sequence: u64,
     flying: BTreeMap<(Now, u64), Datagram>,
-    hosts: HashMap<IpAddr, VecDeque<(IpAddr, Vec<u8>)>>,
+    hosts: HashMap<IpAddr, VecDeque<Datagram>>,
     counts: FabricCounts,
 }
 
@@ -270,7 +273,22 @@ impl Fabric {
 
     /// Puts a datagram of any content on the wire, as a foreign sender would.
     pub fn inject(&self, from: IpAddr, to: IpAddr, bytes: Vec<u8>) {
-        lock(&self.0).send(Datagram { to, from, bytes });
+        lock(&self.0).send(Datagram {
+            to,
+            from,
+            chained: false,
+            bytes,
+        });
+    }
+
+    /// The same to the chain transport's port.
+    pub fn inject_chained(&self, from: IpAddr, to: IpAddr, bytes: Vec<u8>) {
+        lock(&self.0).send(Datagram {
+            to,
+            from,
+            chained: true,
+            bytes,
+        });
     }
 }
 
@@ -285,7 +303,7 @@ impl Wires {
             let capacity = self.weather.capacity;
             match self.hosts.get_mut(&datagram.to) {
                 Some(queue) if queue.len() < capacity => {
-                    queue.push_back((datagram.from, datagram.bytes));
+                    queue.push_back(datagram);
                     self.counts.delivered += 1;
                 }
                 _ => self.counts.undelivered += 1,
@@ -333,17 +351,17 @@ impl Wires {
 pub struct MemoryUnderlay {
     wires: Arc<Mutex<Wires>>,
     vtep: IpAddr,
-    coalescer: Coalescer<(Vni, IpAddr)>,
+    coalescer: Coalescer<Tag>,
 }
 
 impl MemoryUnderlay {
     /// The datagrams of one frame; super-frames are cut, and TCP at what the wire takes.
     fn datagrams(frame: &mut Tunnelled, max: usize) -> Result<Vec<Vec<u8>>, DropReason> {
-        let header = vxlan::header(frame.vni);
+        let header = frame.outer();
         let packet = &mut frame.packet;
         // Whoever filled it may not have parsed it; one that does not parse goes as it is.
         let parsed = packet.parse().is_ok();
-        let room = max.saturating_sub(VXLAN_HEADER);
+        let room = max.saturating_sub(header.len());
         let mut offload = packet.offload();
         let headers = *packet.headers();
         if !parsed || (packet.segments() == 1 && packet.len() <= room) {
@@ -375,27 +393,28 @@ impl Underlay for MemoryUnderlay {
         let Some(queue) = wires.hosts.get_mut(&self.vtep) else {
             return Rx::Gone;
         };
-        let mut emit = |packet: Packet, (vni, vtep)| out.push(Tunnelled { packet, vni, vtep });
+        let mut emit = |packet: Packet, tag| out.push(tagged(packet, tag));
         let mut end = Rx::Drained;
         for _ in 0..net::batch::BATCH {
-            let Some((from, bytes)) = queue.pop_front() else {
+            let Some(datagram) = queue.pop_front() else {
                 break;
             };
-            let verdict = match vxlan::split(&bytes) {
+            let (from, bytes) = (datagram.from, &datagram.bytes);
+            let verdict = match open(bytes, from, datagram.chained) {
                 _ if !admit(from) => Err(DropReason::UnknownVtep),
-                Err(e) => Err(e.into()),
-                Ok((vni, frame)) => self
+                Err(reason) => Err(reason),
+                Ok((tag, frame)) => self
                     .coalescer
-                    .push(pool, frame, (vni, from), (LARGE, None), &mut emit)
+                    .push(pool, frame, tag, (LARGE, None), &mut emit)
                     .or(Err(DropReason::PoolExhausted)),
             };
             if let Err(reason) = verdict {
                 if let Some(mut packet) = pool.take(bytes.len())
-                    && packet.fill(&bytes).is_ok()
+                    && packet.fill(bytes).is_ok()
                 {
                     refused.push((packet, reason));
                 } else {
-                    queue.push_front((from, bytes));
+                    queue.push_front(datagram);
                     end = Rx::Starved;
                     break;
                 }
@@ -427,6 +446,7 @@ impl Underlay for MemoryUnderlay {
                         wires.send(Datagram {
                             to: frame.vtep,
                             from: self.vtep,
+                            chained: frame.nsh.is_some(),
                             bytes,
                         });
                     }
@@ -434,7 +454,8 @@ impl Underlay for MemoryUnderlay {
                 }
                 Err(reason) => {
                     let large = reason == DropReason::MtuExceeded;
-                    let room = large.then(|| super::inner_room(max)).flatten();
+                    let room = large.then(|| super::inner_room(max, frame.outer().len()));
+                    let room = room.flatten();
                     refused.push(Unsent {
                         frame,
                         reason,

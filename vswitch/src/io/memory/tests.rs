@@ -1,5 +1,5 @@
 use net::testkit::{FrameBuilder, checksums_hold};
-use net::{Checksum, Gso, PortId, flow_key::Origin};
+use net::{Checksum, Gso, PortId, Vni, flow_key::Origin};
 
 use super::*;
 
@@ -13,6 +13,7 @@ fn tunnelled(pool: &mut PacketPool, bytes: &[u8], to: u8) -> Tunnelled {
         packet,
         vni: Vni::try_from(7).unwrap(),
         vtep: vtep(to),
+        nsh: None,
     }
 }
 

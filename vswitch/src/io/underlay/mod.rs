@@ -1,6 +1,7 @@
 //! How do frames cross from host to host?
 //!
-//! As VXLAN over UDP 4789, through plain sockets: one that receives from everybody, and a small pool that sends, whose
+//! As VXLAN over UDP 4789, through plain sockets: one that receives from everybody, one that does so on UDP 4790 for what comes from, or
+//! back from, appliances (VXLAN-GPE with NSH), and a small pool that sends, whose
 //! source ports spread flows over the underlay. A super-frame is one send that the kernel cuts (UDP GSO): headers from an
 //! arena, payload where it lies. What arrives together (UDP GRO) is put together again (see [`super::coalesce`]).
 //!
@@ -30,20 +31,28 @@ use std::{
 };
 
 use net::{
-    DropReason, Gso, Headers, Packet, PacketPool, Vni,
+    DropReason, Gso, Headers, Packet, PacketPool,
     batch::BATCH,
     packet::{LARGE, SMALL},
 };
-use overlay::vxlan::{self, VXLAN_HEADER, VXLAN_PORT};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use overlay::{
+    GPE_PORT, NSH_HEADER,
+    vxlan::{self, VXLAN_HEADER, VXLAN_PORT},
+};
+use rustix::{
+    event::epoll,
+    net::{AddressFamily, SocketFlags, SocketType},
+};
 use smallvec::SmallVec;
 
 use super::{
-    Refused, Rx, Tunnelled, Underlay, Unsent,
+    Refused, Rx, Tag, Tunnelled, Underlay, Unsent,
     coalesce::Coalescer,
     offload::{self, Segments},
+    open,
     steering::Steering,
     sys::{self, Datagram, Name, Received},
+    tagged,
 };
 
 /// Datagrams that one call receives.
@@ -92,7 +101,9 @@ pub enum UnderlayError {
     #[error("no interface of this host has the VTEP address {0}")]
     NoSuchAddress(IpAddr),
     /// Something else listens there.
-    #[error("UDP port {VXLAN_PORT} of {0} is taken (a kernel VXLAN device, or another switch)")]
+    #[error(
+        "UDP port {VXLAN_PORT} or {GPE_PORT} of {0} is taken (a kernel VXLAN device, or another switch)"
+    )]
     PortTaken(IpAddr),
     /// The kernel refused something else.
     #[error("cannot open the underlay on {local}")]
@@ -112,11 +123,76 @@ struct Path {
     until: Instant,
 }
 
+/// A socket that receives from everybody.
+#[derive(Debug)]
+struct Inlet {
+    socket: OwnedFd,
+    buffers: Vec<Vec<u8>>,
+    /// Received and not yet looked at: the buffer of each.
+    waiting: VecDeque<(usize, Received)>,
+}
+
+impl Inlet {
+    fn open(spec: &UnderlaySpec, chained: bool, gro: &mut bool) -> io::Result<Self> {
+        let local = spec.local;
+        let port = if chained { GPE_PORT } else { VXLAN_PORT };
+        let socket = bind(SocketAddr::new(local, port), |socket| {
+            if spec.shared.is_some() {
+                sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+            }
+            if local.is_ipv6() {
+                prefer(socket, libc::SOL_UDP, libc::UDP_NO_CHECK6_RX, 1);
+            }
+            *gro &= prefer(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
+            size_buffer(
+                socket,
+                libc::SO_RCVBUFFORCE,
+                libc::SO_RCVBUF,
+                spec.receive_buffer,
+            );
+            Ok(())
+        })?;
+        // Which worker is home to what is in NSH the kernel is not told: whoever reads it hands it over.
+        if let Some(steering) = spec.shared.as_ref().filter(|_| !chained) {
+            steering.of_sockets(socket.as_fd());
+        }
+        Ok(Self {
+            socket,
+            buffers: (0..RECEIVE).map(|_| vec![0; 1 << 16]).collect(),
+            waiting: VecDeque::with_capacity(RECEIVE),
+        })
+    }
+
+    /// Receives what there is, if nothing is left of the last time.
+    fn fill(&mut self) -> Option<Rx> {
+        if !self.waiting.is_empty() {
+            return None;
+        }
+        let mut index = 0;
+        let waiting = &mut self.waiting;
+        let got = sys::receive_many(self.socket.as_fd(), &mut self.buffers, |received| {
+            waiting.push_back((index, received));
+            index += 1;
+        });
+        match got {
+            Ok(_) => None,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Some(Rx::Drained),
+            // Errors of single datagrams (a port unreachable) come this way; the socket itself does not break.
+            Err(_) => Some(Rx::More),
+        }
+    }
+}
+
 /// VXLAN over UDP sockets of the kernel.
 #[derive(Debug)]
 pub struct UdpUnderlay {
     local: IpAddr,
-    receiver: OwnedFd,
+    /// For VXLAN, and for the chain transport.
+    inlets: [Inlet; 2],
+    /// Both of their sockets, to wait for.
+    epoll: OwnedFd,
+    /// Whose turn it was to be read first.
+    turn: bool,
     senders: Vec<OwnedFd>,
     /// The port of each.
     ports: Vec<u16>,
@@ -124,10 +200,7 @@ pub struct UdpUnderlay {
     scout: OwnedFd,
     /// Does the kernel cut for us?
     gso: bool,
-    buffers: Vec<Vec<u8>>,
-    /// Received and not yet looked at: the buffer of each.
-    waiting: VecDeque<(usize, Received)>,
-    coalescer: Coalescer<(Vni, IpAddr)>,
+    coalescer: Coalescer<Tag>,
     paths: HashMap<IpAddr, Path>,
     plan: Plan,
 }
@@ -173,27 +246,12 @@ impl UdpUnderlay {
             Some(libc::EADDRINUSE) => UnderlayError::PortTaken(local),
             _ => UnderlayError::Kernel { local, source },
         };
-        let mut gro = false;
-        let receiver = bind(SocketAddr::new(local, VXLAN_PORT), |socket| {
-            if spec.shared.is_some() {
-                sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-            }
-            if local.is_ipv6() {
-                prefer(socket, libc::SOL_UDP, libc::UDP_NO_CHECK6_RX, 1);
-            }
-            gro = prefer(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
-            size_buffer(
-                socket,
-                libc::SO_RCVBUFFORCE,
-                libc::SO_RCVBUF,
-                spec.receive_buffer,
-            );
-            Ok(())
-        })
-        .map_err(failed)?;
-        if let Some(steering) = &spec.shared {
-            steering.of_sockets(receiver.as_fd());
-        }
+        let mut gro = true;
+        let inlets = [
+            Inlet::open(spec, false, &mut gro).map_err(failed)?,
+            Inlet::open(spec, true, &mut gro).map_err(failed)?,
+        ];
+        let epoll = wait_for(&inlets).map_err(failed)?;
         let mut gso = true;
         let senders = (0..spec.senders.max(1))
             .map(|_| sender(local, &mut gso))
@@ -212,12 +270,12 @@ impl UdpUnderlay {
         let underlay = Self {
             local,
             scout,
-            receiver,
+            inlets,
+            epoll,
+            turn: false,
             senders,
             ports,
             gso,
-            buffers: (0..RECEIVE).map(|_| vec![0; 1 << 16]).collect(),
-            waiting: VecDeque::with_capacity(RECEIVE),
             coalescer: Coalescer::default(),
             paths: HashMap::new(),
             plan: Plan::default(),
@@ -276,9 +334,9 @@ impl UdpUnderlay {
         self.ports.get(usize::from(slot)).copied()
     }
 
-    /// The receiving socket.
-    pub(super) fn receiver(&self) -> BorrowedFd<'_> {
-        self.receiver.as_fd()
+    /// The receiving sockets.
+    pub(super) fn receivers(&self) -> [BorrowedFd<'_>; 2] {
+        self.inlets.each_ref().map(|inlet| inlet.socket.as_fd())
     }
 
     /// Asks the kernel for a path's MTU.
@@ -294,6 +352,16 @@ impl UdpUnderlay {
         self.paths.insert(vtep, path);
         path
     }
+}
+
+/// One descriptor for both sockets.
+fn wait_for(inlets: &[Inlet; 2]) -> io::Result<OwnedFd> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for inlet in inlets {
+        let none = epoll::EventData::new_u64(0);
+        epoll::add(&epoll, &inlet.socket, none, epoll::EventFlags::IN)?;
+    }
+    Ok(epoll)
 }
 
 /// The port that the kernel chose.
@@ -361,7 +429,7 @@ impl UdpUnderlay {
     fn take(
         &mut self,
         pool: &mut PacketPool,
-        (index, received): (usize, Received),
+        (chained, index, received): (bool, usize, Received),
         (admit, now): (&dyn Fn(IpAddr) -> bool, Instant),
         out: &mut Vec<Tunnelled>,
         refused: &mut Refused,
@@ -369,29 +437,32 @@ impl UdpUnderlay {
         let from = received.from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let verdict = match (admit(from), received.truncated) {
             (false, _) => Err(DropReason::UnknownVtep),
+            (true, true) if chained => Err(DropReason::MalformedNsh),
             (true, true) => Err(DropReason::MalformedVxlan),
             // A small one was never left uncut; for the others the path says what its sender could have cut.
             (true, false) if received.len <= SMALL => Ok(SEND),
             (true, false) => Ok(self.room(from, now)),
         };
-        let Some(bytes) = self.buffers.get(index).and_then(|b| b.get(..received.len)) else {
+        let [plain, chain] = &self.inlets;
+        let inlet = if chained { chain } else { plain };
+        let Some(bytes) = inlet.buffers.get(index).and_then(|b| b.get(..received.len)) else {
             return;
         };
         let room = match verdict {
             Ok(room) => room,
             Err(reason) => return refuse(pool, bytes, reason, refused),
         };
-        let limit = room.saturating_sub(VXLAN_HEADER + ETHERNET);
+        let outer = if chained { NSH_HEADER } else { VXLAN_HEADER };
+        let limit = room.saturating_sub(outer + ETHERNET);
         let size = match received.segment {
-            Some(size) if !is_one_frame(bytes, size) => size.into(),
-            _ => LARGE + VXLAN_HEADER,
+            Some(size) if chained || !is_one_frame(bytes, size) => size.into(),
+            _ => LARGE + outer,
         };
         let hint = received.segment.filter(|_| size > LARGE);
-        let mut emit = |packet: Packet, (vni, vtep)| out.push(Tunnelled { packet, vni, vtep });
+        let mut emit = |packet: Packet, tag| out.push(tagged(packet, tag));
         for datagram in bytes.chunks(size.max(1)) {
-            match vxlan::split(datagram) {
-                Ok((vni, frame)) => {
-                    let tag = (vni, from);
+            match open(datagram, from, chained) {
+                Ok((tag, frame)) => {
                     let path = (limit, hint);
                     if self
                         .coalescer
@@ -402,9 +473,48 @@ impl UdpUnderlay {
                         refuse(pool, frame, DropReason::MalformedEthernet, refused);
                     }
                 }
-                Err(e) => refuse(pool, datagram, e.into(), refused),
+                Err(reason) => refuse(pool, datagram, reason, refused),
             }
         }
+    }
+
+    /// Takes apart what one socket has.
+    fn rx_by(
+        &mut self,
+        chained: bool,
+        pool: &mut PacketPool,
+        (admit, now): (&dyn Fn(IpAddr) -> bool, Instant),
+        out: &mut Vec<Tunnelled>,
+        refused: &mut Refused,
+    ) -> Rx {
+        let at = usize::from(chained);
+        let Some(inlet) = self.inlets.get_mut(at) else {
+            return Rx::Gone;
+        };
+        if let Some(end) = inlet.fill() {
+            return end;
+        }
+        let full = inlet.waiting.len() == RECEIVE;
+        let mut end = if full { Rx::More } else { Rx::Drained };
+        while let Some(&(index, received)) =
+            self.inlets.get(at).and_then(|inlet| inlet.waiting.front())
+        {
+            if out.len() >= BATCH {
+                end = Rx::More;
+                break;
+            }
+            let size = usize::from(received.segment.unwrap_or(u16::MAX)).max(1);
+            let (small, large) = pool.available();
+            if small <= received.len.div_ceil(size) || large < 2 {
+                end = Rx::Starved;
+                break;
+            }
+            if let Some(inlet) = self.inlets.get_mut(at) {
+                inlet.waiting.pop_front();
+            }
+            self.take(pool, (chained, index, received), (admit, now), out, refused);
+        }
+        end
     }
 }
 
@@ -500,6 +610,8 @@ struct Fate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
     vtep: IpAddr,
+    /// To which UDP port.
+    port: u16,
     sender: u16,
     flow: u32,
     /// Its place in the call: frames of one flow stay in order.
@@ -527,10 +639,11 @@ impl Plan {
                 fate.refused = Some(reason);
             }
         };
-        let header = vxlan::header(tunnelled.vni);
+        let header = tunnelled.outer();
+        let before = header.len();
         let packet = &mut tunnelled.packet;
         let mut open = packet.offload();
-        let whole = VXLAN_HEADER + packet.len();
+        let whole = before + packet.len();
         if open.gso == Gso::None && whole <= room {
             let headers = *packet.headers();
             offload::finish(packet.bytes_mut(), &headers, &mut open);
@@ -546,19 +659,19 @@ impl Plan {
             return;
         }
         let headers = *packet.headers();
-        let limit = room.saturating_sub(VXLAN_HEADER + usize::from(headers.payload_at));
+        let limit = room.saturating_sub(before + usize::from(headers.payload_at));
         let mut segments = match Segments::new(packet.bytes(), &headers, &open, limit) {
             Ok(segments) => segments,
             Err(reason) => return refuse(self, reason),
         };
         let mut at = usize::from(headers.payload_at);
         loop {
-            let head = self.arena.len()..self.arena.len() + VXLAN_HEADER + segments.header_len();
+            let head = self.arena.len()..self.arena.len() + before + segments.header_len();
             self.arena.resize(head.end, 0);
             let Some((outer, inner)) = self
                 .arena
                 .get_mut(head.clone())
-                .and_then(|h| h.split_at_mut_checked(VXLAN_HEADER))
+                .and_then(|h| h.split_at_mut_checked(before))
             else {
                 return;
             };
@@ -734,7 +847,10 @@ fn refusal(error: &io::Error, gso: bool) -> Refusal {
 impl UdpUnderlay {
     /// Sends the frames of one lane (one VTEP, one socket), from `order`.
     fn send_lane(&mut self, frames: &mut [Tunnelled], lane: Range<usize>, now: Instant) {
-        let Some(&Turn { vtep, sender, .. }) = self.plan.order.get(lane.start) else {
+        let Some(&Turn {
+            vtep, port, sender, ..
+        }) = self.plan.order.get(lane.start)
+        else {
             return;
         };
         let mut room = self.room(vtep, now);
@@ -751,7 +867,7 @@ impl UdpUnderlay {
                     self.plan.add(turn, frame, room, most);
                 }
             }
-            let Some((stopped, refusal)) = self.send_plan(frames, vtep, sender) else {
+            let Some((stopped, refusal)) = self.send_plan(frames, (vtep, port), sender) else {
                 return;
             };
             let mended = match refusal {
@@ -795,10 +911,10 @@ impl UdpUnderlay {
     fn send_plan(
         &mut self,
         frames: &[Tunnelled],
-        vtep: IpAddr,
+        (vtep, port): (IpAddr, u16),
         sender: u16,
     ) -> Option<(usize, Refusal)> {
-        let to = Name::from(SocketAddr::new(vtep, VXLAN_PORT));
+        let to = Name::from(SocketAddr::new(vtep, port));
         let socket = self.senders.get(usize::from(sender))?.as_fd();
         let plan = &mut self.plan;
         let mut done = 0;
@@ -856,39 +972,19 @@ impl Underlay for UdpUnderlay {
         refused: &mut Refused,
     ) -> Rx {
         let now = Instant::now();
-        if self.waiting.is_empty() {
-            let mut index = 0;
-            let waiting = &mut self.waiting;
-            let got = sys::receive_many(self.receiver.as_fd(), &mut self.buffers, |received| {
-                waiting.push_back((index, received));
-                index += 1;
-            });
-            match got {
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Rx::Drained,
-                // Errors of single datagrams (a port unreachable) come this way; the socket itself does not break.
-                Err(_) => return Rx::More,
-            }
-        }
-        let full = self.waiting.len() == RECEIVE;
-        let mut end = if full { Rx::More } else { Rx::Drained };
-        while let Some(&(index, received)) = self.waiting.front() {
-            if out.len() >= BATCH {
-                end = Rx::More;
-                break;
-            }
-            let size = usize::from(received.segment.unwrap_or(u16::MAX)).max(1);
-            let (small, large) = pool.available();
-            if small <= received.len.div_ceil(size) || large < 2 {
-                end = Rx::Starved;
-                break;
-            }
-            self.waiting.pop_front();
-            self.take(pool, (index, received), (admit, now), out, refused);
-        }
+        let by = (admit, now);
+        // Each goes first in turn: a flood on one port leaves the other its share.
+        self.turn = !self.turn;
+        let first = self.rx_by(self.turn, pool, by, out, refused);
+        let second = self.rx_by(!self.turn, pool, by, out, refused);
         self.coalescer
-            .flush(&mut |packet, (vni, vtep)| out.push(Tunnelled { packet, vni, vtep }));
-        end
+            .flush(&mut |packet, tag| out.push(tagged(packet, tag)));
+        match (first, second) {
+            (Rx::Starved, _) | (_, Rx::Starved) => Rx::Starved,
+            (Rx::Drained, Rx::Drained) => Rx::Drained,
+            (Rx::Gone, _) | (_, Rx::Gone) => Rx::Gone,
+            (Rx::More, _) | (_, Rx::More) => Rx::More,
+        }
     }
 
     fn tx(
@@ -905,6 +1001,7 @@ impl Underlay for UdpUnderlay {
             let flow = overlay::entropy::flow(frame.packet.key());
             self.plan.order.push(Turn {
                 vtep: frame.vtep,
+                port: frame.port(),
                 sender: overlay::entropy::slot_of(flow, senders),
                 flow,
                 frame: index,
@@ -916,11 +1013,14 @@ impl Underlay for UdpUnderlay {
         }
         self.plan.order.sort_unstable();
         let mut begin = 0;
-        while let Some(&Turn { vtep, sender, .. }) = self.plan.order.get(begin) {
+        while let Some(&Turn {
+            vtep, port, sender, ..
+        }) = self.plan.order.get(begin)
+        {
             let rest = self.plan.order.get(begin..).unwrap_or_default();
             let len = rest
                 .iter()
-                .take_while(|turn| turn.vtep == vtep && turn.sender == sender)
+                .take_while(|turn| (turn.vtep, turn.port, turn.sender) == (vtep, port, sender))
                 .count();
             self.send_lane(frames, begin..begin + len, now);
             begin += len;
@@ -943,7 +1043,9 @@ impl Underlay for UdpUnderlay {
                     }
                     let large = reason == DropReason::MtuExceeded;
                     let room = large.then(|| self.paths.get(&frame.vtep)).flatten();
-                    let room = room.and_then(|p| super::inner_room(p.mtu.saturating_sub(outer)));
+                    let before = frame.outer().len();
+                    let room =
+                        room.and_then(|p| super::inner_room(p.mtu.saturating_sub(outer), before));
                     refused.push(Unsent {
                         frame,
                         reason,
@@ -956,7 +1058,7 @@ impl Underlay for UdpUnderlay {
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.receiver.as_fd())
+        Some(self.epoll.as_fd())
     }
 }
 

@@ -1,7 +1,7 @@
 use std::net::UdpSocket;
 
 use net::testkit::{FrameBuilder, checksums_hold, packet};
-use net::{Checksum, Offload, PortId, flow_key::Origin};
+use net::{Checksum, Offload, PortId, Vni, flow_key::Origin};
 
 use super::*;
 
@@ -46,6 +46,7 @@ fn tunnelled(pool: &mut PacketPool, frame: &[u8], vtep: [u8; 4]) -> Tunnelled {
         packet: packet(pool, frame, Origin::Port(PortId(0))),
         vni: vni(),
         vtep: vtep.into(),
+        nsh: None,
     }
 }
 
@@ -205,6 +206,88 @@ fn strangers_and_garbage_are_named() {
     known.send_to(&[0; 60], "127.47.5.2:4789").unwrap();
     let (_, refused) = receive(&mut rx, &mut pool, 1);
     assert_eq!(refused[0].1, DropReason::MalformedVxlan);
+}
+
+fn nsh() -> overlay::Nsh {
+    overlay::Nsh::to(vni(), 9, 3, uuid::Uuid::from_u128(77).into(), true)
+}
+
+#[test]
+fn what_is_for_an_appliance_crosses_by_its_own_port_in_trains_too() {
+    let (a, b) = ([127, 47, 9, 1], [127, 47, 9, 2]);
+    let (mut tx, mut rx, mut pool) = (open(a), open(b), pool());
+    for v6 in [false, true] {
+        let mut frames = vec![super_frame(&mut pool, v6, 60_000, b)];
+        frames[0].nsh = Some(nsh());
+        let before = frames[0].packet.bytes().to_vec();
+        // The same flow without: it goes to the other port.
+        let plain = FrameBuilder::udp(v6, 7, 80).payload(b"x").build();
+        frames.push(tunnelled(&mut pool, &plain, b));
+        assert_eq!(tx.tx(&mut pool, &mut frames, &mut vec![]), 44);
+        let (mut out, refused) = receive(&mut rx, &mut pool, 44);
+        assert!(refused.is_empty());
+        out.sort_by_key(|t| t.nsh.is_some());
+        assert_eq!((out[0].nsh, out[0].packet.bytes()), (None, &plain[..]));
+        assert_eq!((out[1].nsh, out[1].vtep), (Some(nsh()), IpAddr::from(a)));
+        assert_eq!(out[1].packet.bytes(), before);
+        assert_eq!(out.len(), 2, "one super-frame, not its parts");
+    }
+}
+
+#[test]
+fn frames_of_two_places_in_a_chain_are_not_put_together() {
+    let (a, b) = ([127, 47, 10, 1], [127, 47, 10, 2]);
+    let (mut tx, mut rx, mut pool) = (open(a), open(b), pool());
+    let mut frames = vec![];
+    for (n, index) in [255, 254, 255].into_iter().enumerate() {
+        let sequence = 100 + 500 * u32::try_from(n).unwrap();
+        let frame = FrameBuilder::tcp(false, 7, 80).flags(16);
+        let frame = frame.seq(sequence, 1).payload(&[1; 500]).build();
+        let mut one = tunnelled(&mut pool, &frame, b);
+        one.nsh = Some(overlay::Nsh { index, ..nsh() });
+        frames.push(one);
+    }
+    assert_eq!(tx.tx(&mut pool, &mut frames, &mut vec![]), 3);
+    let (out, _) = receive(&mut rx, &mut pool, 3);
+    let mut places: Vec<_> = out.iter().map(|t| t.nsh.unwrap().index).collect();
+    places.sort_unstable();
+    assert_eq!(places, [254, 255, 255]);
+}
+
+#[test]
+fn strangers_and_garbage_at_the_chain_transports_port_are_named() {
+    for (host, v6) in [("127.47.11.2", false), ("::1", true)] {
+        let mut rx = UdpUnderlay::open(&UnderlaySpec::new(host.parse().unwrap())).unwrap();
+        let mut pool = pool();
+        let to = SocketAddr::new(host.parse().unwrap(), GPE_PORT);
+        let frame = FrameBuilder::udp(v6, 1, 2).build();
+        let good = [&nsh().header()[..], &frame].concat();
+        let mut spent = good.clone();
+        spent[15] = 0;
+        let vxlan = [&vxlan::header(vni())[..], &frame].concat();
+        let known = UdpSocket::bind(if v6 { "[::1]:0" } else { "127.47.11.1:0" }).unwrap();
+        for (bytes, reason) in [
+            (&spent, DropReason::ChainIndexSpent),
+            (&vxlan, DropReason::MalformedNsh),
+            (&good[..31].to_vec(), DropReason::MalformedNsh),
+        ] {
+            known.send_to(bytes, to).unwrap();
+            let (_, refused) = receive(&mut rx, &mut pool, 1);
+            assert_eq!(refused[0].1, reason);
+        }
+        known.send_to(&good, to).unwrap();
+        let (out, _) = receive(&mut rx, &mut pool, 1);
+        assert_eq!(
+            (out[0].nsh, out[0].packet.bytes()),
+            (Some(nsh()), &frame[..])
+        );
+        if !v6 {
+            let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+            stranger.send_to(&good, to).unwrap();
+            let (_, refused) = receive(&mut rx, &mut pool, 1);
+            assert_eq!(refused[0].1, DropReason::UnknownVtep);
+        }
+    }
 }
 
 #[test]

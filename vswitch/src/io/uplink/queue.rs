@@ -18,7 +18,7 @@ use std::{
 };
 
 use net::{
-    DropReason, Gso, Offload, Packet, PacketPool, Vni,
+    DropReason, Gso, Offload, Packet, PacketPool,
     batch::BATCH,
     packet::{LARGE, SMALL},
 };
@@ -31,9 +31,10 @@ use super::{
     path::Ways,
 };
 use crate::io::{
-    Refused, Rx, Tunnelled, Underlay, Unsent,
+    Refused, Rx, Tag, Tunnelled, Underlay, Unsent,
     coalesce::Coalescer,
     offload::{self, end, field},
+    tagged,
     underlay::{SEND, UdpUnderlay, refuse, wait_for_room},
 };
 
@@ -59,7 +60,7 @@ pub struct TapUnderlay {
     counters: Arc<UplinkCounters>,
     /// Both descriptors to wait for.
     epoll: OwnedFd,
-    coalescer: Coalescer<(Vni, IpAddr)>,
+    coalescer: Coalescer<Tag>,
     turns: u32,
     /// The socket holds datagrams of which no event will tell.
     more: bool,
@@ -88,7 +89,9 @@ impl TapUnderlay {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let none = || epoll::EventData::new_u64(0);
         epoll::add(&epoll, &tap.0, none(), epoll::EventFlags::IN)?;
-        epoll::add(&epoll, udp.receiver(), none(), epoll::EventFlags::IN)?;
+        for receiver in udp.receivers() {
+            epoll::add(&epoll, receiver, none(), epoll::EventFlags::IN)?;
+        }
         Ok(Self {
             udp,
             tap: Some(tap),
@@ -207,7 +210,7 @@ impl TapUnderlay {
             }
         };
         self.coalescer
-            .flush(&mut |packet, (vni, vtep)| out.push(Tunnelled { packet, vni, vtep }));
+            .flush(&mut |packet, tag| out.push(tagged(packet, tag)));
         (end, any)
     }
 
@@ -238,7 +241,7 @@ impl TapUnderlay {
         if packet.set_len(outer.len).is_err() {
             return refused.push((packet, DropReason::MalformedVxlan));
         }
-        let mut emit = |packet, (vni, vtep)| out.push(Tunnelled { packet, vni, vtep });
+        let mut emit = |packet, tag| out.push(tagged(packet, tag));
         let size = match holds {
             Holds::Whole(offload) => {
                 // What came before it comes out before it.
@@ -247,7 +250,7 @@ impl TapUnderlay {
                 let sound = packet.parse().is_ok()
                     && offload::validate(packet.headers(), packet.len(), &offload).is_ok();
                 if sound {
-                    emit(packet, (vni, outer.from));
+                    emit(packet, (vni, outer.from, None));
                 } else {
                     refused.push((packet, DropReason::MalformedOffload));
                 }
@@ -263,9 +266,13 @@ impl TapUnderlay {
         };
         let limit = room.saturating_sub(VXLAN_HEADER + 14);
         let mut push = |pool: &mut PacketPool, vni, frame: &[u8]| {
-            let pushed =
-                self.coalescer
-                    .push(pool, frame, (vni, outer.from), (limit, None), &mut emit);
+            let pushed = self.coalescer.push(
+                pool,
+                frame,
+                (vni, outer.from, None),
+                (limit, None),
+                &mut emit,
+            );
             if pushed.is_err() {
                 refuse(pool, frame, DropReason::MalformedEthernet, refused);
             }
@@ -458,7 +465,8 @@ impl Underlay for TapUnderlay {
         for (index, mut frame) in frames.drain(..).enumerate() {
             let slot = self.lanes.slots.get(index).copied().unwrap_or(0);
             let single = frame.packet.offload().gso == Gso::None;
-            if single && self.lanes.are_many(frame.vtep, slot) {
+            // The tap knows VXLAN alone.
+            if frame.nsh.is_some() || single && self.lanes.are_many(frame.vtep, slot) {
                 self.others.push(frame);
                 continue;
             }
