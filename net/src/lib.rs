@@ -43,7 +43,7 @@ pub use ids::{ChainId, GroupId, Id, NetworkId, PortId, RouterId, VtepId, Zone};
 pub use label::Label;
 pub use mac::{Mac, UnicastMac};
 pub use mtu::Mtu;
-pub use packet::{Checksum, Errand, Gso, Offload, Packet};
+pub use packet::{Brought, Checksum, Errand, Gso, Offload, Packet};
 pub use pool::PacketPool;
 pub use port_range::PortRange;
 pub use prefix::Prefix;

@@ -34,6 +34,9 @@ impl From<Mtu> for u32 {
 }
 
 impl Mtu {
+    /// The largest.
+    pub const MAX: Self = Self(u16::MAX);
+
     /// Bytes.
     pub const fn get(self) -> u16 {
         self.0

@@ -9,7 +9,7 @@
 use std::fmt;
 
 use crate::{
-    FlowKey, Headers, Label, Malformed, Vlan,
+    FlowKey, Headers, Label, Malformed, PortId, Vlan, VtepId,
     flow_key::{Origin, ethertype},
 };
 
@@ -109,6 +109,25 @@ pub enum Errand {
     },
 }
 
+/// Another host handed the frame to an appliance of this one. Its origin is the switch: it is not judged here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Brought {
+    /// Who did, and gets it back.
+    pub by: VtepId,
+    /// The port by which it goes in.
+    pub to: PortId,
+    /// Its chain.
+    pub path: u32,
+    /// Its place in it.
+    pub index: u8,
+    /// To how many hosts it may still come.
+    pub ttl: u8,
+    /// Does it travel with the replies of its connection?
+    pub reply: bool,
+    /// The label under which it goes in, if it does.
+    pub label: Option<Label>,
+}
+
 /// One frame: buffer, origin, parse result, offloads. Made by [`crate::PacketPool`] alone.
 pub struct Packet(Box<Inner>);
 
@@ -120,6 +139,7 @@ struct Inner {
     tag: u32,
     errand: Errand,
     label: Option<Label>,
+    brought: Option<Brought>,
     offload: Offload,
     headers: Headers,
     key: FlowKey,
@@ -146,6 +166,7 @@ impl Packet {
             tag: 0,
             errand: Errand::Run,
             label: None,
+            brought: None,
             offload: Offload::default(),
             headers: Headers::default(),
             key: FlowKey::default(),
@@ -164,6 +185,7 @@ impl Packet {
         p.tag = 0;
         p.errand = Errand::Run;
         p.label = None;
+        p.brought = None;
         p.offload = Offload::default();
     }
 
@@ -403,6 +425,17 @@ impl Packet {
     pub fn add_hop(&mut self) -> u8 {
         self.0.hops = self.0.hops.saturating_add(1);
         self.0.hops
+    }
+
+    /// Which host handed it to an appliance here; `None`: it came otherwise.
+    #[inline]
+    pub fn brought(&self) -> Option<&Brought> {
+        self.0.brought.as_ref()
+    }
+
+    /// Says which host handed it to an appliance here.
+    pub fn set_brought(&mut self, brought: Brought) {
+        self.0.brought = Some(brought);
     }
 
     /// A number for whoever holds the packet now (a queue's index, a program's handle); no stage reads another's.

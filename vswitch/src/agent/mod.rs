@@ -905,14 +905,24 @@ impl Wire for Grpc {
 
 /// The ports whose connections are told apart: those of this host, and routers' gateways, which may come to be here.
 fn tracked(config: &HostConfig) -> impl Iterator<Item = Id<kind::Port>> + '_ {
-    config
-        .sections
-        .iter()
-        .filter_map(|(key, section)| match (key, section.body()) {
-            (SectionKey::Port(id), _) => Some(*id),
-            (_, Section::Router(router)) => router.gateway.as_ref().map(|g| g.port),
-            _ => None,
-        })
+    let sections = config.sections.iter();
+    let own = sections.filter_map(|(key, section)| match (key, section.body()) {
+        (SectionKey::Port(id), _) => Some(*id),
+        (_, Section::Router(router)) => router.gateway.as_ref().map(|g| g.port),
+        _ => None,
+    });
+    // Ports of appliances elsewhere: what comes back out of them is told apart as what comes out of those here.
+    let mut chains = Vec::new();
+    for section in config.sections.values() {
+        if let Section::Chain(chain) = section.body() {
+            chains.push(chain);
+        }
+    }
+    let placed = chains
+        .into_iter()
+        .flat_map(hostconfig::Chain::instances)
+        .filter(|i| i.at.is_some());
+    own.chain(placed.flat_map(|i| [i.ingress, i.egress]))
 }
 
 /// Is there anything at this VTEP that another host could have too?

@@ -12,13 +12,19 @@ use nfv::conntrack::Side;
 
 use super::{
     flow::{Action, Half, Handed, Refusal, Stage},
-    tables::{Network, Port},
+    tables::{End, Network, Port},
+    transport::toward,
     walk::{Known, Walk, Witness},
 };
 
 impl<'a, W: Witness> Walk<'a, W> {
     /// What an appliance's port sends: if it was handed over, it goes on. `false`: it is the appliance's own.
-    pub(super) fn out_of_appliance(&mut self, port: &Port) -> Result<bool, Refusal> {
+    /// `own`: the port itself, where it is here.
+    pub(super) fn out_of_appliance(
+        &mut self,
+        port: End<'_>,
+        own: Option<&Port>,
+    ) -> Result<bool, Refusal> {
         self.depend(self.tables.appliances());
         let path = self.probe.path();
         self.flow.path = path;
@@ -37,7 +43,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             Known::Reply { .. } | Known::Related { .. } => (false, after),
         };
         let Some(handed) = place else {
-            if path == 0 && self.is_own(port) {
+            if path == 0 && own.is_some_and(|own| self.is_own(own)) {
                 return Ok(false);
             }
             let refusal = Refusal::new(DropReason::ChainPlaceUnknown, Stage::Chain);
@@ -101,28 +107,33 @@ impl<'a, W: Witness> Walk<'a, W> {
     /// A packet of a known connection that goes to an appliance next: a reply by the egress port, an error about a reply by the ingress
     /// port.
     pub(super) fn hand_on(&mut self) -> bool {
-        let port = match self.lent.known {
-            Known::New | Known::Again(_) => None,
+        let (handed, reply) = match self.lent.known {
+            Known::New | Known::Again(_) => (None, false),
             Known::Related {
                 side: Side::Original,
                 ..
-            } => self.lent.after.map(|h| (h, h.ingress)),
+            } => (self.lent.after, false),
             Known::Reply { .. } | Known::Related { .. } => {
-                let before = self.lent.before.and_then(|flow| flow.handed);
-                before.map(|h| (h, h.egress))
+                (self.lent.before.and_then(|flow| flow.handed), true)
             }
         };
-        let Some((handed, port)) = port.filter(|(handed, _)| handed.symmetric) else {
+        let Some(handed) = handed.filter(|h| h.symmetric) else {
             return false;
         };
+        let port = if reply { handed.egress } else { handed.ingress };
         self.leave();
         let tables = self.tables;
         self.says(Stage::Chain, || {
-            let name = tables.port(port).map_or("?", |p| p.name.as_str());
+            let name = match (tables.port(port), tables.far(port)) {
+                (Some(port), _) => port.name.clone(),
+                (None, Some(far)) => format!("{} elsewhere", far.name),
+                (None, None) => "?".to_owned(),
+            };
             format!("to an appliance, by port {name}")
         });
         self.flow.actions.extend(handed.label.map(Action::Label));
-        self.flow.actions.push(Action::Output(port));
+        let action = toward(tables, &handed, port, reply);
+        self.flow.actions.push(action);
         true
     }
 

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use net::{DropReason, Id, Mac, Zone, flow_key::proto, ids::kind};
+use net::{DropReason, Id, Mac, flow_key::proto, ids::kind};
 use nfv::{
     chain::{ChainOutcome, Hop},
     classifier::{Party, Place},
@@ -19,6 +19,7 @@ use super::{
     flow::{Action, Half, Handed, Lane, Refusal, Stage},
     sources::Seen,
     tables::{Chain, Network, Port, l2},
+    transport::toward,
     walk::{Known, Token, Walk, Witness},
 };
 
@@ -250,12 +251,10 @@ impl<'a, W: Witness> Walk<'a, W> {
         let Some(tuple) = self.probe.five_tuple() else {
             return Err(refusal(self, DropReason::ChainPlaceAmbiguous));
         };
-        let zone_of =
-            |port: Id<kind::Port>| -> Option<Zone> { Some(tables.port_by_id(port)?.zone) };
         let chosen = appliance.choose(
             &tuple,
             tables.seed(),
-            |i| had.is_some() && zone_of(i.ingress) == had,
+            |i| had.is_some() && tables.zone_by_id(i.ingress) == had,
             |i| tables.instance(i).is_some() && appliance.label(i).is_ok(),
         );
         let chosen = chosen.and_then(|i| Some((i, tables.instance(i)?, appliance.label(i).ok()?)));
@@ -287,15 +286,21 @@ impl<'a, W: Witness> Walk<'a, W> {
         if !matches!(half, Half::Destination(_)) {
             self.leave();
         }
+        let far = tables.far(ingress.dense);
+        // On another host its own switch puts it on, and looks for it.
+        let here = label.filter(|_| far.is_none());
         self.says(Stage::Chain, || {
             let (name, id) = (hop.name(), hop.id());
             let (pair, pair_id) = (&instance.name, instance.id);
-            let (to, from) = (&ingress.name, &egress.name);
+            let (to, from) = (ingress.name, egress.name);
             let under = label.map_or_else(String::new, |label| format!(" under label {label}"));
-            format!("appliance {name} ({id}): to instance {pair} ({pair_id}), by port {to}{under}; goes on from port {from}")
+            match far.and_then(|far| tables.vtep(far.vtep)) {
+                Some(vtep) => format!("appliance {name} ({id}): to instance {pair} ({pair_id}) at vtep {}{under}", vtep.addr),
+                None => format!("appliance {name} ({id}): to instance {pair} ({pair_id}), by port {to}{under}; goes on from port {from}"),
+            }
         });
         self.zones[1] = Some(ingress.zone);
-        self.flow.handed = Some(Handed {
+        let handed = Handed {
             chain: entry.section,
             at,
             ingress: ingress.dense,
@@ -305,10 +310,12 @@ impl<'a, W: Witness> Walk<'a, W> {
             owner,
             back,
             symmetric,
-            label,
-        });
-        self.flow.actions.extend(label.map(Action::Label));
-        self.flow.actions.push(Action::Output(ingress.dense));
+            label: here,
+        };
+        let action = toward(tables, &handed, ingress.dense, false);
+        self.flow.handed = Some(handed);
+        self.flow.actions.extend(here.map(Action::Label));
+        self.flow.actions.push(action);
         Ok(true)
     }
 

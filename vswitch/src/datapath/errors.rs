@@ -153,6 +153,10 @@ pub(super) fn before_routing(tables: &Tables, frame: &Tunnelled) -> Option<AsSen
         return None;
     };
     let port = tables.port(port)?;
+    // To an appliance it goes as it was sent, or translated.
+    if frame.nsh.is_some() {
+        return None;
+    }
     let network = tables.network_of(frame.vni)?;
     let shown = network.fdb.get(key.src_mac()).map(|e| e.place);
     let joins = |r: &&Router| {
@@ -371,7 +375,10 @@ impl Hands {
     ) -> Option<()> {
         let key = *packet.key();
         let network = match packet.origin() {
-            Origin::Port(id) => cx.tables.port(id)?.network,
+            Origin::Port(id) => match cx.tables.port(id) {
+                Some(port) => port.network,
+                None => cx.tables.network_of(cx.tables.far(id)?.vni)?.dense,
+            },
             Origin::Tunnel(network) => sent.by.map(|_| network)?,
             Origin::Switch => return None,
         };

@@ -189,7 +189,9 @@ impl Hands {
             Exit::Port(id) | Exit::Labelled { port: id, .. } => {
                 self.counters.transmit(id, segments, bytes);
             }
-            Exit::Tunnel { vtep, .. } => self.counters.tunnel_tx(vtep, segments, bytes),
+            Exit::Tunnel { vtep, .. } | Exit::Chain { vtep, .. } => {
+                self.counters.tunnel_tx(vtep, segments, bytes);
+            }
             Exit::Program => {}
         }
     }
@@ -240,7 +242,7 @@ impl Hands {
             }
             return self.lose(packet, DropReason::FunctionFault, cx);
         }
-        let exit = gate.exit;
+        let (exit, program) = (gate.exit, *program);
         // At most a batch of frames of 64 KiB.
         self.streak.segments += packet.segments();
         self.streak.bytes += packet.wire_bytes();
@@ -256,6 +258,19 @@ impl Hands {
                 vtep: addr,
                 nsh: None,
             }),
+            Exit::Chain { addr, .. } => {
+                let last = programs.get(program).and_then(|flow| flow.actions.last());
+                if let Some(Action::Carry { nsh, .. }) = last {
+                    cx.out.tunnelled.push(Tunnelled {
+                        packet,
+                        vni: nsh.vni,
+                        vtep: addr,
+                        nsh: Some(*nsh),
+                    });
+                } else {
+                    self.lose(packet, DropReason::FunctionFault, cx);
+                }
+            }
             Exit::Program => self.lose(packet, DropReason::FunctionFault, cx),
         }
     }
@@ -320,6 +335,7 @@ impl Hands {
                 Action::Queue(_) => return self.queue_up(programs, id, at, packet, cx),
                 Action::Output(_)
                 | Action::Tunnel { .. }
+                | Action::Carry { .. }
                 | Action::Wire(_)
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
@@ -438,6 +454,7 @@ impl Hands {
                 }
                 Action::Output(_)
                 | Action::Tunnel { .. }
+                | Action::Carry { .. }
                 | Action::Wire(_)
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
@@ -515,6 +532,12 @@ impl Hands {
         match action {
             Action::Output(port) => self.output(*port, packet, cx),
             Action::Tunnel { network, vtep } => self.tunnel(*network, *vtep, packet, cx),
+            Action::Carry { vtep, nsh, .. } => {
+                if exceeds(&packet, cx.tables.mtu_there(nsh)) {
+                    return self.lose(packet, DropReason::MtuExceeded, cx);
+                }
+                self.carry(*vtep, *nsh, packet, cx);
+            }
             Action::Wire(network) => self.output_wire(*network, packet, cx),
             Action::Hear => {
                 if let Verdict::Consume(what) = flow.verdict {
@@ -570,6 +593,13 @@ impl Hands {
     pub(super) fn deliver(&mut self, id: PortId, packet: Packet, cx: &mut Cx<'_>) {
         let direction = Direction::Ingress;
         let port = cx.tables.port(id);
+        // It was the sender by its chain: a reply goes in where it came out.
+        if port.is_none()
+            && let Some((far, leg)) = cx.tables.far(id).zip(cx.tables.leg(id))
+        {
+            let nsh = far.nsh(far.way, leg.egress == id);
+            return self.carry(far.vtep, nsh, packet, cx);
+        }
         if port.is_none_or(|p| p.limit(direction).is_none()) {
             return self.hand_out(id, packet, cx);
         }
@@ -685,6 +715,7 @@ impl Hands {
             | Action::Queue(..)
             | Action::Output(_)
             | Action::Tunnel { .. }
+            | Action::Carry { .. }
             | Action::Wire(_)
             | Action::Hear
             | Action::Metadata

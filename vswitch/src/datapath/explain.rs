@@ -705,7 +705,9 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                 .iter()
                 .filter_map(|action| match action {
                     Action::Output(port) => tables.port(*port).map(|p| p.id.to_string()),
-                    Action::Tunnel { vtep, .. } => tables.vtep(*vtep).map(|v| v.addr.to_string()),
+                    Action::Tunnel { vtep, .. } | Action::Carry { vtep, .. } => {
+                        tables.vtep(*vtep).map(|v| v.addr.to_string())
+                    }
                     Action::Wire(network) => tables.network(*network).map(Network::outside),
                     Action::Translate
                     | Action::Resolve(_)
@@ -797,6 +799,11 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
                     vtep.as_deref().unwrap_or("?"),
                     vni.as_deref().unwrap_or("?")
                 )
+            }
+            Action::Carry { vtep, nsh, .. } => {
+                let vtep = tables.vtep(*vtep).map(|v| v.addr.to_string());
+                let vtep = vtep.as_deref().unwrap_or("?");
+                format!("nsh(vtep {vtep}, path {}, index {})", nsh.path, nsh.index)
             }
             Action::Wire(network) => {
                 let network = tables.network(*network);

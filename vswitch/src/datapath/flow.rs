@@ -18,6 +18,7 @@ use net::{
     VtepId, Zone, ids::kind,
 };
 use nfv::conntrack::Side;
+use overlay::Nsh;
 use smallvec::SmallVec;
 
 use super::{
@@ -289,6 +290,15 @@ pub enum Action {
         /// The VTEP.
         vtep: VtepId,
     },
+    /// It goes to the host of an appliance, or back from there.
+    Carry {
+        /// The VTEP.
+        vtep: VtepId,
+        /// What it is told.
+        nsh: Nsh,
+        /// Does it go back to its home?
+        back: bool,
+    },
     /// It goes out of the wire of this network.
     Wire(NetworkId),
     /// A copy for this receiver would go, but is refused.
@@ -461,7 +471,11 @@ impl CompiledFlow {
             .filter(|a| {
                 matches!(
                     a,
-                    Action::Output(_) | Action::Tunnel { .. } | Action::Wire(_) | Action::Refuse(_)
+                    Action::Output(_)
+                        | Action::Tunnel { .. }
+                        | Action::Carry { .. }
+                        | Action::Wire(_)
+                        | Action::Refuse(_)
                 )
             })
             .count()

@@ -60,6 +60,8 @@ pub(super) enum Exit {
         vni: Vni,
         addr: IpAddr,
     },
+    /// To a VTEP, with its place in a chain, which the program says.
+    Chain { vtep: VtepId, addr: IpAddr },
 }
 
 impl Gate {
@@ -105,6 +107,7 @@ impl Gate {
                 | Action::Resolve(_)
                 | Action::Output(_)
                 | Action::Tunnel { .. }
+                | Action::Carry { .. }
                 | Action::Wire(_)
                 | Action::Refuse(_)
                 | Action::AnswerArp(_)
@@ -119,50 +122,7 @@ impl Gate {
                 | Action::HandBack(_) => return gate,
             }
         }
-        let exit = match last {
-            // What a port gets may have to wait.
-            Action::Output(id) => tables
-                .port(*id)
-                .filter(|p| p.limit(Direction::Ingress).is_none())
-                .map(|p| {
-                    let labelled = |label| Exit::Labelled { port: *id, label };
-                    (label.map_or(Exit::Port(*id), labelled), p.mtu)
-                }),
-            Action::Tunnel { network, vtep } => {
-                let (network, to) = (tables.network(*network), tables.vtep(*vtep));
-                network.zip(to).map(|(network, to)| {
-                    let exit = Exit::Tunnel {
-                        vtep: *vtep,
-                        vni: network.vni,
-                        addr: to.addr,
-                    };
-                    (exit, network.mtu)
-                })
-            }
-            Action::Wire(network) => tables.network(*network).and_then(|network| {
-                let wire = network.wire.as_ref()?;
-                Some((Exit::Port(wire.port), network.mtu))
-            }),
-            Action::Translate
-            | Action::Resolve(_)
-            | Action::SetEth { .. }
-            | Action::SetDscp(_)
-            | Action::Copy { .. }
-            | Action::Route(_)
-            | Action::Label(_)
-            | Action::Queue(_)
-            | Action::Refuse(_)
-            | Action::AnswerArp(_)
-            | Action::AnswerNd { .. }
-            | Action::AnswerRs(_)
-            | Action::Hear
-            | Action::AnswerPing
-            | Action::AnswerDhcp { .. }
-            | Action::AnswerDhcp6(_)
-            | Action::AnswerNames(_)
-            | Action::Metadata
-            | Action::HandBack(_) => None,
-        };
+        let exit = exit(last, label, tables);
         if let (Some((exit, mtu)), Verdict::Deliver) = (exit, &flow.verdict) {
             let networks = flow.routers().filter_map(|hop| tables.network(hop.to?));
             let links = limit(tables, flow.origin).into_iter();
@@ -176,5 +136,60 @@ impl Gate {
             || gate.src.is_some()
             || gate.dst.is_some();
         gate
+    }
+}
+
+/// Where the last action of a program sends, and what may go there; `None`: the program has to say it.
+fn exit(last: &Action, label: Option<Label>, tables: &Tables) -> Option<(Exit, Mtu)> {
+    match last {
+        // What a port gets may have to wait.
+        Action::Output(id) => tables
+            .port(*id)
+            .filter(|p| p.limit(Direction::Ingress).is_none())
+            .map(|p| {
+                let labelled = |label| Exit::Labelled { port: *id, label };
+                (label.map_or(Exit::Port(*id), labelled), p.mtu)
+            }),
+        Action::Tunnel { network, vtep } => {
+            let (network, to) = (tables.network(*network), tables.vtep(*vtep));
+            network.zip(to).map(|(network, to)| {
+                let exit = Exit::Tunnel {
+                    vtep: *vtep,
+                    vni: network.vni,
+                    addr: to.addr,
+                };
+                (exit, network.mtu)
+            })
+        }
+        Action::Carry { vtep, nsh, .. } => tables.vtep(*vtep).map(|to| {
+            let exit = Exit::Chain {
+                vtep: *vtep,
+                addr: to.addr,
+            };
+            (exit, tables.mtu_there(nsh))
+        }),
+        Action::Wire(network) => tables.network(*network).and_then(|network| {
+            let wire = network.wire.as_ref()?;
+            Some((Exit::Port(wire.port), network.mtu))
+        }),
+        Action::Translate
+        | Action::Resolve(_)
+        | Action::SetEth { .. }
+        | Action::SetDscp(_)
+        | Action::Copy { .. }
+        | Action::Route(_)
+        | Action::Label(_)
+        | Action::Queue(_)
+        | Action::Refuse(_)
+        | Action::AnswerArp(_)
+        | Action::AnswerNd { .. }
+        | Action::AnswerRs(_)
+        | Action::Hear
+        | Action::AnswerPing
+        | Action::AnswerDhcp { .. }
+        | Action::AnswerDhcp6(_)
+        | Action::AnswerNames(_)
+        | Action::Metadata
+        | Action::HandBack(_) => None,
     }
 }

@@ -50,10 +50,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             vtep,
             nsh,
         } = frame;
-        if nsh.is_some() {
-            // No chain leads here from another host.
-            self.refuse_rx(packet, DropReason::ChainPathUnknown, now, pool);
-            return Ok(());
+        if let Some(nsh) = nsh {
+            if let Err(reason) = self.enter_chained(tables, &mut packet, (nsh, vtep)) {
+                self.refuse_rx(packet, reason, now, pool);
+                return Ok(());
+            }
+            return batch.push(packet).map_err(|packet| Tunnelled {
+                packet,
+                vni,
+                vtep,
+                nsh: Some(nsh),
+            });
         }
         let now_from = (tables.version(), vni, vtep);
         if self.tunnel.is_none_or(|t| t.from != now_from) {

@@ -142,7 +142,7 @@ fn zone_of(tables: &Tables, packet: &Packet) -> Option<Zone> {
         return None;
     }
     match packet.origin() {
-        Origin::Port(port) => tables.port(port).map(|p| p.zone),
+        Origin::Port(port) => tables.zone_at(port),
         Origin::Tunnel(network) => {
             let entry = tables.network(network)?.fdb.get(to)?;
             match entry.place {

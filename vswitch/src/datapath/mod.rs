@@ -43,6 +43,7 @@ mod routing;
 pub mod sources;
 pub mod tables;
 mod too_big;
+mod transport;
 pub mod upcall;
 pub mod walk;
 mod wire;
@@ -157,6 +158,7 @@ pub struct Datapath<M = Vec<Entry>> {
     /// An answer that is used once: that about an ICMP error.
     once: Option<CompiledFlow>,
     tunnel: Option<ingress::Tunnel>,
+    chained: Option<transport::Chained>,
     hands: Hands,
     budgets: Budgets,
     surcharge: u32,
@@ -257,6 +259,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             jobs: Vec::with_capacity(BATCH),
             once: None,
             tunnel: None,
+            chained: None,
             hands: Hands::new(&settings),
             budgets: Budgets::new(settings.rates, settings.workers),
             surcharge: 0,
@@ -480,6 +483,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     /// 2 to 4: the way of one packet, by its connection if it was found.
     #[inline]
     fn decide(&mut self, tables: &Tables, job: &Job, hit: Option<Hit>, now: Now) -> Way {
+        if let Some(brought) = job.packet.brought() {
+            return self.bring_in(tables, job, *brought, now);
+        }
         let way = match hit {
             Some(hit) => self.follow(tables, &job.packet, hit, now),
             None => Way::Open,

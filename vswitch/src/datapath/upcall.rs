@@ -129,7 +129,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     }
 
     /// Is another worker home to this connection?
-    fn elsewhere(&self, zone: Zone, tuple: &FiveTuple, handed: bool) -> Option<WorkerId> {
+    pub(super) fn elsewhere(
+        &self,
+        zone: Zone,
+        tuple: &FiveTuple,
+        handed: bool,
+    ) -> Option<WorkerId> {
         if self.settings.workers <= 1 {
             return None;
         }
@@ -343,7 +348,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         Some(way)
     }
 
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         tables: &Tables,
         packet: &Packet,
@@ -359,6 +364,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let refused = |reason| Way::Drop(about(tracking.owner, reason, Stage::Conntrack));
         let hops = flow.hops.clone();
         let handed = flow.handed;
+        let guest = matches!(*flow.actions, [Action::Carry { back: true, .. }]);
         let program = self.intern(flow, tables, now);
         let [zone, reply_zone] = tracking.zones;
         let ends = (key.src_mac(), key.dst_mac());
@@ -376,7 +382,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             owner,
             first,
             // Of what goes on in the middle, or is answered by another way, not every segment is seen.
-            whole: first.begins() == Begin::Tracked && handed.is_none_or(|h| h.symmetric),
+            whole: first.begins() == Begin::Tracked && handed.is_none_or(|h| h.symmetric) && !guest,
             segments: packet.segments(),
             bytes: packet.wire_bytes(),
         };
@@ -396,10 +402,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 let sent = e.side(Side::Original);
                 let same = (sent.zone(), *sent.tuple()) == (zone, tuple);
                 // Two in one appliance can't be told apart when they come back.
-                let distinct = handed.is_none() || same;
+                let distinct = !guest && (handed.is_none() || same);
                 orphan || e.stage().is_over() || distinct && (query || has_moved(e, &new.sides))
             });
-            if !over && handed.is_some() {
+            if !over && (guest || handed.is_some()) {
                 self.let_go(&keys);
                 return refused(DropReason::ChainPlaceAmbiguous);
             }
@@ -430,6 +436,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let Some(entry) = self.conntrack.entry(conn) else {
             return true;
         };
+        if self.is_guest(entry) {
+            return false;
+        }
         let side = entry.side(Side::Original);
         match origin_of(tables, side) {
             Some(origin) => egress_leg(tables, origin).is_some_and(|leg| {
@@ -518,6 +527,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::Label(_)
             | Action::Output(_)
             | Action::Tunnel { .. }
+            | Action::Carry { .. }
             | Action::Wire(_)
             | Action::Refuse(_)
             | Action::AnswerArp(_)
@@ -540,7 +550,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     }
 
     /// Takes a program in. Another may go for it: what was not yet counted of that is.
-    fn intern(&mut self, flow: CompiledFlow, tables: &Tables, now: Now) -> ProgramId {
+    pub(super) fn intern(&mut self, flow: CompiledFlow, tables: &Tables, now: Now) -> ProgramId {
         self.hands.settle(&self.programs);
         self.programs.intern(flow, tables, now)
     }
@@ -561,6 +571,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return Way::Drop(refusal);
         }
         self.hands.counters.lookups.upcall += 1;
+        if let Some(way) = self.bring_back(tables, packet, (hit, &entry), now) {
+            return way;
+        }
         // A stranger's packet that shows the tuple is judged, but can't end the connection that it imitates.
         let stranger = hit.side == Side::Original && !self.is_own(hit, packet);
         if stranger && let Err(refusal) = self.pay(payer(tables, packet), Budget::Misses, now) {
@@ -828,8 +841,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if !tables.has_legs() {
             return Ok(None);
         }
-        let port = tables.ports().find(|p| p.zone == side.zone());
-        let leg = port.and_then(|p| egress_leg(tables, Origin::Port(p.dense)));
+        let port = tables.port_of_zone(side.zone());
+        let leg = port.and_then(|port| egress_leg(tables, Origin::Port(port)));
         let Some(leg) = leg else {
             return Ok(None);
         };
@@ -858,6 +871,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         };
         let reply = entry.side(Side::Reply);
         if (reply.eth_dst(), reply.eth_src()) != (src, dst) {
+            return Ok(None);
+        }
+        // Left by another process for a connection whose home is elsewhere: it is its own part before.
+        let sent = entry.side(Side::Original);
+        if Some(sent.zone()) == tables.zone_at(leg.egress) && sent.tuple() == tuple {
             return Ok(None);
         }
         let program = match self.forward_part(tables, packet, hit, &entry, depth + 1, now) {
@@ -1017,6 +1035,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             return Some(Way::Drop(invalid(packet)));
         }
         let entry = *self.conntrack.entry(hit.conn)?;
+        if let Some(way) = self.error_back(tables, packet, (hit.side, &entry)) {
+            return Some(way);
+        }
         // It goes with the connection, so it ends with it: by the record, not by this packet, is judged what began.
         let reply = Hit {
             side: Side::Reply,
@@ -1147,6 +1168,9 @@ pub(super) fn origin_of(tables: &Tables, side: &SideEntry) -> Option<Origin> {
     let came = floating.find(|f| f.zone == side.zone() && f.interface.mac == side.eth_dst());
     if let Some(floating) = came {
         return Some(Origin::Tunnel(floating.interface.network));
+    }
+    if let Some(far) = tables.port_of_zone(side.zone()).and_then(|p| tables.far(p)) {
+        return Some(Origin::Port(far.dense));
     }
     let Some(port) = tables.ports().find(|p| p.zone == side.zone()) else {
         // At a gateway the router's interface is told by what its packets are sent to.

@@ -254,6 +254,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             Action::Queue(Lane::Outside { .. }) => 4,
             Action::Output(_)
             | Action::Tunnel { .. }
+            | Action::Carry { .. }
             | Action::Wire(_)
             | Action::Refuse(_)
             | Action::AnswerArp(_)
@@ -361,14 +362,19 @@ impl<'a, W: Witness> Walk<'a, W> {
 
     fn source_half(&mut self, id: PortId) -> Result<(), Refusal> {
         let gone = Refusal::new(DropReason::PortGone, Stage::Ingress).at(id);
-        let port = self.tables.port(id).ok_or(gone)?;
+        let tables = self.tables;
+        let Some(port) = tables.port(id) else {
+            self.depend(tables.chains_section());
+            let far = tables.far(id).ok_or(gone)?;
+            return self.out_of_appliance(far.into(), None).map(|_| ());
+        };
         self.depend(port.section);
         if !port.admin_up {
             return Err(Refusal::new(DropReason::AdminDown, Stage::Ingress).at(id));
         }
         // Refused before any chain is looked at, it is let in when its port becomes an appliance's.
         self.depend(self.tables.chains_section());
-        if self.tables.leg(id).is_some() && self.out_of_appliance(port)? {
+        if self.tables.leg(id).is_some() && self.out_of_appliance(port.into(), Some(port))? {
             return Ok(());
         }
         let network = self.network(port.network)?;

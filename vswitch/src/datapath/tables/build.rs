@@ -18,7 +18,7 @@ use crate::datapath::{
 };
 
 use super::{
-    Chain, Elsewhere, Epochs, Hop, HopId, Leg, MeterId, Network, Port, Qos, SectionIndex, Source,
+    Chain, Elsewhere, Epochs, Hop, HopId, MeterId, Network, Port, Qos, SectionIndex, Source,
     Tables, Vtep, WireEnd, ZoneMap,
     dense::Dense,
     external::Where,
@@ -62,6 +62,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         legs: HashMap::default(),
         labels: HashMap::default(),
         appliances: SectionIndex(0),
+        transport: super::far::Transport::default(),
         by_vni: HashMap::default(),
         own: None,
         wires: HashMap::default(),
@@ -208,7 +209,7 @@ impl Tables {
         let mut routers = next.put_routers(&mut sorted, zones);
         next.put_floating(&mut sorted, &mut routers);
         next.put_networks(&mut sorted, &ports, &routers);
-        next.put_chains(&mut sorted);
+        next.put_chains(&mut sorted, zones);
         next.note_tracking();
         next.outside.keep(|id| next.networks.by_key(&id).is_some());
         next.epochs.retain(next.version, &sorted.alive);
@@ -660,6 +661,10 @@ impl Tables {
             }
         }
         alive.extend(sorted.limited.keys().copied());
+        for id in self.ports_elsewhere(sorted.chains.iter().map(|(chain, ..)| *chain)) {
+            self.ports.reserve(&id);
+            alive.insert(id);
+        }
         self.ports.retain(|id| alive.contains(id));
         let ports = self.ports.iter().map(|(_, _, port)| &**port);
         let parent = |port: &Port| {
@@ -860,7 +865,7 @@ impl Tables {
 }
 
 impl Tables {
-    fn put_chains(&mut self, sorted: &mut Sorted<'_>) {
+    fn put_chains(&mut self, sorted: &mut Sorted<'_>, zones: &ZoneMap) {
         let mut chains = Vec::new();
         let mut alive = BTreeSet::new();
         let mut listed = Vec::new();
@@ -901,12 +906,13 @@ impl Tables {
             chains.push(Arc::new(Chain {
                 chain,
                 hops,
+                path: config.path,
                 section,
             }));
         }
         self.hops.retain(|key| alive.contains(key));
         self.chains = chains;
-        self.put_legs(sorted);
+        self.put_legs(sorted, zones);
         let mut legs: Vec<_> = self
             .legs
             .keys()
@@ -924,53 +930,22 @@ impl Tables {
 }
 
 impl Tables {
-    /// The ports of appliances that are here.
-    fn put_legs(&mut self, sorted: &mut Sorted<'_>) {
-        let mut legs = HashMap::default();
-        let mut labels: HashMap<_, Vec<_>, _> = HashMap::default();
-        let mut state = Vec::new();
-        for chain in &self.chains {
-            let appliances = chain
-                .chain
-                .hops()
-                .iter()
-                .filter_map(nfv::chain::Hop::appliance);
-            let instances = appliances.flat_map(|appliance| {
-                let all = appliance.instances().iter();
-                all.map(move |instance| (instance, appliance.label(instance).ok().flatten()))
-            });
-            for (instance, label) in instances {
-                let ends = [instance.ingress, instance.egress].map(|id| self.port_by_id(id));
-                let [Some(ingress), Some(egress)] = ends.map(|p| p.or(ends[0]).or(ends[1])) else {
-                    continue;
-                };
-                let leg = Leg {
-                    ingress: ingress.dense,
-                    egress: egress.dense,
-                    zone: ingress.zone,
-                };
-                for port in [ingress, egress] {
-                    legs.entry(port.dense).or_insert(leg);
-                    if let Some(label) = label {
-                        labels.entry(port.dense).or_default().push(label);
-                    }
-                }
-                let end = |p: &Port| (p.dense, p.zone, p.admin_up);
-                let here = ends.map(|p| p.map(end));
-                state.push((instance.id, here, label));
-            }
-        }
+    /// The ports of appliances, and where they are.
+    fn put_legs(&mut self, sorted: &mut Sorted<'_>, zones: &ZoneMap) {
+        let pairs = self.put_pairs(zones);
         let hops = self.chains.iter().flat_map(|chain| chain.chain.hops());
         let mut shown = Vec::new();
         for id in hops.flat_map(nfv::chain::Hop::ports) {
             let here = self.port_by_id(*id).map(|p| (p.dense, p.admin_up));
             shown.push((*id, here));
         }
-        let state = (state, shown);
-        self.legs = legs;
-        self.labels = labels;
+        // What is brought back depends on who has which number; without appliances nobody asks.
+        let vteps: Vec<_> = self.vteps().map(|(id, v)| (id, v.addr, v.known)).collect();
+        let vteps = (!self.legs.is_empty()).then_some(vteps);
+        let state = (pairs, shown);
         let source = Source::Appliances;
-        (self.appliances, _) = self.epochs.note(&source, digest(state), self.version);
+        let content = digest((state, vteps));
+        (self.appliances, _) = self.epochs.note(&source, content, self.version);
         sorted.alive.insert(source);
     }
 }

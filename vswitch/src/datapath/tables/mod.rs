@@ -17,6 +17,7 @@ mod build;
 pub mod dense;
 pub mod dhcp6;
 pub mod external;
+mod far;
 pub mod firewall;
 pub mod floating;
 pub mod l2;
@@ -56,6 +57,7 @@ use self::{
     security_group::GroupSet,
     trunk::{Tagged, Trunks},
 };
+pub use far::{Arrival, End, Far};
 pub use lease::Lease;
 
 use super::{dns::Names, neighbours::Outside};
@@ -94,7 +96,7 @@ pub(crate) enum Source {
     GroupSet(BTreeSet<Id<kind::SecurityGroup>>),
     /// Which chains there are at all, and which ports are appliances'.
     Chains,
-    /// Which instances of appliances, and which ports that plain functions name, are here and up.
+    /// Which instances of appliances there are, where, and whether they are up; which ports that plain functions name are here and up.
     Appliances,
 }
 
@@ -284,6 +286,8 @@ pub struct Chain {
     pub chain: Arc<nfv::Chain>,
     /// Each hop's counters.
     pub hops: Vec<HopId>,
+    /// The path by which other hosts name it.
+    pub path: u32,
     /// Its section.
     pub section: SectionIndex,
 }
@@ -355,8 +359,9 @@ pub struct Tables {
     chains_section: SectionIndex,
     legs: HashMap<PortId, Leg, foldhash::fast::FixedState>,
     /// The labels of the hops at which a port is an appliance's.
-    labels: HashMap<PortId, Vec<Label>, foldhash::fast::FixedState>,
+    labels: far::Labels,
     appliances: SectionIndex,
+    transport: far::Transport,
     by_vni: HashMap<Vni, NetworkId, foldhash::fast::FixedState>,
     wires: HashMap<PortId, NetworkId, foldhash::fast::FixedState>,
     trunks: Trunks,
@@ -663,12 +668,12 @@ impl Tables {
         self.chains_section
     }
 
-    /// Which instances of appliances are here, and whether they are up.
+    /// Which instances of appliances there are, and whether they are up.
     pub fn appliances(&self) -> SectionIndex {
         self.appliances
     }
 
-    /// The pair of an appliance that a local port is one end of.
+    /// The pair of an appliance that a port is one end of.
     pub fn leg(&self, port: PortId) -> Option<Leg> {
         self.legs.get(&port).copied()
     }
@@ -687,15 +692,9 @@ impl Tables {
         labels.iter().find(|label| label.path() == path).copied()
     }
 
-    /// Is any port here an appliance's?
+    /// Is any port an appliance's?
     pub fn has_legs(&self) -> bool {
         !self.legs.is_empty()
-    }
-
-    /// Both ports of an instance, if it is here and up.
-    pub fn instance(&self, of: &hostconfig::chain::Instance) -> Option<[&Port; 2]> {
-        let port = |id| self.port_by_id(id).filter(|p| p.admin_up);
-        Some([port(of.ingress)?, port(of.egress)?])
     }
 
     /// Whose a hop's counters are.

@@ -333,6 +333,8 @@ pub(super) struct Host {
     pub(super) sent: Vec<(At, Vec<u8>)>,
     /// Of each frame that went into the tunnel.
     pub(super) vnis: Vec<u32>,
+    /// And its place in a chain.
+    pub(super) places: Vec<Option<overlay::Nsh>>,
     /// What was taken out for the metadata service.
     metadata: Vec<net::Packet>,
     out: Out,
@@ -359,6 +361,7 @@ impl Host {
             now,
             sent: vec![],
             vnis: vec![],
+            places: vec![],
             metadata: vec![],
             out: Out::new(),
         }
@@ -415,6 +418,31 @@ impl Host {
         self.flush()
     }
 
+    /// A frame comes by the chain transport.
+    pub(super) fn brought(
+        &mut self,
+        nsh: overlay::Nsh,
+        from: IpAddr,
+        frame: &[u8],
+    ) -> Vec<(At, Vec<u8>)> {
+        let mut batch = Batch::new();
+        let mut packet = self.pool.take(frame.len()).unwrap();
+        packet.fill(frame).unwrap();
+        let frame = crate::io::Tunnelled {
+            packet,
+            vni: nsh.vni,
+            vtep: from,
+            nsh: Some(nsh),
+        };
+        let tables = Arc::clone(&self.tables);
+        let (dp, pool) = (&mut self.dp, &mut self.pool);
+        dp.enter_tunnel(&tables, frame, &mut batch, self.now, pool)
+            .unwrap();
+        self.dp
+            .run(&tables, &mut batch, self.now, &mut self.pool, &mut self.out);
+        self.flush()
+    }
+
     /// A port's device comes, or goes.
     pub(super) fn device(&mut self, port: PortId, here: bool) {
         let tables = Arc::clone(&self.tables);
@@ -446,6 +474,7 @@ impl Host {
         }
         for t in self.out.tunnelled.drain(..) {
             self.vnis.push(t.vni.into());
+            self.places.push(t.nsh);
             got.push((At::Vtep(t.vtep.to_string()), t.packet.bytes().to_vec()));
             self.pool.give(t.packet);
         }
@@ -523,6 +552,17 @@ impl Host {
 
 /// Every port has the zone of its number.
 pub(super) fn zones(conf: &Conf) -> ZoneMap {
+    let zone = |id: Id<_>| (id, Zone(u32::try_from(id.uuid().as_u128()).unwrap()));
+    let mut chains = vec![];
+    for section in conf.0.sections.values() {
+        if let Section::Chain(chain) = section.body() {
+            chains.push(chain);
+        }
+    }
+    let chains = chains.into_iter();
+    let legs = chains.flat_map(Chain::instances);
+    let legs = legs.filter(|i| i.at.is_some());
+    let legs = legs.flat_map(|i| [zone(i.ingress), zone(i.egress)]);
     let ports = conf.0.sections.values().filter_map(|s| match s.body() {
         Section::Port(p) => Some((p.id, Zone(u32::try_from(p.id.uuid().as_u128()).unwrap()))),
         Section::Router(r) => {
@@ -541,7 +581,7 @@ pub(super) fn zones(conf: &Conf) -> ZoneMap {
         | Section::Metadata(_)
         | Section::Proxy(_) => None,
     });
-    ports.collect()
+    legs.chain(ports).collect()
 }
 
 /// A frame between two workloads.

@@ -29,6 +29,7 @@ mod routing;
 mod services;
 mod several;
 mod tracking;
+mod transport;
 mod trunks;
 mod wires;
 mod workers;
