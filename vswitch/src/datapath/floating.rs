@@ -10,7 +10,11 @@
 use std::net::IpAddr;
 
 use hostconfig::group::Direction;
-use net::{Consumed, DropReason, NetworkId, Origin, Zone, flow_key::ethertype};
+use net::{
+    Consumed, DropReason, FiveTuple, Id, NetworkId, Origin, Zone,
+    flow_key::{addr_bytes, ethertype},
+    ids::kind,
+};
 use nfv::function::{AllFree, Context, Decision, NetworkFunction as _};
 
 use super::{
@@ -25,7 +29,10 @@ use super::{
     upcall::origin_of,
     walk::{Known, Walk, Witness},
 };
-use nfv::{conntrack::Side, functions::Nat};
+use nfv::{
+    conntrack::Side,
+    functions::{Nat, nat::told_apart},
+};
 
 impl<'a, W: Witness> Walk<'a, W> {
     fn is_fresh(&self) -> bool {
@@ -133,7 +140,26 @@ impl<'a, W: Witness> Walk<'a, W> {
             return Err(nobody(self));
         };
         let to = match (floating.inside, &floating.forwards) {
-            (Some(inside), _) => (inside, tuple.dst_port),
+            (Some(to), _) => {
+                let sent = FiveTuple {
+                    dst: addr_bytes(to.addr),
+                    ..tuple
+                };
+                let apart = self.with_sources(|_, cx| told_apart(&sent, to.port, cx));
+                let Ok(port) = apart else {
+                    return Err(self.about_sender(DropReason::NatExhausted, Stage::L3));
+                };
+                if let Some(port) = port.filter(|port| *port != tuple.src_port) {
+                    self.says(Stage::L3, || {
+                        format!(
+                            "floating ip {addr} ({id}): source port {} becomes {port}: another connection of its client's has it there",
+                            tuple.src_port
+                        )
+                    });
+                }
+                self.is_known_by(port, to.port, &tuple);
+                (to.addr, tuple.dst_port)
+            }
             (None, Some(_)) if self.is_ping() => {
                 self.flow.tracked = false;
                 self.answers(Action::AnswerPing, Consumed::Icmp);
@@ -159,13 +185,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                         return Err(nobody(self));
                     }
                 };
-                // A source that a gateway chose is nobody else's already.
-                if let Some(port) = port.filter(|_| self.source.is_none()) {
-                    self.forwarded = Some(member);
-                    if port != tuple.src_port {
-                        self.probe.set_src(tuple.src_addr(), port);
-                    }
-                }
+                self.is_known_by(port, member, &tuple);
                 to
             }
             (None, None) => return Err(nobody(self)),
@@ -181,8 +201,36 @@ impl<'a, W: Witness> Walk<'a, W> {
         Ok(true)
     }
 
+    /// The client's port is this one at the workload, and no other connection's there.
+    fn is_known_by(&mut self, port: Option<u16>, at: Id<kind::Port>, tuple: &FiveTuple) {
+        // A source that a gateway chose is nobody else's already.
+        let Some(port) = port.filter(|_| self.source.is_none()) else {
+            return;
+        };
+        self.forwarded = Some(at);
+        if port != tuple.src_port {
+            self.probe.set_src(tuple.src_addr(), port);
+        }
+    }
+
     /// Which of the ports of a floating IP it came to, and as what it goes on.
     fn forwarded_by(&mut self, forwards: &Nat, floating: &Floating) -> Decision {
+        let Floating { id, addr, .. } = floating;
+        self.with_sources(|this, context| {
+            let Self { probe, witness, .. } = this;
+            forwards.decide(probe, context, &mut |words| {
+                if W::LISTENS {
+                    witness.says(
+                        Stage::L3,
+                        format_args!("floating ip {addr} ({id}): {words}"),
+                    );
+                }
+            })
+        })
+    }
+
+    /// What asks which sources are taken.
+    fn with_sources<T>(&mut self, ask: impl FnOnce(&mut Self, &Context<'_>) -> T) -> T {
         let binding = match self.lent.known {
             Known::Again(binding) => Some(binding),
             Known::New | Known::Reply { .. } | Known::Related { .. } => None,
@@ -205,16 +253,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             },
             ..Context::default()
         };
-        let witness = &mut *self.witness;
-        let Floating { id, addr, .. } = floating;
-        forwards.decide(self.probe, &context, &mut |words| {
-            if W::LISTENS {
-                witness.says(
-                    Stage::L3,
-                    format_args!("floating ip {addr} ({id}): {words}"),
-                );
-            }
-        })
+        ask(self, &context)
     }
 
     /// The network on which an answer goes on to who asked from behind a gateway, or a floating IP, of this switch: its original side's, by

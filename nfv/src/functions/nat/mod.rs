@@ -388,12 +388,15 @@ fn look(
 const TOLD_APART: (u16, u16) = (1024, u16::MAX - 1023);
 
 /// There is no port by which a connection could be known.
-#[derive(Debug)]
-struct NoneFree;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoneFree;
 
 /// The source port by which a connection that is sent on so is known at the server: its own, where no other is known by it. `None`: its protocol
 /// has none.
-fn told_apart(
+///
+/// # Errors
+/// Where none was found free.
+pub fn told_apart(
     sent: &FiveTuple,
     server: Id<kind::Port>,
     cx: &Context<'_>,

@@ -409,7 +409,7 @@ impl Tables {
             },
             router: router.dense,
             zone,
-            inside: config.to.map(|to| to.addr),
+            inside: config.to,
             forwards,
             section,
         })

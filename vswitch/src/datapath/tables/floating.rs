@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use hostconfig::nat::NatAddress;
+use hostconfig::{floating_ip::Workload, nat::NatAddress};
 use net::{Id, PortRange, RouterId, Zone, ids::kind};
 use nfv::functions::{Nat, nat::NatFault};
 
@@ -31,8 +31,8 @@ pub struct Floating {
     pub router: RouterId,
     /// The scope in which its connections are known by what comes from outside.
     pub zone: Zone,
-    /// Whose all of it is, by the address inside; `None`: ports are forwarded.
-    pub inside: Option<IpAddr>,
+    /// Whose all of it is; `None`: ports are forwarded.
+    pub inside: Option<Workload>,
     /// Which ports are forwarded to whom.
     pub forwards: Option<Nat>,
     /// Its section.
@@ -124,13 +124,13 @@ impl FloatingIps {
         let shown = of.by_outside.contains_key(&floating.addr);
         let has = floating
             .inside
-            .is_some_and(|a| of.by_inside.contains_key(&a));
+            .is_some_and(|w| of.by_inside.contains_key(&w.addr));
         if shown || has {
             return false;
         }
         of.by_outside.insert(floating.addr, Arc::clone(&floating));
         if let Some(inside) = floating.inside {
-            of.by_inside.insert(inside, Arc::clone(&floating));
+            of.by_inside.insert(inside.addr, Arc::clone(&floating));
         }
         self.by_port.insert(floating.interface.port, floating);
         true

@@ -594,6 +594,74 @@ fn one_client_that_comes_to_one_server_by_two_ways_is_told_apart() {
 }
 
 #[test]
+fn one_client_that_comes_by_two_floating_ips_of_one_workload_is_told_apart() {
+    for proto in [6, 17, 132] {
+        let mut second = floating(101, Some(2), &[], Some(1));
+        second.router = id(9002);
+        let first = floating(100, Some(2), &[], Some(1));
+        let mut plan = plan(&[], vec![first, second]);
+        let other = gateway(2, 2, Some(1));
+        plan.routers.push((2, vec![0], Some(other)));
+        let mut s = Several::new(plan);
+        assert_eq!(s.hosts[1].tables.faults(), &[] as &[String]);
+        let ask = |n: u16, what: &[u8]| {
+            let ask = asks(proto, 4000, 80, what).macs(mac(NEXT), shown(n));
+            ask.addrs(world(false), addr(n))
+        };
+        let mut known = vec![];
+        for (n, r) in [(100, 1), (101, 2)] {
+            let got = s.one(NEXT, &ask(n, b"ask"), 2);
+            let (from, to) = ends(&got);
+            assert_eq!((from.0, to), (world(false), (at(0, 2, false), 80)));
+            // Whole, with its checksum.
+            let whole = asks(proto, from.1, 80, b"ask")
+                .macs(gate(r, 0), mac(2))
+                .addrs(world(false), at(0, 2, false));
+            assert_eq!(got, whole.ttl(63).build(), "{proto}");
+            known.push((n, r, from.1));
+        }
+        assert_eq!(known[0].2, 4000, "the first keeps its port");
+        assert!(known[1].2 != 4000 && known[1].2 >= 1024, "{proto}");
+        for round in 0..3 {
+            for &(n, r, seen) in &known {
+                let answer = answers(proto, 80, seen, b"answer")
+                    .macs(mac(2), gate(r, 0))
+                    .addrs(at(0, 2, false), world(false));
+                let got = s.one(2, &answer, NEXT);
+                let whole = answers(proto, 80, 4000, b"answer")
+                    .macs(shown(n), mac(NEXT))
+                    .addrs(addr(n), world(false));
+                assert_eq!(got, whole.ttl(63).build(), "{proto}, round {round}");
+            }
+            // Each keeps what it has when it is judged again, and after a restart.
+            match round {
+                0 => s.change(|plan| plan.mtu = 1400),
+                _ => s.hosts[1].restart(),
+            }
+            if proto != 6 {
+                for &(n, _, seen) in &known {
+                    assert_eq!(ends(&s.one(NEXT, &ask(n, b"more"), 2)).0.1, seen);
+                }
+            }
+        }
+        assert_eq!(s.hosts[1].dp.conntrack().len(), 2);
+        // When the first is gone, the second is what it was.
+        s.change(|plan| _ = plan.floating.remove(0));
+        let (n, r, seen) = known[1];
+        let answer = answers(proto, 80, seen, b"answer")
+            .macs(mac(2), gate(r, 0))
+            .addrs(at(0, 2, false), world(false));
+        assert_eq!(
+            ends(&s.one(2, &answer, NEXT)),
+            ((addr(n), 80), (world(false), 4000))
+        );
+        // What has no ports is its last one's.
+        let ping = from_world(FrameBuilder::echo(false, 7), 101).macs(mac(NEXT), shown(101));
+        assert_eq!(ends(&s.one(NEXT, &ping, 2)).1.0, at(0, 2, false));
+    }
+}
+
+#[test]
 fn explain_tells_by_which_port_a_client_is_known_at_its_server() {
     let all = vec![floating(100, None, &[(6, 8080, 1)], Some(1))];
     let s = Several::new(plan(&[], all));
