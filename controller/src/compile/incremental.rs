@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::{
     Complaint, all_keys, chain,
     intent::{
-        Change, Function, Host, HostName, Index, Intent, Network, Object, Port, appliance_ports,
-        remote_set, sides, virtual_ports,
+        Chain, Change, Function, Host, HostName, Index, Intent, Network, Object, Port,
+        appliance_ports, remote_set, sides, virtual_ports,
     },
     l2, needs, policy, section,
 };
@@ -294,23 +294,26 @@ impl Compiler {
                 self.mark_virtual_addresses(function, dirty);
                 self.mark_appliances(function, dirty);
             }
-            Object::Chain(chain) => {
-                dirty.sections.insert(SectionKey::Chain(chain.id));
-                let classifiers = chain.classifiers.iter();
-                for classifier in classifiers.filter_map(|id| intent.classifiers.get(id)) {
-                    for side in sides(classifier) {
-                        self.mark_side(side, dirty);
-                    }
-                }
-                let functions = chain.functions.iter();
-                for function in functions.filter_map(|id| intent.functions.get(id)) {
-                    self.mark_virtual_addresses(function, dirty);
-                    self.mark_appliances(function, dirty);
-                }
-            }
+            Object::Chain(chain) => self.mark_chain(chain, dirty),
             Object::Label(label) => self.mark_metered(label.id, dirty),
             Object::LabelRule(rule) => self.mark_metered(rule.label, dirty),
             Object::Proxy(proxy) => self.mark_proxy(proxy.section.port, dirty),
+        }
+    }
+
+    /// A chain, what leads into it, and where its functions are.
+    fn mark_chain(&self, chain: &Chain, dirty: &mut Dirty) {
+        dirty.sections.insert(SectionKey::Chain(chain.id));
+        let classifiers = chain.classifiers.iter();
+        for classifier in classifiers.filter_map(|id| self.intent.classifiers.get(id)) {
+            for side in sides(classifier) {
+                self.mark_side(side, dirty);
+            }
+        }
+        let functions = chain.functions.iter();
+        for function in functions.filter_map(|id| self.intent.functions.get(id)) {
+            self.mark_virtual_addresses(function, dirty);
+            self.mark_appliances(function, dirty);
         }
     }
 
