@@ -71,28 +71,33 @@ fn announced(key: SectionKey, body: &[u8]) -> SectionHash {
     SectionHash(half)
 }
 
+/// All that a host says first.
+fn hello(key: &str) -> hostconfig::wire::Hello {
+    hostconfig::wire::Hello {
+        incarnation: ID.into(),
+        generation: 300,
+        sections: vec![hostconfig::wire::SectionHash {
+            key: key.to_owned(),
+            hash: vec![7; 16],
+        }],
+        vtep: "192.0.2.1".into(),
+        version: "0.1.0".into(),
+        underlay_mtu: 1600,
+        physical_networks: vec!["physnet1".to_owned()],
+        clock: Some(7),
+        availability_zone: "west".to_owned(),
+        proxies: true,
+    }
+}
+
 pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
     use hostconfig::wire::{
-        Ack, Balanced, Complaint, Hello, Metered, Ping, Pong, PortState, Report, SectionBody,
-        SectionHash, Update, Verdict, from_controller, from_host,
+        Ack, Balanced, Complaint, Metered, Ping, Pong, PortState, Report, SectionBody, Update,
+        Verdict, from_controller, from_host,
     };
     let key = format!("port/{ID}");
     let from_host = [
-        from_host::Message::Hello(Hello {
-            incarnation: ID.into(),
-            generation: 300,
-            sections: vec![SectionHash {
-                key: key.clone(),
-                hash: vec![7; 16],
-            }],
-            vtep: "192.0.2.1".into(),
-            version: "0.1.0".into(),
-            underlay_mtu: 1600,
-            physical_networks: vec!["physnet1".to_owned()],
-            clock: Some(7),
-            availability_zone: "west".to_owned(),
-            proxies: true,
-        }),
+        from_host::Message::Hello(hello(&key)),
         from_host::Message::Ack(Ack {
             generation: 301,
             digest: vec![9; 32],

@@ -147,7 +147,7 @@ fn frontend(out: &mut String, listener: &HttpListener) -> Result<(), Unfit> {
     }
     for (at, policy) in listener.policies.iter().enumerate() {
         for (of, rule) in policy.rules.iter().enumerate() {
-            acl(out, &format!("p{at}r{of}"), rule)?;
+            condition(out, &format!("p{at}r{of}"), rule)?;
         }
     }
     // Who is refused is so before anybody is sent elsewhere, and both before members serve: as Octavia has it.
@@ -210,7 +210,7 @@ impl fmt::Display for Condition<'_> {
     }
 }
 
-fn acl(out: &mut String, name: &str, rule: &HttpRule) -> Result<(), Unfit> {
+fn condition(out: &mut String, name: &str, rule: &HttpRule) -> Result<(), Unfit> {
     let fetch = match &rule.of {
         HttpPart::HostName => "req.hdr(host) -i".to_owned(),
         HttpPart::Path => "path".to_owned(),
