@@ -38,7 +38,7 @@ pub use flow_classifier::FlowClassifier;
 pub use function::NetworkFunction;
 pub use fwaas::{FirewallGroup, FirewallPolicy, FirewallRule};
 pub use host::Host;
-pub use lbaas::{HealthMonitor, Listener, LoadBalancer, Pool};
+pub use lbaas::{HealthMonitor, L7Policy, Listener, LoadBalancer, Pool};
 pub use metering_label::MeteringLabel;
 pub use metering_label_rule::MeteringLabelRule;
 pub use network::Network;
@@ -92,6 +92,7 @@ pub const REGISTRY: &[&Spec] = &[
     Listener::SPEC,
     Pool::SPEC,
     HealthMonitor::SPEC,
+    L7Policy::SPEC,
     Host::SPEC,
     &host::AGENT,
 ];

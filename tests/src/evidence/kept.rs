@@ -111,6 +111,11 @@ impl Region {
                 let pool = self.make("pool", &base);
                 json!({"pool_id": id(&pool), "type": "TCP", "delay": 5, "timeout": 2, "max_retries": 1})
             }
+            "l7policy" => {
+                let base = with(&self.least("listener"), &json!({"protocol": "HTTP"}));
+                let listener = self.make("listener", &base);
+                json!({"listener_id": id(&listener), "action": "REJECT"})
+            }
             "firewall_rule" | "firewall_policy" | "firewall_group" => json!({}),
             "host" => json!({"name": "h9"}),
             "network" | "router" | "security_group" | "address_group" | "metering_label"

@@ -1,6 +1,6 @@
 //! How is a load balancer made with all that hangs on it?
 //!
-//! A create may nest listeners, pools, members and health monitors. Each is admitted as if it came by itself, and all are made by one transaction: with the
+//! A create may nest listeners, pools, members, health monitors, and policies with their rules. Each is admitted as if it came by itself, and all are made by one transaction: with the
 //! first that is refused there is nothing.
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     },
     refusal::Refusal,
     resource::{Resource as _, Spec, Verb},
-    resources::{HealthMonitor, Listener, LoadBalancer, Pool},
+    resources::{HealthMonitor, L7Policy, Listener, LoadBalancer, Pool},
     rules::{Order, enact},
     store::transact,
 };
@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
 
-/// Objects of one request, members apart.
+/// Objects of one request, their parts apart.
 const OBJECTS: usize = 200;
 
 /// Does a create nest anything?
@@ -40,7 +40,7 @@ struct Planned {
     spec: &'static Spec,
     id: Uuid,
     admitted: Admitted,
-    members: Vec<(Uuid, Map<String, Value>)>,
+    parts: Vec<(Uuid, Map<String, Value>)>,
 }
 
 struct Plan<'a> {
@@ -98,9 +98,52 @@ impl Plan<'_> {
             spec,
             id,
             admitted,
-            members: Vec::new(),
+            parts: Vec::new(),
         });
         Ok(())
+    }
+
+    /// What the last object is made of.
+    fn parts(&mut self, parts: Vec<Map<String, Value>>) -> Result<(), Refusal> {
+        let Some(object) = self.all.last_mut() else {
+            return Ok(());
+        };
+        let Some(kind) = object.spec.parts.first() else {
+            return Ok(());
+        };
+        for part in parts {
+            let bytes = json!({kind.singular: part}).to_string();
+            let fields = body::part(kind, Verb::Create, kind.singular, bytes.as_bytes())?;
+            object.parts.push(((self.ids)(), fields));
+        }
+        Ok(())
+    }
+
+    /// A pool that is only named is another of the request.
+    fn called(&self, pool: &Map<String, Value>) -> Result<Option<Uuid>, Refusal> {
+        let name = pool.get("name").filter(|_| pool.len() == 1);
+        let Some(name) = name.and_then(Value::as_str) else {
+            return Ok(None);
+        };
+        let pool = self.named.get(name).copied();
+        pool.map(Some)
+            .ok_or_else(|| bad(format_args!("no pool of this request is called {name}")))
+    }
+
+    /// A policy of a listener with its rules, and with its pool if that is nested.
+    fn policy(&mut self, mut body: Map<String, Value>, listener: Uuid) -> Result<(), Refusal> {
+        let rules = taken(&mut body, "rules")?;
+        if let Some(pool) = inner(&mut body, "redirect_pool")? {
+            let id = match self.called(&pool)? {
+                Some(id) => id,
+                None => self.pool(pool, None)?,
+            };
+            body.insert("redirect_pool_id".to_owned(), json!(id));
+        }
+        body.insert("listener_id".to_owned(), json!(listener));
+        let id = (self.ids)();
+        self.add(L7Policy::SPEC, id, body)?;
+        self.parts(rules)
     }
 
     /// A pool with its members and monitor, of a listener if there is one.
@@ -121,19 +164,7 @@ impl Plan<'_> {
         if let Some(name) = name.filter(|name| !name.is_empty()) {
             self.named.insert(name, id);
         }
-        let part = Pool::SPEC.parts.first();
-        let mut made = Vec::with_capacity(members.len());
-        for member in members {
-            let Some(part) = part else {
-                continue;
-            };
-            let bytes = json!({part.singular: member}).to_string();
-            let fields = body::part(part, Verb::Create, part.singular, bytes.as_bytes())?;
-            made.push(((self.ids)(), fields));
-        }
-        if let Some(pool) = self.all.last_mut() {
-            pool.members = made;
-        }
+        self.parts(members)?;
         if let Some(mut monitor) = monitor {
             monitor.insert("pool_id".to_owned(), json!(id));
             let monitor_id = (self.ids)();
@@ -143,29 +174,26 @@ impl Plan<'_> {
     }
 
     fn listener(&mut self, mut body: Map<String, Value>) -> Result<(), Refusal> {
-        if !taken(&mut body, "l7policies")?.is_empty() {
-            return Err(Refusal::unsupported(
-                "Provider 'overweave' does not support a requested option: l7policies",
-            ));
-        }
+        let policies = taken(&mut body, "l7policies")?;
         let pool = inner(&mut body, "default_pool")?;
         let id = (self.ids)();
         body.insert("loadbalancer_id".to_owned(), json!(self.balancer));
-        // One that is only named is another of the request.
-        let named = pool.as_ref().filter(|pool| pool.len() == 1);
-        let named = named.and_then(|pool| pool.get("name")?.as_str());
-        if let Some(name) = named {
-            let pool = self.named.get(name);
-            let pool =
-                pool.ok_or_else(|| bad(format_args!("no pool of this request is called {name}")))?;
-            body.insert("default_pool_id".to_owned(), json!(pool));
-            return self.add(Listener::SPEC, id, body);
+        let named = pool.as_ref().map(|pool| self.called(pool)).transpose()?;
+        match (named.flatten(), pool) {
+            (Some(named), _) => {
+                body.insert("default_pool_id".to_owned(), json!(named));
+                self.add(Listener::SPEC, id, body)?;
+            }
+            (None, Some(pool)) => {
+                self.add(Listener::SPEC, id, body)?;
+                self.pool(pool, Some(id))?;
+            }
+            (None, None) => self.add(Listener::SPEC, id, body)?,
         }
-        self.add(Listener::SPEC, id, body)?;
-        match pool {
-            Some(pool) => self.pool(pool, Some(id)).map(drop),
-            None => Ok(()),
+        for policy in policies {
+            self.policy(policy, id)?;
         }
+        Ok(())
     }
 }
 
@@ -213,7 +241,7 @@ pub(super) async fn create(api: &Api, asked: &Asked) -> Answer {
         for one in &all {
             let mut object = build(one.spec, &one.admitted, one.id)?;
             if let Some(part) = one.spec.parts.first() {
-                for (id, fields) in &one.members {
+                for (id, fields) in &one.parts {
                     object = object.with_part(part, *id, Some(fields.clone()))?;
                 }
             }
@@ -249,7 +277,15 @@ pub(super) async fn create(api: &Api, asked: &Asked) -> Answer {
         .collect()
     };
     let mut whole = shown(spec)?.pop().unwrap_or_default();
-    whole.insert("listeners".to_owned(), json!(shown(Listener::SPEC)?));
+    let policies = shown(L7Policy::SPEC)?;
+    let mut listeners = shown(Listener::SPEC)?;
+    for listener in &mut listeners {
+        let of = |policy: &&Map<String, Value>| policy.get("listener_id") == listener.get("id");
+        let own: Vec<_> = policies.iter().filter(of).collect();
+        let own = json!(own);
+        listener.insert("l7policies".to_owned(), own);
+    }
+    whole.insert("listeners".to_owned(), json!(listeners));
     whole.insert("pools".to_owned(), json!(shown(Pool::SPEC)?));
     Ok(respond(StatusCode::CREATED, &json!({spec.singular: whole})))
 }

@@ -27,9 +27,10 @@ const WORDS: &[(&str, &str)] = &[
     ("pool", "pool"),
     ("healthmonitor", "healthmonitor"),
     ("health_monitor", "healthmonitor"),
+    ("l7policy", "l7policy"),
 ];
 /// What Octavia counts besides.
-const UNCOUNTED: &[&str] = &["member", "l7policy", "l7rule"];
+const UNCOUNTED: &[&str] = &["member", "l7rule"];
 
 /// Limits in Octavia's words.
 fn worded(limits: &Map<String, Value>) -> Map<String, Value> {

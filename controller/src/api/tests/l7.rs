@@ -1,13 +1,15 @@
 //! Listeners of HTTP, and what decides by a request's head: as Octavia's client sees it, and what of it a proxy is told.
 
 use super::{
-    lbaas::{Farm, made, refused},
+    lbaas::{Farm, ROOT, made, refused},
     *,
 };
 use crate::{resource::Objects as _, resources::LoadBalancer};
 use hostconfig::{
     Proxy,
-    proxy::{HttpAlgorithm, HttpPersistence, InsertHeader},
+    proxy::{
+        Compare, HttpAction, HttpAlgorithm, HttpPart, HttpPersistence, HttpRule, InsertHeader,
+    },
 };
 
 impl Farm {
@@ -209,5 +211,478 @@ async fn pools_serve_listeners_whose_protocol_fits_theirs() {
         let body = json!({"listener": {"loadbalancer_id": farm.id(), "protocol": "HTTP", "protocol_port": 99, "insert_headers": headers}});
         let why = refused(&farm.cloud, "a", "POST", "listeners", body, 400).await;
         assert!(why.contains("insert_headers"), "{why}");
+    }
+}
+
+impl Farm {
+    /// A listener of HTTP with a pool of its own, and another pool of the load balancer's.
+    async fn reader(&self) -> (String, String) {
+        let own = self.http_pool(json!({})).await;
+        let listener = self.http(80, json!({"default_pool_id": own["id"]})).await;
+        (id(&listener), id(&self.http_pool(json!({})).await))
+    }
+
+    async fn policy(&self, listener: &str, more: Value) -> Value {
+        let body = with(json!({"listener_id": listener, "action": "REJECT"}), more);
+        made(&self.cloud, "l7policies", "l7policy", body).await
+    }
+
+    async fn rule(&self, policy: &str, more: Value) -> Value {
+        let body = json!({"type": "PATH", "compare_type": "STARTS_WITH", "value": "/x"});
+        let path = format!("l7policies/{policy}/rules");
+        made(&self.cloud, &path, "rule", with(body, more)).await
+    }
+
+    /// The policies of a listener by name, in order, with their positions.
+    async fn order(&self, listener: &str) -> Vec<(String, i64)> {
+        let path = format!("{ROOT}/listeners/{listener}");
+        let shown = self.cloud.get("a", &path).await.1;
+        let mut order = Vec::new();
+        for policy in shown["listener"]["l7policies"].as_array().unwrap() {
+            let path = format!("{ROOT}/l7policies/{}", id(policy));
+            let policy = self.cloud.get("a", &path).await.1["l7policy"].clone();
+            let name = policy["name"].as_str().unwrap().to_owned();
+            order.push((name, policy["position"].as_i64().unwrap()));
+        }
+        order
+    }
+}
+
+#[tokio::test]
+async fn policies_with_rules_are_told_to_the_proxy() {
+    let farm = Farm::new().await;
+    let (listener, pool) = farm.reader().await;
+    let told = || farm.proxy().unwrap().listeners[0].policies.clone();
+    let refused_by = farm.policy(&listener, json!({"name": "r"})).await;
+    let policy = id(&refused_by);
+    assert_eq!(refused_by["rules"], json!([]));
+    // One that has no rule never applies.
+    assert_eq!(told(), []);
+    let rule = farm.rule(&policy, json!({"tags": ["t"]})).await;
+    assert_eq!(
+        (
+            &rule["key"],
+            &rule["invert"],
+            &rule["operating_status"],
+            &rule["tags"]
+        ),
+        (&Value::Null, &json!(false), &json!("ONLINE"), &json!(["t"]))
+    );
+    let rule = id(&rule);
+    let [one] = told().try_into().unwrap();
+    assert_eq!(
+        (one.id.to_string(), one.action),
+        (policy.clone(), HttpAction::Reject)
+    );
+    let want = HttpRule {
+        of: HttpPart::Path,
+        compare: Compare::StartsWith,
+        value: "/x".to_owned(),
+        invert: false,
+    };
+    assert_eq!(one.rules, [want]);
+
+    for (body, of, compare, value) in [
+        (
+            json!({"type": "HOST_NAME", "compare_type": "REGEX", "value": r"^(a|b)\.example\.org$"}),
+            HttpPart::HostName,
+            Compare::Regex,
+            r"^(a|b)\.example\.org$",
+        ),
+        (
+            json!({"type": "FILE_TYPE", "compare_type": "EQUAL_TO", "value": "png"}),
+            HttpPart::FileType,
+            Compare::EqualTo,
+            "png",
+        ),
+        (
+            json!({"type": "HEADER", "key": "X-A", "compare_type": "CONTAINS", "value": "\"a b\""}),
+            HttpPart::Header("X-A".to_owned()),
+            Compare::Contains,
+            "a b",
+        ),
+        (
+            json!({"type": "COOKIE", "key": "sid", "compare_type": "ENDS_WITH", "value": "z="}),
+            HttpPart::Cookie("sid".to_owned()),
+            Compare::EndsWith,
+            "z=",
+        ),
+    ] {
+        let path = format!("l7policies/{policy}/rules/{rule}");
+        let inverted = with(body, json!({"invert": true}));
+        let shown = farm.changed(&path, "rule", inverted.clone()).await;
+        assert_eq!(shown["key"], inverted["key"]);
+        let want = HttpRule {
+            of,
+            compare,
+            value: value.to_owned(),
+            invert: true,
+        };
+        assert_eq!(told()[0].rules, [want]);
+    }
+    let path = format!("l7policies/{policy}/rules/{rule}");
+    farm.changed(&path, "rule", json!({"admin_state_up": false}))
+        .await;
+    assert_eq!(told(), []);
+    farm.changed(&path, "rule", json!({"admin_state_up": true}))
+        .await;
+    assert_eq!(told().len(), 1);
+
+    // Who says where to, says what is done; what was said before goes.
+    let one = format!("l7policies/{policy}");
+    let url = json!({"redirect_url": "https://www.example.org:8443/a?b=%20#c"});
+    let shown = farm.changed(&one, "l7policy", url).await;
+    assert_eq!(
+        (&shown["action"], &shown["redirect_http_code"]),
+        (&json!("REDIRECT_TO_URL"), &json!(302))
+    );
+    let to = "https://www.example.org:8443/a?b=%20#c".to_owned();
+    assert_eq!(told()[0].action, HttpAction::Url { to, code: 302 });
+    let prefix = json!({"redirect_prefix": "http://[fd00::1]", "redirect_http_code": 308});
+    let shown = farm.changed(&one, "l7policy", prefix).await;
+    assert_eq!(
+        (&shown["action"], &shown["redirect_url"]),
+        (&json!("REDIRECT_PREFIX"), &Value::Null)
+    );
+    let to = "http://[fd00::1]".to_owned();
+    assert_eq!(told()[0].action, HttpAction::Prefix { to, code: 308 });
+    assert_eq!(farm.proxy().unwrap().pools.len(), 1);
+    let shown = farm
+        .changed(&one, "l7policy", json!({"redirect_pool_id": pool}))
+        .await;
+    assert_eq!(
+        (&shown["action"], &shown["redirect_http_code"]),
+        (&json!("REDIRECT_TO_POOL"), &Value::Null)
+    );
+    assert_eq!(told()[0].action, HttpAction::Pool(pool.parse().unwrap()));
+    assert_eq!(farm.proxy().unwrap().pools.len(), 2);
+    // The pool serves the listener, and stays while it is named.
+    let pooled = format!("pools/{pool}");
+    let shown = farm.cloud.get("a", &format!("{ROOT}/{pooled}")).await.1["pool"].clone();
+    assert_eq!(
+        (&shown["listeners"], &shown["operating_status"]),
+        (&json!([{"id": listener}]), &json!("ONLINE"))
+    );
+    let why = refused(&farm.cloud, "a", "DELETE", &pooled, Value::Null, 409).await;
+    assert!(why.contains("in use by L7 policy"), "{why}");
+    let member = farm.member(&pool, "10.0.0.40", json!({})).await;
+    let members = farm.proxy().unwrap().pools;
+    let members = members.iter().flat_map(|pool| &pool.members);
+    assert!(members.map(|member| member.id.to_string()).eq([member]));
+    // A policy whose pool does not serve is none, and one that is down.
+    farm.changed(&pooled, "pool", json!({"admin_state_up": false}))
+        .await;
+    assert_eq!(told(), []);
+    farm.changed(&pooled, "pool", json!({"admin_state_up": true}))
+        .await;
+    assert_eq!(told().len(), 1);
+    farm.changed(&one, "l7policy", json!({"admin_state_up": false}))
+        .await;
+    assert_eq!((told(), farm.proxy().unwrap().pools.len()), (vec![], 1));
+    farm.changed(
+        &one,
+        "l7policy",
+        json!({"admin_state_up": true, "action": "REJECT"}),
+    )
+    .await;
+    assert_eq!(told()[0].action, HttpAction::Reject);
+    farm.gone(&path).await;
+    assert_eq!(told(), []);
+    farm.gone(&format!("listeners/{listener}")).await;
+    let list = farm.cloud.get("a", &format!("{ROOT}/l7policies")).await.1;
+    assert_eq!(list["l7policies"], json!([]));
+    farm.gone(&pooled).await;
+}
+
+#[tokio::test]
+async fn policies_have_an_order() {
+    let farm = Farm::new().await;
+    let (listener, _) = farm.reader().await;
+    let mut ids = Vec::new();
+    for (name, position) in [
+        ("a", None),
+        ("b", None),
+        ("c", Some(1)),
+        ("d", Some(3)),
+        ("e", Some(99)),
+    ] {
+        let mut body = json!({"name": name});
+        if let Some(position) = position {
+            body["position"] = json!(position);
+        }
+        ids.push(id(&farm.policy(&listener, body).await));
+    }
+    let is = async |wanted: &[&str]| {
+        let wanted: Vec<_> = wanted
+            .iter()
+            .map(|name| (*name).to_owned())
+            .zip(1..)
+            .collect();
+        assert_eq!(farm.order(&listener).await, wanted);
+    };
+    is(&["c", "a", "d", "b", "e"]).await;
+    for id in &ids {
+        farm.rule(id, json!({})).await;
+    }
+    let told: Vec<_> = farm.proxy().unwrap().listeners[0]
+        .policies
+        .iter()
+        .map(|one| one.id.to_string())
+        .collect();
+    assert!(
+        told.iter()
+            .eq([&ids[2], &ids[0], &ids[3], &ids[1], &ids[4]])
+    );
+    let moved = async |at: usize, position: i64| {
+        let path = format!("l7policies/{}", ids[at]);
+        let shown = farm
+            .changed(&path, "l7policy", json!({"position": position}))
+            .await;
+        assert!(shown["position"].as_i64().unwrap() <= position.min(5));
+    };
+    moved(4, 1).await;
+    is(&["e", "c", "a", "d", "b"]).await;
+    moved(2, 2_147_483_647).await;
+    is(&["e", "a", "d", "b", "c"]).await;
+    farm.gone(&format!("l7policies/{}", ids[0])).await;
+    is(&["e", "d", "b", "c"]).await;
+    // Another listener's have their own.
+    let other = id(&farm.http(81, json!({})).await);
+    let body = json!({"name": "x", "position": 7});
+    assert_eq!(farm.policy(&other, body).await["position"], 1);
+    is(&["e", "d", "b", "c"]).await;
+    farm.gone(&format!("loadbalancers/{}?cascade=true", farm.id()))
+        .await;
+    let list = farm.cloud.get("a", &format!("{ROOT}/l7policies")).await.1;
+    assert_eq!(list["l7policies"], json!([]));
+    let used = farm
+        .cloud
+        .get("a", &format!("/v2.0/quotas/{A}/details"))
+        .await
+        .1;
+    assert_eq!(used["quota"]["l7policy"]["used"], 0, "{used}");
+}
+
+#[tokio::test]
+async fn what_could_hurt_a_proxy_is_refused_by_its_name() {
+    let farm = Farm::new().await;
+    let (listener, pool) = farm.reader().await;
+    let plain = id(&farm.listener(90).await);
+    let policy = id(&farm.policy(&listener, json!({})).await);
+    let before = farm.proxy();
+    let long = "x".repeat(256);
+    let policies = |more: Value| {
+        let body = json!({"listener_id": listener, "action": "REJECT"});
+        (
+            "l7policies".to_owned(),
+            json!({"l7policy": with(body, more)}),
+        )
+    };
+    let to = |url: &str| policies(json!({"action": "REDIRECT_TO_URL", "redirect_url": url}));
+    let below = |url: &str| policies(json!({"action": "REDIRECT_PREFIX", "redirect_prefix": url}));
+    let rules = |more: Value| {
+        let body = json!({"type": "PATH", "compare_type": "EQUAL_TO", "value": "/x"});
+        (
+            format!("l7policies/{policy}/rules"),
+            json!({"rule": with(body, more)}),
+        )
+    };
+    let value = |text: &str| rules(json!({"value": text}));
+    let regex = |text: &str| rules(json!({"compare_type": "REGEX", "value": text}));
+    let header = |key: &str| rules(json!({"type": "HEADER", "key": key}));
+    let cookie = |text: &str| rules(json!({"type": "COOKIE", "key": "c", "value": text}));
+    for ((path, body), status, word) in [
+        (to("www.example.org"), 400, "redirect_url"),
+        (to("ftp://example.org/"), 400, "redirect_url"),
+        (to("http://"), 400, "redirect_url"),
+        (to("http:///x"), 400, "redirect_url"),
+        (to("http://a b/"), 400, "redirect_url"),
+        (to("http://a/\nb"), 400, "redirect_url"),
+        (to("http://a/\0"), 400, "redirect_url"),
+        (to("http://a/%[src]"), 400, "redirect_url"),
+        (to("http://a/%2"), 400, "redirect_url"),
+        (to("http://a/\"x"), 400, "redirect_url"),
+        (to("http://a/\u{e9}"), 400, "redirect_url"),
+        (to("http://user@a/"), 400, "redirect_url"),
+        (to("http://a:99999/"), 400, "redirect_url"),
+        (to("http://[fd00::1/"), 400, "redirect_url"),
+        (to(&format!("http://a/{long}")), 400, "redirect_url"),
+        (below("/x"), 400, "redirect_prefix"),
+        (below("http://a/\r\nx: y"), 400, "redirect_prefix"),
+        (
+            policies(json!({"action": "REDIRECT_TO_URL"})),
+            400,
+            "redirect_url",
+        ),
+        (
+            policies(json!({"action": "REDIRECT_PREFIX"})),
+            400,
+            "redirect_prefix",
+        ),
+        (
+            policies(json!({"action": "REDIRECT_TO_POOL"})),
+            400,
+            "redirect_pool_id",
+        ),
+        (policies(json!({"action": "ALLOW"})), 400, "action"),
+        (policies(json!({"position": 0})), 400, "position"),
+        (
+            policies(json!({"position": 2_147_483_648_i64})),
+            400,
+            "position",
+        ),
+        (
+            policies(json!({"redirect_http_code": 304})),
+            400,
+            "redirect_http_code",
+        ),
+        (policies(json!({"rules": []})), 400, "rules"),
+        (
+            policies(
+                json!({"action": "REDIRECT_TO_POOL", "redirect_pool_id": pool, "redirect_url": "http://a/"}),
+            ),
+            400,
+            "same time",
+        ),
+        (policies(json!({"listener_id": plain})), 501, "TCP"),
+        (policies(json!({"listener_id": MISSING})), 404, "not found"),
+        (
+            policies(json!({"action": "REDIRECT_TO_POOL", "redirect_pool_id": MISSING})),
+            404,
+            "not found",
+        ),
+        (value(""), 400, "value"),
+        (value("/a\nb"), 400, "value"),
+        (value("/a\0"), 400, "value"),
+        (value("/a\u{85}b"), 400, "value"),
+        (value("/a b"), 400, "value"),
+        (value("/\u{e9}"), 400, "value"),
+        (value("\"a\"b\""), 400, "value"),
+        (value(&long), 400, "value"),
+        (rules(json!({"value": 7})), 400, "value"),
+        (regex("["), 400, "value"),
+        (regex("(a"), 400, "value"),
+        (regex("a\\"), 400, "value"),
+        (regex("(?R)"), 400, "value"),
+        (regex("(?x)a"), 400, "value"),
+        (regex(r"\p{Greek}"), 400, "value"),
+        (regex(r"\<a"), 400, "value"),
+        (regex("((a{500}){500}){500}"), 400, "value"),
+        (regex("a\r\nb"), 400, "value"),
+        (header("a b"), 400, "key"),
+        (header("a:"), 400, "key"),
+        (header(""), 400, "key"),
+        (header("a\nb"), 400, "key"),
+        (header(&long), 400, "key"),
+        (rules(json!({"type": "COOKIE"})), 400, "key"),
+        (cookie("a;b"), 400, "value"),
+        (cookie("a\"b"), 400, "value"),
+        (
+            rules(json!({"type": "FILE_TYPE", "compare_type": "CONTAINS"})),
+            400,
+            "compare_type",
+        ),
+        (rules(json!({"type": "BODY"})), 400, "type"),
+        (rules(json!({"compare_type": "LIKE"})), 400, "compare_type"),
+        (
+            rules(json!({"type": "SSL_CONN_HAS_CERT", "value": "true"})),
+            501,
+            "SSL_CONN_HAS_CERT",
+        ),
+    ] {
+        let why = refused(&farm.cloud, "a", "POST", &path, body.clone(), status).await;
+        assert!(why.contains(word), "{body}: {why}");
+    }
+    assert_eq!(farm.proxy(), before);
+    for text in [
+        "a{2,3}",
+        "(?i)x",
+        "(?:a|b)",
+        r"\.(png|jpg)$",
+        r"\d+\s",
+        "[a-z]",
+        "a b",
+    ] {
+        let (path, body) = regex(text);
+        made(&farm.cloud, &path, "rule", body["rule"].clone()).await;
+    }
+    for _ in 7..50 {
+        farm.rule(&policy, json!({})).await;
+    }
+    let (path, body) = rules(json!({}));
+    let why = refused(&farm.cloud, "a", "POST", &path, body, 409).await;
+    assert!(why.contains("Too many rules"), "{why}");
+    // A rule that is to be another is judged as a whole.
+    let shown = farm.cloud.get("a", &format!("{ROOT}/{path}")).await.1;
+    let one = format!("{path}/{}", id(&shown["rules"][0]));
+    for change in [
+        json!({"type": "HEADER"}),
+        json!({"value": "["}),
+        json!({"value": null}),
+    ] {
+        refused(&farm.cloud, "a", "PUT", &one, json!({"rule": change}), 400).await;
+    }
+    // Another's are not there.
+    for path in [format!("l7policies/{policy}"), path.clone(), one.clone()] {
+        refused(&farm.cloud, "b", "GET", &path, json!({}), 403).await;
+    }
+}
+
+#[tokio::test]
+async fn a_whole_load_balancer_may_have_policies() {
+    let farm = Farm::new().await;
+    let pool = json!({"name": "img", "protocol": "HTTP", "lb_algorithm": "ROUND_ROBIN", "members": [{"address": "10.0.0.31", "protocol_port": 81}]});
+    let own = with(pool.clone(), json!({"name": "own"}));
+    let rule = json!({"type": "PATH", "compare_type": "STARTS_WITH", "value": "/img"});
+    let body = json!({"loadbalancer": {
+        "vip_subnet_id": farm.subnet, "pools": [pool],
+        "listeners": [{"protocol": "HTTP", "protocol_port": 80, "l7policies": [
+            {"action": "REDIRECT_TO_POOL", "redirect_pool": {"name": "img"}, "rules": [rule]},
+            {"action": "REDIRECT_TO_POOL", "redirect_pool": own, "rules": [rule], "position": 1},
+            {"action": "REJECT"},
+        ]}],
+    }});
+    let (status, whole) = farm
+        .cloud
+        .ask("a", "POST", &format!("{ROOT}/loadbalancers"), body)
+        .await;
+    assert_eq!(status, 201, "{whole}");
+    let whole = &whole["loadbalancer"];
+    let policies = whole["listeners"][0]["l7policies"].as_array().unwrap();
+    assert_eq!(
+        (policies.len(), &policies[0]["rules"][0]["value"]),
+        (3, &json!("/img"))
+    );
+    assert_eq!(whole["pools"].as_array().unwrap().len(), 2);
+    let stored = farm.cloud.api.core.store.snapshot();
+    let balancer = stored.object::<LoadBalancer>(id(whole).parse().unwrap());
+    let proxy = balancer.unwrap().proxy.clone().unwrap();
+    let named = |name: &str| {
+        let pools = whole["pools"].as_array().unwrap();
+        let pool = pools.iter().find(|pool| pool["name"] == name).unwrap();
+        HttpAction::Pool(id(pool).parse().unwrap())
+    };
+    let does: Vec<_> = proxy.listeners[0]
+        .policies
+        .iter()
+        .map(|one| one.action.clone())
+        .collect();
+    assert_eq!(does, [named("own"), named("img")]);
+    for (bad, status) in [
+        (
+            json!({"action": "REDIRECT_TO_POOL", "redirect_pool": {"name": "nobody"}}),
+            400,
+        ),
+        (
+            json!({"action": "REJECT", "rules": [{"type": "PATH"}]}),
+            400,
+        ),
+        (
+            json!({"action": "REJECT", "rules": [with(rule.clone(), json!({"value": "a\nb"}))]}),
+            400,
+        ),
+    ] {
+        let body = json!({"loadbalancer": {"vip_subnet_id": farm.subnet, "listeners": [{"protocol": "HTTP", "protocol_port": 80, "l7policies": [bad]}]}});
+        refused(&farm.cloud, "a", "POST", "loadbalancers", body, status).await;
     }
 }

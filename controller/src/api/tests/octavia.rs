@@ -98,7 +98,7 @@ async fn of_a_whole_load_balancer_there_is_all_or_nothing() {
             501,
         ),
         (
-            json!({"listeners": [listener(json!({"l7policies": [{}]}))]}),
+            json!({"listeners": [listener(json!({"l7policies": [{"action": "REJECT"}]}))]}),
             501,
         ),
         (
@@ -215,7 +215,8 @@ async fn quotas_have_octavias_words() {
         ("healthmonitor", 100),
         ("health_monitor", 100),
         ("member", -1),
-        ("l7policy", -1),
+        ("l7policy", 100),
+        ("l7rule", -1),
     ] {
         assert_eq!(quota["quota"][name], limit, "{name}");
     }

@@ -32,6 +32,7 @@ const ORDER: &[&str] = &[
     "listener",
     "pool",
     "healthmonitor",
+    "l7policy",
     "host",
 ];
 
@@ -74,6 +75,14 @@ impl Planted {
                     let (maker, body) = all.wanted("pool", number);
                     let bare = all.made(cloud, maker, "pool", body).await;
                     all.ids.insert("bare", bare);
+                }
+                "l7policy" => {
+                    for (of, name) in [("listener", "reader"), ("pool", "read")] {
+                        let (maker, body) = all.wanted(of, number + 1);
+                        let body = with(body, json!({"protocol": "HTTP"}));
+                        let made = all.made(cloud, maker, of, body).await;
+                        all.ids.insert(name, made);
+                    }
                 }
                 _ => {}
             }
@@ -252,6 +261,12 @@ impl Planted {
                     }),
                 )
             }
+            "l7policy" => (
+                member,
+                json!({
+                    "listener_id": own("reader"), "action": "REDIRECT_TO_POOL", "redirect_pool_id": own("read"),
+                }),
+            ),
             "host" => ("admin", json!({"name": format!("host-{fresh}")})),
             other => panic!("what is a {other} made with?"),
         }

@@ -340,6 +340,21 @@ const ROWS: &[Row] = &[
         MADE,
         DONE,
     ),
+    // A policy's pool is of its listener's load balancer.
+    row(
+        "l7policy.listener_id",
+        "reader",
+        (404, "ListenerNotFound"),
+        (404, "PoolNotFound"),
+        NEVER,
+    ),
+    row(
+        "l7policy.redirect_pool_id",
+        "read",
+        (404, "PoolNotFound"),
+        (404, "PoolNotFound"),
+        (404, "PoolNotFound"),
+    ),
     row(
         "healthmonitor.pool_id",
         "bare",

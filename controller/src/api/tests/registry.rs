@@ -181,6 +181,7 @@ async fn a_list_shows_what_a_show_shows() {
                 "listeners",
                 "pools",
                 "healthmonitors",
+                "l7policies",
             ]
             .contains(&spec.plural);
             assert!(who != "admin" || rare || !rows.is_empty(), "{many}");
@@ -475,6 +476,8 @@ proptest::proptest! {
             let port = cloud.port("admin", json!({"network_id": network})).await;
             let balancer = json!({"vip_subnet_id": id(&subnet)});
             let balancer = cloud.made("admin", "/v2.0/lbaas/loadbalancers", "loadbalancer", balancer).await;
+            let listener = json!({"loadbalancer_id": balancer["id"], "protocol": "HTTP", "protocol_port": 80});
+            let listener = cloud.made("admin", "/v2.0/lbaas/listeners", "listener", listener).await;
             let router = cloud.made("admin", "/v2.0/routers", "router", json!({})).await;
             let external = json!({"network": {"router:external": true}});
             cloud.ask("admin", "PUT", &format!("/v2.0/networks/{network}"), external).await;
@@ -514,6 +517,9 @@ proptest::proptest! {
                     if spec.plural == "pools" {
                         let tcp = json!({"protocol": "TCP", "lb_algorithm": "SOURCE_IP"});
                         least = with(tcp, json!({"loadbalancer_id": balancer["id"]}));
+                    }
+                    if spec.plural == "l7policies" {
+                        least = json!({"listener_id": listener["id"], "action": "REJECT"});
                     }
                     let whole = cloud.made("admin", &path, spec.singular, least).await;
                     let parts = format!("{path}/{}/{}", id(&whole), part.plural);

@@ -1,9 +1,10 @@
 //! Which port of a virtual address is balanced, and over whom?
 
 use super::{
-    LoadBalancer, PROTOCOLS, Plan, Pool, Serving, carried,
+    L7Policy, LoadBalancer, PROTOCOLS, Plan, Pool, Serving, carried,
     health_monitor::{of_pool, worst},
-    invalid, list_shape, named, nothing, object_shape, of_project, operating, own_balancer,
+    invalid, l7_policy, list_shape, named, nothing, object_shape, of_project, operating,
+    own_balancer,
     pool::Member,
     provisioning,
     proxy::{self, HTTP},
@@ -190,6 +191,13 @@ impl Resource for Listener {
             )
             .computed(),
             field(
+                "l7policies",
+                Kind::Shape(list_shape),
+                "What is decided by a request's head, in order.",
+            )
+            .computed()
+            .unfiltered(),
+            field(
                 "loadbalancers",
                 Kind::Shape(list_shape),
                 "Its load balancer.",
@@ -239,6 +247,10 @@ impl Resource for Listener {
         match field {
             "provisioning_status" => json!(provisioning(scene, [self.meta.id])),
             "operating_status" => json!(self.operating(scene)),
+            "l7policies" => {
+                let policies = l7_policy::of_listener(scene.snapshot, self.meta.id);
+                named(policies.iter().map(|policy| policy.meta.id))
+            }
             "loadbalancers" => named([self.loadbalancer_id]),
             "sni_container_refs" => json!([]),
             "stats" => stats(scene, [self.meta.id]),
@@ -250,13 +262,28 @@ impl Resource for Listener {
 impl Listener {
     /// As its pool is.
     pub(super) fn operating(&self, scene: &Scene<'_>) -> &'static str {
-        let pool = self.default_pool_id;
-        let pool = pool.and_then(|id| scene.snapshot.object::<Pool>(id));
-        match pool {
-            _ if self.protocol == HTTP && !proxy::is_placed(scene, self) => "OFFLINE",
-            Some(pool) if self.admin_state_up => worst([pool.operating()]),
-            Some(_) | None => operating(self.admin_state_up),
+        if !self.admin_state_up || self.protocol == HTTP && !proxy::is_placed(scene, self) {
+            return operating(false);
         }
+        let pools = self.pools(scene);
+        worst(pools.iter().map(|pool| pool.operating()))
+    }
+
+    /// Those that serve it, its own first.
+    pub(super) fn pools(&self, scene: &Scene<'_>) -> Vec<std::sync::Arc<Pool>> {
+        let policies = l7_policy::of_listener(scene.snapshot, self.meta.id);
+        let others = policies.iter().map(|policy| policy.redirect_pool_id);
+        let mut ids: Vec<_> = Vec::new();
+        for id in std::iter::once(self.default_pool_id)
+            .chain(others)
+            .flatten()
+        {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        let pools = ids.into_iter().map(|id| scene.snapshot.object::<Pool>(id));
+        pools.flatten().collect()
     }
 }
 
@@ -389,14 +416,20 @@ fn planned(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
     })])
 }
 
-/// What changes of a listener of HTTP changes what its proxy does.
+/// What changes of a listener of HTTP changes what its proxy does. Its policies go with it.
 #[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
 fn followed(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
     let listener = change.subject();
-    let listener = listener.filter(|listener| listener.protocol == HTTP);
-    Ok(listener.map_or_else(Vec::new, |listener| {
-        proxy::renewed(view, listener.loadbalancer_id)
-    }))
+    let Some(listener) = listener.filter(|listener| listener.protocol == HTTP) else {
+        return Ok(Vec::new());
+    };
+    let mut writes = proxy::renewed(view, listener.loadbalancer_id);
+    if change.removed().is_some() {
+        let policies = l7_policy::of_listener(view, listener.meta.id);
+        let gone = policies.iter();
+        writes.extend(gone.map(|policy| Write::Remove(L7Policy::SPEC, policy.meta.id)));
+    }
+    Ok(writes)
 }
 
 fn plan(view: &View, listener: &Listener) -> Result<Option<Plan>, Refusal> {

@@ -219,19 +219,16 @@ impl LoadBalancer {
         let listeners = scene
             .snapshot
             .related::<Listener>("loadbalancer_id", self.meta.id);
-        let pool = |id: Option<Uuid>| {
-            let pool = scene.snapshot.object::<Pool>(id?)?;
-            Some(pool.tree(scene))
-        };
         let listeners: Vec<Value> = listeners
             .iter()
             .map(|listener| {
+                let pools = listener.pools(scene);
                 json!({
                     "id": listener.meta.id,
                     "name": listener.meta.name,
                     "provisioning_status": provisioning(scene, [listener.meta.id]),
                     "operating_status": listener.operating(scene),
-                    "pools": pool(listener.default_pool_id).into_iter().collect::<Vec<_>>(),
+                    "pools": pools.iter().map(|pool| pool.tree(scene)).collect::<Vec<_>>(),
                 })
             })
             .collect();

@@ -11,12 +11,14 @@
 //! - What a monitor found of a member is kept with the member while a monitor asks it, and no longer.
 
 pub mod health_monitor;
+pub mod l7_policy;
 pub mod listener;
 pub mod load_balancer;
 pub mod pool;
 mod proxy;
 
 pub use health_monitor::HealthMonitor;
+pub use l7_policy::L7Policy;
 pub use listener::Listener;
 pub use load_balancer::LoadBalancer;
 pub use pool::Pool;

@@ -4,9 +4,9 @@
 //! the tenant's own space in which a switch looks for it, never another's and never the host's.
 
 use super::{
-    HealthMonitor, Listener, PROTOCOLS, again, carried,
+    HealthMonitor, L7Policy, Listener, PROTOCOLS, again, carried,
     health_monitor::of_pool,
-    ids_of, invalid, list_shape,
+    ids_of, invalid, l7_policy, list_shape,
     listener::{fits, vip},
     named, not_ones_own, of_project, operating, own_balancer, provisioning,
     proxy::{self, HTTP},
@@ -331,7 +331,7 @@ impl Resource for Pool {
     }
 
     fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
-        let listeners = || ids_of(scene, "listener", "default_pool_id", self.meta.id);
+        let listeners = || self.listeners(scene);
         match field {
             "provisioning_status" => json!(provisioning(scene, listeners())),
             // Nobody asks anything of it.
@@ -406,6 +406,20 @@ impl Resource for Pool {
 }
 
 impl Pool {
+    /// The listeners that it serves, by default or by a policy.
+    fn listeners(&self, scene: &Scene<'_>) -> Vec<Uuid> {
+        let mut ids = ids_of(scene, "listener", "default_pool_id", self.meta.id);
+        let policies = scene
+            .snapshot
+            .related::<L7Policy>("redirect_pool_id", self.meta.id);
+        for policy in &policies {
+            if !ids.contains(&policy.listener_id) {
+                ids.push(policy.listener_id);
+            }
+        }
+        ids
+    }
+
     /// As its members are.
     pub(super) fn operating(&self) -> &'static str {
         if !self.admin_state_up {
@@ -686,12 +700,14 @@ const fn is_somebody(address: IpAddr) -> bool {
 }
 
 /// What changes here changes what its listeners do; without it they serve nobody.
-#[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
 fn followed(view: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
     let Some(before) = change.before else {
         return Ok(Vec::new());
     };
     let id = before.meta.id;
+    if change.after.is_none() && change.is_asked() {
+        l7_policy::leave(view, id)?;
+    }
     let mut proxied = Vec::new();
     if before.protocol == HTTP {
         let of = before.loadbalancer_id;

@@ -6,6 +6,7 @@
 use super::{
     Listener, LoadBalancer, Pool, Serving, again,
     health_monitor::of_pool,
+    l7_policy,
     pool::{Member, Persistence},
 };
 use crate::{
@@ -21,7 +22,10 @@ use crate::{
 };
 use hostconfig::{
     Proxy,
-    proxy::{HttpAlgorithm, HttpListener, HttpMember, HttpPersistence, HttpPool, InsertHeader},
+    proxy::{
+        HttpAlgorithm, HttpListener, HttpMember, HttpPersistence, HttpPolicy, HttpPool,
+        InsertHeader,
+    },
 };
 use std::{collections::BTreeMap, sync::Arc};
 use uuid::Uuid;
@@ -208,9 +212,29 @@ fn listens(pools: &mut Pools<'_>, listener: &Listener) -> HttpListener {
         connect_timeout: millis(listener.timeout_member_connect),
         member_timeout: millis(listener.timeout_member_data),
         insert: insert.map(|(_, header)| *header).collect(),
-        policies: Vec::new(),
+        policies: decides(pools, listener.meta.id),
         pool: pools.name(listener.default_pool_id),
     }
+}
+
+/// The policies that decide, in order. One without a rule never applies, nor does one whose pool does not serve.
+fn decides(pools: &mut Pools<'_>, listener: Uuid) -> Vec<HttpPolicy> {
+    let policies = l7_policy::of_listener(pools.view, listener);
+    let policies = policies.iter().filter(|policy| policy.admin_state_up);
+    let mut decide = Vec::new();
+    for policy in policies {
+        let rules = policy.when();
+        if rules.is_empty() {
+            continue;
+        }
+        let pool = pools.name(policy.redirect_pool_id);
+        decide.extend(policy.does(pool).map(|action| HttpPolicy {
+            id: policy.meta.id,
+            rules,
+            action,
+        }));
+    }
+    decide
 }
 
 fn served(view: &View, pool: &Pool) -> HttpPool {
