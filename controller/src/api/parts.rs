@@ -23,6 +23,15 @@ use serde_json::{Map, Value, json};
 use std::{net::IpAddr, sync::Arc};
 use uuid::Uuid;
 
+/// What Octavia shows of a part besides its table, and sorts by.
+const OCTAVIAS: &[&str] = &[
+    "created_at",
+    "updated_at",
+    "project_id",
+    "provisioning_status",
+    "operating_status",
+];
+
 /// Where a part was asked for: under which object, and what it is called there.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -189,10 +198,18 @@ impl Api {
         let scene = self.scene(&snapshot, &asked.caller);
         let id = place.object.as_deref().unwrap_or_default();
         let object = seen(&scene, place.spec, id)?;
-        let known = |name: &str| name == PART_ID.name || place.part.field(name).is_some();
+        let of_octavia = place.spec.path.starts_with("lbaas/");
+        let known = |name: &str| {
+            let own = name == PART_ID.name || place.part.field(name).is_some();
+            own || of_octavia && OCTAVIAS.contains(&name)
+        };
         let mut rows = object.parts(place.part);
         rows.retain(|row| place.may(Verb::Read, &scene, object.as_ref(), row).is_ok());
-        let rows = query::rows(&asked.pairs, known, rows)?;
+        let rows = if of_octavia {
+            query::rows(&query::of_octavia(&asked.pairs), known, rows)?
+        } else {
+            query::rows(&asked.pairs, known, rows)?
+        };
         Ok(respond(StatusCode::OK, &json!({place.part.plural: rows})))
     }
 

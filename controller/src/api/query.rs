@@ -76,8 +76,7 @@ impl Query {
                 "sort_dir" => directions.push(value.clone()),
                 // Octavia's: `name:desc,id`.
                 "sort" if spec.path.starts_with("lbaas/") => {
-                    for part in value.split(',') {
-                        let (key, direction) = part.split_once(':').unwrap_or((part, "asc"));
+                    for (key, direction) in octavias_sort(value) {
                         keys.push(key.to_owned());
                         directions.push(direction.to_owned());
                     }
@@ -369,6 +368,28 @@ pub(super) fn rows_with<T>(
         }
     }
     Ok(rows)
+}
+
+/// Octavia's word for an order, `name:desc,id`: keys and directions.
+fn octavias_sort(value: &str) -> impl Iterator<Item = (&str, &str)> {
+    let parts = value.split(',');
+    parts.map(|part| part.split_once(':').unwrap_or((part, "asc")))
+}
+
+/// A query in Octavia's words, in Neutron's.
+pub(super) fn of_octavia(pairs: &[(String, String)]) -> Vec<(String, String)> {
+    let mut worded = Vec::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        if name != "sort" {
+            worded.push((name.clone(), value.clone()));
+            continue;
+        }
+        for (key, direction) in octavias_sort(value) {
+            worded.push(("sort_key".to_owned(), key.to_owned()));
+            worded.push(("sort_dir".to_owned(), direction.to_owned()));
+        }
+    }
+    worded
 }
 
 /// Sort keys, and whether each goes downwards.

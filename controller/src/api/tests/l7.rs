@@ -686,3 +686,29 @@ async fn a_whole_load_balancer_may_have_policies() {
         refused(&farm.cloud, "a", "POST", "loadbalancers", body, status).await;
     }
 }
+
+#[tokio::test]
+async fn rules_are_listed_in_octavias_ways() {
+    let farm = Farm::new().await;
+    let (listener, _) = farm.reader().await;
+    let policy = id(&farm.policy(&listener, json!({})).await);
+    for value in ["/2", "/1", "/3"] {
+        farm.rule(&policy, json!({"value": value})).await;
+    }
+    for (query, wanted) in [
+        ("", vec!["/2", "/1", "/3"]),
+        ("?sort=value", vec!["/1", "/2", "/3"]),
+        ("?sort=value:desc", vec!["/3", "/2", "/1"]),
+        ("?sort=type,value:desc&fields=value", vec!["/3", "/2", "/1"]),
+        ("?sort=project_id,value", vec!["/1", "/2", "/3"]),
+        ("?value=/3", vec!["/3"]),
+    ] {
+        let path = format!("{ROOT}/l7policies/{policy}/rules{query}");
+        let list = farm.cloud.get("a", &path).await.1;
+        let rows = list["rules"].as_array().unwrap().iter();
+        let values: Vec<_> = rows.map(|row| row["value"].as_str().unwrap()).collect();
+        assert_eq!(values, wanted, "{query}");
+    }
+    let path = format!("{ROOT}/l7policies/{policy}/rules?sort=color");
+    assert_eq!(farm.cloud.get("a", &path).await.0, 400);
+}

@@ -4,7 +4,7 @@
 //! proxy with the rest of the load balancer: what could be read there as more than a value is refused.
 
 use super::{
-    Listener, Pool, list_shape,
+    Listener, Pool, invalid, list_shape,
     listener::fits,
     named, not_ones_own, of_project, operating,
     pool::is_token,
@@ -179,14 +179,14 @@ impl Resource for L7Policy {
                 .or_null(),
             field(
                 "redirect_url",
-                Kind::Shape(url_shape),
+                Kind::Text(LONGEST),
                 "The URL that the client is sent to.",
             )
             .writable(Absent::Null)
             .or_null(),
             field(
                 "redirect_prefix",
-                Kind::Shape(url_shape),
+                Kind::Text(LONGEST),
                 "The URL below which the client is sent to the same path.",
             )
             .writable(Absent::Null)
@@ -388,14 +388,6 @@ fn line_shape(value: &Value) -> Result<Value, String> {
 }
 
 /// An absolute URL of HTTP, of the characters that a URL has (RFC 3986): a client is told it as it is.
-fn url_shape(value: &Value) -> Result<Value, String> {
-    let text = value.as_str();
-    if text.is_some_and(|text| text.len() <= LONGEST && is_url(text)) {
-        return Ok(value.clone());
-    }
-    Err(format!("'{value}': Value must be a valid URL string"))
-}
-
 fn is_url(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else {
         return false;
@@ -488,6 +480,17 @@ fn consistent(_: &View, change: &Change<'_, L7Policy>, _: &Caller) -> Judged {
     let prefix = named("redirect_prefix", after.redirect_prefix.is_some());
     let mut policy = after.clone();
     let rejects = change.names("action") && after.action == REJECT;
+    for (name, said) in [
+        ("redirect_url", &after.redirect_url),
+        ("redirect_prefix", &after.redirect_prefix),
+    ] {
+        let said = said.as_ref().filter(|_| change.names(name));
+        if said.is_some_and(|text| !is_url(text)) {
+            return Err(invalid(format_args!(
+                "{name}: Value must be a valid URL string"
+            )));
+        }
+    }
     if pool && (url || prefix) && !rejects {
         return Err(wrong(
             "Cannot specify redirect_pool_id and redirect_url or redirect_prefix at the same time",
