@@ -20,6 +20,7 @@ use tests::netns::{
 /// Every lab of `configs`: each has a test of its own below.
 const LABS: &[&str] = &[
     "chains/appliance",
+    "chains/appliance-far",
     "chains/nat",
     "chains/rate-limiter",
     "chains/web-edge",
@@ -147,6 +148,11 @@ fn a_chain_through_appliances_holds() {
     holds("chains/appliance");
 }
 
+#[test]
+fn a_chain_through_appliances_of_other_hosts_holds() {
+    holds("chains/appliance-far");
+}
+
 /// The packets that the counters of an appliance's bridge have seen.
 fn carried<const N: usize>(lab: &Lab, place: &str, counters: [&str; N]) -> [u64; N] {
     let table = lab.ok(place, &["nft", "list", "table", "bridge", "seen"]);
@@ -159,15 +165,8 @@ fn carried<const N: usize>(lab: &Lab, place: &str, counters: [&str; N]) -> [u64;
 
 const TCP: [&str; 4] = ["to4", "from4", "to6", "from6"];
 
-/// Real TCP passes a real bridge between two taps, both ways; it fails as its group says, and comes back.
-#[test]
-fn connections_pass_an_appliance_and_it_fails_as_it_is_told() {
-    if !allowed() {
-        return;
-    }
-    let name = "t-appliance";
-    let lab = Lab::up("chains/appliance", name);
-    let rules = "table bridge seen {
+/// What an appliance's bridge counts.
+const SEEN: &str = "table bridge seen {
         counter to4 {
         }
         counter from4 {
@@ -175,6 +174,8 @@ fn connections_pass_an_appliance_and_it_fails_as_it_is_told() {
         counter to6 {
         }
         counter from6 {
+        }
+        counter datagrams {
         }
         counter labelled {
         }
@@ -184,21 +185,35 @@ fn connections_pass_an_appliance_and_it_fails_as_it_is_told() {
             ip protocol tcp tcp sport 80 counter name from4
             ip6 nexthdr tcp tcp dport 80 counter name to6
             ip6 nexthdr tcp tcp sport 80 counter name from6
+            ip protocol udp counter name datagrams
+            ip6 nexthdr udp counter name datagrams
             ether type 0x8847 counter name labelled
         }
     }";
-    lab.ok("tagged", &["nft", rules]);
-    lab.ok("probe", &["nft", rules]);
-    let fetch = |v6: bool| {
-        let to = lab.addr("far", v6);
-        let url = if v6 {
-            format!("http://[{to}]/")
-        } else {
-            format!("http://{to}/")
-        };
-        let args = ["curl", "-sf", "--max-time", "3", &url];
-        lab.exec("client", &args).status.success()
+
+/// Did the client get a page of this workload?
+fn fetched(lab: &Lab, server: &str, v6: bool) -> bool {
+    let to = lab.addr(server, v6);
+    let url = if v6 {
+        format!("http://[{to}]/")
+    } else {
+        format!("http://{to}/")
     };
+    let args = ["curl", "-sf", "--max-time", "3", &url];
+    lab.exec("client", &args).status.success()
+}
+
+/// Real TCP passes a real bridge between two taps, both ways; it fails as its group says, and comes back.
+#[test]
+fn connections_pass_an_appliance_and_it_fails_as_it_is_told() {
+    if !allowed() {
+        return;
+    }
+    let name = "t-appliance";
+    let lab = Lab::up("chains/appliance", name);
+    lab.ok("tagged", &["nft", SEEN]);
+    lab.ok("probe", &["nft", SEEN]);
+    let fetch = |v6: bool| fetched(&lab, "far", v6);
     assert!(fetch(false) && fetch(true));
     let first = carried(&lab, "probe", TCP);
     // A handshake, a page and an end, in both directions of both families.
@@ -239,6 +254,98 @@ fn connections_pass_an_appliance_and_it_fails_as_it_is_told() {
     until("it comes back", patience, || fetch(false) && fetch(true));
     let back = carried(&lab, "probe", TCP);
     assert!(back.iter().zip(stopped).all(|(a, b)| *a > b), "{back:?}");
+}
+
+/// What real kernels send passes bridges on two other hosts, both ways, whoever it is for.
+fn connections_pass_appliances_of_other_hosts(name: &str, uplink: &str) {
+    if !allowed() {
+        return;
+    }
+    let mut lab = Lab::up_with(&lab_file("chains/appliance-far"), name, uplink);
+    lab.ok("tagged", &["nft", SEEN]);
+    lab.ok("probe", &["nft", SEEN]);
+    // Servers on the client's host, on the first appliance's, on the second one's.
+    for server in ["near", "beside", "far"] {
+        let before = carried(&lab, "probe", TCP);
+        let [labelled] = carried(&lab, "tagged", ["labelled"]);
+        assert!(fetched(&lab, server, false) && fetched(&lab, server, true));
+        let after = carried(&lab, "probe", TCP);
+        // A handshake, a page and an end, in both directions of both families.
+        let more: Vec<_> = after.iter().zip(before).map(|(a, b)| a - b).collect();
+        assert!(more.iter().all(|n| *n >= 3), "{server}: {more:?}");
+        let [now] = carried(&lab, "tagged", ["labelled"]);
+        assert!(now - labelled >= more.iter().sum(), "{server}");
+    }
+    assert_eq!(carried(&lab, "tagged", TCP), [0; 4]);
+    // Whole transfers and datagrams, without a wrong checksum at their ends.
+    for v6 in [false, true] {
+        let errors = lab.checksum_errors("far");
+        let to = lab.addr("far", v6);
+        for (what, of) in [
+            (&["-n", "20M"][..], "TCP"),
+            (&["-u", "-b", "8M", "-n", "1M"], "UDP"),
+        ] {
+            let [datagrams] = carried(&lab, "probe", ["datagrams"]);
+            let mut server = lab.iperf_server("far");
+            let text = lab.ok("client", &[&["iperf3", "-J", "-c", &to], what].concat());
+            assert!(server.wait().unwrap().success());
+            let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let end = &told["end"];
+            if of == "TCP" {
+                let received = end["sum_received"]["bytes"].as_u64().unwrap();
+                // What was under way when the client said that it had sent all is not counted.
+                assert!(received >= 16 << 20, "{received} bytes");
+            } else {
+                let sum = &end["sum"];
+                let [all, lost] = ["packets", "lost_packets"].map(|key| sum[key].as_u64().unwrap());
+                assert!(all > 700 && lost * 10 < all, "{lost} of {all} lost");
+                let [now] = carried(&lab, "probe", ["datagrams"]);
+                let passed = now - datagrams;
+                // Those that come together go in together, as many as 64 KiB hold.
+                assert!(passed * 45 >= all - lost, "{passed} for {all}, {lost} lost");
+            }
+        }
+        assert_eq!(lab.checksum_errors("far"), errors);
+    }
+    let port = |which: &str| {
+        let found = api(name, &format!("ports?name={which}"));
+        format!("ports/{}", found["id"].as_str().unwrap())
+    };
+    let up = |which: &str, is: bool| {
+        let body = json!({"port": {"admin_state_up": is}});
+        put(name, "PUT", &port(which), &body);
+    };
+    let patience = Duration::from_secs(20);
+    let both = |lab: &Lab| fetched(lab, "near", false) && fetched(lab, "near", true);
+    // The second one fails open, the first one closed, as if they were here.
+    up("tagged-out", false);
+    until("it is passed by", patience, || both(&lab));
+    up("tagged-out", true);
+    up("probe-out", false);
+    until("nothing gets through", patience, || {
+        !fetched(&lab, "near", false) && !fetched(&lab, "near", true)
+    });
+    up("probe-out", true);
+    until("it comes back", patience, || both(&lab));
+    // With its host's switch nothing passes the first one, and with the next switch all does.
+    let command = lab.kill("h2");
+    assert!(!fetched(&lab, "near", false) && !fetched(&lab, "near", true));
+    lab.restart("h2", &command);
+    until("its host is back", patience, || both(&lab));
+    let seen = carried(&lab, "probe", TCP);
+    assert!(both(&lab));
+    let after = carried(&lab, "probe", TCP);
+    assert!(after.iter().zip(seen).all(|(a, b)| *a > b), "{after:?}");
+}
+
+#[test]
+fn connections_pass_appliances_of_other_hosts_by_sockets() {
+    connections_pass_appliances_of_other_hosts("t-elsewhere", "udp");
+}
+
+#[test]
+fn connections_pass_appliances_of_other_hosts_beside_an_uplink_tap() {
+    connections_pass_appliances_of_other_hosts("t-elsetap", "tap");
 }
 
 #[test]
