@@ -321,7 +321,7 @@ fn requests_go_where_the_openstack_client_says() {
         (
             "teapot",
             v4,
-            see("/", "X-Kind: it's a teapot\r\n", "403 Forbidden"),
+            see("/", "X-Kind: it's-a-teapot\r\n", "403 Forbidden"),
         ),
         ("jpeg", v4, see("/cat.jpeg", "", "403 Forbidden")),
         ("sticky", v4, see("/", "", "set-cookie: SRV=")),

@@ -43,6 +43,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The first and the longest pause before a program that ended is started again.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
+/// So often is a program told of its configuration, and so often is it asked each time whether it has it.
+const TOLD: usize = 10;
+const TURNS: usize = 25;
+const TURN: Duration = Duration::from_millis(40);
+
 /// The proxies that a host is to have, by their ports.
 pub(crate) type Wanted = BTreeMap<Id<kind::Port>, Arc<Proxy>>;
 
@@ -178,7 +183,8 @@ async fn run(
         Err(error) => return format!("no directory for the proxy: {error}"),
     };
     let mut proxy = Arc::clone(&changed.borrow_and_update());
-    if let Err(why) = files.write(&means.program, &proxy).await {
+    let mut mark = 0;
+    if let Err(why) = files.write(&means.program, &proxy, mark).await {
         return why;
     }
     let mut process = match Process::start(&means.program, &files.config).await {
@@ -201,8 +207,9 @@ async fn run(
                     return "the vswitch is stopping".to_owned();
                 }
                 proxy = Arc::clone(&changed.borrow_and_update());
-                let taken = match files.write(&means.program, &proxy).await {
-                    Ok(()) => process.reload().map_err(|error| error.to_string()),
+                mark += 1;
+                let taken = match files.write(&means.program, &proxy, mark).await {
+                    Ok(()) => reload(&mut process, &files, mark).await,
                     Err(why) => Err(why),
                 };
                 // What ran before runs on.
@@ -220,6 +227,24 @@ async fn run(
             }
         }
     }
+}
+
+/// Has a program take its configuration. While it is reading one it may miss that it is told of another, so it is told again until it has it.
+async fn reload(process: &mut Process, files: &Files, mark: u64) -> Result<(), String> {
+    for _ in 0..TOLD {
+        process.reload().map_err(|error| error.to_string())?;
+        let mut turns = interval(TURN);
+        for _ in 0..TURNS {
+            turns.tick().await;
+            if told::mark(&files.socket).await == Some(mark) {
+                return Ok(());
+            }
+            if process.is_over() {
+                return Err("it has ended".to_owned());
+            }
+        }
+    }
+    Err("it does not take its configuration".to_owned())
 }
 
 /// Gives the program its port's device.
@@ -268,10 +293,11 @@ impl Files {
     }
 
     /// Writes a configuration that the program understands; one that it does not leaves the one of before.
-    async fn write(&self, program: &Path, proxy: &Proxy) -> Result<(), String> {
+    async fn write(&self, program: &Path, proxy: &Proxy, mark: u64) -> Result<(), String> {
         let place = Place {
             root: &self.root,
             socket: &self.socket,
+            mark,
         };
         let text = render::render(proxy, place).map_err(|unfit| unfit.to_string())?;
         let new = self.config.with_extension("new");

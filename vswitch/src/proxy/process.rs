@@ -24,7 +24,8 @@ const LINE: u64 = 1000;
 pub(super) struct Process {
     pid: Pid,
     ended: oneshot::Receiver<String>,
-    is_over: bool,
+    /// How it ended.
+    over: Option<String>,
 }
 
 impl Process {
@@ -62,7 +63,7 @@ impl Process {
         Ok(Self {
             pid,
             ended,
-            is_over: false,
+            over: None,
         })
     }
 
@@ -78,19 +79,30 @@ impl Process {
 
     /// Waits until it has ended.
     pub(super) async fn ended(&mut self) -> String {
+        if let Some(how) = &self.over {
+            return how.clone();
+        }
         let ended = (&mut self.ended).await;
-        self.is_over = true;
-        ended.unwrap_or_else(|error| error.to_string())
+        let how = ended.unwrap_or_else(|error| error.to_string());
+        self.over.insert(how).clone()
+    }
+
+    /// Has it ended?
+    pub(super) fn is_over(&mut self) -> bool {
+        if self.over.is_none() {
+            // What is taken from here once is not there again.
+            self.over = match self.ended.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => None,
+                Err(error) => Some(error.to_string()),
+                Ok(how) => Some(how),
+            };
+        }
+        self.over.is_some()
     }
 
     fn signal(&mut self, signal: Signal) -> io::Result<()> {
         // Whoever has ended may have given its number to another.
-        let runs = matches!(
-            self.ended.try_recv(),
-            Err(oneshot::error::TryRecvError::Empty)
-        );
-        self.is_over |= !runs;
-        if self.is_over {
+        if self.is_over() {
             return Err(io::Error::other("it has ended"));
         }
         Ok(kill_process(self.pid, signal)?)

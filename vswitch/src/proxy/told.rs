@@ -22,12 +22,25 @@ const LONGEST: u64 = 1 << 20;
 /// # Errors
 /// When it is silent.
 pub(super) async fn verdicts(socket: &Path, proxy: &Proxy) -> io::Result<Vec<Verdict>> {
+    let said = ask(socket, b"show stat -1 4 -1\n").await?;
+    Ok(understood(&said, proxy))
+}
+
+/// Which configuration it has; `None`: it does not say.
+pub(super) async fn mark(socket: &Path) -> Option<u64> {
+    let said = ask(socket, b"show info\n").await.ok()?;
+    let mut lines = said.lines();
+    let mark = lines.find_map(|line| line.strip_prefix("description: "))?;
+    mark.parse().ok()
+}
+
+async fn ask(socket: &Path, question: &[u8]) -> io::Result<String> {
     let asked = async {
         let mut stream = UnixStream::connect(socket).await?;
-        stream.write_all(b"show stat -1 4 -1\n").await?;
+        stream.write_all(question).await?;
         let mut said = String::new();
         stream.take(LONGEST).read_to_string(&mut said).await?;
-        Ok(understood(&said, proxy))
+        Ok(said)
     };
     timeout(PATIENCE, asked).await?
 }

@@ -52,6 +52,8 @@ pub(super) struct Place<'a> {
     pub(super) root: &'a Path,
     /// Where it tells what it counted.
     pub(super) socket: &'a Path,
+    /// By what it tells which configuration it has.
+    pub(super) mark: u64,
 }
 
 /// The configuration of a proxy.
@@ -97,6 +99,7 @@ fn global(out: &mut String, place: Place<'_>) -> Result<(), Unfit> {
         "    stats socket {} mode 600 level user",
         path(place.socket)?
     );
+    line!(out, "    description {}", place.mark);
     line!(out, "    hard-stop-after 10m");
     line!(out, "defaults");
     line!(out, "    mode http");

@@ -15,6 +15,7 @@ fn place() -> Place<'static> {
     Place {
         root: Path::new("/run/it's/root"),
         socket: Path::new("/run/it's/stats.sock"),
+        mark: 7,
     }
 }
 
@@ -165,6 +166,7 @@ fn all_of_a_section_is_written_down() {
     for line in [
         r"    chroot '/run/it'\''s/root'",
         "    maxconn 7",
+        "    description 7",
         "    fd-hard-limit 40100",
         "    option forwardfor",
         "    timeout client 1ms",
@@ -222,6 +224,7 @@ fn haproxy_understands_it() {
     let place = Place {
         root: &dir.join("root"),
         socket: &dir.join("stats.sock"),
+        mark: 1,
     };
     let file = dir.join("haproxy.cfg");
     std::fs::write(&file, render(&whole(), place).unwrap()).unwrap();
