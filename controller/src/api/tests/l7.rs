@@ -302,6 +302,12 @@ async fn policies_with_rules_are_told_to_the_proxy() {
             "a b",
         ),
         (
+            json!({"type": "HEADER", "key": "X-A", "compare_type": "EQUAL_TO", "value": "it's a b"}),
+            HttpPart::Header("X-A".to_owned()),
+            Compare::EqualTo,
+            "it's a b",
+        ),
+        (
             json!({"type": "COOKIE", "key": "sid", "compare_type": "ENDS_WITH", "value": "z="}),
             HttpPart::Cookie("sid".to_owned()),
             Compare::EndsWith,

@@ -609,12 +609,14 @@ fn can_be_asked(rule: &L7Rule) -> Result<(), String> {
     };
     let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     let is_of_cookie = |text: &str| !text.contains(['"', ';', '\\']);
-    let quoted = |text: &str| plain(&text.replace(' ', "")) && !text.contains('"');
+    let spaced = |text: &str| plain(&text.replace(' ', ""));
     let holds = if kind == "COOKIE" {
         plain(&rule.value) && is_of_cookie(&rule.value)
     } else {
         match unquoted(&rule.value) {
-            Some(text) => quoted(text),
+            Some(text) => spaced(text) && !text.contains('"'),
+            // Other headers than a request's line and host have spaces.
+            None if kind == "HEADER" => spaced(&rule.value),
             None => plain(&rule.value),
         }
     };
