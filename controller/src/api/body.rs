@@ -306,7 +306,7 @@ fn project(body: &mut Map<String, Value>, caller: &Caller) -> Result<String, Ref
 }
 
 impl Absent {
-    fn value(self) -> Value {
+    pub(super) fn value(self) -> Value {
         match self {
             Self::Required | Self::Null | Self::Computed => Value::Null,
             Self::Text(text) => json!(text),

@@ -14,8 +14,8 @@ use crate::{
         finish,
     },
     refusal::Refusal,
-    resource::{Resource as _, Spec},
-    resources::{LoadBalancer, lbaas::PROVIDER},
+    resource::{Field, Resource as _, Spec},
+    resources::{LoadBalancer, REGISTRY, lbaas::PROVIDER},
     rules::Given,
 };
 use axum::{
@@ -116,13 +116,62 @@ pub(super) fn mount(api: &Api, whole: Router) -> Router {
         let whole = whole.clone();
         router = router.route(
             &format!("{root}/lbaas/{{*rest}}"),
-            any(move |request: Request<Body>| async move {
+            any(move |mut request: Request<Body>| async move {
+                if request.method() == Method::PUT {
+                    request = by_default(request, root).await;
+                }
                 let Ok(response) = whole.oneshot(moved(request, root)).await;
                 in_its_words(response).await
             }),
         );
     }
     router.fallback_service(whole)
+}
+
+/// The same update, with the default of each field that it says is null and that can't be: so Octavia's clients take back what they said.
+async fn by_default(request: Request<Body>, root: &str) -> Request<Body> {
+    let path = request.uri().path();
+    let path = path.strip_prefix(root).unwrap_or(path);
+    let Some((key, fields)) = changed(path.trim_matches('/')) else {
+        return request;
+    };
+    let (parts, body) = request.into_parts();
+    // One that is too long is refused where it is read again: of it nothing is left.
+    let bytes = axum::body::to_bytes(body, LARGEST_BODY).await;
+    let bytes = bytes.unwrap_or_default();
+    let mut whole: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let mut is_other = false;
+    let object = whole.get_mut(key).and_then(Value::as_object_mut);
+    for (name, value) in object.into_iter().flatten() {
+        let field = fields.iter().find(|field| field.name == *name);
+        if let Some(field) = field.filter(|field| value.is_null() && !field.nullable) {
+            *value = field.absent.value();
+            is_other = true;
+        }
+    }
+    let bytes = if is_other {
+        whole.to_string().into()
+    } else {
+        bytes
+    };
+    Request::from_parts(parts, Body::from(bytes))
+}
+
+/// What an update on a path changes: its key in the body, and its fields.
+fn changed(path: &str) -> Option<(&'static str, Vec<&'static Field>)> {
+    REGISTRY.iter().find_map(|spec| {
+        let spec: &'static Spec = spec;
+        let below = path.strip_prefix(spec.path)?.strip_prefix('/')?;
+        let mut below = below.split('/').skip(1);
+        match (below.next(), below.next()) {
+            (None, _) => Some((spec.singular, spec.fields().collect())),
+            (Some(parts), Some(_)) => {
+                let part = spec.parts.iter().find(|part| part.plural == parts)?;
+                Some((part.singular, part.fields.iter().collect()))
+            }
+            (Some(_), None) => None,
+        }
+    })
 }
 
 /// The collection of load balancers: a create may nest what hangs on one.

@@ -718,3 +718,67 @@ async fn rules_are_listed_in_octavias_ways() {
     let path = format!("{ROOT}/l7policies/{policy}/rules?sort=color");
     assert_eq!(farm.cloud.get("a", &path).await.0, 400);
 }
+
+#[tokio::test]
+async fn a_null_takes_back_what_was_said() {
+    let farm = Farm::new().await;
+    let (listener, pool) = farm.reader().await;
+    let policy = id(&farm
+        .policy(&listener, json!({"name": "p", "redirect_http_code": 301, "action": "REDIRECT_TO_URL", "redirect_url": "http://a/"}))
+        .await);
+    let rule = id(&farm.rule(&policy, json!({"invert": true})).await);
+    let member = farm
+        .member(&pool, "10.0.0.9", json!({"weight": 7, "backup": true}))
+        .await;
+    for (path, key, said, wanted) in [
+        (
+            format!("l7policies/{policy}"),
+            "l7policy",
+            json!({"name": null, "redirect_http_code": null}),
+            json!({"name": "", "redirect_http_code": 302}),
+        ),
+        (
+            format!("l7policies/{policy}/rules/{rule}"),
+            "rule",
+            json!({"invert": null}),
+            json!({"invert": false}),
+        ),
+        (
+            format!("pools/{pool}/members/{member}"),
+            "member",
+            json!({"weight": null, "backup": null}),
+            json!({"weight": 1, "backup": false}),
+        ),
+        (
+            format!("listeners/{listener}"),
+            "listener",
+            json!({"connection_limit": null, "insert_headers": null, "tags": null}),
+            json!({"connection_limit": -1, "insert_headers": {}, "tags": []}),
+        ),
+    ] {
+        let shown = farm.changed(&path, key, said).await;
+        for (name, value) in wanted.as_object().unwrap() {
+            assert_eq!(shown[name], *value, "{path} {name}");
+        }
+    }
+    // What has no default is not taken back.
+    for (path, key, said) in [
+        (
+            format!("l7policies/{policy}"),
+            "l7policy",
+            json!({"action": null}),
+        ),
+        (
+            format!("l7policies/{policy}/rules/{rule}"),
+            "rule",
+            json!({"value": null}),
+        ),
+        (
+            format!("pools/{pool}"),
+            "pool",
+            json!({"lb_algorithm": null}),
+        ),
+    ] {
+        refused(&farm.cloud, "a", "PUT", &path, json!({key: said}), 400).await;
+    }
+}
