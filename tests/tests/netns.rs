@@ -715,6 +715,14 @@ fn name_server(name: &str, port: &serde_json::Value, v4: &str) {
     );
 }
 
+/// How many questions for names by TCP a workload's host answered so.
+fn named(lab: &Lab, host: &str, by: &str) -> u64 {
+    let metrics = lab.ok(host, &["curl", "-s", "http://127.0.0.1:9698/metrics"]);
+    let name = format!("vswitch_metadata_names_total{{by=\"{by}\"}} ");
+    let line = metrics.lines().find_map(|l| l.strip_prefix(&name));
+    line.unwrap().trim().parse().unwrap()
+}
+
 #[test]
 fn a_resolver_finds_ports_by_name_and_others_by_the_subnets_servers() {
     if !allowed() {
@@ -801,16 +809,27 @@ fn a_resolver_finds_ports_by_name_and_others_by_the_subnets_servers() {
         held &= !resolved(&workload, "ahostsv4", "nobody.openstacklocal").contains("192.0.2.77");
     }
     assert!(held, "names hold whoever is asked");
-    let heard = lab.exec("a", &["python3", "-c", ASK_BY_TCP]);
-    let heard = printed("by TCP", &heard);
-    let heard: Vec<&str> = heard.lines().collect();
-    assert_eq!(heard, [v4.as_str(), "192.0.2.77"]);
+    // IPv6 has no name server here: what the switch does not know it refuses.
+    let asked = [
+        ("169.254.169.254", "192.0.2.77", [1, 1, 1]),
+        ("fe80::a9fe:a9fe%eth0", "5", [3, 1, 2]),
+    ];
+    for (server, other, counts) in asked {
+        let heard = lab.exec("a", &["python3", "-c", ASK_BY_TCP, server]);
+        let heard = printed(&format!("by TCP of {server}"), &heard);
+        let heard: Vec<&str> = heard.lines().collect();
+        assert_eq!(heard, [v4.as_str(), other], "{server}");
+        let counted = || ["network", "server", "malformed"].map(|by| named(&lab, "h1", by));
+        let is = || counted() == counts;
+        until("each is counted", Duration::from_secs(5), is);
+        assert_eq!(named(&lab, "h1", "failed"), 0);
+    }
 }
 
-/// By one connection: a name that the switch knows, and one that its name server knows.
+/// By one connection: a name that the switch knows, one that its name server knows if it has one, and what is no question, which ends it.
 const ASK_BY_TCP: &str = r#"
-import socket, struct
-to = socket.create_connection(("169.254.169.254", 53), 3)
+import socket, struct, sys
+to = socket.create_connection((sys.argv[1], 53), 3)
 stream = to.makefile("rwb")
 for name in ["store.openstacklocal", "www.example.org"]:
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
@@ -818,7 +837,10 @@ for name in ["store.openstacklocal", "www.example.org"]:
     stream.write(struct.pack("!H", len(asked)) + asked)
     stream.flush()
     answer = stream.read(struct.unpack("!H", stream.read(2))[0])
-    print(socket.inet_ntoa(answer[-4:]))
+    print(answer[3] & 15 or socket.inet_ntoa(answer[-4:]))
+stream.write(b"\0\4none")
+stream.flush()
+assert stream.read() == b""
 "#;
 
 /// The kernel makes the address that the API gave its port, and believes in its router until that takes its leave.

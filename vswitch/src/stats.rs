@@ -223,6 +223,12 @@ pub const METRICS: &[Metric] = &[
         "Requests that the metadata service answered, by HTTP status.",
     ),
     metric(
+        "vswitch_metadata_names_total",
+        MetricKind::Counter,
+        &["by"],
+        "Questions for names by TCP, by who answered (network: the switch, by what the network knows; server: its name server) or why none did (failed: the name server; malformed: it was none). Those by UDP are `dns` among vswitch_consumed_total.",
+    ),
+    metric(
         "vswitch_metadata_connections",
         MetricKind::Gauge,
         &[],

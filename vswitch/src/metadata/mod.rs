@@ -80,10 +80,34 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// The answers that are counted apart, by their HTTP status; the last stands for all others.
 pub const CODES: [u16; 8] = [200, 403, 404, 405, 500, 502, 503, 0];
 
+/// How a question for a name ended that came by TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// The switch answered it: with what the network knows, or that nobody does.
+    Network,
+    /// What a name server said was passed on, to its end.
+    Server,
+    /// Its name server could not be asked, or did not answer, or not to the end.
+    Failed,
+    /// It was none.
+    Malformed,
+}
+
+impl Named {
+    /// All of them, in the order in which they are counted, with their names.
+    pub const ALL: [(Self, &str); 4] = [
+        (Self::Network, "network"),
+        (Self::Server, "server"),
+        (Self::Failed, "failed"),
+        (Self::Malformed, "malformed"),
+    ];
+}
+
 /// What the service has counted.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     answered: [AtomicU64; CODES.len()],
+    named: [AtomicU64; Named::ALL.len()],
     /// Connections that are open.
     open: AtomicU64,
     /// Connections that were refused: the port has as many as it may, or the host has.
@@ -100,6 +124,8 @@ pub(crate) struct Counters {
 pub struct Counts {
     /// Answers, by the places of [`CODES`].
     pub answered: [u64; CODES.len()],
+    /// Questions for names, by the places of [`Named::ALL`].
+    pub named: [u64; Named::ALL.len()],
     /// Connections that are open.
     pub open: u64,
     /// Connections that were refused since their port has as many as it may.
@@ -121,10 +147,17 @@ impl Counters {
         }
     }
 
+    fn named(&self, how: Named) {
+        if let Some(counter) = self.named.get(how as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn read(&self) -> Counts {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
             answered: self.answered.each_ref().map(of),
+            named: self.named.each_ref().map(of),
             open: of(&self.open),
             full_port: of(&self.full_port),
             full_host: of(&self.full_host),
@@ -146,6 +179,10 @@ pub(crate) fn rows(name: &str, counts: &Counts) -> Vec<Row> {
                     code => row(&code.to_string(), n),
                 })
                 .collect()
+        }
+        "vswitch_metadata_names_total" => {
+            let all = Named::ALL.iter().zip(counts.named);
+            all.map(|((_, name), n)| row(name, n)).collect()
         }
         "vswitch_metadata_connections" => vec![(Vec::new(), counts.open)],
         "vswitch_metadata_refused_total" => vec![

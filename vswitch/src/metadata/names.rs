@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{server::Context, stream::Stream};
+use super::{Named, server::Context, stream::Stream};
 use crate::datapath::dns::{
     UPSTREAM,
     answer::{self, Said, Server},
@@ -59,8 +59,14 @@ async fn converse(
             break;
         };
         match say(&question, (port, from), context) {
-            Said::Answer(said) => write(&mut stream, &said).await?,
-            Said::Nothing => break,
+            Said::Answer(said) => {
+                context.counters.named(Named::Network);
+                write(&mut stream, &said).await?;
+            }
+            Said::Nothing => {
+                context.counters.named(Named::Malformed);
+                break;
+            }
             Said::Elsewhere => {
                 if upstream.is_none() {
                     upstream = stream.connect(UPSTREAM, (context.clock)());
@@ -70,8 +76,13 @@ async fn converse(
                     None => None,
                 };
                 if let (Some(length), Some(server)) = (asked, &mut upstream) {
-                    pass(server, &mut stream, length).await?;
+                    let passed = pass(server, &mut stream, length).await;
+                    let whole = passed.is_ok();
+                    let how = if whole { Named::Server } else { Named::Failed };
+                    context.counters.named(how);
+                    passed?;
                 } else {
+                    context.counters.named(Named::Failed);
                     upstream = None;
                     let Some(said) = answer::failed(&question) else {
                         break;

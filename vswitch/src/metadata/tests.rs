@@ -932,7 +932,10 @@ mod by_tcp {
             question("example.org"),
             question("nobody"),
         ];
-        let (mut told, _) = converse(context(&[]), false, &says.concat(), None, 105).await;
+        let context = context(&[]);
+        let counters = Arc::clone(&context.counters);
+        let (mut told, _) = converse(context, false, &says.concat(), None, 105).await;
+        assert_eq!(counters.read().named, [3, 0, 0, 0]);
         let web = first(&mut told);
         let web = Packet::parse(&web).unwrap();
         assert!(matches!(&web.answers[0].rdata, RData::A(a) if a.address == 0x0a00_0005));
@@ -951,8 +954,10 @@ mod by_tcp {
             let mut server = Client::new(9, &own.to_string());
             let says = [question("web"), question("example.org"), question("web")];
             let long = framed(&vec![7; 40_000]);
+            let context = context(&["10.0.0.9", "fd00::9"]);
+            let counters = Arc::clone(&context.counters);
             let (mut told, asked) = converse(
-                context(&["10.0.0.9", "fd00::9"]),
+                context,
                 v6,
                 &says.concat(),
                 Some((&mut server, &long)),
@@ -963,6 +968,7 @@ mod by_tcp {
             assert_eq!(first(&mut told), vec![7; 40_000], "as it was said");
             assert_eq!(code(&first(&mut told)), RCODE::NoError);
             assert_eq!(asked, question("example.org"), "and nothing else was asked");
+            assert_eq!(counters.read().named, [2, 1, 0, 0]);
         }
     }
 
@@ -971,7 +977,9 @@ mod by_tcp {
         let says = [question("example.org"), question("web")].concat();
         let mut deaf = Client::new(9, &service::V4.to_string());
         let context = context(&["10.0.0.9"]);
+        let counters = Arc::clone(&context.counters);
         let (mut told, _) = converse(context, false, &says, Some((&mut deaf, &[])), 50).await;
+        assert_eq!(counters.read().named, [1, 0, 1, 0]);
         assert_eq!(code(&first(&mut told)), RCODE::ServerFailure);
         assert_eq!(code(&first(&mut told)), RCODE::NoError);
     }
