@@ -15,8 +15,8 @@ use tests::{
     wire::figures,
 };
 
-/// A controller on a disk that syncs, asked over HTTP on loopback: ports made one by one, by 32 clients and in bulk, lists, and what hosts hear of
-/// single changes. Clients and simulated hosts share the machine with it: let nothing else run meanwhile.
+/// A controller on a disk that syncs, asked over HTTP on loopback: ports made one by one, by 32 clients and in bulk, lists, also under policies of a
+/// file, and what hosts hear of single changes. Clients and simulated hosts share the machine with it: let nothing else run meanwhile.
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask bench control",

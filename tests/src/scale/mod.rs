@@ -23,7 +23,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use controller::{Config, Controller, Core};
+use controller::{Config, Controller, Core, policy::Files};
 use serde_json::{Value, json};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -32,6 +32,9 @@ use tokio::{
 
 use crate::wire::figures::Middle;
 use http::Http;
+
+/// The policies' file of a stand: empty at first, which is as good as none.
+const POLICIES: &str = "policy.json";
 
 /// What is to be measured.
 #[derive(Debug, Clone)]
@@ -185,9 +188,15 @@ impl Stand {
         let runtime = Builder::new_multi_thread().enable_all().build()?;
         let dir = dir.join(format!("ow-control-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        let policies = Files {
+            file: Some(dir.join(POLICIES)),
+            dir: None,
+        };
+        std::fs::write(dir.join(POLICIES), "{}")?;
         let config = Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             data_dir: dir.clone(),
+            policies,
             ..Config::default()
         };
         let controller = runtime.block_on(Controller::start(&config, "pin".to_owned()))?;
@@ -232,6 +241,15 @@ impl Stand {
             .ask("PUT", &path, quota.to_string().as_bytes())?
             .json()?;
         Ok(stand)
+    }
+
+    /// From now on this is the policies' file.
+    fn rule(&self, policies: &Value) -> anyhow::Result<()> {
+        std::fs::write(self.dir.join(POLICIES), policies.to_string())?;
+        if !self.core.policies.refresh()? {
+            bail!("the policies are as they were");
+        }
+        Ok(())
     }
 
     pub(crate) fn client(&self) -> anyhow::Result<Http> {
@@ -393,6 +411,46 @@ fn lists(
         .wanted(Wanted::AtMost(5.0)),
     );
     Ok(())
+}
+
+/// What a policies' file costs on a list of ten thousand ports, which lets all of them be seen: rules of ports, of one of their attributes, and of
+/// whose their network is. The last rule hides an attribute, and so shows that the file is asked.
+fn ruled(
+    stand: &Stand,
+    wish: &Wish,
+    there: usize,
+    network: &str,
+    figures: &mut Vec<Figure>,
+) -> anyhow::Result<()> {
+    let mut http = stand.client()?;
+    let all = format!("/v2.0/ports?network_id={network}");
+    let own = "role:reader and project_id:%(project_id)s or role:admin";
+    let files = [
+        ("ports", "get_port", own),
+        ("an attribute", "get_port:mac_address", own),
+        (
+            "their network's owner",
+            "get_port",
+            "project_id:%(network:project_id)s or !",
+        ),
+        ("a hidden attribute", "get_port:description", "!"),
+    ];
+    for (what, rule, check) in files {
+        stand.rule(&json!({rule: check}))?;
+        let mut took = Vec::new();
+        for _ in 0..(wish.requests / 25).max(5) {
+            let (answer, time) = timed(|| http.ask("GET", &all, b"")?.json())?;
+            let ports = answer["ports"].as_array().context("no ports")?;
+            let hides = ports.iter().all(|port| port["description"].is_null());
+            if ports.len() != wish.listed || hides != (check == "!") {
+                bail!("{rule} = {check}: {} ports, hidden: {hides}", ports.len());
+            }
+            took.push(time);
+        }
+        let work = format!("a list of 10,000, a policy of {what}, {there} ports there");
+        figures.push(Figure::times(work, &took));
+    }
+    stand.rule(&json!({}))
 }
 
 /// Fills the region; the network that is listed, and one port of each other network.
@@ -655,6 +713,7 @@ pub fn run(wish: &Wish, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Vec<Figure
     figures.push(Figure::one("resident, without hosts", "MB", memory().0));
     works(&stand, wish, wish.ports, &mut figures)?;
     lists(&stand, wish, wish.ports, &listed, &mut figures)?;
+    ruled(&stand, wish, wish.ports, &listed, &mut figures)?;
     tell(&table(figures.get(before..).unwrap_or_default()));
     changes(&stand, wish, &ports, &mut figures, tell)?;
     Ok(figures)
@@ -678,6 +737,7 @@ mod tests {
         let text = table(&figures);
         for line in [
             "creates by 32 clients, 60 ports there",
+            "a policy of an attribute, 60 ports there",
             "a port's change",
             "a chain's change, until its 6 hosts acknowledged it",
             "resident",
