@@ -336,6 +336,15 @@ fn connections_pass_appliances_of_other_hosts(name: &str, uplink: &str) {
     assert!(both(&lab));
     let after = carried(&lab, "probe", TCP);
     assert!(after.iter().zip(seen).all(|(a, b)| *a > b), "{after:?}");
+    // The other one fails open with its host, and is met again behind the next switch.
+    let command = lab.kill("h3");
+    until("what is gone is passed by", patience, || both(&lab));
+    let [before] = carried(&lab, "tagged", ["labelled"]);
+    lab.restart("h3", &command);
+    until("what is back is met", patience, || {
+        let [now] = carried(&lab, "tagged", ["labelled"]);
+        both(&lab) && now > before
+    });
 }
 
 #[test]

@@ -99,9 +99,10 @@ fn place(intent: &Intent, ends: [Id<kind::Port>; 2]) -> Option<Place> {
     let host = intent.host(host).filter(|host| !host.foreign)?;
     Some(Place {
         vtep: host.vtep?,
-        up: [&ingress, &egress]
-            .iter()
-            .all(|(port, _)| port.section.admin_up),
+        up: !host.lost
+            && [&ingress, &egress]
+                .iter()
+                .all(|(port, _)| port.section.admin_up),
         vnis: [ingress.1.vni, egress.1.vni],
         mtu: ingress.1.mtu.min(egress.1.mtu),
     })

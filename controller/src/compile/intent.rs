@@ -73,6 +73,8 @@ pub struct Host {
     pub in_service: bool,
     /// Has it the program that balances HTTP?
     pub proxies: bool,
+    /// Is it gone, and appliances at it down?
+    pub lost: bool,
     /// Its small number.
     pub number: Option<u16>,
     /// The fingerprint of the certificate that it must show.

@@ -38,6 +38,7 @@ pub(crate) fn host(n: u8, vtep: bool, foreign: bool) -> Object {
         foreign,
         in_service: true,
         proxies: false,
+        lost: false,
         number: (!foreign).then_some(u16::from(n)),
         certificate: Some(format!("certificate of h{n}")),
     }))
@@ -819,6 +820,19 @@ fn hosts_of_a_chain_hear_where_its_appliances_are_and_those_of_which_chain_they_
         "a foreign host speaks no NSH"
     );
     compiler.apply(&put([host(2, true, false)]), Generation(7));
+    assert_eq!(all(&compiler), [there(2, true), None, there(2, true)]);
+    // It is gone, and back.
+    let lost = |lost| {
+        let Object::Host(plain) = host(2, true, false) else {
+            unreachable!()
+        };
+        let mut plain = Host::clone(&plain);
+        plain.lost = lost;
+        put([Object::Host(Arc::new(plain))])
+    };
+    compiler.apply(&lost(true), Generation(7));
+    assert_eq!(all(&compiler), [there(2, false), None, there(2, false)]);
+    compiler.apply(&lost(false), Generation(7));
     assert_eq!(all(&compiler), [there(2, true), None, there(2, true)]);
     // Another pair: another host.
     compiler.apply(&put([appliances(0, &[(4, 4)])]), Generation(8));

@@ -7,6 +7,7 @@
 //!
 //! [`StatusBoard`]: crate::status::StatusBoard
 
+mod appliances;
 mod members;
 pub mod pki;
 mod proxies;
@@ -23,8 +24,9 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+pub use appliances::Lost;
 pub use proxies::Seating;
 pub use schedule::{Placement, Seat};
 pub use server::Limits;
 pub use stats::{METRICS, Stats};
-pub use task::{Parts, TOGETHER, judge, note_site, note_vtep, place, seat, serve};
+pub use task::{Parts, TOGETHER, judge, note_lost, note_site, note_vtep, place, seat, serve};

@@ -19,6 +19,7 @@ use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
 use super::{
+    appliances::{Appliances, Lost},
     members::Members,
     proxies::{Proxies, Seating},
     schedule::{Placement, Schedule},
@@ -117,6 +118,8 @@ pub enum Effect {
     Seat(Seating),
     /// Write into the store what a host found of members that it asks, or that it is gone.
     Judge(Vec<Verdict>),
+    /// Write into a host's record whether it is gone.
+    Lost(Lost),
 }
 
 /// A stream and its session.
@@ -139,6 +142,7 @@ pub struct Publisher {
     schedule: Schedule,
     proxies: Proxies,
     members: Members,
+    appliances: Appliances,
 }
 
 impl Publisher {
@@ -159,6 +163,7 @@ impl Publisher {
             schedule: Schedule::new(at.now),
             proxies: Proxies::default(),
             members: Members::default(),
+            appliances: Appliances::default(),
         };
         // Nobody is connected yet: there is nothing to do but to know it.
         drop(publisher.on(Event::Resync(objects, generation), at));
@@ -233,6 +238,7 @@ impl Publisher {
                 }
                 self.status.tick(&self.compiler, &self.live, at);
                 self.members.find(self.compiler.intent());
+                self.appliances.find(self.compiler.intent());
                 let placements = self.schedule.all(&self.compiler, &self.live, at.now);
                 effects.extend(placements.into_iter().map(Effect::Place));
                 self.seat_proxies(at, &mut effects);
@@ -242,7 +248,7 @@ impl Publisher {
         effects
     }
 
-    /// Hosts with gateways, proxies or monitored members hear often; those that are gone lose the ones, and the others are down.
+    /// Hosts with gateways, proxies, monitored members or appliances hear often; those that are gone lose the first two, and the others are down.
     fn beat(&mut self, at: Reading, effects: &mut Vec<Effect>) {
         if self.schedule.stalled(at.now) {
             for live in self.live.values_mut() {
@@ -253,6 +259,7 @@ impl Publisher {
         let with_proxies = Proxies::hosts(self.compiler.intent());
         let hosts = with_gateways
             .chain(self.members.hosts())
+            .chain(self.appliances.hosts())
             .chain(with_proxies);
         let hosts = hosts.cloned();
         for host in hosts.collect::<BTreeSet<HostName>>() {
@@ -266,10 +273,14 @@ impl Publisher {
         if !verdicts.is_empty() {
             effects.push(Effect::Judge(verdicts));
         }
+        let intent = self.compiler.intent();
+        let news = self.appliances.news(intent, is_gone, at.now);
+        effects.extend(news.into_iter().map(Effect::Lost));
     }
 
     fn follow(&mut self, touched: &Touched, at: Reading, effects: &mut Vec<Effect>) {
         self.members.touched();
+        self.appliances.touched();
         for host in &touched.records {
             let record = self.compiler.intent().host(host);
             let stale = self.live.get(host).is_some_and(|live| {

@@ -74,6 +74,7 @@ impl Fabric {
             capacity: None,
             admin_state_up: true,
             token_key: Some(key.clone()),
+            lost_at: None,
             certificate: None,
             new_token: false,
         };

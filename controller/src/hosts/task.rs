@@ -27,6 +27,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::{
+    appliances::Lost,
     pki::Authority,
     proxies::Seating,
     publish::{Conn, Effect, Event, Publisher, Reading},
@@ -301,6 +302,7 @@ impl Task {
                 Effect::Place(placement) => self.write_placement(placement),
                 Effect::Seat(seating) => self.write_seating(seating),
                 Effect::Judge(verdicts) => self.write_verdicts(verdicts),
+                Effect::Lost(news) => self.write_lost(news),
             }
         }
     }
@@ -361,6 +363,20 @@ impl Task {
             let now = Seconds::of(SystemTime::now());
             if let Err(error) = note_site(store.as_ref(), host, site, now).await {
                 tracing::warn!(?error, "where a host stands was not noted");
+            }
+        });
+    }
+
+    /// Notes in the store whether a host of appliances is gone.
+    fn write_lost(&self, news: Lost) {
+        let store = Arc::clone(&self.store);
+        tokio::spawn(async move {
+            let now = Seconds::of(SystemTime::now());
+            match note_lost(store.as_ref(), news, now).await {
+                Ok(()) => {
+                    tracing::info!(host = %news.host, lost = news.lost, "a host of appliances");
+                }
+                Err(error) => tracing::warn!(?error, "that a host is gone was not noted"),
             }
         });
     }
@@ -495,6 +511,31 @@ pub async fn note_site(
         host.physical_networks.clone_from(&site.physical_networks);
         host.availability_zone.clone_from(&site.availability_zone);
         host.proxies = site.proxies;
+        host.meta.revision_number += 1;
+        host.meta.updated_at = now;
+        view.put(Host::SPEC.key(host.meta.id), Arc::new(host));
+        Ok(())
+    };
+    transact(store, set).await?;
+    Ok(())
+}
+
+/// Does what [`Effect::Lost`] asks for: the host's record says whether it is gone.
+///
+/// # Errors
+/// That the store cannot write.
+pub async fn note_lost(
+    store: &dyn Store,
+    news: Lost,
+    now: Seconds,
+) -> Result<(), TransactError<()>> {
+    let set = move |view: &mut View| {
+        let told = view.object::<Host>(news.host.uuid());
+        let Some(host) = told.filter(|host| host.lost_at.is_some() != news.lost) else {
+            return Ok(());
+        };
+        let mut host = Host::clone(&host);
+        host.lost_at = news.lost.then_some(now);
         host.meta.revision_number += 1;
         host.meta.updated_at = now;
         view.put(Host::SPEC.key(host.meta.id), Arc::new(host));

@@ -105,6 +105,9 @@ pub struct Host {
     /// The fingerprint of the certificate that it joined with.
     #[serde(default)]
     pub certificate: Option<String>,
+    /// Since when it is gone, and appliances at it are down. Noted of hosts that have any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_at: Option<Seconds>,
     /// Write-only: a new token is wanted.
     #[serde(default, skip_serializing)]
     pub new_token: bool,

@@ -572,8 +572,14 @@ impl Region {
                         self.down(conn, delay, ToHost::Lost("ended"));
                     }
                 }
-                Effect::Site(..) | Effect::Place(_) | Effect::Seat(_) | Effect::Judge(_) => {
-                    unreachable!("no host of this fabric has a wire, a gateway or a member")
+                Effect::Site(..)
+                | Effect::Place(_)
+                | Effect::Seat(_)
+                | Effect::Judge(_)
+                | Effect::Lost(_) => {
+                    unreachable!(
+                        "no host of this fabric has a wire, a gateway, a member or an appliance"
+                    )
                 }
                 Effect::Vtep(host, vtep) => {
                     self.push_soon(Item::Vtep(self.reign, host.uuid(), vtep));

@@ -20,7 +20,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use controller::{
     api::Api,
     hosts::{
-        judge, note_site, place,
+        judge, note_lost, note_site, place,
         publish::{Conn, Effect, Event, Reading},
         seat,
     },
@@ -300,6 +300,10 @@ impl Region {
                 Effect::Judge(verdicts) => {
                     let judged = judge(store.as_ref(), verdicts, wall);
                     self.runtime.block_on(judged).unwrap();
+                }
+                Effect::Lost(news) => {
+                    let noted = note_lost(store.as_ref(), news, wall);
+                    self.runtime.block_on(noted).unwrap();
                 }
             }
         }

@@ -154,8 +154,14 @@ impl Hub {
                     effects.extend(self.publisher.on(event, self.reading()));
                 }
                 Effect::HangUp(conn, why) => panic!("{conn:?} was hung up: {why}"),
-                Effect::Site(..) | Effect::Place(_) | Effect::Seat(_) | Effect::Judge(_) => {
-                    unreachable!("no host of this region has a wire, a gateway or a member")
+                Effect::Site(..)
+                | Effect::Place(_)
+                | Effect::Seat(_)
+                | Effect::Judge(_)
+                | Effect::Lost(_) => {
+                    unreachable!(
+                        "no host of this region has a wire, a gateway, a member or an appliance"
+                    )
                 }
                 Effect::Vtep(host, vtep) => {
                     let store = Arc::clone(&self.core.store);

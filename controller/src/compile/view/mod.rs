@@ -183,6 +183,7 @@ fn host(host: &resources::Host) -> Host {
         foreign: host.foreign,
         in_service: host.admin_state_up,
         proxies: host.proxies,
+        lost: host.lost_at.is_some(),
         number: host.number,
         certificate: host.certificate.clone(),
     }

@@ -30,6 +30,7 @@ use crate::{
     time::Seconds,
 };
 
+mod appliances;
 mod failover;
 mod members;
 mod proxies;
@@ -332,7 +333,8 @@ impl Region {
             now: self.now,
             wall: Seconds::new(self.now.nanos() / 1_000_000_000),
         };
-        let (mut places, mut wired, mut seats) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut places, mut wired) = (Vec::new(), Vec::new());
+        let (mut seats, mut lost) = (Vec::new(), Vec::new());
         for effect in self.publisher.on(event, at) {
             match effect {
                 Effect::Send(conn, message) => {
@@ -353,6 +355,7 @@ impl Region {
                 Effect::Site(id, site) => wired.push((id, site)),
                 Effect::Vtep(..) => panic!("the records have the hosts' addresses"),
                 Effect::Judge(verdicts) => self.judged.extend(verdicts),
+                Effect::Lost(news) => lost.push(news),
             }
         }
         for (id, site) in wired {
@@ -363,6 +366,16 @@ impl Region {
                 wires: site.physical_networks,
                 zone: site.availability_zone,
                 proxies: site.proxies,
+                ..Host::clone(&host)
+            };
+            self.commit(kit::put([Object::Host(Arc::new(host))]));
+        }
+        for news in lost {
+            let Some(Object::Host(host)) = self.store.get(ObjectId::Host(news.host)) else {
+                panic!("a host of appliances is there");
+            };
+            let host = Host {
+                lost: news.lost,
                 ..Host::clone(&host)
             };
             self.commit(kit::put([Object::Host(Arc::new(host))]));
