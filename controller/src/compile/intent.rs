@@ -55,6 +55,7 @@ impl fmt::Debug for HostName {
 }
 
 /// A host of the fabric.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// Its id.
