@@ -8,6 +8,7 @@
 //! knows that this controller heard it (`vswitch::agent::fence`). Its messages carry its clock, pings carry back the last reading; so whatever is under way
 //! for long, in either direction, makes the lease shorter, and [`GONE`] after it was last heard a host has none.
 //! - A gateway is *taken* first: the store says that it is nowhere, and who had it (`left`). So a controller that starts anew knows.
+//!   So is one that was taken off its router, whose next port says who had the last (`resources/router/gateway`).
 //! - It is *given* to another once the host that had it has proved that it knows, or, if whatever it was told says that it could lose it (`may_move`, in the store:
 //!   another could have it when it was placed, or the host proved to have heard it since), is gone at that moment.
 //! - From what was taken on, a host is told no newer reading before it was told that: pings say nothing new while sections of routers wait.

@@ -1,7 +1,7 @@
 //! Gateways, floating IPs and port forwardings, as a client sees them: the steps that were recorded of a real Neutron.
 
 use super::*;
-use crate::{rules::tests::balance, store::View};
+use crate::{resource::Objects, resources::Port, rules::tests::balance, store::View};
 
 pub(super) const ROUTERS: &str = "/v2.0/routers";
 const FLOATING: &str = "/v2.0/floatingips";
@@ -732,6 +732,62 @@ async fn ports_of_a_floating_ip_are_forwarded() {
     );
     world.gone("a", &own).await;
     world.balance();
+}
+
+#[tokio::test]
+async fn a_router_remembers_who_had_its_last_gateway() {
+    let cloud = Cloud::new().await;
+    let (public, _) = cloud.external("203.0.113.0/24").await;
+    let (other, _) = cloud.external("198.51.100.0/24").await;
+    let body = json!({"name": "r", "external_gateway_info": {"network_id": public}});
+    let router = id(&cloud.made("a", ROUTERS, "router", body).await);
+    let path = format!("{ROUTERS}/{router}");
+    let query = format!("/v2.0/ports?device_id={router}");
+    let gateway = async || {
+        let (_, ports) = cloud.get("admin", &query).await;
+        let id = id(&ports["ports"][0]).parse::<uuid::Uuid>().unwrap();
+        let port = cloud.api.core.store.snapshot().object::<Port>(id);
+        (id, Port::clone(&port.unwrap()))
+    };
+    let set = async |info: Value| {
+        let body = json!({"router": {"external_gateway_info": info}});
+        assert_eq!(cloud.ask("a", "PUT", &path, body).await.0, 200);
+    };
+    let (first, port) = gateway().await;
+    assert_eq!((port.left.as_str(), port.may_move), ("", false));
+    let seat = |host: Option<&str>, left: Option<&str>| crate::hosts::Seat {
+        host: host.map(Into::into),
+        left: left.map(Into::into),
+    };
+    let place = async |port: uuid::Uuid, (from, to), may_move| {
+        let placement = crate::hosts::Placement {
+            port: port.into(),
+            from,
+            to,
+            may_move,
+        };
+        let store = cloud.api.core.store.as_ref();
+        let now = crate::time::Seconds::new(1);
+        assert!(crate::hosts::place(store, placement, now).await.unwrap());
+    };
+    place(first, (seat(None, None), seat(Some("h2"), None)), true).await;
+    // Off, and on again; to another network at once; and while it waits.
+    set(Value::Null).await;
+    set(json!({"network_id": public})).await;
+    let (second, port) = gateway().await;
+    assert_ne!(first, second);
+    let of = |port: &Port| (port.host.clone(), port.left.clone(), port.may_move);
+    assert_eq!(of(&port), (String::new(), "h2".to_owned(), true));
+    let to = (seat(None, Some("h2")), seat(Some("h3"), None));
+    place(second, to, false).await;
+    set(json!({"network_id": other})).await;
+    let (_, port) = gateway().await;
+    assert_eq!(of(&port), (String::new(), "h3".to_owned(), false));
+    set(Value::Null).await;
+    set(Value::Null).await;
+    set(json!({"network_id": public})).await;
+    let (_, port) = gateway().await;
+    assert_eq!(of(&port), (String::new(), "h3".to_owned(), false));
 }
 
 #[tokio::test]

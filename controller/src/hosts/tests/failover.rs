@@ -374,6 +374,54 @@ fn a_controller_that_starts_knows_what_the_last_one_took() {
     }
 }
 
+/// A gateway that is taken off and set anew is another port with perhaps the same address: it goes to nobody while who had the last one may answer.
+#[test]
+fn a_gateway_that_is_set_anew_waits_for_who_had_the_last_one() {
+    for (deaf, may_move) in [(false, true), (true, true), (true, false)] {
+        let mut region = settled(2, if may_move { 2 } else { 1 }, 1);
+        region.exact = 1;
+        let first = region.gateway_at(0).unwrap();
+        region.hosts.get_mut(&first).unwrap().deaf = deaf;
+        if !may_move {
+            let second = kit::on_wires(kit::host(1, true, false), &["p0"]);
+            region.commit(kit::put([second]));
+        }
+        let had = region.store.port(kit::id(PORTS)).unwrap();
+        let Object::Port(plain) = kit::gateway_port(PORTS + 9, 3, None, 0) else {
+            unreachable!()
+        };
+        // As the router remembers it.
+        let anew = Port {
+            left: had.host.clone(),
+            may_move: had.may_move,
+            ..Port::clone(&plain)
+        };
+        assert_eq!(anew.may_move, may_move);
+        region.commit(vec![
+            Change::Put(kit::leaving(0, None)),
+            Change::Gone(ObjectId::Port(kit::id(PORTS))),
+        ]);
+        region.commit(kit::put([
+            kit::leaving(0, Some((PORTS + 9, 3))),
+            Object::Port(Arc::new(anew)),
+        ]));
+        region.beats(Duration::from_secs(4));
+        let at = |region: &Region| region.store.port(kit::id(PORTS + 9)).unwrap().host.clone();
+        if may_move {
+            let now = at(&region).unwrap();
+            assert!(!deaf || now != first);
+            assert_eq!(region.answering(0), [&now]);
+        } else {
+            assert_eq!(at(&region), None, "nobody knows whether it answers yet");
+            region.hosts.get_mut(&first).unwrap().deaf = false;
+            region.cut(&first);
+            region.connect(&first);
+            region.beats(Duration::from_secs(2));
+            assert_eq!(region.answering(0), [&at(&region).unwrap()]);
+        }
+    }
+}
+
 /// What is read late counts from when it was sent, and from before that.
 #[test]
 fn what_was_under_way_for_long_is_no_lease() {

@@ -33,6 +33,29 @@ pub struct Gateway {
     pub qos_policy_id: Option<Uuid>,
 }
 
+/// The host that had a router's last way out, and may answer for it yet: one that is set anew has another port, perhaps with the same address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// Its name.
+    pub host: String,
+    /// Did it know that another may have it?
+    pub may_move: bool,
+}
+
+impl Former {
+    /// Of a way out that is there still; `None`: it was nowhere.
+    fn of(view: &View, had: Gateway) -> Option<Self> {
+        let port = view.object::<Port>(had.port_id)?;
+        let host = [&port.host, &port.left]
+            .into_iter()
+            .find(|host| !host.is_empty())?;
+        Some(Self {
+            host: host.clone(),
+            may_move: port.may_move,
+        })
+    }
+}
+
 /// The way out, as a request asks for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
@@ -132,6 +155,7 @@ pub(super) fn way_out(view: &View, change: &Change<'_, Router>, caller: &Caller)
         if let Some(had) = had {
             writes = left(view, after, had)?;
             router.gateway = None;
+            router.former = Former::of(view, had).or(router.former);
         }
         writes.push(Write::amend(router));
         return Ok(writes);
@@ -162,6 +186,7 @@ pub(super) fn way_out(view: &View, change: &Change<'_, Router>, caller: &Caller)
     } else {
         if let Some(had) = had {
             writes = left(view, after, had)?;
+            router.former = Former::of(view, had).or(router.former);
         }
         let port_id = change.moment.dice.uuid();
         router.gateway = Some(Gateway {
@@ -174,6 +199,9 @@ pub(super) fn way_out(view: &View, change: &Change<'_, Router>, caller: &Caller)
         port.wanted.clone_from(&wanted.external_fixed_ips);
         GATEWAY_OWNER.clone_into(&mut port.device_owner);
         port.device_id = after.meta.id.to_string();
+        if let Some(former) = router.former.take() {
+            (port.left, port.may_move) = (former.host, former.may_move);
+        }
         writes.push(Write::put(port));
     }
     writes.push(Write::amend(router));

@@ -72,6 +72,9 @@ pub struct Router {
     /// Its way out of the fabric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
+    /// Who had the last one, while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<gateway::Former>,
     /// The way out that the request wants; never stored.
     #[serde(default, skip_serializing)]
     pub wanted: Option<gateway::Wanted>,
