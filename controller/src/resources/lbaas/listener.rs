@@ -262,7 +262,7 @@ impl Resource for Listener {
 impl Listener {
     /// As its pool is.
     pub(super) fn operating(&self, scene: &Scene<'_>) -> &'static str {
-        if !self.admin_state_up || self.protocol == HTTP && !proxy::is_placed(scene, self) {
+        if !self.admin_state_up || self.protocol == HTTP && !proxy::runs(scene, self) {
             return operating(false);
         }
         let pools = self.pools(scene);

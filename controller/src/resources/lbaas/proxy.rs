@@ -147,14 +147,14 @@ pub(super) fn front(view: &View, listener: &Listener) -> Option<Serving> {
     })
 }
 
-/// Has the proxy of a listener a host?
-pub(super) fn is_placed(scene: &Scene<'_>, listener: &Listener) -> bool {
+/// Does the proxy of a listener run, as its host says?
+pub(super) fn runs(scene: &Scene<'_>, listener: &Listener) -> bool {
     let balancer = scene
         .snapshot
         .object::<LoadBalancer>(listener.loadbalancer_id);
     let port = balancer.and_then(|balancer| balancer.proxy_port_id);
     let port = port.and_then(|id| scene.snapshot.object::<Port>(id));
-    port.is_some_and(|port| !port.host.is_empty())
+    port.is_some_and(|port| !port.host.is_empty() && port.is_active(scene))
 }
 
 fn proxy(view: &View, balancer: &LoadBalancer, mut listeners: Vec<Arc<Listener>>) -> Option<Proxy> {
