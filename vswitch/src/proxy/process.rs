@@ -4,6 +4,7 @@
 //! program: when it ends, by whatever, the kernel tells the program to end too.
 
 use std::{
+    fs,
     io::{self, BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
     process::{ChildStderr, Command, Stdio},
@@ -122,6 +123,11 @@ fn spawn(program: &Path, file: &Path) -> io::Result<std::process::Child> {
         reason = "its successor is unsafe for CLONE_FILES and CLONE_FS; a network namespace is neither"
     )]
     rustix::thread::unshare(UnshareFlags::NEWNET)?;
+    // What is asked of neighbours while the device is still being attached is lost, and is asked again after a second otherwise.
+    for family in ["ipv4", "ipv6"] {
+        let sysctl = format!("/proc/sys/net/{family}/neigh/default/retrans_time_ms");
+        drop(fs::write(sysctl, "100")); // a kernel without the family
+    }
     Command::new("setpriv")
         .args(["--pdeathsig", "TERM", "--"])
         .arg(program)
