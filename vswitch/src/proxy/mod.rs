@@ -43,10 +43,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The first and the longest pause before a program that ended is started again.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
-/// So often is a program told of its configuration, and so often is it asked each time whether it has it.
-const TOLD: usize = 10;
-const TURNS: usize = 25;
-const TURN: Duration = Duration::from_millis(40);
+/// So often is a program told of its configuration, and so often is it asked each time whether it has it; so often at its start.
+const TOLD: usize = 20;
+const TURNS: usize = 20;
+const STARTS: usize = 250;
+const TURN: Duration = Duration::from_millis(20);
 
 /// The proxies that a host is to have, by their ports.
 pub(crate) type Wanted = BTreeMap<Id<kind::Port>, Arc<Proxy>>;
@@ -194,6 +195,14 @@ async fn run(
     if let Err(refusal) = attach(means, port, &process.netns()).await {
         return format!("the proxy's port has no device: {}", refusal.message);
     }
+    // Told of anything before it listens to signals, it would end, or miss it.
+    if !has(&mut process, &files, mark, STARTS).await {
+        return if process.is_over() {
+            format!("the proxy ended: {}", process.ended().await)
+        } else {
+            "the proxy does not begin".to_owned()
+        };
+    }
     info!(%port, "a proxy runs");
     let mut said = Proxied::default();
     tell(means, port, said.clone()).await;
@@ -233,18 +242,26 @@ async fn run(
 async fn reload(process: &mut Process, files: &Files, mark: u64) -> Result<(), String> {
     for _ in 0..TOLD {
         process.reload().map_err(|error| error.to_string())?;
-        let mut turns = interval(TURN);
-        for _ in 0..TURNS {
-            turns.tick().await;
-            if told::mark(&files.socket).await == Some(mark) {
-                return Ok(());
-            }
-            if process.is_over() {
-                return Err("it has ended".to_owned());
-            }
+        if has(process, files, mark, TURNS).await {
+            return Ok(());
         }
     }
     Err("it does not take its configuration".to_owned())
+}
+
+/// Waits until a program has a configuration, for so many turns; no longer than it runs.
+async fn has(process: &mut Process, files: &Files, mark: u64, turns: usize) -> bool {
+    let mut clock = interval(TURN);
+    for _ in 0..turns {
+        clock.tick().await;
+        if told::mark(&files.socket).await == Some(mark) {
+            return true;
+        }
+        if process.is_over() {
+            return false;
+        }
+    }
+    false
 }
 
 /// Gives the program its port's device.
