@@ -24,7 +24,7 @@ use hostconfig::{HostConfig, Section, SectionKey, proxy::Proxy};
 use net::{Id, ids::kind};
 use tokio::{
     sync::{mpsc, watch},
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{info, warn};
@@ -93,13 +93,15 @@ pub(crate) async fn keep(means: Means, mut wanted: watch::Receiver<Wanted>) {
     let mut kept: BTreeMap<Id<kind::Port>, (watch::Sender<Arc<Proxy>>, AbortHandle)> =
         BTreeMap::new();
     let mut tasks = JoinSet::new();
+    // One that comes again waits until what it left is gone: its device and its directory have the same names.
+    let mut leaving: BTreeMap<Id<kind::Port>, JoinHandle<()>> = BTreeMap::new();
     loop {
         let now = wanted.borrow_and_update().clone();
         kept.retain(|port, (_, task)| {
             let stays = now.contains_key(port);
             if !stays {
                 task.abort();
-                tasks.spawn(let_go(means.clone(), *port));
+                leaving.insert(*port, tokio::spawn(let_go(means.clone(), *port)));
             }
             stays
         });
@@ -118,10 +120,17 @@ pub(crate) async fn keep(means: Means, mut wanted: watch::Receiver<Wanted>) {
                 continue;
             }
             let (changes, changed) = watch::channel(proxy);
-            let task = tasks.spawn(one(means.clone(), port, changed));
+            let (means, left) = (means.clone(), leaving.remove(&port));
+            let task = tasks.spawn(async move {
+                if let Some(left) = left {
+                    drop(left.await);
+                }
+                one(means, port, changed).await;
+            });
             kept.insert(port, (changes, task));
         }
         while tasks.try_join_next().is_some() {}
+        leaving.retain(|_, left| !left.is_finished());
         if wanted.changed().await.is_err() {
             return;
         }

@@ -177,6 +177,28 @@ async fn a_program_runs_in_a_namespace_of_its_own_and_is_started_again_when_it_e
 }
 
 #[tokio::test]
+async fn one_that_comes_again_waits_until_its_device_is_gone() {
+    let Some(program) = program() else {
+        return;
+    };
+    let mut rig = Rig::new("proxy-again", program);
+    rig.wanted.send_replace([proxy(7005)].into());
+    let pid = rig.started().await;
+    rig.wanted.send_replace(Wanted::new());
+    let asked = timeout(PATIENCE, rig.inputs.recv()).await.unwrap().unwrap();
+    let Input::Ask(Ask::Detach(_), reply) = asked else {
+        panic!("{asked:?}");
+    };
+    rig.wanted.send_replace([proxy(7005)].into());
+    let early = timeout(Duration::from_millis(500), rig.inputs.recv()).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(reply.send(Ok(Answer::default())));
+    assert_ne!(rig.started().await, pid);
+    rig.task.abort();
+    fs::remove_dir_all(&rig.dir).unwrap();
+}
+
+#[tokio::test]
 async fn what_it_refuses_is_told_and_what_ran_before_runs_on() {
     let Some(program) = program() else {
         return;
