@@ -101,6 +101,8 @@ pub(super) struct Transport {
     pub(super) far: HashMap<PortId, Far, foldhash::fast::FixedState>,
     /// By path, hop and port; `None` where two ports have one name.
     reach: HashMap<(u32, u8, PortKey), Option<Reach>, foldhash::fast::FixedState>,
+    /// The same at whichever hop of the path: what was under way while the chain got another order says the hop of the order before, or of the next one.
+    moved: HashMap<(u32, PortKey), Option<Reach>, foldhash::fast::FixedState>,
 }
 
 /// The labels of the hops at which ports here are appliances'.
@@ -117,15 +119,24 @@ pub(super) type State = (
 
 impl Transport {
     fn may_name(&mut self, (path, hop): (u32, u8), id: Id<kind::Port>, reach: Reach) {
-        let known = self
-            .reach
-            .entry((path, hop, id.into()))
-            .or_insert(Some(reach));
-        *known = known.filter(|k| k.port == reach.port).map(|k| Reach {
-            ingress: k.ingress || reach.ingress,
-            egress: k.egress || reach.egress,
-            ..k
-        });
+        let at_hop = self.reach.entry((path, hop, id.into()));
+        let on_path = self.moved.entry((path, id.into()));
+        for known in [
+            at_hop.or_insert(Some(reach)),
+            on_path.or_insert(Some(reach)),
+        ] {
+            *known = known.filter(|k| k.port == reach.port).map(|k| Reach {
+                ingress: k.ingress || reach.ingress,
+                egress: k.egress || reach.egress,
+                ..k
+            });
+        }
+    }
+
+    /// The port that is named so, at this hop if it is there, else wherever on the path.
+    fn named(&self, path: u32, hop: u8, port: PortKey) -> Option<Reach> {
+        let at_hop = self.reach.get(&(path, hop, port));
+        *at_hop.or_else(|| self.moved.get(&(path, port)))?
     }
 }
 
@@ -171,8 +182,8 @@ impl Tables {
 
     /// The largest IP packet that an appliance elsewhere takes; on the way back the underlay says what fits.
     pub fn mtu_there(&self, nsh: &Nsh) -> Mtu {
-        let at = self.transport.reach.get(&(nsh.path, nsh.hop(), nsh.port));
-        let far = at.and_then(|reach| self.far((*reach)?.port));
+        let at = self.transport.named(nsh.path, nsh.hop(), nsh.port);
+        let far = at.and_then(|reach| self.far(reach.port));
         far.map_or(Mtu::MAX, |far| far.mtu)
     }
 
@@ -185,10 +196,9 @@ impl Tables {
         if !self.vtep(from).is_some_and(ours) {
             return Err(DropReason::UnknownVtep);
         }
-        let at = |hop| *self.transport.reach.get(&(nsh.path, hop, nsh.port))?;
+        let at = |hop| self.transport.named(nsh.path, hop, nsh.port);
         let here = at(nsh.hop()).filter(|r| r.vtep.is_none());
-        let before = nsh.hop().checked_sub(1);
-        let back = before.and_then(at).filter(|r| r.vtep.is_some());
+        let back = at(nsh.hop().saturating_sub(1)).filter(|r| r.vtep.is_some());
         // Replies go in where the others come out.
         let (reach, fits, arrival) = match (here, back) {
             (Some(r), _) => (
