@@ -73,9 +73,9 @@ impl Resource for PortPair {
             field(
                 "service_function_parameters",
                 Kind::Shape(parameters_shape),
-                "Its weight among the pairs of its group, and the header that frames bear: correlation mpls, or none.",
+                "Its weight among the pairs of its group, which can be changed, and the header that frames bear: correlation mpls, or none.",
             )
-            .create_only(Absent::Object)
+            .writable(Absent::Object)
             .or_null()
             .unfiltered(),
         ],
@@ -208,7 +208,7 @@ fn ends(view: &View, change: &Change<'_, PortPair>, caller: &Caller) -> Judged {
     Ok(writes)
 }
 
-/// A pair in a group stays; its group's hosts know it by its name, too.
+/// A pair in a group stays; its group's hosts know it by its name and its weight. Nothing else of it changes.
 fn group(view: &View, change: &Change<'_, PortPair>, _: &Caller) -> Judged {
     if let Some(gone) = change.removed() {
         let id = gone.meta.id;
@@ -222,7 +222,16 @@ fn group(view: &View, change: &Change<'_, PortPair>, _: &Caller) -> Judged {
     let (Some(before), Some(after)) = (change.before, change.after) else {
         return Ok(Vec::new());
     };
-    if before.meta.name == after.meta.name {
+    let parameters = after.service_function_parameters;
+    if before.service_function_parameters.correlation != parameters.correlation {
+        return Err(Refusal::invalid(
+            "BadRequest",
+            "service_function_parameters: the correlation of a port pair stays as it was made; its weight can be changed.",
+        ));
+    }
+    let same = (&before.meta.name, before.service_function_parameters.weight)
+        == (&after.meta.name, parameters.weight);
+    if same {
         return Ok(Vec::new());
     }
     let groups = view.related::<PortPairGroup>("port_pairs", after.meta.id);
@@ -231,6 +240,7 @@ fn group(view: &View, change: &Change<'_, PortPair>, _: &Caller) -> Judged {
         for instance in &mut group.instances {
             if instance.id == after.meta.id {
                 instance.name.clone_from(&after.meta.name);
+                instance.weight = parameters.weight;
             }
         }
         Write::put(group)

@@ -2,7 +2,7 @@
 
 use net::testkit::FrameBuilder;
 use serde_json::{Value, json};
-use tests::evidence::{Entry, Nic, Region, Seen, entry, id};
+use tests::evidence::{Entry, Nic, Region, Seen, entry, id, with};
 
 /// A client `a`, a server `b` elsewhere, and on the client's host the ports of appliances.
 struct Rack {
@@ -86,13 +86,18 @@ pub(crate) const TABLE: &[Entry] = &[
     entry("port_pair.service_function_parameters", |r| {
         let mut rack = Rack::new(r);
         let base = rack.pair(0);
+        let parameters = "service_function_parameters";
+        let given = with(&base, &json!({parameters: {"weight": 1}}));
+        r.both(
+            ("port_pair", &given),
+            (parameters, &json!({"weight": 0})),
+            |r, made| rack.through_pair(r, made),
+        );
         // Without its label what comes out goes nowhere.
-        for other in [json!({"weight": 0}), json!({"correlation": "mpls"})] {
-            let of = ("service_function_parameters", &other);
-            r.by_create(("port_pair", &base), of, |r, made| {
-                rack.through_pair(r, made)
-            });
-        }
+        let of = (parameters, &json!({"correlation": "mpls"}));
+        r.by_create(("port_pair", &base), of, |r, made| {
+            rack.through_pair(r, made)
+        });
     }),
     entry("port_chain.chain_id", |r| {
         let mut rack = Rack::new(r);

@@ -322,6 +322,15 @@ async fn a_port_pair_is_between_two_bound_ports_of_one_host() {
     let same = json!({"ingress": ports[2], "egress": ports[2], "service_function_parameters": {"weight": "2"}});
     let one_armed = cloud.made("a", PAIRS, "port_pair", same).await;
     assert_eq!(one_armed["service_function_parameters"]["weight"], 2);
+    let path = format!("{PAIRS}/{}", id(&one_armed));
+    for (parameters, status) in [
+        (json!({"weight": 0}), 200),
+        (json!({"weight": 1, "correlation": "mpls"}), 400),
+        (json!({"weight": -1}), 400),
+    ] {
+        let body = json!({"port_pair": {"service_function_parameters": parameters}});
+        assert_eq!(cloud.ask("a", "PUT", &path, body).await.0, status);
+    }
     let with_parameters = |parameters: Value| json!({"ingress": ports[3], "egress": ports[3], "service_function_parameters": parameters});
     for (body, status, kind) in [
         (
