@@ -19,8 +19,8 @@ use serde_json::json;
 use tests::{
     netns::{Lab, printed, run},
     openstack::{
-        Client, Namespace, Offer, Probe, Request, Script, Watch, allowed, refusal, serve,
-        serve_http,
+        Client, How, Namespace, Offer, Probe, Request, Script, Watch, allowed, refusal, serve,
+        serve_http, serve_late,
     },
 };
 
@@ -28,6 +28,7 @@ const NAME: &str = "t-osc";
 const BALANCED: &str = "t-osb";
 const PEOPLED: &str = "t-osp";
 const HTTP: &str = "t-osh";
+const EACH: &str = "t-ose";
 
 /// The lab, with a script that an admin says, and namespaces for four ports.
 struct Scene {
@@ -301,6 +302,7 @@ fn requests_go_where_the_openstack_client_says() {
         path,
         head: head.to_owned(),
         sees,
+        how: How::AtOnce,
     };
     for (name, to, request) in [
         ("one", v4, see("/", "", "I am one")),
@@ -333,6 +335,60 @@ fn requests_go_where_the_openstack_client_says() {
         scene.script.watch(name, watch);
     }
     scene.script.play("http");
+    println!("{}", scene.script.report());
+}
+
+#[test]
+fn each_word_of_http_does_what_it_says() {
+    if !allowed() {
+        return;
+    }
+    let mut scene = Scene::set(EACH);
+    scene.script.play("fabric");
+    scene.attach("a", "h1", &scene.a);
+    scene.attach("b", "h2", &scene.b);
+    let _one = serve_http(&scene.b, "one", 8081);
+    let _two = serve_http(&scene.b, "two", 8082);
+    let _late = serve_late(&scene.b, "late", 8083);
+    let ask = |path, sees| Request {
+        path,
+        head: String::new(),
+        sees,
+        how: How::AtOnce,
+    };
+    let one = ask("/", "I am one");
+    let with = |request: &Request, how| Request {
+        how,
+        ..request.clone()
+    };
+    let kind = "X-Kind: a\r\n".to_owned();
+    for (name, port, request) in [
+        ("one", 80, one.clone()),
+        ("two", 80, ask("/", "I am two")),
+        ("twin", 81, one.clone()),
+        ("from", 80, ask("/", "x-forwarded-for: 10.77.0.11")),
+        ("beside", 80, with(&one, How::Beside)),
+        ("halting", 80, with(&one, How::Halting)),
+        ("late", 80, with(&ask("/late", "I am late"), How::Patiently)),
+        ("lost", 80, with(&ask("/lost", "503 "), How::Patiently)),
+        ("api", 80, ask("/api/x", "I am two")),
+        ("old", 80, ask("/old", "location: http://new.example/\r")),
+        ("permanent", 80, ask("/old", "308 Permanent Redirect")),
+        ("rival", 80, ask("/old", "location: http://rival.example/")),
+        (
+            "kind",
+            80,
+            Request {
+                head: kind,
+                ..ask("/", "I am two")
+            },
+        ),
+    ] {
+        let to = (ip("10.77.0.100"), port).into();
+        let watch = Watch::start(&scene.a, Probe::Http(to, request));
+        scene.script.watch(name, watch);
+    }
+    scene.script.play("http-each");
     println!("{}", scene.script.report());
 }
 

@@ -196,18 +196,8 @@ impl Query {
     }
 
     fn tags_match(&self, have: &[String]) -> bool {
-        self.tags.iter().all(|(kind, tags)| {
-            let (any, all) = (
-                tags.iter().any(|t| have.contains(t)),
-                tags.iter().all(|t| have.contains(t)),
-            );
-            match kind.as_str() {
-                "tags" => all,
-                "tags-any" => any,
-                "not-tags" => !all,
-                _ => !any,
-            }
-        })
+        let mut filters = self.tags.iter();
+        filters.all(|(kind, tags)| tags_match(kind, tags, |tag| have.iter().any(|t| t == tag)))
     }
 
     fn sort(&self, spec: &Spec, chosen: &mut [Arc<dyn Object>], scene: &Scene<'_>) {
@@ -327,6 +317,20 @@ pub(super) fn rows(
     Ok(rows.into_iter().map(|(row, ())| row).collect())
 }
 
+/// Does what has these tags pass a filter of a kind of [`TAG_FILTERS`]?
+fn tags_match(kind: &str, wanted: &[String], has: impl Fn(&str) -> bool) -> bool {
+    let (any, all) = (
+        wanted.iter().any(|tag| has(tag)),
+        wanted.iter().all(|tag| has(tag)),
+    );
+    match kind {
+        "tags" => all,
+        "tags-any" => any,
+        "not-tags" => !all,
+        _ => !any,
+    }
+}
+
 /// Rows, each with what belongs to it.
 type Rows<T> = Vec<(Map<String, Value>, T)>;
 
@@ -348,11 +352,27 @@ pub(super) fn rows_with<T>(
         let text = value.as_str().map(str::to_owned);
         text.unwrap_or_else(|| value.to_string())
     };
-    rows.retain(|(row, _)| {
-        row.iter().all(|(name, value)| {
-            let wanted = values(name);
-            wanted.is_empty() || wanted.contains(&text(value))
+    let tagged = |row: &Map<String, Value>| {
+        let Some(have) = row.get("tags").and_then(Value::as_array) else {
+            return true;
+        };
+        let mut asked = pairs
+            .iter()
+            .filter(|(name, _)| TAG_FILTERS.contains(&name.as_str()));
+        asked.all(|(kind, tags)| {
+            let wanted: Vec<String> = tags.split(',').map(str::to_owned).collect();
+            tags_match(kind, &wanted, |tag| have.iter().any(|t| t == tag))
         })
+    };
+    rows.retain(|(row, _)| {
+        let mut exact = row
+            .iter()
+            .filter(|(name, value)| !(name.as_str() == "tags" && value.is_array()));
+        tagged(row)
+            && exact.all(|(name, value)| {
+                let wanted = values(name);
+                wanted.is_empty() || wanted.contains(&text(value))
+            })
     });
     rows.sort_by_cached_key(|(row, _)| {
         let values = keys.iter().map(|(name, descending)| SortKey {

@@ -9,6 +9,8 @@ mod script;
 mod watch;
 
 pub use client::{Answer, Client, allowed};
-pub use probe::{Namespace, Offer, Probe, Request, answers, refusal, serve, serve_http};
+pub use probe::{
+    How, Namespace, Offer, Probe, Request, answers, refusal, serve, serve_http, serve_late,
+};
 pub use script::Script;
 pub use watch::Watch;

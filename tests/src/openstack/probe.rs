@@ -20,6 +20,8 @@ use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// In the middle of a request that halts, and before the answer of a late server: longer than what a test has a proxy wait.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A network namespace that a test made.
 #[derive(Debug)]
@@ -100,6 +102,21 @@ pub struct Request {
     pub head: String,
     /// What is to be seen.
     pub sees: &'static str,
+    /// How it is asked.
+    pub how: How,
+}
+
+/// How something is asked over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// At once, and the answer must be as quick.
+    AtOnce,
+    /// At once; the answer may take a while.
+    Patiently,
+    /// The head in two pieces with a pause between them, in which nothing may be answered.
+    Halting,
+    /// While another connection is open, over which nothing is asked.
+    Beside,
 }
 
 /// What an offer must hold.
@@ -243,13 +260,28 @@ fn over_tcp(to: SocketAddr, mark: [u8; 4]) -> std::io::Result<()> {
 }
 
 fn over_http(to: SocketAddr, request: &Request) -> std::io::Result<bool> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let connected = || TcpStream::connect_timeout(&to, PATIENCE);
+    let _beside = (request.how == How::Beside).then(connected).transpose()?;
+    let mut stream = connected()?;
     let (path, head) = (request.path, &request.head);
-    let asked =
+    let mut asked =
         format!("GET {path} HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n{head}\r\n");
-    stream.write_all(asked.as_bytes())?;
     let mut answer = String::new();
+    if request.how == How::Halting {
+        let rest = asked.split_off(asked.len() / 2);
+        stream.write_all(asked.as_bytes())?;
+        stream.set_read_timeout(Some(PAUSE))?;
+        match stream.read(&mut [0; 1]) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            // It was given up.
+            Ok(_) => return Ok(false),
+            Err(e) => return Err(e),
+        }
+        asked = rest;
+    }
+    let patient = request.how == How::Patiently;
+    stream.set_read_timeout(Some(if patient { 4 * PATIENCE } else { PATIENCE }))?;
+    stream.write_all(asked.as_bytes())?;
     stream.read_to_string(&mut answer)?;
     Ok(answer.to_lowercase().contains(&request.sees.to_lowercase()))
 }
@@ -344,6 +376,20 @@ pub fn serve(namespace: &Namespace, ports: &[u16]) -> Sender<()> {
 
 /// Answers requests over HTTP at a port of a namespace, both families, until the returned end is dropped: with its name, and with what it was asked.
 pub fn serve_http(namespace: &Namespace, name: &'static str, port: u16) -> Sender<()> {
+    serve_later(namespace, name, port, Duration::ZERO)
+}
+
+/// As [`serve_http`]; each answer comes a while after its question, or not at all if the client has gone by then.
+pub fn serve_late(namespace: &Namespace, name: &'static str, port: u16) -> Sender<()> {
+    serve_later(namespace, name, port, PAUSE)
+}
+
+fn serve_later(
+    namespace: &Namespace,
+    name: &'static str,
+    port: u16,
+    after: Duration,
+) -> Sender<()> {
     let (end, ended) = channel::<()>();
     let inside = namespace.name().to_owned();
     let (ready, is_ready) = channel();
@@ -361,7 +407,7 @@ pub fn serve_http(namespace: &Namespace, name: &'static str, port: u16) -> Sende
             poll(&mut fds, Some(&turn)).unwrap();
             while let Ok((stream, _)) = listener.accept() {
                 // One that goes in the middle says nothing any more.
-                answer_http(stream, name).unwrap_or_default();
+                answer_http(stream, name, after).unwrap_or_default();
             }
         }
     });
@@ -369,7 +415,7 @@ pub fn serve_http(namespace: &Namespace, name: &'static str, port: u16) -> Sende
     end
 }
 
-fn answer_http(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
+fn answer_http(mut stream: TcpStream, name: &str, after: Duration) -> std::io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let (mut asked, mut bytes) = (Vec::new(), [0; 2048]);
@@ -377,6 +423,12 @@ fn answer_http(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
         match stream.read(&mut bytes)? {
             0 => return Ok(()),
             length => asked.extend_from_slice(&bytes[..length]),
+        }
+    }
+    if !after.is_zero() {
+        stream.set_read_timeout(Some(after))?;
+        if stream.read(&mut bytes).is_ok() {
+            return Ok(());
         }
     }
     let asked = String::from_utf8_lossy(&asked);
