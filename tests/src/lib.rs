@@ -15,6 +15,7 @@
 //! - [`netns`]: labs of real namespaces, driven by the binary
 //! - [`openstack`]: the real client, and the traffic that obeys it
 //! - [`outside`]: what is on the wire of an external network, and who said it
+//! - [`crowd`]: many clients of HTTP in namespaces, and their servers
 //! - [`scale`]: what the control plane bears
 //! - [`wire`]: overweave beside its peers, in namespaces, measured in pairs
 
@@ -31,6 +32,7 @@
 
 pub mod churn;
 pub mod control;
+pub mod crowd;
 pub mod evidence;
 pub mod fabric;
 pub mod ledger;

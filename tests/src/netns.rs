@@ -162,6 +162,14 @@ pub fn api(lab: &str, query: &str) -> Value {
     request(lab, query, &[])[0].clone()
 }
 
+/// All that a query finds.
+///
+/// # Panics
+/// When it refuses.
+pub fn all(lab: &str, query: &str) -> Vec<Value> {
+    request(lab, query, &[]).as_array().unwrap().clone()
+}
+
 /// Its answer to a request with this body.
 ///
 /// # Panics
