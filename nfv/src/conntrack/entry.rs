@@ -231,6 +231,10 @@ impl SideEntry {
         (self.eth_src, self.eth_dst) = (src.octets(), dst.octets());
     }
 
+    pub(super) fn set_entrance(&mut self, entrance: Entrance) {
+        self.entrance = entrance as u32;
+    }
+
     /// The number of its compiled flow.
     pub fn program(&self) -> u32 {
         self.program

@@ -8,8 +8,8 @@
 use net::{FiveTuple, Mac, Now, PortId, Zone, arch::prefetch, batch::BATCH};
 
 use super::{
-    ConnId, Entry, Hit, KeyHash, NewConn, Owner, Recovered, Refused, Settings, Side, SideEntry,
-    Stage, Stats, Swept, Timeouts, Track, TrackInput,
+    ConnId, Entrance, Entry, Hit, KeyHash, NewConn, Owner, Recovered, Refused, Settings, Side,
+    SideEntry, Stage, Stats, Swept, Timeouts, Track, TrackInput,
     index::{Index, Place},
     machine,
     owners::Owners,
@@ -254,13 +254,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
         }
     }
 
-    /// One side's packets come by another way from now on: they are known in this zone, and show these Ethernet addresses. What was
-    /// decided for them before is forgotten. `false`: another connection has that key, or there is no room; nothing has changed.
+    /// One side's packets come by another way from now on: they are known in this zone, where they enter so, and show these Ethernet
+    /// addresses. What was decided for them before is forgotten. `false`: another connection has that key, or there is no room; nothing has changed.
     pub fn set_zone(
         &mut self,
         conn: ConnId,
         side: Side,
-        zone: Zone,
+        (zone, entrance): (Zone, Entrance),
         (src, dst): (Mac, Mac),
         program: u32,
     ) -> bool {
@@ -289,6 +289,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
         if let Some(entry) = self.entry_mut(conn) {
             let side = side.of_mut(&mut entry.sides);
             side.zone = zone.0;
+            side.set_entrance(entrance);
             side.program = program;
             side.set_ethernet(src, dst);
             entry.state.seal = entry.seal();

@@ -149,8 +149,9 @@ fn a_side_is_known_in_another_zone_where_no_other_is_known_by_its_tuple() {
     let first = table.insert(&new_conn(1, t, 1, 10), Now::ZERO, none);
     let first = first.unwrap();
     let ends = (net::testkit::mac(1), net::testkit::mac(2));
+    let way = (Zone(2), Entrance::Tunnel);
     assert!(!table.knows(Zone(2)));
-    assert!(table.set_zone(first, Side::Reply, Zone(2), ends, 7));
+    assert!(table.set_zone(first, Side::Reply, way, ends, 7));
     assert_eq!(table.lookup(Zone(1), &t.reversed()), None);
     let known = |table: &Conntrack<Vec<Entry>>| table.lookup(Zone(2), &t.reversed());
     let hit = Some(Hit {
@@ -164,11 +165,12 @@ fn a_side_is_known_in_another_zone_where_no_other_is_known_by_its_tuple() {
         (side.eth_src(), side.eth_dst(), side.program()),
         (ends.0, ends.1, 7)
     );
+    assert_eq!(side.entrance(), Entrance::Tunnel);
     // Another has that key there already.
     let second = table.insert(&new_conn(3, t, 1, 10), Now::ZERO, none);
     let second = second.unwrap();
     let before = *table.entry(second).unwrap();
-    assert!(!table.set_zone(second, Side::Reply, Zone(2), ends, 7));
+    assert!(!table.set_zone(second, Side::Reply, way, ends, 7));
     assert_eq!(*table.entry(second).unwrap(), before);
     // It is found so after a restart, and goes whole.
     let (mut kept, found) = Conntrack::recover(table.into_storage(), 4, settings(), Now::ZERO);
@@ -177,7 +179,7 @@ fn a_side_is_known_in_another_zone_where_no_other_is_known_by_its_tuple() {
     kept.close(first);
     assert_eq!(known(&kept), None);
     assert!(!kept.knows(Zone(2)) && kept.knows(Zone(3)));
-    assert!(!kept.set_zone(first, Side::Reply, Zone(2), ends, 7));
+    assert!(!kept.set_zone(first, Side::Reply, way, ends, 7));
 }
 
 #[test]

@@ -256,21 +256,18 @@ impl<'a, W: Witness> Walk<'a, W> {
         ask(self, &context)
     }
 
-    /// The network on which an answer goes on to who asked from behind a gateway, or a floating IP, of this switch: its original side's, by
-    /// that one's Ethernet addresses.
+    /// The network on which an answer goes on to who asked from behind a gateway, or a floating IP, of this switch: its other side's, by
+    /// that one's Ethernet addresses. So it is for an error of who asked about an answer.
     pub(super) fn way_back(&mut self, router: &Router, came: &Interface) -> Option<&'a Network> {
-        let (Known::Reply { entry, .. }
-        | Known::Related {
-            entry,
-            side: Side::Reply,
-            ..
-        }) = self.lent.known
-        else {
-            return None;
+        let (entry, side) = match self.lent.known {
+            Known::Reply { entry, .. } => (entry, Side::Reply),
+            // Of the asker's errors too: they are translated before they are routed, as answers are.
+            Known::Related { entry, side, .. } => (entry, side),
+            Known::New | Known::Again(_) => return None,
         };
-        let [original, reply] = Side::BOTH.map(|side| entry.side(side));
-        let shown = reply.tuple().dst_addr();
-        let hidden = shown != original.tuple().src_addr();
+        let [there, here] = [side.other(), side].map(|side| entry.side(side));
+        let shown = here.tuple().dst_addr();
+        let hidden = shown != there.tuple().src_addr();
         if !hidden || came.outside {
             return None;
         }
@@ -280,7 +277,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         if !outside {
             return None;
         }
-        let network = match origin_of(self.tables, original)? {
+        let network = match origin_of(self.tables, there)? {
             Origin::Port(port) => self.tables.port(port)?.network,
             Origin::Tunnel(network) => network,
             Origin::Switch => return None,
@@ -299,10 +296,10 @@ impl<'a, W: Witness> Walk<'a, W> {
             )
         });
         self.meter(router, Direction::Egress);
-        self.limit_between(router, network.dense, original.zone(), shown);
-        self.zones[0].get_or_insert(reply.zone());
-        self.cross(router.dense, original.zone(), None);
-        self.set_eth(Some(original.eth_dst()), Some(original.eth_src()));
+        self.limit_between(router, network.dense, there.zone(), shown);
+        self.zones[0].get_or_insert(here.zone());
+        self.cross(router.dense, there.zone(), None);
+        self.set_eth(Some(there.eth_dst()), Some(there.eth_src()));
         Some(network)
     }
 

@@ -38,7 +38,7 @@ struct Taken {
     keyed: foldhash::quality::FixedState,
     /// By holder and what replies show.
     by_reply: HashTable<u64>,
-    /// The same, by what a record shows: its client's zone and the replies' tuple.
+    /// The same, by what a record shows: its client's zone, and both tuples.
     by_client: HashTable<(u64, u64)>,
     /// How many a client has.
     held: HashMap<Zone, u32, foldhash::fast::FixedState>,
@@ -67,10 +67,9 @@ impl Sources {
     pub fn take(
         &self,
         holder: Id<kind::Port>,
-        (client, began): (Zone, &FiveTuple),
+        client: (Zone, &FiveTuple),
         reply: &FiveTuple,
     ) -> bool {
-        let client = counted(client, began, reply);
         let mut taken = self.taken();
         if taken.by_reply.len() >= self.capacity || !taken.is_free(holder, reply) {
             return false;
@@ -81,14 +80,14 @@ impl Sources {
     /// Takes the source of a connection that another process left, if it has one.
     pub fn keep(&self, entry: &Entry) {
         if let Some((client, reply)) = translated_source(entry) {
-            self.taken().put(None, client, &reply);
+            self.taken().put(None, client, reply);
         }
     }
 
     /// Gives back what a connection had.
     pub fn give_back(&self, entry: &Entry) {
         if let Some((client, reply)) = translated_source(entry) {
-            self.taken().remove(client, &reply);
+            self.taken().remove(client, reply);
         }
     }
 
@@ -98,26 +97,25 @@ impl Sources {
         &self,
         entry: &Entry,
         holder: Id<kind::Port>,
-        (client, began): (Zone, &FiveTuple),
+        client: (Zone, &FiveTuple),
         reply: &FiveTuple,
     ) -> bool {
-        let client = counted(client, began, reply);
         let mut taken = self.taken();
         if let Some((before, had)) = translated_source(entry) {
-            taken.remove(before, &had);
+            taken.remove(before, had);
         }
         taken.has(client, reply)
             || (taken.is_free(holder, reply) && taken.put(Some(holder), client, reply))
     }
 
     /// The same for one that did not come about.
-    pub fn give_back_key(&self, (client, began): (Zone, &FiveTuple), reply: &FiveTuple) {
-        self.taken().remove(counted(client, began, reply), reply);
+    pub fn give_back_key(&self, client: (Zone, &FiveTuple), reply: &FiveTuple) {
+        self.taken().remove(client, reply);
     }
 
     /// Is this connection's source its own?
     pub fn has(&self, entry: &Entry) -> bool {
-        translated_source(entry).is_some_and(|(client, reply)| self.taken().has(client, &reply))
+        translated_source(entry).is_some_and(|(client, reply)| self.taken().has(client, reply))
     }
 
     /// Did a NAT give this connection its source?
@@ -154,13 +152,18 @@ impl Taken {
         })
     }
 
-    fn has(&self, client: Zone, reply: &FiveTuple) -> bool {
+    fn has(&self, client: (Zone, &FiveTuple), reply: &FiveTuple) -> bool {
         let hash = self.hash((client, reply));
         let found = self.by_client.find(hash, |(there, _)| *there == hash);
         found.is_some()
     }
 
-    fn put(&mut self, holder: Option<Id<kind::Port>>, client: Zone, reply: &FiveTuple) -> bool {
+    fn put(
+        &mut self,
+        holder: Option<Id<kind::Port>>,
+        client: (Zone, &FiveTuple),
+        reply: &FiveTuple,
+    ) -> bool {
         if self.has(client, reply) {
             return false;
         }
@@ -168,11 +171,11 @@ impl Taken {
         self.by_client
             .insert_unique(own, (own, shown), |(hash, _)| *hash);
         self.by_reply.insert_unique(shown, shown, |hash| *hash);
-        *self.held.entry(client).or_default() += 1;
+        *self.held.entry(counted(client, reply)).or_default() += 1;
         true
     }
 
-    fn remove(&mut self, client: Zone, reply: &FiveTuple) {
+    fn remove(&mut self, client: (Zone, &FiveTuple), reply: &FiveTuple) {
         let own = self.hash((client, reply));
         let Ok(there) = self.by_client.find_entry(own, |(hash, _)| *hash == own) else {
             return;
@@ -181,10 +184,11 @@ impl Taken {
         if let Ok(there) = self.by_reply.find_entry(shown, |hash| *hash == shown) {
             there.remove();
         }
-        if let Some(held) = self.held.get_mut(&client) {
+        let counted = counted(client, reply);
+        if let Some(held) = self.held.get_mut(&counted) {
             *held -= 1;
             if *held == 0 {
-                self.held.remove(&client);
+                self.held.remove(&counted);
             }
         }
     }
@@ -196,7 +200,7 @@ fn shows(began: &FiveTuple, reply: &FiveTuple) -> bool {
 }
 
 /// For whom a source counts: a client's limit is on those that it was given.
-fn counted(client: Zone, began: &FiveTuple, reply: &FiveTuple) -> Zone {
+fn counted((client, began): (Zone, &FiveTuple), reply: &FiveTuple) -> Zone {
     if shows(began, reply) {
         Zone(u32::MAX)
     } else {
@@ -204,12 +208,11 @@ fn counted(client: Zone, began: &FiveTuple, reply: &FiveTuple) -> Zone {
     }
 }
 
-/// For whom its source counts, and what replies show, where a connection is translated.
-fn translated_source(entry: &Entry) -> Option<(Zone, FiveTuple)> {
-    let original = entry.side(Side::Original);
+/// Whose the source of a connection is, by how that began, and what replies show, where it is translated.
+fn translated_source(entry: &Entry) -> Option<((Zone, &FiveTuple), &FiveTuple)> {
     entry.binding()?;
-    let reply = *entry.side(Side::Reply).tuple();
-    Some((counted(original.zone(), original.tuple(), &reply), reply))
+    let [original, reply] = Side::BOTH.map(|side| entry.side(side));
+    Some(((original.zone(), original.tuple()), reply.tuple()))
 }
 
 /// What a walk is lent of them: as one worker sees them.
@@ -282,6 +285,23 @@ mod tests {
         assert_eq!(sources.len(), 2, "who has nothing gives nothing back");
         sources.give_back_key((Zone(1), &began()), &reply(1024));
         assert!(sources.take(holder(1), (Zone(2), &began()), &reply(1024)));
+    }
+
+    #[test]
+    fn a_client_that_shows_itself_at_two_holders_of_one_address_has_both() {
+        let sources = Sources::new(10, 1);
+        let at = |n| {
+            let (client, floating) = ([203, 0, 113, 5].into(), [10, 0, 5, n].into());
+            FiveTuple::new(17, (client, 4000), (floating, 80))
+        };
+        let (first, second) = (at(100), at(101));
+        let inside = [10, 0, 0, 2].into();
+        let reply = FiveTuple::new(17, (inside, 80), ([203, 0, 113, 5].into(), 4000));
+        assert!(sources.take(holder(1), (Zone(1), &first), &reply));
+        assert!(sources.take(holder(2), (Zone(1), &second), &reply));
+        sources.give_back_key((Zone(1), &first), &reply);
+        assert!(sources.take(holder(1), (Zone(1), &first), &reply));
+        assert!(!sources.take(holder(2), (Zone(2), &first), &reply));
     }
 
     #[test]

@@ -398,12 +398,19 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             // that was let pass, whichever end asks.
             let query = matches!(new.first, TrackInput::Icmp(_) | TrackInput::Icmp6(_));
             let orphan = handed.is_some() && self.is_orphan(tables, conn);
+            let holds = self.holds(tables, packet, conn, now);
             let over = self.conntrack.entry(conn).is_none_or(|e| {
                 let sent = e.side(Side::Original);
                 let same = (sent.zone(), *sent.tuple()) == (zone, tuple);
                 // Two in one appliance can't be told apart when they come back.
                 let distinct = !guest && (handed.is_none() || same);
-                orphan || e.stage().is_over() || distinct && (query || has_moved(e, &new.sides))
+                // A translated one shows other ends than the newcomer: it goes if what translates it does.
+                let stale = if e.binding().is_some() {
+                    !holds
+                } else {
+                    has_moved(e, &new.sides)
+                };
+                orphan || e.stage().is_over() || distinct && (query || stale)
             });
             if !over && (guest || handed.is_some()) {
                 self.let_go(&keys);
@@ -429,6 +436,20 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 refused(refusal.into())
             }
         }
+    }
+
+    /// Would a connection still begin as its record says, where it is translated?
+    fn holds(&mut self, tables: &Tables, packet: &Packet, conn: ConnId, now: Now) -> bool {
+        let entry = self.conntrack.entry(conn).copied();
+        let Some(entry) = entry.filter(|e| e.binding().is_some()) else {
+            return true;
+        };
+        let hit = Hit {
+            conn,
+            side: Side::Reply,
+        };
+        let judged = self.forward_program(tables, packet, hit, &entry, now);
+        matches!(judged, Ok(_) | Err(Unjudged::Unreachable(..)))
     }
 
     /// Does a record begin at an appliance to which nothing was handed over for it, or that is gone?
@@ -583,7 +604,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             Ok(judged) => judged,
             Err(why) => return self.unjudged(tables, job, (hit, &entry), stranger, why, now),
         };
-        let mut zones = judged.map(|t| t.zones);
+        let mut tracking = judged;
         let program = match hit.side {
             Side::Original => forward,
             Side::Reply => {
@@ -617,7 +638,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     self.close(hit);
                     return Way::Drop(refusal);
                 }
-                zones = outcome.tracking.map(|t| t.zones);
+                tracking = outcome.tracking;
                 let program = self.intern(outcome.flow, tables, now);
                 self.remember(hit, packet, program);
                 program
@@ -632,12 +653,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
         match self.track(packet, hit, now) {
             Track::Ok => {
-                if let Some(tracking) = judged.filter(|_| hit.side == Side::Original)
-                    && !stranger
-                {
-                    self.turn(tables, hit.conn, &entry, &tracking);
+                if let Some(tracking) = tracking.filter(|_| self.is_own(hit, packet)) {
+                    self.turn(tables, hit, &entry, tracking);
                 }
-                if zones == Some(zones_from(&entry, hit.side)) {
+                if tracking.is_some_and(|t| t.zones == zones_from(&entry, hit.side)) {
                     self.adopt(tables, packet, hit, &entry, program);
                 }
                 let to = entry.binding().map(|_| entry.translated(hit.side));
@@ -769,26 +788,51 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
     }
 
-    /// A gateway that hides nothing came to this host, or left it: answers come by another way than before, and the record knows them in
-    /// that way's zone. Where another connection is known by them there, it stays as it is, and they are that one's.
-    fn turn(&mut self, tables: &Tables, conn: ConnId, entry: &Entry, tracking: &Tracking) {
-        let (reply, [home, zone]) = (entry.side(Side::Reply), tracking.zones);
-        if home != entry.side(Side::Original).zone() || zone == reply.zone() {
+    /// A gateway that hides nothing came to this host, or left it: what comes from the far end comes by another way than before, and the
+    /// record knows it in that way's zone. Where another connection is known there, it stays as it is, and such packets are that one's.
+    fn turn(
+        &mut self,
+        tables: &Tables,
+        hit: Hit,
+        entry: &Entry,
+        Tracking {
+            zones: [home, zone],
+            reply_eth,
+            received,
+            ..
+        }: Tracking,
+    ) {
+        let [near, far] = [hit.side, hit.side.other()].map(|side| entry.side(side));
+        if home != near.zone() || zone == far.zone() {
             return;
         }
-        // Where the other end is, or was, a workload of this host, that one judges what it gets.
-        let mut ways = [zone, reply.zone()].into_iter().filter(|z| *z != home);
-        let met = |z: Zone| tables.ports().any(|port| port.zone == z);
-        if entry.binding().is_some() || ways.any(met) {
+        // Where the other end is a workload of this host that asks for it, that one judges what it gets.
+        if entry.binding().is_some() || received {
             return;
         }
-        let tuple = *reply.tuple();
-        let (before, now) = ((reply.zone(), tuple), (zone, tuple));
+        let tuple = *far.tuple();
+        let (before, now) = ((far.zone(), tuple), (zone, tuple));
         if self.conntrack.lookup(zone, &tuple).is_some() || !self.claim(&[now]) {
             return;
         }
-        let (ends, none) = (tracking.reply_eth, ProgramId::NONE.number());
-        let turned = self.conntrack.set_zone(conn, Side::Reply, zone, ends, none);
+        let local = zone != home && tables.ports().any(|port| port.zone == zone);
+        let entrance = if local {
+            Entrance::Port
+        } else {
+            Entrance::Tunnel
+        };
+        let none = ProgramId::NONE.number();
+        let turned = self.conntrack.set_zone(
+            hit.conn,
+            hit.side.other(),
+            (zone, entrance),
+            reply_eth,
+            none,
+        );
+        if turned && hit.side == Side::Reply {
+            // It was made beside what the other side had.
+            self.conntrack.set_program(hit.conn, Side::Reply, none);
+        }
         self.let_go(&[if turned { before } else { now }]);
     }
 
@@ -953,6 +997,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             if waits || silent {
                 let program = self.intern(outcome.flow, tables, now);
                 return Err(Unjudged::Unreachable(program, refusal));
+            }
+            let translated = entry.binding().is_some();
+            if hit.side == Side::Reply && translated && is_not_here(&outcome.flow, refusal) {
+                return Err(Unjudged::Elsewhere);
             }
             return Err(Unjudged::Refused(refusal));
         }
@@ -1132,6 +1180,15 @@ fn lasts(flow: &CompiledFlow) -> bool {
             ..
         })
     )
+}
+
+/// Did a packet end before anything translated it, since who did so is at another host by now, or gone?
+fn is_not_here(flow: &CompiledFlow, refusal: Refusal) -> bool {
+    let lost = matches!(
+        refusal.reason,
+        DropReason::PortGone | DropReason::SplitHorizon | DropReason::UnknownUnicast
+    );
+    lost && !flow.actions.contains(&Action::Translate)
 }
 
 /// Does a record say of an end that it is here, or elsewhere, when it is no longer? Its Ethernet address says that it is the same end.

@@ -281,6 +281,12 @@ fn converse(s: &mut Several, (n, m): (u16, u16), to: (IpAddr, u16), source: IpAd
             "{case}"
         );
         assert!(flags == syn || s.upcalls() == before, "{case}: it is known");
+        // The asker's own error about what it was answered finds the answerer.
+        if flags == ack {
+            let error = s.one_raw(n, FrameBuilder::icmp_error(&got), m);
+            let quoted = format!("tcp {}:80 > {source}:{port}", at(0, m, false));
+            assert_eq!(told(&error).3, quoted, "{case}");
+        }
         // The answerer's own error finds the asker, too.
         if flags == ack {
             let error = FrameBuilder::icmp_error(
@@ -389,7 +395,55 @@ fn tenants_with_the_same_addresses_reach_one_another_at_their_floating_ips() {
         let got = s.one(11, &answer.addrs(at(0, 2, false), source), 2);
         assert_eq!(ends(&got), ((addr(111), 53), (at(0, 2, false), port)));
         assert_eq!(Headers::parse(&got).unwrap().1.dst_mac(), mac(2));
+        // And who asked tells the other tenant of what it got, not itself.
+        let error = s.one_raw(2, FrameBuilder::icmp_error(&got), 11);
+        let quoted = format!("udp {}:53 > {source}:{}", at(0, 2, false), from.1);
+        assert_eq!(told(&error).3, quoted);
     }
+    // Who comes from outside to both, by one port, is nobody else's at either.
+    for (floating, to) in [(111, 11), (100, 2)] {
+        let ask = from_world(FrameBuilder::udp(false, 6000, 53), floating);
+        let tunnel = super::routing::tunnel(&s.hosts[1], OUT);
+        let got = s.enter(1, tunnel, ask.build());
+        let [(_, there, frame)] = got.as_slice() else {
+            panic!("one frame, not {got:?}");
+        };
+        assert_eq!((*there, ends(frame).0), (to, (world(false), 6000)));
+    }
+}
+
+#[test]
+fn where_one_was_its_record_ends_nothing_that_goes_on_elsewhere() {
+    let mut s = Several::new(plan(&[], vec![floating(100, Some(1), &[], Some(0))]));
+    let ask = from_world(FrameBuilder::udp(false, 4000, 53), 100);
+    let answer = outside(FrameBuilder::udp(false, 53, 4000), 1, world(false));
+    s.one(NEXT, &ask, 1);
+    assert_eq!(ends(&s.one(1, &answer, NEXT)).0, (addr(100), 53));
+    // It goes to the gateway's host: at its workload's, which tracks nothing, only the old record knows who speaks.
+    s.change(|plan| plan.floating[0].at = Some(vtep(1)));
+    s.one(NEXT, &ask, 1);
+    assert_eq!(ends(&s.one(1, &answer, NEXT)).0, (addr(100), 53));
+}
+
+#[test]
+fn a_late_answer_to_a_gateway_ends_nothing_that_shows_a_floating_ip_since() {
+    let mut p = plan(&[GROUP], vec![]);
+    p.place(NEXT, 0);
+    let mut s = Several::new(p);
+    let ask = outside(FrameBuilder::udp(false, 4000, 53), 1, world(false));
+    let (_, port) = ends(&s.one(1, &ask, NEXT)).0;
+    s.change(|plan| plan.floating = vec![floating(100, Some(1), &[], Some(0))]);
+    assert_eq!(ends(&s.one(1, &ask, NEXT)).0, (addr(100), 4000));
+    let late = inward(
+        FrameBuilder::udp(false, 53, port),
+        false,
+        1,
+        at(OUT, GATE, false),
+    );
+    assert_eq!(s.from(NEXT, &late), []);
+    let answer = from_world(FrameBuilder::udp(false, 53, 4000), 100);
+    let got = s.one(NEXT, &answer, 1);
+    assert_eq!(ends(&got), ((world(false), 53), (at(0, 1, false), 4000)));
 }
 
 #[test]

@@ -384,10 +384,21 @@ fn a_gateway_that_moves_takes_new_connections_and_its_old_host_answers_no_more()
 #[test]
 fn a_shown_connection_goes_on_where_its_gateway_moves() {
     for groups in [&[][..], &[GROUP]] {
-        for (from, to) in [(3, 0), (0, 3), (1, 3)] {
-            let case = format!("groups {groups:?}, from {from} to {to}");
+        // The next hop is at another host, at the client's, or at that which has the gateway.
+        for (from, to, next) in [
+            (3, 0, 2),
+            (0, 3, 2),
+            (1, 3, 2),
+            (3, 0, 0),
+            (0, 3, 0),
+            (1, 3, 0),
+            (0, 3, 3),
+            (3, 0, 3),
+        ] {
+            let case = format!("groups {groups:?}, from {from} to {to}, next hop at {next}");
             let mut plan = Plan::new(groups);
             plan.gateway(1, |g| g.at = Some(vtep(from)));
+            plan.place(NEXT, next);
             let mut s = Several::new(plan);
             let go = |s: &mut Several, (out, frame): &(bool, FrameBuilder)| {
                 if *out {
@@ -406,11 +417,84 @@ fn a_shown_connection_goes_on_where_its_gateway_moves() {
             s.change(|plan| plan.gateway(1, |g| g.at = Some(vtep(to))));
             // Whoever is inside speaks first, and is answered by the other way.
             talk(&mut s, &all[2..]);
+            talk(&mut s, &all[2..]);
             let before = s.upcalls();
             talk(&mut s, &all[2..]);
             assert_eq!(s.upcalls(), before, "{case}");
         }
     }
+}
+
+#[test]
+fn who_was_asked_from_outside_goes_on_where_its_gateway_moves() {
+    for groups in [&[][..], &[GROUP]] {
+        for (from, to, next) in [(3, 0, 2), (3, 0, 0), (3, 0, 3)] {
+            let mut plan = Plan::new(groups);
+            plan.gateway(1, |g| g.at = Some(vtep(from)));
+            plan.place(NEXT, next);
+            let mut s = Several::new(plan);
+            let segment = |back: bool, flags| {
+                let (src, dst) = if back { (80, 4000) } else { (4000, 80) };
+                let frame = FrameBuilder::tcp(true, src, dst).flags(flags);
+                match (back, flags & tcp::SYN != 0) {
+                    (false, true) => frame.seq(100, 0),
+                    (true, true) => frame.seq(500, 101),
+                    (false, false) => frame.seq(101, 501),
+                    (true, false) => frame.seq(501, 101),
+                }
+            };
+            let ask = |s: &mut Several, flags| {
+                s.one(
+                    NEXT,
+                    &inward(segment(false, flags), true, 1, at(0, 1, true)),
+                    1,
+                );
+            };
+            let answer = |s: &mut Several, flags| {
+                s.one(1, &outward(segment(true, flags), true, 1), NEXT);
+            };
+            ask(&mut s, tcp::SYN);
+            answer(&mut s, tcp::SYN | tcp::ACK);
+            ask(&mut s, tcp::ACK);
+            answer(&mut s, tcp::ACK);
+            s.change(|plan| plan.gateway(1, |g| g.at = Some(vtep(to))));
+            // Whoever is inside speaks first: what it says belongs, and so does what answers that.
+            for _ in 0..2 {
+                answer(&mut s, tcp::ACK);
+                ask(&mut s, tcp::ACK);
+            }
+            let before = s.upcalls();
+            answer(&mut s, tcp::ACK);
+            ask(&mut s, tcp::ACK);
+            let case = format!("groups {groups:?}, from {from} to {to}, next hop at {next}");
+            assert_eq!(s.upcalls(), before, "{case}");
+        }
+    }
+}
+
+#[test]
+fn where_a_gateway_was_its_record_ends_nothing_that_began_anew() {
+    // The next hop is where the gateway was, which has a record of the same ends.
+    let mut plan = Plan::new(&[]);
+    plan.place(NEXT, 1);
+    let mut s = Several::new(plan);
+    let ask = outward(FrameBuilder::udp(false, 5000, 53), false, 1);
+    let (_, _, port) = shows(&s.one(1, &ask, NEXT));
+    let answer = |port| {
+        let frame = FrameBuilder::udp(false, 53, port);
+        inward(frame, false, 1, at(OUT, GATE, false))
+    };
+    s.one(NEXT, &answer(port), 1);
+    s.change(|plan| plan.gateway(1, |g| g.at = Some(vtep(0))));
+    let sent = s.one(1, &ask, NEXT);
+    assert_eq!(shows(&sent).2, port, "it is free at the new host");
+    s.one(NEXT, &answer(port), 1);
+    // Of a router in the world, too.
+    s.change(|plan| plan.gateway(1, |g| g.at = Some(vtep(1))));
+    s.one(1, &ask, NEXT);
+    s.change(|plan| plan.gateway(1, |g| g.at = Some(vtep(0))));
+    let sent = s.one(1, &ask, NEXT);
+    s.one_raw(NEXT, FrameBuilder::icmp_error(&sent), 1);
 }
 
 #[test]
