@@ -94,6 +94,15 @@ pub enum May {
     End(Option<DropReason>),
 }
 
+/// Who hears an ICMP error, and which packet it then quotes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// It must arrive there.
+    pub must: Option<(PortUuid, FiveTuple)>,
+    /// If nothing must be, it arrives at one of these, or nowhere.
+    pub may: Vec<(PortUuid, FiveTuple)>,
+}
+
 /// Two ends that spoke.
 #[derive(Debug, Clone)]
 struct Conversation {
@@ -269,18 +278,35 @@ impl Beyond {
         }
     }
 
-    /// Who must hear what a receiver's ICMP error about this frame tells, and which packet it then quotes; whether it must arrive.
-    pub fn told(&self, by: PortUuid, seen: View) -> Option<(PortUuid, FiveTuple, bool)> {
-        let mut all = self.all.iter().filter(|c| !c.over);
-        all.find_map(|c| {
-            if (c.server, c.seen) == (by, seen) {
-                Some((c.client, c.sent.tuple, !c.shaken))
+    /// Who hears what a receiver's ICMP error about this frame tells, and which packet it then quotes; `None`: nobody sent such a frame.
+    pub fn told(&self, plan: &Plan, by: PortUuid, seen: View) -> Option<Told> {
+        let mut told = Told {
+            must: None,
+            may: vec![],
+        };
+        for c in &self.all {
+            let to = if (c.server, c.seen) == (by, seen) {
+                (c.client, c.sent.tuple)
             } else if (c.client, c.sent.answer()) == (by, seen) {
-                Some((c.server, c.seen.answer().tuple, !c.shaken))
+                (c.server, c.seen.answer().tuple)
             } else {
-                None
+                continue;
+            };
+            told.may.push(to);
+            if !c.shaken && !c.over {
+                told.must.get_or_insert(to);
             }
-        })
+        }
+        // Where sources are shown as they are, an error that no record knows is a packet like any other.
+        if plan.get(by).network != self.outside
+            && let Ok(bare) = self.leave(plan, (by, seen.answer()), &[])
+            && let May::Begin(gets) = bare
+            && !gets.chosen
+            && !told.may.is_empty()
+        {
+            told.may.push((gets.port, seen.tuple));
+        }
+        (!told.may.is_empty()).then_some(told)
     }
 
     /// What becomes of a packet that begins something.

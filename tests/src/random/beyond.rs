@@ -186,6 +186,8 @@ struct Traveller {
     floating: [Option<Wanted>; FLOATING],
     received: Vec<(PortUuid, Vec<u8>)>,
     tcp_port: u16,
+    /// What was sent, and what became of it.
+    story: Vec<String>,
 }
 
 /// Plays what happens, and holds the fabric to the oracle at every step.
@@ -248,6 +250,7 @@ pub fn travel(outing: &Outing, build: Build) {
         floating: [None; FLOATING],
         received: vec![],
         tcp_port: 20_000,
+        story: vec![],
     };
     traveller.seat("at first");
     for (n, op) in outing.ops.iter().enumerate() {
@@ -258,6 +261,7 @@ pub fn travel(outing: &Outing, build: Build) {
 impl Traveller {
     /// Gateways and floating IPs are where the controller would have them now.
     fn seat(&mut self, what: &str) {
+        self.story.push(what.to_owned());
         let hosts = self.fabric.plan.hosts();
         let has = |h: &usize| self.uplinks[*h];
         let plan = &mut self.fabric.plan;
@@ -500,16 +504,20 @@ impl Traveller {
             .into_iter()
             .map(|r| (r.port, r.frame.bytes))
             .collect();
-        let learnt = may
-            .iter()
-            .any(|may| self.oracle.learn((from, sent), may, &received, &drops));
         let shown: Vec<_> = received
             .iter()
             .map(|(port, f)| (port, View::of(f)))
             .collect();
+        self.story.push(format!(
+            "{what}: {from} sends {sent:?}: {shown:?}, dropped {drops:?}"
+        ));
+        let learnt = may
+            .iter()
+            .any(|may| self.oracle.learn((from, sent), may, &received, &drops));
         assert!(
             learnt,
-            "{what}: {from} sends {sent:?}\n  may become {may:#?}\n  but was {shown:#?}, dropped {drops:?}"
+            "{what}: {from} sends {sent:?}\n  may become {may:#?}\n  but was {shown:#?}, dropped {drops:?}\n{}",
+            self.story.join("\n")
         );
         self.received.extend(received);
     }
@@ -522,21 +530,29 @@ impl Traveller {
         if matches!(seen.tuple.proto, proto::ICMP | proto::ICMP6) {
             return;
         }
-        let Some((to, quoted, must)) = self.oracle.told(by, seen) else {
+        let Some(told) = self.oracle.told(&self.fabric.plan, by, seen) else {
             return;
         };
-        let received = self.fabric.send(by, &FrameBuilder::icmp_error(frame));
+        let (received, drops) = self
+            .fabric
+            .send_judged(by, &FrameBuilder::icmp_error(frame));
         check_frames(what, &received);
-        let heard = received.iter().filter(|r| {
+        let heard = received.iter().map(|r| {
             let (headers, _) = net::Headers::parse(&r.frame.bytes).unwrap();
             let quote = headers.quoted(&r.frame.bytes).map(|q| q.tuple);
-            r.port == to && quote == Some(quoted)
+            (r.port, quote)
         });
-        let heard = heard.count();
-        // It may hear that its error did not arrive.
+        let heard: Vec<_> = heard.collect();
+        let right = match (heard.as_slice(), told.must) {
+            ([(port, Some(quote))], Some(must)) => (*port, *quote) == must,
+            ([(port, Some(quote))], None) => told.may.contains(&(*port, *quote)),
+            ([], must) => must.is_none() && !drops.is_empty(),
+            _ => false,
+        };
         assert!(
-            heard == 1 && received.len() == 1 || !must && heard == 0,
-            "{what}: {to} is to hear of {quoted}, not {received:?}"
+            right,
+            "{what}: {by} tells of {seen:?}\n  who may hear is {told:#?}\n  but was {heard:?}, dropped {drops:?}\n{}",
+            self.story.join("\n")
         );
     }
 }
