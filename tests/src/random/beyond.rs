@@ -476,9 +476,12 @@ impl Traveller {
             }
             Inward::Inside(tenant, n) => {
                 let to = self.workloads[n % self.workloads.len()];
-                // Whom nothing tracks answers that by its floating IP (docs/roadmap.md).
-                let of = |f: &hostconfig::FloatingIp| f.to.is_some_and(|w| w.port == to);
-                if !v6 && plan.floating_ips().any(of) {
+                let (router, addr) = (self.routers[tenant], plan.addr(to, v6));
+                // Whom nothing tracks answers that by its floating IP (docs/roadmap.md). It may be the other tenant's with that address.
+                let of = |f: &hostconfig::FloatingIp| {
+                    f.router == router && f.to.is_some_and(|w| w.addr == addr)
+                };
+                if plan.floating_ips().any(of) {
                     return;
                 }
                 (gateway(tenant).mac.get(), plan.addr(to, v6))

@@ -29,7 +29,7 @@ use super::{
     neighbours::Outside,
     port_of, queues,
     sources::Lender,
-    tables::{Leg, Tables},
+    tables::{Leg, Tables, l3::Target},
     walk::{Holder, Known, Lent, Outcome, Token, Tracking, walk},
 };
 
@@ -715,6 +715,15 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 return Way::Drop(refusal);
             }
             Unjudged::Refused(refusal) => Some(refusal),
+            // Out of a tunnel it came to who had what translated it: by another address nobody was asked.
+            Unjudged::Elsewhere
+                if hit.side == Side::Reply
+                    && matches!(packet.origin(), Origin::Tunnel(_))
+                    && entry.binding().is_some()
+                    && leads_outside(tables, entry) =>
+            {
+                Some(Refusal::new(DropReason::NatAddressGone, Stage::L3))
+            }
             Unjudged::Elsewhere => None,
         };
         if !stranger {
@@ -998,8 +1007,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 let program = self.intern(outcome.flow, tables, now);
                 return Err(Unjudged::Unreachable(program, refusal));
             }
-            let translated = entry.binding().is_some();
-            if hit.side == Side::Reply && translated && is_not_here(&outcome.flow, refusal) {
+            // What comes from a local port finds its way by itself.
+            let local = matches!(packet.origin(), Origin::Port(_));
+            let translated = hit.side == Side::Reply && entry.binding().is_some();
+            // Who has no workload on a network any more is not even told of its routers.
+            let unknown = refusal.reason == DropReason::PortGone && refusal.stage == Stage::Ingress;
+            let gone = unknown || leads_outside(tables, entry);
+            if local && translated && gone && is_not_here(&outcome.flow, refusal) {
                 return Err(Unjudged::Elsewhere);
             }
             return Err(Unjudged::Refused(refusal));
@@ -1189,6 +1203,19 @@ fn is_not_here(flow: &CompiledFlow, refusal: Refusal) -> bool {
         DropReason::PortGone | DropReason::SplitHorizon | DropReason::UnknownUnicast
     );
     lost && !flow.actions.contains(&Action::Translate)
+}
+
+/// Do packets of either side of a connection leave the fabric, by a router that they are sent to?
+fn leads_outside(tables: &Tables, entry: &Entry) -> bool {
+    Side::BOTH.map(|side| entry.side(side)).iter().any(|side| {
+        tables.routers().any(|router| {
+            let to = || router.route_to(side.tuple().dst_addr());
+            let mut interfaces = router.interfaces.iter();
+            router.gateway.is_some()
+                && interfaces.any(|i| i.mac == side.eth_dst())
+                && matches!(to().map(|r| r.target), Some(Target::Outside(_)))
+        })
+    })
 }
 
 /// Does a record say of an end that it is here, or elsewhere, when it is no longer? Its Ethernet address says that it is the same end.

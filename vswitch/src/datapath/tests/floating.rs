@@ -426,6 +426,23 @@ fn where_one_was_its_record_ends_nothing_that_goes_on_elsewhere() {
 }
 
 #[test]
+fn what_was_translated_at_the_gateway_is_hidden_by_it_never() {
+    let mut p = plan(&[], vec![floating(100, Some(1), &[], Some(1))]);
+    p.place(NEXT, 1);
+    let mut s = Several::new(p);
+    let ask = from_world(FrameBuilder::udp(false, 4000, 80), 100);
+    let answer = outside(FrameBuilder::udp(false, 80, 4000), 1, world(false));
+    s.one(NEXT, &ask, 1);
+    s.one(1, &answer, NEXT);
+    // It is at its workload's own host; what still comes to the gateway by a tunnel, as from a record there that translates nothing, is
+    // not to be shown by an address that nobody asked.
+    s.change(|plan| plan.floating[0].at = Some(vtep(0)));
+    let tunnel = super::routing::tunnel(&s.hosts[1], 0);
+    assert_eq!(s.enter(1, tunnel, answer.build()), []);
+    assert_eq!(s.dropped(DropReason::NatAddressGone), 1);
+}
+
+#[test]
 fn a_late_answer_to_a_gateway_ends_nothing_that_shows_a_floating_ip_since() {
     let mut p = plan(&[GROUP], vec![]);
     p.place(NEXT, 0);
