@@ -5,13 +5,15 @@
 //! [`restore`] makes a data dir of it.
 
 use crate::{
-    Core, resources,
+    Core,
+    keys::KEY_FILE,
+    resources,
     store::{self, BackupFile, Beside, DiskError, Embedded, RedbDisk, Scribe},
 };
 use std::path::Path;
 
-/// Without its CA every host would have to join anew, and nobody knows the admin's password but `clouds.yaml`.
-const BESIDE: &[&str] = &["ca.key", "ca.pem", "clouds.yaml"];
+/// Without its CA every host would have to join anew, nobody knows the admin's password but `clouds.yaml`, and without their key no secret opens.
+const BESIDE: &[&str] = &["ca.key", "ca.pem", "clouds.yaml", KEY_FILE];
 
 /// Writes a backup of a stopped controller. Keep it secret. The number of records.
 ///

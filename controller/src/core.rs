@@ -13,12 +13,13 @@ use crate::{
         pki::{Authority, PkiError},
     },
     identity::{self, Bootstrap},
+    keys::{Keyring, KeyringError},
     policy::{Board, PolicyError},
     private, resources,
     rules::{Facts, Occasion},
     stats::Stats,
     status::StatusBoard,
-    store::{DiskError, Embedded, RedbDisk, Store, TransactError, transact},
+    store::{DiskError, Embedded, Read as _, RedbDisk, Store, TransactError, transact},
     time::Clock,
 };
 use futures::FutureExt as _;
@@ -157,6 +158,9 @@ pub enum StartError {
     /// The CA for hosts cannot be had.
     #[error("cannot set up the hosts' identities")]
     Pki(#[from] PkiError),
+    /// Secrets can't be kept.
+    #[error("cannot keep secrets")]
+    Keys(#[from] KeyringError),
     /// The metrics cannot be registered.
     #[error("cannot register the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -211,11 +215,14 @@ impl Controller {
             source,
         })?;
         tokio::spawn(writer);
+        let is_used = store.snapshot().scan("secret/").next().is_some();
+        let keyring = Keyring::open(data_dir, is_used)?;
         let facts = Facts {
             ca_pin,
             underlay_mtu: config.underlay_mtu,
             dns_domain: config.dns_domain.clone(),
             dns_resolvers: config.dns_resolvers.clone(),
+            keyring: Some(Arc::new(keyring)),
         };
         let policies = Board::open(config.policies.clone())?;
         let core = Core::new(Arc::new(store), facts, Clock::default(), audit);

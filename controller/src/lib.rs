@@ -17,7 +17,7 @@
 //! # Map
 //! - the corridor: [`api`], [`identity`], [`rules`], [`store`], [`compile`], [`hosts`]
 //! - words: [`resource`] (what a resource is), [`resources`] (all of them), [`refusal`], [`time`]
-//! - who may: [`policy`]
+//! - who may: [`policy`]; what nobody else may read: [`keys`]
 //! - edges: [`config`], [`audit`], [`mod@backup`], [`stats`], [`status`]
 
 pub mod api;
@@ -28,6 +28,7 @@ pub mod config;
 pub mod core;
 pub mod hosts;
 pub mod identity;
+pub mod keys;
 pub mod policy;
 mod private;
 pub mod refusal;

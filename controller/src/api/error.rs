@@ -60,6 +60,9 @@ pub enum ApiError {
     /// No backup can be made now.
     #[error("no backup can be made now: {0}")]
     NoBackup(String),
+    /// A secret does not open.
+    #[error("the secret cannot be read: {0}")]
+    Sealed(String),
 }
 
 impl From<TransactError<Refusal>> for ApiError {
@@ -95,6 +98,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Unavailable { .. } | Self::NoBackup(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Sealed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -121,6 +125,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => "HTTPRequestEntityTooLarge".to_owned(),
             Self::Slow => "HTTPRequestTimeout".to_owned(),
             Self::Unavailable { .. } | Self::NoBackup(_) => "ServiceUnavailable".to_owned(),
+            Self::Sealed(_) => "InternalServerError".to_owned(),
         }
     }
 
@@ -197,9 +202,10 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_status_and_name() {
-        let table: [(ApiError, u16, &str); 17] = [
+        let table: [(ApiError, u16, &str); 18] = [
             (ApiError::Slow, 408, "HTTPRequestTimeout"),
             (ApiError::NoBackup(String::new()), 503, "ServiceUnavailable"),
+            (ApiError::Sealed(String::new()), 500, "InternalServerError"),
             (
                 Refusal::missing("Network", "x").into(),
                 404,

@@ -14,6 +14,7 @@ mod error;
 mod extensions;
 mod handlers;
 mod judge;
+mod keys;
 mod keystone;
 mod metering_sums;
 mod octavia;
@@ -198,6 +199,7 @@ impl Api {
                     }));
             }
         }
+        router = router.merge(keys::routes());
         if self.judge.is_none() {
             router = router.merge(keystone::routes());
         }
@@ -365,10 +367,16 @@ impl Api {
 
     /// Who asks, and all that the request holds.
     async fn read(&self, request: Request<Body>) -> Result<Asked, ApiError> {
+        let asked = self.read_any(request).await?;
+        accepts_json(&asked.headers)?;
+        Ok(asked)
+    }
+
+    /// The same, whatever form the caller takes.
+    async fn read_any(&self, request: Request<Body>) -> Result<Asked, ApiError> {
         let (mut parts, body) = request.into_parts();
         let caller = self.caller(&parts.headers).await?;
         let caller = self.core.policies.meet(caller);
-        accepts_json(&parts.headers)?;
         let pairs = Pairs::<Vec<(String, String)>>::from_request_parts(&mut parts, &()).await;
         let Ok(Pairs(pairs)) = pairs else {
             let text = "the query string cannot be read";

@@ -740,6 +740,44 @@ fn identity(paths: &mut Map<String, Value>) {
     }
 }
 
+/// What the key manager takes.
+fn keys(paths: &mut Map<String, Value>) {
+    let text = json!({"type": "string"});
+    let fault = json!({
+        "type": "object",
+        "properties": {"code": {"type": "integer"}, "title": text, "description": text},
+        "required": ["code", "title", "description"],
+    });
+    let mut refused = content(&fault);
+    if let Some(refused) = refused.as_object_mut() {
+        refused.insert("description".to_owned(), json!("refused"));
+    }
+    for (path, method, summary, asked, success) in super::keys::operations() {
+        let mut told = json!({
+            "summary": summary,
+            "tags": ["keys"],
+            "responses": {
+                success.to_string(): {"description": "done"},
+                "401": unauthenticated(),
+                "default": refused,
+            },
+        });
+        if let (Some(told), Some(asked)) = (told.as_object_mut(), &asked) {
+            told.insert("requestBody".to_owned(), body(content(asked)));
+        }
+        let has_id = path.contains("{id}");
+        let there = paths
+            .entry(path)
+            .or_insert_with(|| Value::Object(Map::new()));
+        if let Some(there) = there.as_object_mut() {
+            there.insert(method.to_owned(), told);
+            if has_id {
+                there.insert("parameters".to_owned(), parameters());
+            }
+        }
+    }
+}
+
 /// The whole document.
 pub fn openapi() -> Value {
     let mut paths = Map::new();
@@ -750,6 +788,8 @@ pub fn openapi() -> Value {
     }
     tags.push(json!({"name": "identity", "description": "Who is who, and may do what."}));
     identity(&mut paths);
+    tags.push(json!({"name": "keys", "description": "Secrets, and what is made of them."}));
+    keys(&mut paths);
     paths.insert("/v2.0/overweave/backup".to_owned(), backup());
     rule_types(&mut paths);
     told(&mut paths);

@@ -56,7 +56,7 @@ pub use subnet_pool::SubnetPool;
 pub use trunk::Trunk;
 
 use crate::{
-    identity,
+    identity, keys,
     resource::{Claim, Resource, Spec},
     rules::quotas::Limits,
     store::Record,
@@ -123,7 +123,7 @@ pub fn decode(key: &str, bytes: &[u8]) -> Result<Arc<dyn Record>, serde_json::Er
         "ip" | "mac" | "vni" | "vlan" | "flat" | "fipport" | "name" | "unique" | "iface" => {
             json::<Claim>(bytes)
         }
-        other => match identity::decode(other, bytes) {
+        other => match identity::decode(other, bytes).or_else(|| keys::decode(other, bytes)) {
             Some(result) => result,
             // A kind that a later part of this schema knows: kept as it is.
             None => json::<serde_json::Value>(bytes),

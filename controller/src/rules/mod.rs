@@ -16,6 +16,7 @@ pub mod quotas;
 pub(crate) mod tests;
 
 use crate::{
+    keys::Keyring,
     policy::Policies,
     refusal::Refusal,
     resource::{Claim, Object, Resource, Spec, Verb, index_prefix},
@@ -44,6 +45,8 @@ pub struct Facts {
     pub dns_domain: String,
     /// Who is asked for names on networks whose subnets name nobody.
     pub dns_resolvers: Vec<IpAddr>,
+    /// What secrets are sealed with; without one none can be kept.
+    pub keyring: Option<Arc<Keyring>>,
 }
 
 impl Default for Facts {
@@ -53,6 +56,7 @@ impl Default for Facts {
             underlay_mtu: None,
             dns_domain: dns::DEFAULT_DOMAIN.to_owned(),
             dns_resolvers: Vec::new(),
+            keyring: None,
         }
     }
 }

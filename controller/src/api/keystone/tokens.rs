@@ -353,6 +353,7 @@ pub(super) const SERVICES: &[(&str, &str, &str)] = &[
     ("identity", "keystone", "/identity/v3"),
     ("network", "neutron", ""),
     ("load-balancer", "octavia", "/load-balancer"),
+    ("key-manager", "barbican", "/key-manager"),
 ];
 
 pub(super) fn service_id(kind: &str, part: &str) -> String {

@@ -17,6 +17,7 @@ mod frozen;
 mod groups;
 mod guarantees;
 mod hosts;
+mod keys;
 mod keystone;
 mod l7;
 mod lbaas;
@@ -52,6 +53,7 @@ mod zones;
 use super::*;
 use crate::{
     audit::Audit,
+    keys::Keyring,
     policy::Board,
     resource::Policy,
     rules::Facts,
@@ -97,6 +99,10 @@ impl Cloud {
         static HASH: std::sync::OnceLock<String> = std::sync::OnceLock::new();
         let (store, writer) = Embedded::open(Arc::new(MemoryDisk::new(Uuid::nil()))).unwrap();
         tokio::spawn(writer);
+        let facts = Facts {
+            keyring: Some(Arc::new(Keyring::of(&[7; 32]))),
+            ..facts
+        };
         let core = Core::new(Arc::new(store), facts, Clock::default(), Audit::none());
         let core = Arc::new(core.under(policies));
         let hash = HASH.get_or_init(|| identity::hash_password("secret", [1; 16]).unwrap());
