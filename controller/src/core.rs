@@ -112,6 +112,7 @@ impl Core {
             now: self.clock.now(),
             seed,
             facts: Arc::clone(&self.facts),
+            bundles: Arc::default(),
         }
     }
 }

@@ -60,7 +60,7 @@ pub use meter::{Meter, MeterRule};
 pub use nat::Nat;
 pub use network::{Network, Subnet};
 pub use port::{Endpoint, Location, Port, SubPort};
-pub use proxy::Proxy;
+pub use proxy::{Pem, Proxy};
 pub use qos::{Discipline, QosPolicy};
 pub use router::Router;
 pub use section::{Keyed, Section, SectionHash, SectionKey};

@@ -3,7 +3,7 @@
 //! All that the host of a virtual address's port needs to run one: its listeners, what they decide by a request's head, and who serves. It is data,
 //! never a program's configuration: whoever renders it for one writes nothing of it unquoted.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use net::{Id, ids::kind};
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,80 @@ pub struct HttpListener {
     /// Who serves what no policy decides; without one it is answered by 503.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<Uuid>,
+    /// How TLS ends here; `None`: it is spoken in the clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<HttpTls>,
+}
+
+/// How TLS ends at a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpTls {
+    /// Each is shown to who asks for a name of its own, the first to whoever else; at least one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Pem>,
+    /// What is taken, no other.
+    pub versions: Vec<TlsVersion>,
+    /// The ciphers that are taken, by OpenSSL's names, the best first; `None`: what the program takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ciphers: Option<String>,
+    /// What may be spoken in it, the best first; empty: nothing is agreed on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alpn: Vec<Alpn>,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// TLS 1.0.
+    #[serde(rename = "TLSv1")]
+    V10,
+    /// TLS 1.1.
+    #[serde(rename = "TLSv1.1")]
+    V11,
+    /// TLS 1.2.
+    #[serde(rename = "TLSv1.2")]
+    V12,
+    /// TLS 1.3.
+    #[serde(rename = "TLSv1.3")]
+    V13,
+}
+
+/// What is spoken in TLS (RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Alpn {
+    /// HTTP/2.
+    #[serde(rename = "h2")]
+    H2,
+    /// HTTP/1.1.
+    #[serde(rename = "http/1.1")]
+    Http11,
+    /// HTTP/1.0.
+    #[serde(rename = "http/1.0")]
+    Http10,
+}
+
+/// A certificate, those that it follows from, and its key, in PEM. It is never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Pem(String);
+
+impl Pem {
+    /// That of this text.
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Its text, for who needs the key.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pem")
+    }
 }
 
 /// A header that is put into a request.

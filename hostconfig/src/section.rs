@@ -148,12 +148,23 @@ impl fmt::Debug for SectionHash {
 }
 
 /// A section with its key, its canonical bytes and their hash.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Keyed {
     key: SectionKey,
     body: Section,
     bytes: Vec<u8>,
     hash: SectionHash,
+}
+
+/// Without the bytes: some sections have what is never shown.
+impl fmt::Debug for Keyed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyed")
+            .field("key", &self.key)
+            .field("body", &self.body)
+            .field("hash", &self.hash)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why bytes are no section.

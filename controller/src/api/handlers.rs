@@ -15,9 +15,9 @@ use crate::{
         scene::Scene,
     },
     refusal::Refusal,
-    resource::{Action, Field, Meta, Object, Reply, Spec, Verb, index_prefix},
-    resources::{fwaas, security_group},
-    rules::{self, Caller, Enacted, Given, Moment, Order, enact, stored, usable},
+    resource::{Action, Field, Meta, Object, Reply, Resource as _, Spec, Verb, index_prefix},
+    resources::{Listener, fwaas, security_group},
+    rules::{self, Caller, Enacted, Given, Moment, Occasion, Order, enact, stored, usable},
     store::{Read, Snapshot, View, transact},
 };
 use axum::{
@@ -169,7 +169,12 @@ impl Api {
             spec.ops.check_bulk(&bodies)?;
         }
         self.touch(spec, &caller).await?;
-        let occasion = self.core.occasion();
+        let said = admitted.iter().map(|one| &one.fields);
+        let occasion = if spec.storage == Listener::SPEC.storage {
+            self.occasion_of(&caller, said, None).await
+        } else {
+            self.core.occasion()
+        };
         let asking = Arc::clone(&caller);
         let made = transact(self.core.store.as_ref(), move |view| {
             let moment = occasion.moment();
@@ -214,7 +219,14 @@ impl Api {
         let admitted = body::admit(spec, Verb::Update, body, &caller)?;
         self.may_write(spec, Verb::Update, Some(&admitted), id, asked)?;
         let wanted = if_match(&asked.headers);
-        let made = self.enact(spec, "update", id, asked, move |before| {
+        let occasion = match id.parse() {
+            Ok(id) if spec.storage == Listener::SPEC.storage => {
+                let said = [&admitted.fields].into_iter();
+                self.occasion_of(&caller, said, Some(id)).await
+            }
+            Ok(_) | Err(_) => self.core.occasion(),
+        };
+        let made = self.enact_on(occasion, (spec, "update", id), asked, move |before| {
             compare_revision(before.as_ref(), wanted)?;
             let mut fields = before.to_map();
             fields.extend(admitted.fields.clone());
@@ -394,6 +406,18 @@ impl Api {
         order: impl Fn(Arc<dyn Object>) -> Result<Order, Refusal> + Send + 'static,
     ) -> Result<Enacted, ApiError> {
         let occasion = self.core.occasion();
+        self.enact_on(occasion, (spec, verb, id), asked, order)
+            .await
+    }
+
+    /// The same on this occasion.
+    async fn enact_on(
+        &self,
+        occasion: Occasion,
+        (spec, verb, id): (&'static Spec, &'static str, &str),
+        asked: &Asked,
+        order: impl Fn(Arc<dyn Object>) -> Result<Order, Refusal> + Send + 'static,
+    ) -> Result<Enacted, ApiError> {
         let (asking, key) = (Arc::clone(&asked.caller), id.to_owned());
         let enacted = transact(self.core.store.as_ref(), move |view| {
             let before = visible(view, spec, &key, &asking)?;

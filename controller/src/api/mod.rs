@@ -10,6 +10,7 @@ mod auto_allocated;
 mod backup;
 mod bindings;
 mod body;
+mod bundles;
 mod error;
 mod extensions;
 mod handlers;
@@ -97,6 +98,8 @@ pub struct Api {
     logins: Arc<Semaphore>,
     /// One backup at a time.
     backups: Arc<Semaphore>,
+    /// One request at a time reads what its listeners name.
+    bundles: Arc<Semaphore>,
     /// The Keystone that judges tokens, where it is not the embedded one.
     judge: Option<Arc<Judge>>,
 }
@@ -110,6 +113,7 @@ impl Api {
             scheme,
             logins: Arc::new(Semaphore::new(LOGINS)),
             backups: Arc::new(Semaphore::new(1)),
+            bundles: Arc::new(Semaphore::new(1)),
             judge: None,
         }
     }

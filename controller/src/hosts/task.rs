@@ -414,6 +414,7 @@ pub async fn place(
         now,
         seed: [0; 32],
         facts: Arc::default(),
+        bundles: Arc::default(),
     };
     let set = move |view: &mut View| {
         let port = view.object::<Port>(placement.port.uuid());
@@ -448,6 +449,7 @@ pub async fn seat(
         now,
         seed: [0; 32],
         facts: Arc::default(),
+        bundles: Arc::default(),
     };
     let set = move |view: &mut View| {
         let port = view.object::<Port>(seating.port.uuid());
@@ -481,6 +483,7 @@ pub async fn judge(
         now,
         seed: [0; 32],
         facts: Arc::default(),
+        bundles: Arc::default(),
     };
     let set = move |view: &mut View| note(view, &verdicts, &moment.moment());
     transact(store, set).await?;

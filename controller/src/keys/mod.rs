@@ -7,8 +7,10 @@
 //! - A payload is in the store sealed, for its secret's id, and nowhere else.
 //! - One that has expired is as if it were not there.
 
+mod bundle;
 mod keyring;
 
+pub use bundle::{Bundles, Unusable};
 pub(crate) use keyring::KEY_FILE;
 pub use keyring::{Keyring, KeyringError, Sealed, Unopened};
 

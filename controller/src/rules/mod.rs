@@ -16,7 +16,7 @@ pub mod quotas;
 pub(crate) mod tests;
 
 use crate::{
-    keys::Keyring,
+    keys::{Bundles, Keyring},
     policy::Policies,
     refusal::Refusal,
     resource::{Claim, Object, Resource, Spec, Verb, index_prefix},
@@ -120,6 +120,8 @@ pub struct Moment {
     pub dice: Dice,
     /// What the controller knows.
     pub facts: Arc<Facts>,
+    /// What the references of the request lead to.
+    pub bundles: Arc<Bundles>,
 }
 
 /// What the moments of one request are made of: a backend may run a transaction again, and each run
@@ -132,6 +134,8 @@ pub struct Occasion {
     pub seed: [u8; 32],
     /// What the controller knows.
     pub facts: Arc<Facts>,
+    /// What the references of the request lead to, read before.
+    pub bundles: Arc<Bundles>,
 }
 
 impl Occasion {
@@ -141,6 +145,7 @@ impl Occasion {
             now: self.now,
             dice: Dice::new(self.seed),
             facts: Arc::clone(&self.facts),
+            bundles: Arc::clone(&self.bundles),
         }
     }
 }

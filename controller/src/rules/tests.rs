@@ -26,6 +26,7 @@ fn moment(step: u64) -> Moment {
     Moment {
         now: Seconds::new(step),
         dice: Dice::new(seed),
+        bundles: Arc::default(),
         facts: Arc::default(),
     }
 }

@@ -80,7 +80,15 @@ impl Brain {
         let rule = move |view: &mut View| {
             let dice = Dice::new(bytes);
             let facts = Arc::clone(&facts);
-            rule(view, &Moment { now, dice, facts })
+            rule(
+                view,
+                &Moment {
+                    now,
+                    dice,
+                    facts,
+                    bundles: Arc::default(),
+                },
+            )
         };
         match runtime.block_on(transact(self.core.store.as_ref(), rule)) {
             Ok(committed) => Ok(committed.value),

@@ -7,6 +7,7 @@
 //! # Limits
 //! 256 proxies a host; those beyond do not run, and say so. One that ends is started again after 1 s, then later and later, to 15 s.
 
+mod certificates;
 mod process;
 mod render;
 mod told;
@@ -29,7 +30,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::{process::Process, render::Place};
+use self::{certificates::Certificates, process::Process, render::Place};
 use crate::{
     agent::Input,
     datapath::probes::Verdict,
@@ -188,7 +189,7 @@ async fn run(
     port: Id<kind::Port>,
     changed: &mut watch::Receiver<Arc<Proxy>>,
 ) -> String {
-    let files = match Files::make(&own_dir(means, port)) {
+    let mut files = match Files::make(&own_dir(means, port)) {
         Ok(files) => files,
         Err(error) => return format!("no directory for the proxy: {error}"),
     };
@@ -300,6 +301,8 @@ struct Files {
     config: PathBuf,
     socket: PathBuf,
     root: PathBuf,
+    /// What the configuration there names.
+    certificates: Certificates,
 }
 
 impl Files {
@@ -315,12 +318,16 @@ impl Files {
             config: dir.join("haproxy.cfg"),
             socket: dir.join("stats.sock"),
             root,
+            certificates: Certificates::default(),
         })
     }
 
     /// Writes a configuration that the program understands; one that it does not leaves the one of before.
-    async fn write(&self, program: &Path, proxy: &Proxy, mark: u64) -> Result<(), String> {
+    async fn write(&mut self, program: &Path, proxy: &Proxy, mark: u64) -> Result<(), String> {
+        let certificates = Certificates::of(proxy);
+        let certificates = certificates.map_err(|error| format!("certificates: {error}"))?;
         let place = Place {
+            certificates: &certificates,
             root: &self.root,
             socket: &self.socket,
             mark,
@@ -334,7 +341,10 @@ impl Files {
         };
         write().map_err(|error| format!("{}: {error}", new.display()))?;
         process::check(program, &new).await?;
-        fs::rename(&new, &self.config).map_err(|error| error.to_string())
+        fs::rename(&new, &self.config).map_err(|error| error.to_string())?;
+        // Nobody reads the ones of before any more: what runs has read them.
+        self.certificates = certificates;
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt as _};
 
-use hostconfig::proxy::{HttpListener, Proxy};
+use hostconfig::proxy::{HttpListener, HttpTls, Pem, Proxy, TlsVersion};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::{net::TcpStream, time::timeout};
 use uuid::Uuid;
@@ -22,6 +22,7 @@ fn proxy(n: u16) -> (Id<kind::Port>, Arc<Proxy>) {
         insert: vec![],
         policies: vec![],
         pool: None,
+        tls: None,
     };
     let proxy = Proxy {
         port: id.into(),
@@ -173,6 +174,69 @@ async fn a_program_runs_in_a_namespace_of_its_own_and_is_started_again_when_it_e
     gone(again).await;
     drop(rig.wanted);
     timeout(PATIENCE, rig.task).await.unwrap().unwrap();
+    fs::remove_dir_all(&rig.dir).unwrap();
+}
+
+/// What is in the files below a directory, and the names of all.
+fn files(dir: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        } else if entry.file_type().unwrap().is_file() {
+            let text = fs::read_to_string(entry.path()).unwrap();
+            found.push((entry.path(), text));
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_program_reads_certificates_from_memory_and_takes_others_while_it_runs() {
+    let Some(program) = program() else {
+        return;
+    };
+    let certified = |n: u8| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![format!("{n}.example")]).unwrap();
+        let text = params.self_signed(&key).unwrap().pem() + &key.serialize_pem();
+        let (port, plain) = proxy(7006);
+        let mut changed = Proxy::clone(&plain);
+        changed.listeners[0].tls = Some(HttpTls {
+            certificates: vec![Pem::new(text)],
+            versions: vec![TlsVersion::V13],
+            ciphers: None,
+            alpn: vec![],
+        });
+        (port, Arc::new(changed))
+    };
+    let mut rig = Rig::new("proxy-certified", program);
+    rig.wanted.send_replace([certified(1)].into());
+    let pid = rig.started().await;
+    rig.wanted.send_replace([certified(2)].into());
+    assert_eq!(rig.next().await, Heard::Runs);
+    test_kill_process(pid).unwrap();
+    let found = files(&rig.dir);
+    assert!(
+        found
+            .iter()
+            .any(|(_, text)| text.contains(" ssl crt '/proc/"))
+    );
+    for (path, text) in found {
+        assert!(!text.contains("PRIVATE KEY"), "{}", path.display());
+    }
+    // One that is no certificate is refused, and what ran before runs on.
+    let (port, good) = certified(3);
+    let mut bad = Proxy::clone(&good);
+    bad.listeners[0].tls.as_mut().unwrap().certificates = vec![Pem::new("no PEM".to_owned())];
+    rig.wanted.send_replace([(port, Arc::new(bad))].into());
+    assert!(matches!(rig.next().await, Heard::Trouble(_)));
+    test_kill_process(pid).unwrap();
+    rig.wanted.send_replace([(port, good)].into());
+    assert_eq!(rig.next().await, Heard::Runs);
+    rig.task.abort();
+    gone(pid).await;
     fs::remove_dir_all(&rig.dir).unwrap();
 }
 

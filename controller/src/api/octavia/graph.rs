@@ -233,7 +233,11 @@ pub(super) async fn create(api: &Api, asked: &Asked) -> Answer {
     for one in &all {
         api.may_create(one.spec, std::slice::from_ref(&one.admitted), &asked.caller)?;
     }
-    let occasion = api.core.occasion();
+    let listeners = all
+        .iter()
+        .filter(|one| one.spec.storage == Listener::SPEC.storage);
+    let said = listeners.map(|one| &one.admitted.fields);
+    let occasion = api.occasion_of(&asked.caller, said, None).await;
     let asking = Arc::clone(&asked.caller);
     let made = transact(api.core.store.as_ref(), move |view| {
         let moment = occasion.moment();

@@ -350,9 +350,9 @@ async fn what_cannot_be_is_refused_in_octavias_words() {
             "provider",
         ),
         (
-            listens(json!({"protocol": "TERMINATED_HTTPS"})),
-            501,
-            "TERMINATED_HTTPS",
+            listens(json!({"protocol": "TERMINATED_HTTPS", "protocol_port": 443})),
+            400,
+            "container reference must be provided",
         ),
         (listens(json!({"protocol": "PROXY"})), 501, "PROXY"),
         (
@@ -373,7 +373,7 @@ async fn what_cannot_be_is_refused_in_octavias_words() {
         (
             listens(json!({"sni_container_refs": ["x"]})),
             400,
-            "sni_container_refs",
+            "only allowed on TERMINATED_HTTPS",
         ),
         (listens(json!({"protocol": "XYZ"})), 400, "protocol"),
         (
@@ -411,6 +411,11 @@ async fn what_cannot_be_is_refused_in_octavias_words() {
             serves(json!({"lb_algorithm": "LEAST_CONNECTIONS"})),
             501,
             "LEAST_CONNECTIONS",
+        ),
+        (
+            serves(json!({"protocol": "TERMINATED_HTTPS"})),
+            501,
+            "TERMINATED_HTTPS of a pool",
         ),
         (
             serves(json!({"loadbalancer_id": null})),

@@ -46,6 +46,7 @@ mod schedules;
 mod sharing;
 mod subnets;
 mod tags;
+mod tls;
 mod told;
 mod trunks;
 mod zones;

@@ -55,6 +55,7 @@ impl Farm {
             now: crate::time::Seconds::default(),
             seed: [0; 32],
             facts: Arc::default(),
+            bundles: Arc::default(),
         };
         let set = move |view: &mut crate::store::View| note(view, &[verdict], &occasion.moment());
         transact(self.cloud.api.core.store.as_ref(), set)

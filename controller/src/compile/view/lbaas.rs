@@ -13,7 +13,12 @@ use super::{
     intent, project,
 };
 use crate::{
-    resources::{Listener, LoadBalancer, function::Algorithm as Chosen, lbaas::Plan},
+    resources::{
+        Listener, LoadBalancer,
+        function::Algorithm as Chosen,
+        lbaas::{Plan, tls},
+    },
+    rules::Facts,
     store::{Entry, KeyChange},
 };
 use std::sync::Arc;
@@ -66,9 +71,22 @@ pub(super) fn objects(entry: &Entry) -> Vec<Object> {
 }
 
 /// What a load balancer's proxy does; nothing where it has none.
-pub(super) fn proxy(balancer: &LoadBalancer) -> Option<intent::Proxy> {
-    let section = balancer.proxy.clone()?;
+pub(super) fn proxy(balancer: &LoadBalancer, facts: &Facts) -> Option<intent::Proxy> {
+    let mut section = balancer.proxy.clone()?;
     let id = balancer.meta.id;
+    // A listener whose certificates do not open is not there: it must not speak in the clear.
+    section.listeners.retain_mut(|listener| {
+        let Some(how) = &mut listener.tls else {
+            return true;
+        };
+        let sealed = balancer.certificates.get(&listener.id);
+        let keyring = facts.keyring.as_ref();
+        let opened = keyring.zip(sealed);
+        let opened = opened.and_then(|(ring, sealed)| tls::opened(ring, listener.id, sealed));
+        let opened = opened.filter(|opened| !opened.is_empty());
+        how.certificates = opened.unwrap_or_default();
+        !how.certificates.is_empty()
+    });
     Some(intent::Proxy { id, section })
 }
 

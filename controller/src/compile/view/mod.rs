@@ -161,7 +161,7 @@ fn object(id: ObjectId, entry: &Entry, facts: &Facts) -> Option<Object> {
         ObjectId::Chain(_) => Object::Chain(Arc::new(chain(entry.peek()?))),
         ObjectId::Label(_) => Object::Label(Arc::new(label(entry.peek()?))),
         ObjectId::LabelRule(_) => Object::LabelRule(Arc::new(label_rule(entry.peek()?))),
-        ObjectId::Proxy(_) => Object::Proxy(Arc::new(lbaas::proxy(entry.peek()?)?)),
+        ObjectId::Proxy(_) => Object::Proxy(Arc::new(lbaas::proxy(entry.peek()?, facts)?)),
     })
 }
 

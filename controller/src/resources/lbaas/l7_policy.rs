@@ -4,13 +4,8 @@
 //! proxy with the rest of the load balancer: what could be read there as more than a value is refused.
 
 use super::{
-    Listener, Pool, invalid, list_shape,
-    listener::fits,
-    named, not_ones_own, of_project, operating,
-    pool::is_token,
-    provisioning,
-    proxy::{self, HTTP},
-    unsupported,
+    Listener, Pool, invalid, list_shape, listener::fits, named, not_ones_own, of_project,
+    operating, pool::is_token, provisioning, proxy, unsupported,
 };
 use crate::{
     api::Scene,
@@ -449,7 +444,7 @@ fn placed(view: &View, change: &Change<'_, L7Policy>, caller: &Caller) -> Judged
     let listener = view.object::<Listener>(made.listener_id);
     let listener = listener.filter(|listener| caller.owns(&listener.meta.project_id));
     let listener = listener.ok_or_else(|| not_ones_own(view, Listener::SPEC, made.listener_id))?;
-    if listener.protocol != HTTP {
+    if !proxy::serves_protocol(&listener.protocol) {
         return Err(unsupported(format_args!(
             "l7policy of a {} listener",
             listener.protocol

@@ -3,12 +3,11 @@
 use super::{
     L7Policy, LoadBalancer, PROTOCOLS, Plan, Pool, Serving, carried,
     health_monitor::{of_pool, worst},
-    invalid, l7_policy, list_shape, named, nothing, object_shape, of_project, operating,
-    own_balancer,
+    invalid, l7_policy, list_shape, named, object_shape, of_project, operating, own_balancer,
     pool::Member,
-    provisioning,
-    proxy::{self, HTTP},
-    stats, unsupported,
+    provisioning, proxy, stats, tls,
+    tls::TERMINATED,
+    unsupported,
 };
 use crate::{
     api::Scene,
@@ -67,6 +66,24 @@ pub struct Listener {
     /// What members are told of who asks, of HTTP.
     #[serde(default)]
     pub insert_headers: serde_json::Map<String, Value>,
+    /// What it shows to who asks for no other name.
+    #[serde(default)]
+    pub default_tls_container_ref: Option<String>,
+    /// What it shows by name.
+    #[serde(default)]
+    pub sni_container_refs: Vec<String>,
+    /// The versions of TLS that it takes.
+    #[serde(default)]
+    pub tls_versions: Vec<String>,
+    /// The ciphers that it takes.
+    #[serde(default)]
+    pub tls_ciphers: Option<String>,
+    /// What may be spoken in it.
+    #[serde(default)]
+    pub alpn_protocols: Vec<String>,
+    /// What the references led to when they were named, the default first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<tls::Kept>,
     /// What a switch must know; none while it takes no connections.
     #[serde(default)]
     pub plan: Option<Plan>,
@@ -109,7 +126,7 @@ impl Resource for Listener {
         fields: &[
             field("loadbalancer_id", Kind::Uuid, "Whose address it is on.")
                 .create_only(Absent::Required),
-            field("protocol", Kind::OneOf(PROTOCOLS), "TCP, UDP, SCTP, HTTP, or HTTPS, which ends at the member.").create_only(Absent::Required),
+            field("protocol", Kind::OneOf(PROTOCOLS), "TCP, UDP, SCTP, HTTP, HTTPS, which ends at the member, or TERMINATED_HTTPS, which ends here.").create_only(Absent::Required),
             field("protocol_port", Kind::Int(1, 65_535), "Its port.").create_only(Absent::Required),
             field("default_pool_id", Kind::Uuid, "The pool that serves it.")
                 .writable(Absent::Null)
@@ -163,20 +180,40 @@ impl Resource for Listener {
             .unfiltered(),
             field(
                 "default_tls_container_ref",
-                Kind::Shape(nothing),
-                "None: TLS ends at the member.",
+                Kind::Shape(tls::reference_shape),
+                "Of TERMINATED_HTTPS: the secret (PKCS #12) or container of the certificate that is shown to who asks for no other.",
             )
             .writable(Absent::Null)
             .or_null()
-            .computed()
             .unfiltered(),
             field(
                 "sni_container_refs",
-                Kind::Shape(no_list),
-                "None: TLS ends at the member.",
+                Kind::Shape(tls::references_shape),
+                "Of TERMINATED_HTTPS: those of the certificates that are shown to who asks for their names.",
             )
             .writable(Absent::List)
-            .computed()
+            .unfiltered(),
+            field(
+                "tls_versions",
+                Kind::Shape(tls::versions_shape),
+                "Of TERMINATED_HTTPS: the versions of TLS that are taken; TLSv1.2 and TLSv1.3 if it is empty.",
+            )
+            .writable(Absent::List)
+            .unfiltered(),
+            field(
+                "tls_ciphers",
+                Kind::Shape(tls::ciphers_shape),
+                "Of TERMINATED_HTTPS: the ciphers that are taken, by OpenSSL's names with colons between; what HAProxy takes, if null.",
+            )
+            .writable(Absent::Null)
+            .or_null()
+            .unfiltered(),
+            field(
+                "alpn_protocols",
+                Kind::Shape(tls::protocols_shape),
+                "Of TERMINATED_HTTPS: h2, http/1.1, http/1.0: what may be spoken, the best first; all three, if nothing is said.",
+            )
+            .writable(Absent::List)
             .unfiltered(),
             field(
                 "provisioning_status",
@@ -224,7 +261,8 @@ impl Resource for Listener {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[placed, distinct, served, planned, followed];
+    const RULES: &'static [Rule<Self>] =
+        &[placed, distinct, served, tls::secured, planned, followed];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -252,7 +290,6 @@ impl Resource for Listener {
                 named(policies.iter().map(|policy| policy.meta.id))
             }
             "loadbalancers" => named([self.loadbalancer_id]),
-            "sni_container_refs" => json!([]),
             "stats" => stats(scene, [self.meta.id]),
             _ => Value::Null,
         }
@@ -262,7 +299,9 @@ impl Resource for Listener {
 impl Listener {
     /// As its pool is.
     pub(super) fn operating(&self, scene: &Scene<'_>) -> &'static str {
-        if !self.admin_state_up || self.protocol == HTTP && !proxy::runs(scene, self) {
+        if !self.admin_state_up
+            || proxy::serves_protocol(&self.protocol) && !proxy::runs(scene, self)
+        {
             return operating(false);
         }
         let pools = self.pools(scene);
@@ -284,13 +323,6 @@ impl Listener {
         }
         let pools = ids.into_iter().map(|id| scene.snapshot.object::<Pool>(id));
         pools.flatten().collect()
-    }
-}
-
-fn no_list(value: &Value) -> Result<Value, String> {
-    match value.as_array() {
-        Some(list) if list.is_empty() => Ok(value.clone()),
-        Some(_) | None => Err(format!("'{value}' is not an empty list")),
     }
 }
 
@@ -378,8 +410,13 @@ fn served(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
 /// Can the pool serve the listener?
 pub(super) fn fits(listener: &Listener, pool: &Pool) -> Result<(), Refusal> {
     let (of, by) = (listener.protocol.as_str(), pool.protocol.as_str());
-    if of == by || matches!((of, by), ("TCP", "HTTP" | "HTTPS") | ("HTTPS", "TCP")) {
-        return match proxy::is_needed_by(pool).filter(|_| of != HTTP) {
+    if of == by
+        || matches!(
+            (of, by),
+            ("TCP", "HTTP" | "HTTPS") | ("HTTPS", "TCP") | (TERMINATED, "HTTP")
+        )
+    {
+        return match proxy::is_needed_by(pool).filter(|_| !proxy::serves_protocol(of)) {
             Some(what) => Err(unsupported(format_args!("{what} of a {of} listener"))),
             None => Ok(()),
         };
@@ -420,7 +457,8 @@ fn planned(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
 #[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
 fn followed(view: &View, change: &Change<'_, Listener>, _: &Caller) -> Judged {
     let listener = change.subject();
-    let Some(listener) = listener.filter(|listener| listener.protocol == HTTP) else {
+    let Some(listener) = listener.filter(|listener| proxy::serves_protocol(&listener.protocol))
+    else {
         return Ok(Vec::new());
     };
     let mut writes = proxy::renewed(view, listener.loadbalancer_id);
@@ -440,7 +478,7 @@ fn plan(view: &View, listener: &Listener) -> Result<Option<Plan>, Refusal> {
     let Some((vip_port_id, vip)) = vip(view, listener.loadbalancer_id).filter(|_| up) else {
         return Ok(None);
     };
-    if listener.protocol == HTTP {
+    if proxy::serves_protocol(&listener.protocol) {
         let front = proxy::front(view, listener);
         return Ok(front.map(|proxy| Plan {
             vip,

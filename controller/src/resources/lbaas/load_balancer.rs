@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     api::Scene,
+    keys::Sealed,
     refusal::Refusal,
     resource::{
         ALL, Absent, Action, How, Kind, Meta, Objects, Operations, Ops, Policy, Reply, Resource,
@@ -22,7 +23,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 use uuid::Uuid;
 
 /// A load balancer.
@@ -56,6 +57,9 @@ pub struct LoadBalancer {
     /// What that proxy does; nothing while no such listener is up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<hostconfig::Proxy>,
+    /// What its listeners that end TLS show, sealed for each; in the order of their references.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub certificates: BTreeMap<Uuid, Vec<Sealed>>,
 }
 
 static OPS: Ops<LoadBalancer> = Ops::new();

@@ -16,6 +16,7 @@ pub mod listener;
 pub mod load_balancer;
 pub mod pool;
 mod proxy;
+pub(crate) mod tls;
 
 pub use health_monitor::HealthMonitor;
 pub use l7_policy::L7Policy;
@@ -104,7 +105,7 @@ fn balanced(protocol: &str) -> Result<Balanced, Refusal> {
 /// What carries a protocol; none where nobody here speaks it.
 fn carried(protocol: &str) -> Result<Balanced, Refusal> {
     match protocol {
-        proxy::HTTP => Ok(Balanced::Tcp),
+        proxy::HTTP | tls::TERMINATED => Ok(Balanced::Tcp),
         other => balanced(other),
     }
 }

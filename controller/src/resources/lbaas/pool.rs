@@ -10,6 +10,7 @@ use super::{
     listener::{fits, vip},
     named, not_ones_own, of_project, operating, own_balancer, provisioning,
     proxy::{self, HTTP},
+    tls::TERMINATED,
     unsupported,
 };
 use crate::{
@@ -585,9 +586,16 @@ fn possible(view: &View, change: &Change<'_, Pool>, _: &Caller) -> Judged {
         return Ok(Vec::new());
     };
     carried(&after.protocol)?;
+    if after.protocol == TERMINATED {
+        return Err(unsupported(format_args!("protocol {TERMINATED} of a pool")));
+    }
     if let Some(what) = proxy::is_needed_by(after) {
         let listeners = view.related::<Listener>("default_pool_id", after.meta.id);
-        if after.protocol != HTTP || listeners.iter().any(|one| one.protocol != HTTP) {
+        if after.protocol != HTTP
+            || !listeners
+                .iter()
+                .all(|one| proxy::serves_protocol(&one.protocol))
+        {
             return Err(unsupported(what));
         }
     }

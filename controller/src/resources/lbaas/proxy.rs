@@ -8,9 +8,11 @@ use super::{
     health_monitor::of_pool,
     l7_policy,
     pool::{Member, Persistence},
+    tls::{self, TERMINATED},
 };
 use crate::{
     api::Scene,
+    keys::Sealed,
     refusal::Refusal,
     resource::{Meta, Objects as _, Resource as _},
     resources::{
@@ -33,6 +35,11 @@ use uuid::Uuid;
 /// The protocol whose listeners a proxy serves.
 pub(super) const HTTP: &str = "HTTP";
 
+/// Does a proxy serve listeners of this protocol?
+pub(super) fn serves_protocol(protocol: &str) -> bool {
+    protocol == HTTP || protocol == TERMINATED
+}
+
 /// Headers that members may be told, by Octavia's names.
 const HEADERS: &[(&str, InsertHeader)] = &[
     ("X-Forwarded-For", InsertHeader::ForwardedFor),
@@ -44,7 +51,7 @@ const HEADERS: &[(&str, InsertHeader)] = &[
 pub(super) fn headers_are_known(listener: &Listener) -> Result<(), Refusal> {
     for (name, value) in &listener.insert_headers {
         let known = HEADERS.iter().any(|(known, _)| known == name);
-        if listener.protocol != HTTP || !known {
+        if !serves_protocol(&listener.protocol) || !known {
             return Err(super::invalid(format_args!(
                 "insert_headers: {name} is not a valid option for a {} listener",
                 listener.protocol
@@ -88,7 +95,7 @@ pub(super) fn proxied(view: &View, change: &Change<'_, LoadBalancer>, _: &Caller
         return Ok(Vec::new());
     };
     let mut listeners = view.related::<Listener>("loadbalancer_id", after.meta.id);
-    listeners.retain(|listener| listener.protocol == HTTP);
+    listeners.retain(|listener| serves_protocol(&listener.protocol));
     let mut balancer = after.clone();
     let mut writes = Vec::new();
     match (after.proxy_port_id, after.vip_network_id) {
@@ -103,6 +110,7 @@ pub(super) fn proxied(view: &View, change: &Change<'_, LoadBalancer>, _: &Caller
         }
         _ => {}
     }
+    balancer.certificates = certificates(&listeners);
     balancer.proxy = proxy(view, &balancer, listeners);
     if balancer == *after {
         return Ok(writes);
@@ -114,6 +122,18 @@ pub(super) fn proxied(view: &View, change: &Change<'_, LoadBalancer>, _: &Caller
         writes.extend(again(view, "loadbalancer_id", after.meta.id));
     }
     Ok(writes)
+}
+
+/// What listeners show, sealed for each.
+fn certificates(listeners: &[Arc<Listener>]) -> BTreeMap<Uuid, Vec<Sealed>> {
+    let listeners = listeners.iter();
+    let listeners = listeners.filter(|listener| !listener.certificates.is_empty());
+    let kept = listeners.map(|listener| {
+        let sealed = listener.certificates.iter();
+        let sealed = sealed.map(|(_, sealed)| sealed.clone());
+        (listener.meta.id, sealed.collect())
+    });
+    kept.collect()
 }
 
 /// A port on the subnet of the virtual address, from which members are asked.
@@ -214,6 +234,7 @@ fn listens(pools: &mut Pools<'_>, listener: &Listener) -> HttpListener {
         insert: insert.map(|(_, header)| *header).collect(),
         policies: decides(pools, listener.meta.id),
         pool: pools.name(listener.default_pool_id),
+        tls: tls::ends(listener),
     }
 }
 

@@ -15,11 +15,13 @@ use std::{
 use hostconfig::{
     chain::{HealthProbe, Monitor},
     proxy::{
-        Compare, HttpAction, HttpAlgorithm, HttpListener, HttpPart, HttpPersistence, HttpPolicy,
-        HttpPool, HttpRule, InsertHeader, Proxy,
+        Alpn, Compare, HttpAction, HttpAlgorithm, HttpListener, HttpPart, HttpPersistence,
+        HttpPolicy, HttpPool, HttpRule, HttpTls, InsertHeader, Proxy, TlsVersion,
     },
 };
 use uuid::Uuid;
+
+use super::certificates::Certificates;
 
 /// Descriptors of a program, of which each connection takes two: as many as it may have by its limits, and no more than these.
 const DESCRIPTORS: u32 = 40_100;
@@ -40,6 +42,9 @@ pub(crate) enum Unfit {
     /// A listener or policy names a pool that is not there.
     #[error("pool {0} is named, and not there")]
     NoPool(Uuid),
+    /// A listener ends TLS, and has no certificate.
+    #[error("listener {0} has no certificate")]
+    NoCertificate(Uuid),
     /// A monitor asks what HAProxy cannot.
     #[error("pool {0}: its members can be asked by connections and HTTP alone")]
     Probe(Uuid),
@@ -54,6 +59,8 @@ pub(super) struct Place<'a> {
     pub(super) socket: &'a Path,
     /// By what it tells which configuration it has.
     pub(super) mark: u64,
+    /// Where the certificates are.
+    pub(super) certificates: &'a Certificates,
 }
 
 /// The configuration of a proxy.
@@ -66,7 +73,7 @@ pub(super) fn render(proxy: &Proxy, place: Place<'_>) -> Result<String, Unfit> {
     // A pool is asked for each listener that it serves, since timeouts are the listener's; its members are asked once.
     let mut asked = BTreeSet::new();
     for listener in &proxy.listeners {
-        frontend(&mut out, listener)?;
+        frontend(&mut out, listener, place.certificates)?;
         for id in served_by(listener) {
             let pool = proxy.pools.iter().find(|pool| pool.id == id);
             let pool = pool.ok_or(Unfit::NoPool(id))?;
@@ -124,11 +131,19 @@ fn backend_name(pool: Uuid, listener: Uuid) -> String {
     format!("{pool}:{listener}")
 }
 
-fn frontend(out: &mut String, listener: &HttpListener) -> Result<(), Unfit> {
+fn frontend(
+    out: &mut String,
+    listener: &HttpListener,
+    certificates: &Certificates,
+) -> Result<(), Unfit> {
     let (id, port) = (listener.id, listener.port);
+    let tls = match &listener.tls {
+        Some(how) => ends(id, how, certificates)?,
+        None => String::new(),
+    };
     line!(out, "frontend {id}");
-    line!(out, "    bind *:{port}");
-    line!(out, "    bind :::{port} v6only");
+    line!(out, "    bind *:{port}{tls}");
+    line!(out, "    bind :::{port} v6only{tls}");
     if let Some(limit) = listener.connection_limit {
         line!(out, "    maxconn {}", limit.max(1));
     }
@@ -144,7 +159,15 @@ fn frontend(out: &mut String, listener: &HttpListener) -> Result<(), Unfit> {
                 line!(out, "    http-request set-header X-Forwarded-Port {port}");
             }
             InsertHeader::ForwardedProto => {
-                line!(out, "    http-request set-header X-Forwarded-Proto http");
+                let scheme = if listener.tls.is_some() {
+                    "https"
+                } else {
+                    "http"
+                };
+                line!(
+                    out,
+                    "    http-request set-header X-Forwarded-Proto {scheme}"
+                );
             }
         }
     }
@@ -190,6 +213,49 @@ fn frontend(out: &mut String, listener: &HttpListener) -> Result<(), Unfit> {
         line!(out, "    default_backend {}", backend_name(pool, id));
     }
     Ok(())
+}
+
+/// How TLS ends where a listener is bound.
+fn ends(id: Uuid, tls: &HttpTls, certificates: &Certificates) -> Result<String, Unfit> {
+    let mut words = vec![" ssl".to_owned()];
+    for path in certificates.paths(id) {
+        words.push(format!("crt {}", quoted("path", &path.to_string_lossy())?));
+    }
+    if words.len() == 1 {
+        return Err(Unfit::NoCertificate(id));
+    }
+    words.push("no-sslv3".to_owned());
+    for (version, word) in [
+        (TlsVersion::V10, "no-tlsv10"),
+        (TlsVersion::V11, "no-tlsv11"),
+        (TlsVersion::V12, "no-tlsv12"),
+        (TlsVersion::V13, "no-tlsv13"),
+    ] {
+        if !tls.versions.contains(&version) {
+            words.push(word.to_owned());
+        }
+    }
+    let ciphers = tls.ciphers.iter().flat_map(|all| all.split(':'));
+    // Those of TLS 1.3 have names of their own, and a word of their own.
+    let (suites, ciphers): (Vec<&str>, Vec<&str>) = ciphers.partition(|c| c.starts_with("TLS_"));
+    for (word, list) in [("ciphersuites", suites), ("ciphers", ciphers)] {
+        if !list.is_empty() {
+            words.push(format!(
+                "{word} {}",
+                quoted("tls_ciphers", &list.join(":"))?
+            ));
+        }
+    }
+    let alpn = tls.alpn.iter().map(|protocol| match protocol {
+        Alpn::H2 => "h2",
+        Alpn::Http11 => "http/1.1",
+        Alpn::Http10 => "http/1.0",
+    });
+    let alpn: Vec<_> = alpn.collect();
+    if !alpn.is_empty() {
+        words.push(format!("alpn {}", alpn.join(",")));
+    }
+    Ok(words.join(" "))
 }
 
 /// All rules of a policy.

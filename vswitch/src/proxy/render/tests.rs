@@ -1,8 +1,8 @@
-use std::process::Command;
+use std::{process::Command, sync::LazyLock};
 
 use hostconfig::{
     chain::Elsewhere,
-    proxy::{HttpMember, HttpPool},
+    proxy::{HttpMember, HttpPool, Pem},
 };
 
 use super::*;
@@ -12,7 +12,9 @@ fn id(n: u128) -> Uuid {
 }
 
 fn place() -> Place<'static> {
+    static HELD: LazyLock<Certificates> = LazyLock::new(|| Certificates::of(&whole()).unwrap());
     Place {
+        certificates: &HELD,
         root: Path::new("/run/it's/root"),
         socket: Path::new("/run/it's/stats.sock"),
         mark: 7,
@@ -92,6 +94,7 @@ fn listener(n: u16, pool: u128) -> HttpListener {
         ],
         policies: vec![],
         pool: Some(id(pool)),
+        tls: None,
     }
 }
 
@@ -130,6 +133,14 @@ fn pool(
     }
 }
 
+/// A certificate with its key, made once for each name: what stands for it in memory must not change.
+fn pem(name: &str) -> Pem {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    Pem::new(certificate.pem() + &key.serialize_pem())
+}
+
 /// A proxy with every field, and texts that mean something to HAProxy.
 fn whole() -> Proxy {
     let http = HealthProbe::Http {
@@ -139,9 +150,19 @@ fn whole() -> Proxy {
     let app = HttpPersistence::AppCookie("JSESSIONID".to_owned());
     let mut first = listener(80, 21);
     first.policies = policies();
+    let mut secure = listener(443, 21);
+    secure.tls = Some(HttpTls {
+        certificates: vec![pem("a.example"), pem("b.example")],
+        versions: vec![TlsVersion::V12, TlsVersion::V13],
+        ciphers: Some(
+            "TLS_AES_256_GCM_SHA384:ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256"
+                .to_owned(),
+        ),
+        alpn: vec![Alpn::H2, Alpn::Http11, Alpn::Http10],
+    });
     Proxy {
         port: id(1).into(),
-        listeners: vec![first, listener(81, 21), listener(82, 23)],
+        listeners: vec![first, listener(81, 21), listener(82, 23), secure],
         pools: vec![
             pool(
                 21,
@@ -178,18 +199,35 @@ fn all_of_a_section_is_written_down() {
         "    stick match res.cook('JSESSIONID')"
             .replace("match res", "store-response res")
             .as_str(),
+        "    http-request set-header X-Forwarded-Proto http\n",
+        "    http-request set-header X-Forwarded-Proto https\n",
         r"    http-check send meth 'GET' uri '/%41?it'\''s' ver 'HTTP/1.1' hdr 'Host' '%%[src]'",
         "    http-check expect status 200-204,301",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
+    let bound = |text: &str| {
+        let lines = text.lines().filter(|line| line.contains(" ssl "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let binds = bound(&text);
+    assert_eq!(binds.len(), 2, "{text}");
+    let paths: Vec<_> = place().certificates.paths(id(443)).collect();
+    let how = format!(
+        " ssl crt '{}' crt '{}' no-sslv3 no-tlsv10 no-tlsv11 ciphersuites 'TLS_AES_256_GCM_SHA384' \
+         ciphers 'ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256' alpn h2,http/1.1,http/1.0",
+        paths[0].display(),
+        paths[1].display()
+    );
+    assert_eq!(binds[0], format!("    bind *:443{how}"));
+    assert_eq!(binds[1], format!("    bind :::443 v6only{how}"));
     let server = |address: &str| {
         text.lines()
             .filter(|l| l.contains(address))
             .collect::<Vec<_>>()
     };
     let name = backend_name(id(21), id(80));
-    let [first, plain, tracked, asked] = server(" 10.0.0.1:8080 ")[..] else {
+    let [first, plain, tracked, asked, _] = server(" 10.0.0.1:8080 ")[..] else {
         panic!("{text}");
     };
     assert!(first.ends_with(" check inter 5000ms fall 3 rise 2 addr 10.0.0.9 port 99"));
@@ -222,6 +260,7 @@ fn haproxy_understands_it() {
     let dir = std::env::temp_dir().join(format!("overweave-render-{}", std::process::id()));
     std::fs::create_dir_all(dir.join("root")).unwrap();
     let place = Place {
+        certificates: place().certificates,
         root: &dir.join("root"),
         socket: &dir.join("stats.sock"),
         mark: 1,
@@ -266,6 +305,15 @@ fn a_text_that_could_end_a_line_or_a_word_is_refused() {
         let to = "http://a/\r\nX: y".to_owned();
         proxy.listeners[0].policies[1].action = HttpAction::Url { to, code: 302 };
     });
+    refused(|proxy| {
+        let tls = proxy.listeners[3].tls.as_mut().unwrap();
+        tls.ciphers = Some("AES256-SHA\n    bind :1".to_owned());
+    });
+    let bare = Place {
+        certificates: &Certificates::default(),
+        ..place()
+    };
+    assert_eq!(render(&whole(), bare), Err(Unfit::NoCertificate(id(443))));
     let none = refused(|proxy| drop(proxy.pools.remove(1)));
     assert_eq!(none, Unfit::NoPool(id(22)));
     let ping = refused(|proxy| proxy.pools[0].monitor.as_mut().unwrap().probe = HealthProbe::Ping);
