@@ -6,7 +6,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     process::Command,
-    sync::mpsc::{Receiver, Sender, TryRecvError, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, TryRecvError, channel},
+    },
     thread,
     time::Duration,
 };
@@ -16,6 +19,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, ipproto},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
 
 /// How long an answer may take.
@@ -89,6 +93,8 @@ pub enum Probe {
     Udp(SocketAddr),
     /// A request over HTTP/1.1: what comes back has this text, letters of either case.
     Http(SocketAddr, Request),
+    /// The same over TLS, from who shows a certificate of this name that the config trusts.
+    Https(SocketAddr, Arc<ClientConfig>, &'static str, Request),
     /// A DHCP client's first word, over `eth0`; the offer holds what is wanted of it.
     Dhcp(Offer),
 }
@@ -154,7 +160,7 @@ impl Prober {
                 socket.set_broadcast(true).unwrap();
                 Some(socket)
             }
-            Probe::Tcp(_) | Probe::Http(..) => None,
+            Probe::Tcp(_) | Probe::Http(..) | Probe::Https(..) => None,
         };
         if let Some(socket) = &socket {
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -175,6 +181,9 @@ impl Prober {
         match (&self.probe, &self.socket) {
             (Probe::Tcp(to), _) => over_tcp(*to, mark).is_ok(),
             (Probe::Http(to, request), _) => over_http(*to, request).unwrap_or(false),
+            (Probe::Https(to, config, name, request), _) => {
+                over_tls(*to, (config, name), request).unwrap_or(false)
+            }
             (Probe::Dhcp(wanted), Some(socket)) => {
                 offered(socket, self.mac, self.sequence, *wanted)
             }
@@ -259,14 +268,18 @@ fn over_tcp(to: SocketAddr, mark: [u8; 4]) -> std::io::Result<()> {
     stream.read_exact(&mut [0; 4])
 }
 
+fn connected(to: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
 fn over_http(to: SocketAddr, request: &Request) -> std::io::Result<bool> {
-    let connected = || TcpStream::connect_timeout(&to, PATIENCE);
-    let _beside = (request.how == How::Beside).then(connected).transpose()?;
-    let mut stream = connected()?;
-    let (path, head) = (request.path, &request.head);
-    let mut asked =
-        format!("GET {path} HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n{head}\r\n");
-    let mut answer = String::new();
+    let _beside = (request.how == How::Beside)
+        .then(|| connected(to))
+        .transpose()?;
+    let mut stream = connected(to)?;
+    let mut asked = head("a.example", request);
     if request.how == How::Halting {
         let rest = asked.split_off(asked.len() / 2);
         stream.write_all(asked.as_bytes())?;
@@ -281,9 +294,41 @@ fn over_http(to: SocketAddr, request: &Request) -> std::io::Result<bool> {
     }
     let patient = request.how == How::Patiently;
     stream.set_read_timeout(Some(if patient { 4 * PATIENCE } else { PATIENCE }))?;
+    Ok(sees(&answer(&mut stream, &asked)?, request))
+}
+
+fn over_tls(
+    to: SocketAddr,
+    (config, name): (&Arc<ClientConfig>, &'static str),
+    request: &Request,
+) -> std::io::Result<bool> {
+    let server = name.try_into().map_err(std::io::Error::other)?;
+    let session = ClientConnection::new(Arc::clone(config), server);
+    let session = session.map_err(std::io::Error::other)?;
+    let mut stream = StreamOwned::new(session, connected(to)?);
+    let mut answer = answer(&mut stream, &head(name, request))?;
+    if let Some(alpn) = stream.conn.alpn_protocol() {
+        answer.push_str("\nalpn: ");
+        answer.push_str(&String::from_utf8_lossy(alpn));
+    }
+    Ok(sees(&answer, request))
+}
+
+fn head(host: &str, request: &Request) -> String {
+    let (path, head) = (request.path, &request.head);
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{head}\r\n")
+}
+
+fn answer(stream: &mut (impl Read + Write), asked: &str) -> std::io::Result<String> {
     stream.write_all(asked.as_bytes())?;
+    stream.flush()?;
+    let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    Ok(answer.to_lowercase().contains(&request.sees.to_lowercase()))
+    Ok(answer)
+}
+
+fn sees(answer: &str, request: &Request) -> bool {
+    answer.to_lowercase().contains(&request.sees.to_lowercase())
 }
 
 fn offered(socket: &UdpSocket, mac: EthernetAddress, xid: u32, wanted: Offer) -> bool {

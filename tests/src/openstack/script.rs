@@ -156,7 +156,8 @@ impl Script {
             return self.client.say(&json!(["rest", method, path, body]));
         }
         let mut words: Vec<&str> = said.split_whitespace().collect();
-        let shows = |word: &&str| ["create", "issue", "list", "show"].contains(word);
+        let shows =
+            |word: &&str| ["create", "get", "issue", "list", "show", "store"].contains(word);
         if words
             .iter()
             .take_while(|word| !word.starts_with("--"))
@@ -234,17 +235,15 @@ impl Script {
     }
 }
 
-/// The id that an answer holds: a resource's own, that of a list's first row with such a cell, or that of what a request's
+/// The id that an answer holds, or the reference: a resource's own, that of a list's first row with such a cell, or that of what a request's
 /// body holds.
 fn id(json: &Value, cell: Option<&str>) -> Option<String> {
     let fits = |row: &&Value| cell.is_none_or(|cell| has(row, cell));
     let json = json
         .as_array()
         .map_or(Some(json), |rows| rows.iter().find(fits))?;
-    let own = [json.get("id"), json.get("ID")]
-        .into_iter()
-        .flatten()
-        .next();
+    let names = ["id", "ID", "Secret href", "Container href"];
+    let own = names.iter().find_map(|name| json.get(name));
     let inner = || json.as_object()?.values().find_map(|inner| inner.get("id"));
     own.or_else(inner)?.as_str().map(str::to_owned)
 }

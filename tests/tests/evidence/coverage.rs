@@ -21,14 +21,22 @@ const SHOWN: &[(&str, &str)] = &[
     ),
     ("l7policy.redirect_prefix", "rival --redirect-prefix"),
     ("l7policy.redirect_url", "old --redirect-url"),
+    ("listener.alpn_protocols", "--alpn-protocol"),
     ("listener.connection_limit", "--connection-limit"),
+    (
+        "listener.default_tls_container_ref",
+        "--default-tls-container-ref $third",
+    ),
     ("listener.insert_headers", "--insert-headers"),
+    ("listener.sni_container_refs", "--sni-container-refs"),
     ("listener.timeout_client_data", "--timeout-client-data"),
     (
         "listener.timeout_member_connect",
         "--timeout-member-connect",
     ),
     ("listener.timeout_member_data", "--timeout-member-data"),
+    ("listener.tls_ciphers", "--tls-ciphers"),
+    ("listener.tls_versions", "--tls-version"),
     ("rule.admin_state_up", "l7rule set api $rule --"),
     ("rule.compare_type", "$rule --compare-type"),
     ("rule.invert", "invert"),
@@ -40,8 +48,10 @@ const SHOWN: &[(&str, &str)] = &[
 
 /// Those of [`SHOWN`], each seen in one way and in another.
 fn shown() -> BTreeSet<String> {
-    let file = tests::netns::repository().join("tests/openstack/http-each.table");
-    let table = std::fs::read_to_string(file).unwrap();
+    let folder = tests::netns::repository().join("tests/openstack");
+    let tables = ["http-each", "tls"].map(|name| folder.join(format!("{name}.table")));
+    let tables = tables.map(|file| std::fs::read_to_string(file).unwrap());
+    let table = tables.concat();
     let rows = || table.lines().filter_map(|row| row.split_once(" | "));
     for (of, words) in SHOWN {
         let seen = |sign: char, other: &str| {
