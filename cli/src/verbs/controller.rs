@@ -61,7 +61,7 @@ struct StoreArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Write the store, the hosts' CA and the admin's cloud to a file
+    /// Write the store, its keys, the hosts' CA and the admin's cloud to a file
     ///
     /// A running controller is asked for it, through clouds.yaml in the data directory; of a stopped one the store is read.
     /// The file is made whole or not at all, with mode 0600: keep it secret.

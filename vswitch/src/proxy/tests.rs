@@ -1,7 +1,16 @@
-use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
+    process::Command,
+};
 
 use hostconfig::proxy::{HttpListener, HttpTls, Pem, Proxy, TlsVersion};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process, test_kill_process},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+use rustls_pki_types::CertificateDer;
 use tokio::{net::TcpStream, time::timeout};
 use uuid::Uuid;
 
@@ -192,31 +201,84 @@ fn files(dir: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
+/// Does something where a program is.
+fn inside<T: Send>(pid: Pid, work: impl FnOnce() -> T + Send) -> T {
+    let there = fs::File::open(format!("/proc/{}/ns/net", pid.as_raw_nonzero())).unwrap();
+    std::thread::scope(|scope| {
+        let entered = scope.spawn(|| {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(there.as_fd(), network).unwrap();
+            work()
+        });
+        entered.join().unwrap()
+    })
+}
+
+/// A connection over TLS to who shows this certificate, or why there is none.
+fn secured(pid: Pid, port: u16, shown: &CertificateDer<'static>) -> std::io::Result<Secured> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(shown.clone()).unwrap();
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+    let config = Arc::new(config.with_no_client_auth());
+    let name = "proxy.example".try_into().unwrap();
+    let session = rustls::ClientConnection::new(config, name).unwrap();
+    let tcp = inside(pid, || std::net::TcpStream::connect(("127.0.0.1", port)))?;
+    tcp.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = rustls::StreamOwned::new(session, tcp);
+    stream.conn.complete_io(&mut stream.sock)?;
+    Ok(stream)
+}
+
+type Secured = rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>;
+
 #[tokio::test]
 async fn a_program_reads_certificates_from_memory_and_takes_others_while_it_runs() {
     let Some(program) = program() else {
         return;
     };
-    let certified = |n: u8| {
+    let certified = || {
         let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec![format!("{n}.example")]).unwrap();
-        let text = params.self_signed(&key).unwrap().pem() + &key.serialize_pem();
+        let params = rcgen::CertificateParams::new(vec!["proxy.example".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let text = certificate.pem() + &key.serialize_pem();
         let (port, plain) = proxy(7006);
         let mut changed = Proxy::clone(&plain);
+        changed.listeners[0].client_timeout = 10_000;
         changed.listeners[0].tls = Some(HttpTls {
             certificates: vec![Pem::new(text)],
             versions: vec![TlsVersion::V13],
             ciphers: None,
             alpn: vec![],
         });
-        (port, Arc::new(changed))
+        (certificate.der().clone(), (port, Arc::new(changed)))
     };
     let mut rig = Rig::new("proxy-certified", program);
-    rig.wanted.send_replace([certified(1)].into());
+    let ((first, one), (second, two)) = (certified(), certified());
+    rig.wanted.send_replace([one].into());
     let pid = rig.started().await;
-    rig.wanted.send_replace([certified(2)].into());
+    inside(pid, || {
+        let up = ["link", "set", "lo", "up"];
+        assert!(Command::new("ip").args(up).status().unwrap().success());
+    });
+    assert!(secured(pid, 7006, &second).is_err());
+    let mut open = secured(pid, 7006, &first).unwrap();
+    open.write_all(b"GET / HTTP/1.1\r\nHost: proxy.example\r\n")
+        .unwrap();
+    rig.wanted.send_replace([two].into());
     assert_eq!(rig.next().await, Heard::Runs);
     test_kill_process(pid).unwrap();
+    let since = Instant::now();
+    while let Err(error) = secured(pid, 7006, &second) {
+        assert!(since.elapsed() < PATIENCE, "{error}");
+    }
+    // What was open before goes on.
+    open.write_all(b"Connection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    open.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 503 Service Unavailable"),
+        "{answer}"
+    );
     let found = files(&rig.dir);
     assert!(
         found
@@ -227,7 +289,7 @@ async fn a_program_reads_certificates_from_memory_and_takes_others_while_it_runs
         assert!(!text.contains("PRIVATE KEY"), "{}", path.display());
     }
     // One that is no certificate is refused, and what ran before runs on.
-    let (port, good) = certified(3);
+    let (_, (port, good)) = certified();
     let mut bad = Proxy::clone(&good);
     bad.listeners[0].tls.as_mut().unwrap().certificates = vec![Pem::new("no PEM".to_owned())];
     rig.wanted.send_replace([(port, Arc::new(bad))].into());
