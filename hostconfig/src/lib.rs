@@ -9,7 +9,7 @@
 //!
 //! # Map
 //! - [`section`]: keys, bodies, hashes
-//! - what sections say: [`network`], [`port`], [`dhcp`], [`router`], [`group`], [`firewall`], [`floating_ip`], [`meter`], [`metadata`], [`qos`],
+//! - what sections say: [`network`], [`port`], [`dhcp`], [`router`], [`group`], [`firewall`], [`floating_ip`], [`meter`], [`metadata`], [`qos`], [`share`],
 //!   [`chain`], [`nat`], [`vtep`]
 //! - [`zone`]: what a host says of where it stands
 //! - [`config`]: the whole, its digest, [`check`]s and [`diff`]
@@ -34,6 +34,7 @@ pub mod proxy;
 pub mod qos;
 pub mod router;
 pub mod section;
+pub mod share;
 pub mod vtep;
 pub mod zone;
 

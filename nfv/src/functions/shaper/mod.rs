@@ -6,6 +6,7 @@
 //!
 //! # Map
 //! - `queue`: what waits, and the buckets; `fq_codel`: whose turn it is; `codel`: who is told to send less
+//! - `tree`: queues that share rates, and lend what they leave
 //!
 //! A bucket is exact: it counts in bits (or segments) times nanoseconds, so that no remainder is ever lost, and a packet that costs more
 //! than the whole bucket (a super-frame) goes when the bucket is full and leaves it in debt. While packets wait, credit is
@@ -31,8 +32,10 @@ use crate::function::{Context, Decision, NetworkFunction};
 mod codel;
 mod fq_codel;
 mod queue;
+mod tree;
 
 pub use queue::{Loss, Pace, Scarce, ShaperQueue};
+pub use tree::{Leaf, MAX_NODES, Tree, TreeFault};
 
 /// The slowest rate: at 8 kbit/s a full frame takes 1.5 s.
 pub const MIN_RATE_BPS: u64 = 8_000;

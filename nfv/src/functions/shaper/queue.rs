@@ -13,13 +13,13 @@ use super::{
     fq_codel::{FqCodel, Left},
 };
 
-const NANOS: i128 = 1_000_000_000;
+pub(super) const NANOS: i128 = 1_000_000_000;
 
 /// What takes part in sums with times; no limit is meant.
 const FASTEST: u64 = 1 << 60;
 
 /// What a packet takes from the buckets of bits and of segments.
-fn costs(packet: &Packet) -> (i128, i128) {
+pub(super) fn costs(packet: &Packet) -> (i128, i128) {
     let bits = i128::from(packet.wire_bytes()) * 8 * NANOS;
     (bits, i128::from(packet.segments()) * NANOS)
 }
@@ -83,15 +83,15 @@ pub enum Scarce {
 
 /// Credit in units (bits or segments) times nanoseconds.
 #[derive(Debug, Clone, Copy)]
-struct Bucket {
+pub(super) struct Bucket {
     rate: i128,
     burst: i128,
-    credit: i128,
+    pub(super) credit: i128,
 }
 
 impl Bucket {
     /// Of so many units a second, full.
-    fn new(per_second: u64, burst: i128) -> Self {
+    pub(super) fn new(per_second: u64, burst: i128) -> Self {
         let burst = burst * NANOS;
         Self {
             rate: i128::from(per_second.clamp(1, FASTEST)),
@@ -101,7 +101,7 @@ impl Bucket {
     }
 
     /// `wanted`: the most that something waits for; `None`, nothing waits.
-    fn fill(&mut self, elapsed: i128, wanted: Option<i128>) {
+    pub(super) fn fill(&mut self, elapsed: i128, wanted: Option<i128>) {
         let most = wanted.map_or(self.burst, |wanted| {
             let late = i128::try_from(LATENESS.as_nanos()).unwrap_or(0);
             self.burst.max(self.rate * late).max(wanted)
@@ -110,14 +110,14 @@ impl Bucket {
     }
 
     /// How many nanoseconds until so much credit is there; at most zero: it is.
-    fn until(&self, credit: i128) -> i128 {
+    pub(super) fn until(&self, credit: i128) -> i128 {
         let missing = credit - self.credit;
         // Rounded up: a poll at that very time finds the credit.
         (missing + self.rate - 1).div_euclid(self.rate)
     }
 
     /// The same with another rate and burst; a debt stays one.
-    fn reshaped(old: Option<Self>, new: Option<Self>) -> Option<Self> {
+    pub(super) fn reshaped(old: Option<Self>, new: Option<Self>) -> Option<Self> {
         let new = new?;
         let credit = old.map_or(new.credit, |old| old.credit.min(new.burst));
         Some(Self { credit, ..new })
@@ -369,6 +369,12 @@ impl ShaperQueue {
             self.pay(costs(packet));
         }
         passes
+    }
+
+    /// May the packet whose turn it is go now?
+    pub(super) fn ready(&mut self, now: Now) -> bool {
+        self.fill(now);
+        self.next().is_some_and(|(price, _)| self.lets(price))
     }
 
     /// The next packet that may go now. By flow, packets may be [lost](ShaperQueue::lost) before it.

@@ -1,6 +1,7 @@
 //! Rates, bursts and bounds of a queue, first in first out.
 
 mod fair;
+mod tree;
 
 use net::{Gso, Offload, PacketPool};
 
