@@ -5,7 +5,12 @@ use std::net::IpAddr;
 use net::{Id, Label, Mtu, PortRange, Prefix, UnicastMac, Vni, ids::kind};
 use serde::{Deserialize, Serialize};
 
-use crate::{Nat, group::Family, qos::Discipline};
+use crate::{
+    Nat,
+    group::Family,
+    qos::Discipline,
+    share::{Class, Share},
+};
 
 /// A port chain: functions in order, and the classifiers that lead into it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -367,4 +372,10 @@ pub struct Shaper {
     /// In which order they go.
     #[serde(default, skip_serializing_if = "Discipline::is_fifo")]
     pub queue: Discipline,
+    /// What it is part of; the rate is its ceiling there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Share>,
+    /// Its parts, each with a queue of its own; none: it has one queue.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<Class>,
 }

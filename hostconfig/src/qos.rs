@@ -3,6 +3,8 @@
 use net::{Id, ids::kind};
 use serde::{Deserialize, Serialize};
 
+use crate::share::Share;
+
 /// A QoS policy: what holds for each port that names it, apart from every other port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +47,9 @@ pub struct Limit {
     /// In which order what waits goes.
     #[serde(default, skip_serializing_if = "Discipline::is_fifo")]
     pub queue: Discipline,
+    /// What it is part of; its bits are its ceiling there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Share>,
 }
 
 /// In which order does what waits go, and who is told to send less?
@@ -80,6 +85,6 @@ pub struct Rate {
 impl Limit {
     /// Does it limit nothing?
     pub fn is_none(&self) -> bool {
-        self.bits.is_none() && self.packets.is_none()
+        self.bits.is_none() && self.packets.is_none() && self.share.is_none()
     }
 }

@@ -9,6 +9,9 @@ use uuid::Uuid;
 /// The most nodes above a queue.
 pub const MAX_ABOVE: usize = 6;
 
+/// The most classes of a shaper.
+pub const MAX_CLASSES: usize = 16;
+
 /// What a queue has for certain, and what it is part of.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -303,6 +303,8 @@ mod tests {
             burst_bytes: 1,
             queue_bytes: 1,
             queue: hostconfig::Discipline::Fifo,
+            share: None,
+            classes: Vec::new(),
         };
         let firewall = hostconfig::Firewall {
             rules: vec![],

@@ -516,6 +516,8 @@ mod tests {
             burst_bytes: 3_000,
             queue_bytes: 30_000,
             queue: hostconfig::Discipline::Fifo,
+            share: None,
+            classes: Vec::new(),
         });
         Function {
             id: id(n),
@@ -685,6 +687,8 @@ mod tests {
             burst_bytes: 1,
             queue_bytes: 1,
             queue: hostconfig::Discipline::Fifo,
+            share: None,
+            classes: Vec::new(),
         });
         let fault = Chain::build(&config(vec![bad])).unwrap_err();
         assert!(

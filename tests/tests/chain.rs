@@ -303,6 +303,8 @@ fn a_chain_replaced_under_traffic_breaks_nothing_it_still_allows() {
             burst_bytes: 1 << 20,
             queue_bytes: 1 << 20,
             queue: hostconfig::Discipline::Fifo,
+            share: None,
+            classes: Vec::new(),
         });
         let variants = [
             vec![firewall(vec![]), balancer.clone()],
@@ -440,6 +442,8 @@ fn a_shaper_is_exact_in_virtual_time() {
             burst_bytes,
             queue_bytes: 500_000,
             queue: hostconfig::Discipline::Fifo,
+            share: None,
+            classes: Vec::new(),
         })]);
         let member = scene.members[0];
         let plan = scene.fabric.plan.clone();
@@ -497,6 +501,8 @@ fn a_shaper_delays_up_to_its_queue_before_it_drops() {
         burst_bytes: 2000,
         queue_bytes: 50_000,
         queue: hostconfig::Discipline::Fifo,
+        share: None,
+        classes: Vec::new(),
     })]);
     let member = scene.members[0];
     let plan = scene.fabric.plan.clone();

@@ -366,6 +366,8 @@ fn shaper(rate_bps: u64, queue: Discipline) -> FunctionKind {
         burst_bytes: 3000,
         queue_bytes: 40_000,
         queue,
+        share: None,
+        classes: Vec::new(),
     })
 }
 

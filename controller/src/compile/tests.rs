@@ -481,6 +481,8 @@ pub(crate) fn shaper(n: u8, rate_bps: u64) -> Object {
         burst_bytes: 1 << 16,
         queue_bytes: 1 << 20,
         queue: hostconfig::Discipline::Fifo,
+        share: None,
+        classes: Vec::new(),
     }));
     Object::Function(Arc::new(Function {
         id: id(n),

@@ -85,6 +85,7 @@ pub fn bits(per_second: u64, burst: u64, queue_bytes: u64) -> Limit {
         packets: None,
         queue_bytes,
         queue: hostconfig::Discipline::Fifo,
+        share: None,
     }
 }
 

@@ -17,6 +17,18 @@ use crate::plan::{
     GroupUuid, NetId, Plan, PortUuid, allow, allow_all, bits, firewall_rule, from_network,
 };
 
+/// A shaper that lets all go at once.
+fn unbinding() -> FunctionKind {
+    FunctionKind::Shaper(Shaper {
+        rate_bps: 1_000_000_000_000,
+        burst_bytes: 1 << 30,
+        queue_bytes: 1 << 20,
+        queue: hostconfig::Discipline::Fifo,
+        share: None,
+        classes: Vec::new(),
+    })
+}
+
 pub(super) fn rules_of(rules: &[Rule], groups: &[GroupUuid]) -> Vec<SecurityGroupRule> {
     // Half of what a workload wants to say is allowed from the start: else nearly everything ends at the first door.
     let mut all = allow_all(Direction::Egress);
@@ -239,12 +251,7 @@ impl Scenario {
             };
             let nat = spec.put_nat((&mut plan, net), &members, &mut functions);
             if spec.shaper {
-                functions.push(FunctionKind::Shaper(Shaper {
-                    rate_bps: 1_000_000_000_000,
-                    burst_bytes: 1 << 30,
-                    queue_bytes: 1 << 20,
-                    queue: hostconfig::Discipline::Fifo,
-                }));
+                functions.push(unbinding());
             }
             let virtuals = std::iter::once(vip).chain(nat).collect();
             (plan.chain(vec![classifier], functions), virtuals, net)

@@ -21,7 +21,7 @@ use super::{
     flow::{Action, CompiledFlow, Lane, ProgramId, Programs, Refusal, Stage, Verdict},
     gate::{Exit, Gate},
     ledger::Ledger,
-    queues::{self, Entered, Queues},
+    queues::{self, Entered, Queues, Turn},
     tables::{
         Tables, dhcp6,
         ra::{self, Advertisement, Says},
@@ -948,13 +948,14 @@ impl Hands {
         if matches!(queued, Queued::Gone) {
             counters.count_drop(segments);
         }
-        self.bury(lane, cx);
+        let turn = self.queues.turn(lane);
+        self.bury(turn, cx);
         queued
     }
 
-    /// What a queue lost after it had taken it.
-    fn bury(&mut self, lane: Lane, cx: &mut Cx<'_>) {
-        while let Some((packet, refusal)) = self.queues.lost(cx.tables, lane) {
+    /// What was lost after a queue had taken it.
+    fn bury(&mut self, turn: Turn, cx: &mut Cx<'_>) {
+        while let Some((lane, packet, refusal)) = self.queues.lost(cx.tables, turn) {
             if packet.errand() == Errand::Run && lane.receiver().is_none() {
                 self.orphans.push(ProgramId::from_number(packet.tag()));
             }
@@ -972,9 +973,9 @@ impl Hands {
     }
 
     /// Forgets the counters and empty queues of what is no longer there, before their dense ids are used again.
-    pub(super) fn forget(&mut self, tables: &Tables) {
+    pub(super) fn forget(&mut self, tables: &Tables, now: Now) {
         self.counters.forget(tables);
-        self.queues.forget(tables);
+        self.queues.forget(tables, now);
     }
 
     /// Does anything wait that was not yet asked for at this time?
@@ -990,18 +991,21 @@ impl Hands {
         }
         let mut wake: Option<Now> = None;
         let mut at = 0;
-        while let Some(lane) = self.queues.waiting(at) {
-            while let Some((packet, stranger)) = self.queues.release(cx.tables, lane, cx.now) {
+        while let Some(turn) = self.queues.waiting(at) {
+            while let Some((lane, packet, stranger)) = self.queues.release(cx.tables, turn, cx.now)
+            {
                 let segments = u64::from(packet.segments());
                 self.ledger.held = self.ledger.held.saturating_sub(segments);
                 self.released(programs, lane, packet, stranger, cx);
             }
-            let stage = match lane {
-                Lane::Function { .. } => Stage::Chain,
-                Lane::Port { .. } | Lane::Outside { .. } => Stage::Qos,
-            };
-            self.counters.mark(stage, self.queues.marked(lane));
-            self.bury(lane, cx);
+            while let Some((lane, marked)) = self.queues.marked(turn) {
+                let stage = match lane {
+                    Lane::Function { .. } => Stage::Chain,
+                    Lane::Port { .. } | Lane::Outside { .. } => Stage::Qos,
+                };
+                self.counters.mark(stage, marked);
+            }
+            self.bury(turn, cx);
             if let Some(next) = self.queues.wake(at, cx.now) {
                 wake = Some(wake.map_or(next, |w| w.min(next)));
                 at += 1;

@@ -536,7 +536,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     ) -> Option<Now> {
         if self.seen != tables.version() {
             self.seen = tables.version();
-            self.hands.forget(tables);
+            self.hands.forget(tables, now);
             let mut cx = execute::Cx {
                 tables,
                 now,

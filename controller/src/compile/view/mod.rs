@@ -773,6 +773,8 @@ fn shaper(shaper: function::Shaper) -> Shaper {
         burst_bytes,
         queue_bytes: queue_bytes(rate_bps, queue),
         queue,
+        share: None,
+        classes: Vec::new(),
     }
 }
 

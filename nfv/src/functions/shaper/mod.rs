@@ -24,7 +24,7 @@
 
 use std::time::Duration;
 
-use hostconfig::Discipline;
+use hostconfig::{Discipline, share::MAX_CLASSES};
 use net::Probe;
 
 use crate::function::{Context, Decision, NetworkFunction};
@@ -53,6 +53,12 @@ pub enum ShaperFault {
     /// No byte may ever wait.
     #[error("queue out of range (1..): {0}")]
     Queue(u64),
+    /// More classes than there may be.
+    #[error("too many classes (at most {MAX_CLASSES}): {0}")]
+    Classes(usize),
+    /// More is promised than the shaper has.
+    #[error("rates of classes are together above the shaper's: {0}")]
+    Promised(u64),
 }
 
 /// A shaper's policy.
@@ -71,6 +77,21 @@ impl Shaper {
         if config.queue_bytes == 0 {
             return Err(ShaperFault::Queue(0));
         }
+        if config.classes.len() > MAX_CLASSES {
+            return Err(ShaperFault::Classes(config.classes.len()));
+        }
+        let ceilings = config.classes.iter().map(|class| class.ceil_bps);
+        if let Some(ceil) = ceilings
+            .into_iter()
+            .find(|ceil| !(MIN_RATE_BPS..=MAX_RATE_BPS).contains(ceil))
+        {
+            return Err(ShaperFault::Rate(ceil));
+        }
+        let rates = config.classes.iter().map(|class| class.rate_bps);
+        let promised = rates.fold(0, u64::saturating_add);
+        if promised > config.rate_bps {
+            return Err(ShaperFault::Promised(promised));
+        }
         Ok(Self(config.clone()))
     }
 }
@@ -86,10 +107,15 @@ impl NetworkFunction for Shaper {
             Discipline::Fifo => "",
             Discipline::FqCodel => " by flow (fq_codel)",
         };
-        note(format_args!(
-            "{} bit/s, queue of {} bytes{by_flow}",
-            self.0.rate_bps, self.0.queue_bytes
-        ));
+        let (rate, queue) = (self.0.rate_bps, self.0.queue_bytes);
+        match self.0.classes.len() {
+            0 => note(format_args!(
+                "{rate} bit/s, queue of {queue} bytes{by_flow}"
+            )),
+            n => note(format_args!(
+                "{rate} bit/s among {n} classes by DSCP, queues of {queue} bytes{by_flow}"
+            )),
+        }
         Decision::Queue
     }
 }

@@ -455,6 +455,17 @@ impl<K: Copy + Ord> Tree<K> {
         }
     }
 
+    /// Takes out what waits, without regard to any rate.
+    pub fn drain(&mut self) -> impl Iterator<Item = (K, Packet)> + '_ {
+        std::iter::from_fn(|| {
+            let at = *self.active.first()?;
+            let leaf = self.place_mut(at)?.leaf.as_mut()?;
+            let taken = (leaf.0, leaf.1.pop()?);
+            self.settle(at);
+            Some(taken)
+        })
+    }
+
     /// Counts a leaf in which something begins or ends to wait, and takes what it lost.
     fn settle(&mut self, at: u16) {
         let Some(place) = self.place_mut(at) else {

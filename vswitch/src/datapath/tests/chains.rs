@@ -61,6 +61,8 @@ fn shaper(rate_bps: u64, queue_bytes: u64) -> FunctionKind {
         burst_bytes: 1500,
         queue_bytes,
         queue: hostconfig::Discipline::Fifo,
+        share: None,
+        classes: Vec::new(),
     })
 }
 

@@ -28,6 +28,7 @@ mod routed_nat;
 mod routing;
 mod services;
 mod several;
+mod shares;
 mod tracking;
 mod transport;
 mod trunks;

@@ -33,6 +33,7 @@ fn bits(per_second: u64, burst: u64, queue_bytes: u64) -> Limit {
         packets: None,
         queue_bytes,
         queue: hostconfig::Discipline::Fifo,
+        share: None,
     }
 }
 
@@ -46,6 +47,7 @@ fn packets(per_second: u64, burst: u64) -> Limit {
         }),
         queue_bytes: 1 << 20,
         queue: hostconfig::Discipline::Fifo,
+        share: None,
     }
 }
 

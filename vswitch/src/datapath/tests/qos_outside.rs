@@ -37,6 +37,7 @@ fn bits() -> Limit {
         packets: None,
         queue_bytes: 10_000,
         queue: hostconfig::Discipline::Fifo,
+        share: None,
     }
 }
 
@@ -50,6 +51,7 @@ fn packets() -> Limit {
         }),
         queue_bytes: 1 << 20,
         queue: hostconfig::Discipline::Fifo,
+        share: None,
     }
 }
 

@@ -250,6 +250,8 @@ fn a_packet_waits_once_in_a_chain_that_leads_to_a_member_of_its_own_network() {
         burst_bytes: 100_000,
         queue_bytes: 100_000,
         queue: hostconfig::Discipline::Fifo,
+        share: None,
+        classes: Vec::new(),
     });
     let network = Some(Side::Network(id(NET)));
     c.chain_of(8000, None, network, 80, vec![balancer, shaper]);

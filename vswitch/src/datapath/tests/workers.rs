@@ -404,6 +404,8 @@ fn a_shaper_has_one_owner() {
             burst_bytes: 100_000,
             queue_bytes: 100_000,
             queue: hostconfig::Discipline::Fifo,
+            share: None,
+            classes: Vec::new(),
         })],
     );
     let mut s = Switch::new(&conf);
@@ -440,6 +442,7 @@ fn a_limit_has_one_rate_whichever_worker_has_the_connections() {
                 packets: None,
                 queue_bytes: 1 << 20,
                 queue: hostconfig::Discipline::Fifo,
+                share: None,
             }
         };
         conf.put(Section::Qos(QosPolicy {
@@ -489,6 +492,56 @@ fn a_limit_has_one_rate_whichever_worker_has_the_connections() {
         let owners = s.workers.iter().filter(|w| !w.counters().limits.is_empty());
         assert_eq!(owners.count(), 1);
     }
+}
+
+#[test]
+fn a_tree_has_one_owner_whichever_workers_have_its_ports_connections() {
+    let mut conf = Conf::new();
+    conf.web(17, 53).far(9);
+    for n in 1..=6u16 {
+        let policy = id(6000 + u128::from(n));
+        let share = hostconfig::share::Share {
+            rate_bps: 1_000_000,
+            within: vec![hostconfig::share::Node {
+                id: id::<net::ids::kind::QosPolicy>(77).uuid(),
+                rate_bps: 0,
+                ceil_bps: 8_000_000,
+                burst_bytes: 1_000,
+            }],
+        };
+        conf.put(Section::Qos(QosPolicy {
+            id: policy,
+            name: format!("part-{n}"),
+            egress: Limit {
+                queue_bytes: 1 << 20,
+                share: Some(share),
+                ..Limit::default()
+            },
+            ingress: Limit::default(),
+            dscp: None,
+        }));
+        conf.port_with(n, &[GROUP], |p| p.qos = Some(policy));
+    }
+    let mut s = Switch::new(&conf);
+    let mut sent = 0;
+    for n in 0..60u16 {
+        let from = n % 6 + 1;
+        let frame = between(FrameBuilder::udp(false, 1000 + n, 53), false, from, 9);
+        let origin = s.origin(from);
+        sent += s
+            .enter(usize::from(n) % 3, origin, &frame.payload(&[0; 958]))
+            .len();
+    }
+    // The rates' bursts are none's: a limit without bits of its own has none.
+    assert!(sent <= 7, "{sent}");
+    let owners = s.workers.iter().filter(|w| !w.counters().limits.is_empty());
+    assert_eq!(owners.count(), 1);
+    let mut went = 0;
+    for _ in 0..40 {
+        s.now = s.now + Duration::from_millis(1);
+        went += s.let_go().len();
+    }
+    assert!((39..=41).contains(&went), "{went}");
 }
 
 #[test]

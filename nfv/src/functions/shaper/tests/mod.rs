@@ -19,6 +19,8 @@ fn policy(rate_bps: u64, burst_bytes: u64, queue_bytes: u64) -> hostconfig::Shap
         burst_bytes,
         queue_bytes,
         queue: Discipline::Fifo,
+        share: None,
+        classes: Vec::new(),
     }
 }
 
@@ -365,4 +367,28 @@ fn what_runs_out_first_is_told() {
         assert!(queue.pop().is_some(), "without regard to the pace");
         assert_eq!((queue.len(), queue.queued_bytes()), (0, 0));
     }
+}
+
+#[test]
+fn classes_are_promised_no_more_than_the_shaper_has() {
+    let class = |rate_bps, ceil_bps| hostconfig::share::Class {
+        dscp: vec![],
+        rate_bps,
+        ceil_bps,
+    };
+    let shaper = |classes| {
+        let config = hostconfig::Shaper {
+            classes,
+            ..policy(1_000_000, 1_500, 1_500)
+        };
+        Shaper::new(&config).map(|_| ())
+    };
+    shaper(vec![class(600_000, 1_000_000), class(400_000, 8_000)]).unwrap();
+    let over = vec![class(600_000, 1_000_000), class(400_001, 1_000_000)];
+    assert_eq!(shaper(over), Err(ShaperFault::Promised(1_000_001)));
+    assert_eq!(shaper(vec![class(0, 0)]), Err(ShaperFault::Rate(0)));
+    assert_eq!(
+        shaper(vec![class(0, 8_000); 17]),
+        Err(ShaperFault::Classes(17))
+    );
 }
