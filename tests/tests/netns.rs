@@ -21,6 +21,7 @@ use tests::netns::{
 const LABS: &[&str] = &[
     "chains/appliance",
     "chains/appliance-far",
+    "chains/classes",
     "chains/nat",
     "chains/rate-limiter",
     "chains/web-edge",
@@ -141,6 +142,11 @@ fn both_families_work_over_an_uplink_tap() {
 #[test]
 fn the_chain_with_every_key_holds() {
     holds("chains/web-edge");
+}
+
+#[test]
+fn the_classes_of_a_shaper_hold() {
+    holds("chains/classes");
 }
 
 #[test]

@@ -468,6 +468,18 @@ pub(crate) struct RawShaper {
     pub(crate) rate: Rate,
     pub(crate) burst: Option<Size>,
     pub(crate) queue: Option<Queue>,
+    #[serde(default)]
+    pub(crate) classes: Vec<Class>,
+}
+
+/// A part of a shaper's traffic.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Class {
+    #[serde(default)]
+    pub(crate) dscp: Vec<u8>,
+    pub(crate) rate: Rate,
+    pub(crate) ceil: Option<Rate>,
 }
 
 #[derive(Debug, Deserialize)]

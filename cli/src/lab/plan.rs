@@ -11,8 +11,8 @@ use nfv::catalog::Kind;
 use vswitch::UplinkChoice;
 
 use super::file::{
-    Action, Algorithm, Appliance, Direction, Family, LbProtocol, Pair, Ports, Protocol, Queue,
-    RawFloating, RawGateway, RawMetadata, RawQos, RawTrunk, Reach,
+    Action, Algorithm, Appliance, Class, Direction, Family, LbProtocol, Pair, Ports, Protocol,
+    Queue, RawFloating, RawGateway, RawMetadata, RawQos, RawTrunk, Reach,
 };
 use super::nat::Nat;
 use crate::units::{Percent, Rate, RateRange, Size, Span};
@@ -203,6 +203,7 @@ pub(crate) enum Function {
         rate: Rate,
         burst: Option<Size>,
         queue: Option<Queue>,
+        classes: Vec<Class>,
     },
     Nat(Nat),
     Appliance(Appliance),

@@ -4,6 +4,7 @@
 //! kind. The schema is the lab file's (`firewall`, `load_balancer`, `shaper`, `nat`). What a plain function takes is its own affair:
 //! the catalogue is asked.
 
+use hostconfig::share::MAX_CLASSES;
 use net::{PortRange, Prefix};
 use nfv::catalog::{native, plain_kind};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -364,7 +365,7 @@ impl<'de> Deserialize<'de> for Member {
 }
 
 /// What exceeds the rate waits, what exceeds the queue is dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shaper {
     /// Bits a second: `100mbit`.
@@ -375,6 +376,67 @@ pub struct Shaper {
     /// In which order what waits goes; by flow if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<Queue>,
+    /// Its parts, each with a queue of its own; they lend each other what they leave.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<Class>,
+}
+
+/// A part of a shaper's traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Class {
+    /// Which marks are in it (RFC 2474); none: what no other class has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dscp: Vec<u8>,
+    /// Bits a second that it has for certain.
+    pub rate: Rate,
+    /// Bits a second that it never exceeds; the shaper's rate if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceil: Option<Rate>,
+}
+
+impl Shaper {
+    fn check(&self) -> Result<(), String> {
+        if self.classes.len() > MAX_CLASSES {
+            return Err(format!("a shaper has at most {MAX_CLASSES} classes"));
+        }
+        let mut promised: u64 = 0;
+        for (at, class) in self.classes.iter().enumerate() {
+            let of = |reason: &str| Err(format!("class {at}: {reason}"));
+            let ceil = class.ceil.unwrap_or(self.rate);
+            if class.rate.0 > ceil.0 {
+                return of(&format!("its rate is above its ceil: {}", class.rate));
+            }
+            if ceil.0 > self.rate.0 {
+                return of(&format!("its ceil is above the shaper's rate: {ceil}"));
+            }
+            let before = || self.classes.iter().take(at);
+            if class.dscp.is_empty() && before().any(|other| other.dscp.is_empty()) {
+                return of("another one has no dscp either");
+            }
+            for (nth, mark) in class.dscp.iter().enumerate() {
+                if *mark > 63 {
+                    return of(&format!("dscp out of range (0..=63): {mark}"));
+                }
+                let here = class.dscp.iter().take(nth);
+                if before()
+                    .flat_map(|other| &other.dscp)
+                    .chain(here)
+                    .any(|other| other == mark)
+                {
+                    return of(&format!("dscp is in a class already: {mark}"));
+                }
+            }
+            promised = promised.saturating_add(class.rate.0);
+        }
+        if promised > self.rate.0 {
+            return Err(format!(
+                "rates of classes are together above the shaper's rate: {}",
+                Rate(promised)
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// How packets wait.
@@ -465,13 +527,16 @@ fn spelled(number: u64, units: &[(&str, u64)], names: &[&str]) -> String {
     )
 }
 
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = &["gbit", "mbit", "kbit", "bit"];
+        f.write_str(&spelled(self.0, RATE_UNITS, names))
+    }
+}
+
 impl Serialize for Rate {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        out.serialize_str(&spelled(
-            self.0,
-            RATE_UNITS,
-            &["gbit", "mbit", "kbit", "bit"],
-        ))
+        out.collect_str(self)
     }
 }
 
@@ -556,7 +621,12 @@ pub fn shape(value: &Value) -> Result<Value, String> {
                 }
             }
         }
-        NetworkFunction::Shaper(_) | NetworkFunction::Plain(_) => {}
+        NetworkFunction::Shaper(shaper) => {
+            shaper
+                .check()
+                .map_err(|reason| format!("shaper: {reason}"))?;
+        }
+        NetworkFunction::Plain(_) => {}
         NetworkFunction::Nat(nat) => nat.check().map_err(|reason| format!("nat: {reason}"))?,
     }
     serde_json::to_value(function).map_err(|error| error.to_string())
@@ -584,6 +654,62 @@ impl FirewallRule {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_shapers_classes_are_parts_of_it() {
+        let shaper = |classes: Value| {
+            shape(&json!({"shaper": {"rate": "10mbit", "burst": "64KiB", "classes": classes}}))
+        };
+        let taken = json!([{"dscp": [46], "rate": "6mbit"}, {"rate": "4mbit", "ceil": "5mbit"}]);
+        assert_eq!(shaper(taken.clone()).unwrap()["shaper"]["classes"], taken);
+        assert!(
+            shaper(json!([])).unwrap()["shaper"]
+                .get("classes")
+                .is_none()
+        );
+        for (classes, why) in [
+            (json!([{}]), "missing field `rate`"),
+            (
+                json!([{"rate": "1mbit", "weight": 1}]),
+                "unknown field `weight`",
+            ),
+            (
+                json!([{"rate": "6mbit"}, {"dscp": [1], "rate": "5mbit"}]),
+                "together above the shaper's rate: 11mbit",
+            ),
+            (
+                json!([{"rate": "1mbit", "ceil": "11mbit"}]),
+                "class 0: its ceil is above the shaper's rate: 11mbit",
+            ),
+            (
+                json!([{"rate": "2mbit", "ceil": "1mbit"}]),
+                "class 0: its rate is above its ceil: 2mbit",
+            ),
+            (
+                json!([{"dscp": [64], "rate": "1mbit"}]),
+                "class 0: dscp out of range (0..=63): 64",
+            ),
+            (
+                json!([{"dscp": [1], "rate": "1mbit"}, {"dscp": [2, 1], "rate": "1mbit"}]),
+                "class 1: dscp is in a class already: 1",
+            ),
+            (
+                json!([{"dscp": [3, 3], "rate": "1mbit"}]),
+                "class 0: dscp is in a class already: 3",
+            ),
+            (
+                json!([{"rate": "1mbit"}, {"rate": "1mbit"}]),
+                "class 1: another one has no dscp either",
+            ),
+            (
+                json!(vec![json!({"rate": "8kbit"}); 17]),
+                "at most 16 classes",
+            ),
+        ] {
+            let refused = shaper(classes.clone()).unwrap_err();
+            assert!(refused.contains(why), "{classes}: {refused}");
+        }
+    }
 
     #[test]
     fn the_schema_of_the_lab_file_is_taken_and_completed() {

@@ -197,6 +197,7 @@ fn function(
             rate: shaper.rate,
             burst: shaper.burst,
             queue: shaper.queue,
+            classes: shaper.classes,
         }),
     }
 }

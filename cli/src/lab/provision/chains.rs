@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Inventory, Projects, id, project_id, set};
 use crate::api::Api;
-use crate::lab::file::{Correlation, OneOrMany, Pair, Ports, Protocol, Queue};
+use crate::lab::file::{Class, Correlation, OneOrMany, Pair, Ports, Protocol, Queue};
 use crate::lab::nat::Nat;
 use crate::lab::plan::{Chain, Classifier, FirewallRule, Function, Member};
 
@@ -199,13 +199,35 @@ fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<V
             }
             json!({kind.name: settings})
         }
-        Function::Shaper { rate, burst, queue } => {
+        Function::Shaper {
+            rate,
+            burst,
+            queue,
+            classes,
+        } => {
             let mut body = json!({"rate": rate.to_string()});
             set(&mut body, "burst", burst.map(|b| b.to_string()));
             set(&mut body, "queue", queue.map(Queue::name));
+            let classes: Vec<Value> = classes.iter().map(class_body).collect();
+            set(
+                &mut body,
+                "classes",
+                Some(classes).filter(|all| !all.is_empty()),
+            );
             json!({"shaper": body})
         }
     })
+}
+
+fn class_body(class: &Class) -> Value {
+    let mut body = json!({"rate": class.rate.to_string()});
+    set(
+        &mut body,
+        "dscp",
+        Some(&class.dscp).filter(|marks| !marks.is_empty()),
+    );
+    set(&mut body, "ceil", class.ceil.map(|ceil| ceil.to_string()));
+    body
 }
 
 /// A rule of the file for the API. `icmp` means both families, as it does in a group; the API's own `icmp` is ICMPv6 only where a
@@ -360,6 +382,17 @@ mod tests {
             let body = function_body(&inventory(), &lab.chains[0].functions[2]).unwrap();
             assert_eq!(body["shaper"]["queue"], queue);
         }
+    }
+
+    #[test]
+    fn a_shapers_classes_are_told_as_the_file_says_them() {
+        let text = include_str!("../../../../configs/chains/classes.yaml");
+        let lab = check::lab("classes.yaml", "classes", text).unwrap();
+        let body = function_body(&inventory(), &lab.chains[0].functions[0]).unwrap();
+        assert_eq!(
+            body["shaper"]["classes"],
+            json!([{"dscp": [46], "rate": "20mbit"}, {"rate": "5mbit", "ceil": "8mbit"}])
+        );
     }
 
     #[test]

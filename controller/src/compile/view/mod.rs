@@ -20,6 +20,7 @@ use hostconfig::{
     network::{RaMode, Route, Wire},
     port::{AddressPair, FixedIp},
     qos::{Dscp, Limit, Rate},
+    share::Class,
 };
 use net::{Id, Mtu, PortRange, UnicastMac, Vni, ids::kind};
 use uuid::Uuid;
@@ -634,7 +635,7 @@ fn port_pair_group(group: &PortPairGroup) -> Function {
         Some(match function {
             NetworkFunction::Firewall(f) => Work::Firewall(firewall(group.meta.id, f)),
             NetworkFunction::LoadBalancer(f) => Work::LoadBalancer(balancer(group.vip_port_id?, f)),
-            NetworkFunction::Shaper(f) => Work::Shaper(shaper(*f)),
+            NetworkFunction::Shaper(f) => Work::Shaper(shaper(f)),
             NetworkFunction::Nat(f) => Work::Nat(nat(group, f)),
             NetworkFunction::Plain(f) => Work::Plain(f.clone()),
         })
@@ -761,7 +762,7 @@ fn nat(group: &PortPairGroup, nat: &resources::nat::Nat) -> Nat {
     }
 }
 
-fn shaper(shaper: function::Shaper) -> Shaper {
+fn shaper(shaper: &function::Shaper) -> Shaper {
     let rate_bps = shaper.rate.bits_per_second();
     let burst_bytes = shaper.burst.bytes();
     let queue = match shaper.queue.unwrap_or_default() {
@@ -774,7 +775,15 @@ fn shaper(shaper: function::Shaper) -> Shaper {
         queue_bytes: queue_bytes(rate_bps, queue),
         queue,
         share: None,
-        classes: Vec::new(),
+        classes: shaper
+            .classes
+            .iter()
+            .map(|class| Class {
+                dscp: class.dscp.clone(),
+                rate_bps: class.rate.bits_per_second(),
+                ceil_bps: class.ceil.unwrap_or(shaper.rate).bits_per_second(),
+            })
+            .collect(),
     }
 }
 
