@@ -266,15 +266,18 @@ impl Compiler {
                 }
             }
             Object::Qos(policy) => {
-                dirty.sections.insert(SectionKey::Qos(policy.id));
+                let id = policy.section.id;
+                dirty.sections.insert(SectionKey::Qos(id));
+                let below = intent.policies_below(id).into_iter();
+                dirty.sections.extend(below.map(SectionKey::Qos));
                 if extent == Extent::Existence {
-                    for port in intent.named_by(policy.id) {
+                    for port in intent.named_by(id) {
                         self.mark_qos(port, dirty);
                     }
-                    for router in intent.gateways_with(policy.id) {
+                    for router in intent.gateways_with(id) {
                         self.mark_gateway(router, dirty);
                     }
-                    for floating in intent.floating_with(policy.id) {
+                    for floating in intent.floating_with(id) {
                         self.mark_floating(floating, dirty);
                     }
                 }

@@ -15,15 +15,18 @@ use std::{
 };
 
 use hostconfig::{
-    Classifier, Firewall, MeterRule, SecurityGroupRule, Shaper,
+    Classifier, Discipline, Firewall, MeterRule, SecurityGroupRule, Shaper,
     chain::{Algorithm, Side},
     floating_ip::Workload,
     group::Remote,
     nat::Forward,
     network::{RaMode, Route, Wire},
+    share::{Node, Share},
 };
 use net::{Id, PortRange, Prefix, ids::kind};
 use uuid::Uuid;
+
+use crate::resources::qos_policy::MOST_ABOVE;
 
 /// The name of a host, as in a port's `binding:host_id`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -484,7 +487,7 @@ pub enum Object {
     /// A firewall group.
     Firewall(Arc<FirewallGroup>),
     /// A QoS policy.
-    Qos(Arc<hostconfig::QosPolicy>),
+    Qos(Arc<Policy>),
     /// A flow classifier.
     Classifier(Arc<Classifier>),
     /// A network function.
@@ -558,7 +561,7 @@ impl Object {
             Self::FirewallRule(o) => ObjectId::FirewallRule(o.id),
             Self::FirewallPolicy(o) => ObjectId::FirewallPolicy(o.id),
             Self::Firewall(o) => ObjectId::Firewall(o.id),
-            Self::Qos(o) => ObjectId::Qos(o.id),
+            Self::Qos(o) => ObjectId::Qos(o.section.id),
             Self::Classifier(o) => ObjectId::Classifier(o.id),
             Self::Function(o) => ObjectId::Function(o.id),
             Self::Chain(o) => ObjectId::Chain(o.id),
@@ -639,6 +642,31 @@ impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
 
 type Table<K, T> = BTreeMap<Id<K>, Arc<T>>;
 
+/// A QoS policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// What hosts are told; what it is part of is not yet in it.
+    pub section: hostconfig::QosPolicy,
+    /// The policy whose limits its ports share.
+    pub parent: Option<Id<kind::QosPolicy>>,
+    /// Bits a second that each of its ports has of those for certain: of what it sends, and of what it gets.
+    pub promised: [u64; 2],
+}
+
+impl Policy {
+    /// What those below share in this direction, if it limits that.
+    fn node(&self, direction: usize) -> Option<Node> {
+        let limits = [&self.section.egress, &self.section.ingress];
+        let bits = limits.get(direction)?.bits?;
+        Some(Node {
+            id: self.section.id.uuid(),
+            rate_bps: self.promised.get(direction).copied().unwrap_or(0),
+            ceil_bps: bits.per_second,
+            burst_bytes: bits.burst,
+        })
+    }
+}
+
 /// All objects and the indexes over them.
 #[derive(Debug, Clone, Default)]
 pub struct Intent {
@@ -654,7 +682,7 @@ pub struct Intent {
     pub(crate) firewall_rules: Table<kind::Rule, hostconfig::firewall::Rule>,
     pub(crate) firewall_policies: Table<kind::FirewallPolicy, FirewallPolicy>,
     pub(crate) firewalls: Table<kind::FirewallGroup, FirewallGroup>,
-    pub(crate) qos: Table<kind::QosPolicy, hostconfig::QosPolicy>,
+    pub(crate) qos: Table<kind::QosPolicy, Policy>,
     pub(crate) classifiers: Table<kind::FlowClassifier, Classifier>,
     pub(crate) functions: Table<kind::Function, Function>,
     pub(crate) chains: Table<kind::PortChain, Chain>,
@@ -685,6 +713,8 @@ pub struct Intent {
     firewalls_at: Index<Id<kind::Port>, Id<kind::FirewallGroup>>,
     firewalls_of: Index<Id<kind::FirewallPolicy>, Id<kind::FirewallGroup>>,
     policies_of: Index<Id<kind::Rule>, Id<kind::FirewallPolicy>>,
+    /// The QoS policies that are part of another.
+    policies_in: Index<Id<kind::QosPolicy>, Id<kind::QosPolicy>>,
     /// By QoS policy.
     ports_with: Index<Id<kind::QosPolicy>, Id<kind::Port>>,
     networks_with: Index<Id<kind::QosPolicy>, Id<kind::Network>>,
@@ -855,9 +885,7 @@ impl Intent {
             }
             Object::FirewallPolicy(o) => self.insert_firewall_policy(o),
             Object::Firewall(o) => self.insert_firewall(o),
-            Object::Qos(o) => {
-                self.qos.insert(o.id, o);
-            }
+            Object::Qos(o) => self.insert_qos(o),
             Object::Classifier(o) => {
                 for side in sides(&o) {
                     self.classifiers_of.insert(side, o.id);
@@ -988,9 +1016,7 @@ impl Intent {
             ObjectId::FirewallRule(id) => drop(self.firewall_rules.remove(&id)),
             ObjectId::FirewallPolicy(id) => self.remove_firewall_policy(id),
             ObjectId::Firewall(id) => self.remove_firewall(id),
-            ObjectId::Qos(id) => {
-                self.qos.remove(&id);
-            }
+            ObjectId::Qos(id) => self.remove_qos(id),
             ObjectId::Classifier(id) => {
                 let Some(o) = self.classifiers.remove(&id) else {
                     return;
@@ -1188,6 +1214,54 @@ impl Intent {
         };
         let policy = port.section.qos.or_else(of_network);
         policy.filter(|id| self.qos.contains_key(id))
+    }
+
+    fn insert_qos(&mut self, policy: Arc<Policy>) {
+        if let Some(parent) = policy.parent {
+            self.policies_in.insert(parent, policy.section.id);
+        }
+        self.qos.insert(policy.section.id, policy);
+    }
+
+    fn remove_qos(&mut self, id: Id<kind::QosPolicy>) {
+        let parent = self.qos.remove(&id).and_then(|policy| policy.parent);
+        if let Some(parent) = parent {
+            self.policies_in.remove(&parent, &id);
+        }
+    }
+
+    /// What hosts are told of a QoS policy: with what it is part of in each direction. A policy above that limits nothing there is passed over.
+    pub(crate) fn told(&self, id: Id<kind::QosPolicy>) -> Option<hostconfig::QosPolicy> {
+        let policy = self.qos.get(&id)?;
+        let mut told = policy.section.clone();
+        for (direction, limit) in [(0, &mut told.egress), (1, &mut told.ingress)] {
+            let above = std::iter::successors(policy.parent, |id| self.qos.get(id)?.parent);
+            let above = above.take(MOST_ABOVE).filter_map(|id| self.qos.get(&id));
+            let within = above.filter_map(|above| above.node(direction));
+            let within: Vec<Node> = within.collect();
+            let Some(root) = within.last() else {
+                continue;
+            };
+            if limit.bits.is_none() {
+                limit.queue = Discipline::FqCodel;
+                limit.queue_bytes = super::view::queue_bytes(root.ceil_bps, limit.queue);
+            }
+            let rate_bps = policy.promised.get(direction).copied().unwrap_or(0);
+            limit.share = Some(Share { rate_bps, within });
+        }
+        Some(told)
+    }
+
+    /// The QoS policies that are part of one, and parts of those; a level at a time.
+    pub(crate) fn policies_below(&self, id: Id<kind::QosPolicy>) -> BTreeSet<Id<kind::QosPolicy>> {
+        let mut below = BTreeSet::new();
+        let mut level = BTreeSet::from([id]);
+        for _ in 0..MOST_ABOVE {
+            let next = level.iter().flat_map(|id| self.policies_in.of(id));
+            level = next.copied().collect();
+            below.extend(&level);
+        }
+        below
     }
 
     /// The ports that name a QoS policy, and those whose networks do.

@@ -257,7 +257,7 @@ fn section(intent: &Intent, key: SectionKey) -> Option<Keyed> {
         }
         SectionKey::Group(id) => Section::Group(policy::group(intent, id)?),
         SectionKey::Firewall(id) => Section::Firewall(policy::firewall(intent, id)?),
-        SectionKey::Qos(id) => Section::Qos(hostconfig::QosPolicy::clone(intent.qos.get(&id)?)),
+        SectionKey::Qos(id) => Section::Qos(intent.told(id)?),
         SectionKey::Chain(id) => Section::Chain(chain::chain(intent, id)?.0),
         SectionKey::Port(id) => Section::Port(l2::port(intent, id)?),
         SectionKey::Endpoint(id) => Section::Endpoint(l2::endpoint(intent, id)?),

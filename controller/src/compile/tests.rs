@@ -91,12 +91,39 @@ pub(crate) fn network_with(n: u8, name: &str, qos: Option<u8>) -> Object {
 }
 
 pub(crate) fn qos(n: u8, mark: u8) -> Object {
-    Object::Qos(Arc::new(hostconfig::QosPolicy {
-        id: id(n),
-        name: format!("q{n}"),
-        egress: hostconfig::qos::Limit::default(),
-        ingress: hostconfig::qos::Limit::default(),
-        dscp: Some(hostconfig::qos::Dscp { rule: id(n), mark }),
+    Object::Qos(Arc::new(intent::Policy {
+        section: hostconfig::QosPolicy {
+            id: id(n),
+            name: format!("q{n}"),
+            egress: hostconfig::qos::Limit::default(),
+            ingress: hostconfig::qos::Limit::default(),
+            dscp: Some(hostconfig::qos::Dscp { rule: id(n), mark }),
+        },
+        parent: None,
+        promised: [0; 2],
+    }))
+}
+
+/// One that is part of another, with so many megabits for what ports send, and what each has for certain.
+pub(crate) fn qos_in(n: u8, parent: Option<u8>, mbit: u64, promised: u64) -> Object {
+    let bits = (mbit > 0).then(|| hostconfig::qos::Rate {
+        rule: id(n),
+        per_second: mbit * 1_000_000,
+        burst: 9_000,
+    });
+    Object::Qos(Arc::new(intent::Policy {
+        section: hostconfig::QosPolicy {
+            id: id(n),
+            name: format!("q{n}"),
+            egress: hostconfig::qos::Limit {
+                bits,
+                ..hostconfig::qos::Limit::default()
+            },
+            ingress: hostconfig::qos::Limit::default(),
+            dscp: None,
+        },
+        parent: parent.map(id),
+        promised: [promised, 0],
     }))
 }
 
@@ -548,6 +575,14 @@ pub(crate) fn label_rule(n: u8, label: u8, excluded: bool) -> Object {
 }
 
 /// Small worlds, so that references meet; dangling ones occur, as they do between commits.
+fn any_qos() -> impl Strategy<Value = Object> {
+    let part = (0u8..3, prop::option::of(0u8..3), 0u64..3);
+    prop_oneof![
+        (0u8..3, 0u8..2).prop_map(|(n, mark)| qos(n, mark)),
+        part.prop_map(|(n, parent, mbit)| qos_in(n, parent, mbit, mbit)),
+    ]
+}
+
 fn object() -> impl Strategy<Value = Object> {
     let small = || 0u8..4;
     let side = prop_oneof![
@@ -591,7 +626,7 @@ fn object() -> impl Strategy<Value = Object> {
                 let domain = ["d0", "d1"].get(domain).copied();
                 in_domain(limited(floating(n, held, r, to), q), domain)
             }),
-        (0u8..3, 0u8..2).prop_map(|(n, mark)| qos(n, mark)),
+        any_qos(),
         firewalled(),
         firewalled(),
         firewalled(),
@@ -1466,6 +1501,51 @@ fn a_port_has_its_own_policy_or_its_networks() {
     compiler.apply(&put([network(0, "a")]), Generation(4));
     assert_eq!(of(&compiler, 0, 0), (None, vec![]));
     assert_eq!(of(&compiler, 1, 1), (None, vec![]));
+}
+
+#[test]
+fn a_policy_is_told_with_what_is_above_it() {
+    let mut compiler = compiled(&put([
+        host(0, true, false),
+        network(0, "a"),
+        qos_in(0, None, 100, 0),
+        // It limits nothing, and is passed over.
+        qos_in(1, Some(0), 0, 0),
+        qos_in(2, Some(1), 0, 7_000_000),
+        with_qos(port(0, 0, Some(0), &[], 200), Some(2)),
+    ]));
+    let share = |compiler: &Compiler| {
+        let config = compiler.config(&host_name(0)).unwrap();
+        let Section::Qos(policy) = config.sections[&SectionKey::Qos(id(2))].body() else {
+            unreachable!()
+        };
+        assert_eq!(policy.ingress, hostconfig::qos::Limit::default());
+        policy.egress.clone()
+    };
+    let node = |n: u8, rate_bps, mbit: u64| hostconfig::share::Node {
+        id: id::<kind::QosPolicy>(n).uuid(),
+        rate_bps,
+        ceil_bps: mbit * 1_000_000,
+        burst_bytes: 9_000,
+    };
+    let told = share(&compiler);
+    let expected = hostconfig::share::Share {
+        rate_bps: 7_000_000,
+        within: vec![node(0, 0, 100)],
+    };
+    assert_eq!(told.share.as_ref(), Some(&expected));
+    assert_eq!(told.queue, hostconfig::Discipline::FqCodel);
+    assert_eq!(told.queue_bytes, 1_250_000, "100 ms of the root's rate");
+    // What is above changes: the section of who is below is told anew, and no other, since nobody else's port is here.
+    let touched = compiler.apply(&put([qos_in(1, Some(0), 50, 9_000_000)]), Generation(2));
+    let expected = [(host_name(0), [SectionKey::Qos(id(2))].into())];
+    assert_eq!(touched.hosts, expected.into());
+    let within = share(&compiler).share.unwrap().within;
+    assert_eq!(within, [node(1, 9_000_000, 50), node(0, 0, 100)]);
+    compiler.apply(&put([qos_in(1, None, 50, 0)]), Generation(3));
+    assert_eq!(share(&compiler).share.unwrap().within, [node(1, 0, 50)]);
+    compiler.apply(&put([qos_in(2, None, 5, 0)]), Generation(4));
+    assert_eq!(share(&compiler).share, None);
 }
 
 #[test]

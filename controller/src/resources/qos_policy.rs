@@ -140,6 +140,9 @@ pub struct QosPolicy {
     /// Do new networks of its project get it?
     #[serde(default)]
     pub is_default: bool,
+    /// The policy whose bandwidth limits its ports share.
+    #[serde(default)]
+    pub parent_id: Option<Uuid>,
     /// Its rules, in the order in which they were made.
     #[serde(default)]
     pub rules: Vec<QosRule>,
@@ -297,6 +300,13 @@ impl Resource for QosPolicy {
                 "Do new networks of its project get it?",
             )
             .writable(Absent::Bool(false)),
+            field(
+                "parent_id",
+                Kind::Uuid,
+                "The policy whose bandwidth limits its ports share at each host.",
+            )
+            .writable(Absent::Null)
+            .or_null(),
             field("rules", Kind::Words, "Its rules.")
                 .computed()
                 .unfiltered(),
@@ -305,8 +315,14 @@ impl Resource for QosPolicy {
         parts: PARTS,
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] =
-        &[default, conflicts, guarantee::of_policy, sharing, removal];
+    const RULES: &'static [Rule<Self>] = &[
+        default,
+        conflicts,
+        ancestry,
+        guarantee::of_policy,
+        sharing,
+        removal,
+    ];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -329,10 +345,10 @@ impl Resource for QosPolicy {
     }
 
     fn index(&self) -> Vec<(&'static str, String)> {
+        let parent = self.parent_id.map(|id| ("parent_id", id.to_string()));
         let rules = self.rules.iter();
-        rules
-            .map(|rule| (kind_of(rule).plural, rule.id.to_string()))
-            .collect()
+        let rules = rules.map(|rule| (kind_of(rule).plural, rule.id.to_string()));
+        rules.chain(parent).collect()
     }
 
     fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
@@ -475,6 +491,59 @@ fn default(view: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
     }
 }
 
+/// How many policies may be above one.
+pub const MOST_ABOVE: usize = 4;
+
+/// What is above a policy is there for its project, and ends.
+fn ancestry(view: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
+    let Some(after) = change.after else {
+        return Ok(Vec::new());
+    };
+    let (Some(parent), false) = (
+        after.parent_id,
+        change
+            .before
+            .is_some_and(|before| before.parent_id == after.parent_id),
+    ) else {
+        return Ok(Vec::new());
+    };
+    let missing = || Refusal::missing("QosPolicy", parent);
+    let above = view.object::<QosPolicy>(parent).ok_or_else(missing)?;
+    let project = &after.meta.project_id;
+    if above.meta.project_id != *project && !above.shared_with(view, project) {
+        return Err(missing());
+    }
+    let mut levels = 1 + levels_below(view, after.meta.id, MOST_ABOVE);
+    let mut next = Some(parent);
+    while let Some(id) = next {
+        if id == after.meta.id {
+            let what = format!("QoS Policy {id} can't be above itself.");
+            return Err(Refusal::conflict("QosPolicyParentConflict", what));
+        }
+        if levels > MOST_ABOVE {
+            let what = format!("More than {MOST_ABOVE} QoS policies above one.");
+            return Err(Refusal::conflict("QosPolicyParentConflict", what));
+        }
+        levels += 1;
+        next = view
+            .object::<QosPolicy>(id)
+            .and_then(|policy| policy.parent_id);
+    }
+    Ok(Vec::new())
+}
+
+/// How many levels of policies are below one, `most` at most.
+fn levels_below(view: &View, id: Uuid, most: usize) -> usize {
+    if most == 0 {
+        return 0;
+    }
+    let children = view.related::<QosPolicy>("parent_id", id);
+    let levels = children
+        .iter()
+        .map(|child| 1 + levels_below(view, child.meta.id, most - 1));
+    levels.max().unwrap_or(0)
+}
+
 /// Of a kind and direction one rule.
 fn conflicts(_: &View, change: &Change<'_, QosPolicy>, _: &Caller) -> Judged {
     let Some(after) = change.after else {
@@ -566,10 +635,13 @@ fn users(view: &View, id: Uuid) -> Vec<User> {
     let floating = floating.iter().map(|ip| user("floatingip", &ip.meta));
     let routers = view.related::<Router>("qos_policy_id", id);
     let routers = routers.iter().map(|router| user("router", &router.meta));
+    let below = view.related::<QosPolicy>("parent_id", id);
+    let below = below.iter().map(|policy| user("policy", &policy.meta));
     ports
         .chain(networks)
         .chain(floating)
         .chain(routers)
+        .chain(below)
         .collect()
 }
 

@@ -141,6 +141,35 @@ pub(crate) const TABLE: &[Entry] = &[
             },
         );
     }),
+    entry("policy.parent_id", |r| {
+        // Both ports of one host share what the policy above has: the second finds nothing left of its burst.
+        let (net, wide) = (r.net(0), r.make("policy", &json!({"name": "all"})));
+        let rules = format!("/v2.0/qos/policies/{}/bandwidth_limit_rules", id(&wide));
+        for direction in ["egress", "ingress"] {
+            let rule = json!({"max_kbps": 800, "direction": direction});
+            r.ok("POST", &rules, &json!({"bandwidth_limit_rule": rule}));
+        }
+        let nics = [(0, 11), (0, 12), (1, 13)].map(|(host, at)| r.nic(&net, host, at));
+        let base = json!({"name": "q"});
+        r.both(
+            ("policy", &base),
+            ("parent_id", &json!(id(&wide))),
+            |r, made| {
+                let [a, b, far] = &nics;
+                for nic in [a, b] {
+                    r.set("port", &nic.id, &json!({"qos_policy_id": id(made)}));
+                }
+                let mut seen = vec![];
+                for (from, to) in [(a, far), (b, far), (far, a), (far, b)] {
+                    seen.extend(burst(r, from, to, 1000));
+                }
+                for nic in [a, b] {
+                    r.set("port", &nic.id, &json!({"qos_policy_id": null}));
+                }
+                seen
+            },
+        );
+    }),
     entry("bandwidth_limit_rule.max_kbps", |r| {
         let (base, over) = (json!({"max_kbps": 1_000_000}), json!({"max_kbps": 800}));
         rule(r, "bandwidth_limit_rule", (base, over), both_ways);

@@ -499,3 +499,70 @@ async fn policies_are_granted_to_projects() {
     let of_b = cloud.made("admin", grants, "rbac_policy", of_b).await;
     cloud.gone("admin", &at(&of_b)).await;
 }
+
+#[tokio::test]
+async fn policies_stand_below_others_in_a_tree() {
+    let cloud = Cloud::new().await;
+    let of_a = |more: Value| with(json!({"project_id": A}), more);
+    let top = cloud.policy(of_a(json!({}))).await;
+    let mut all = vec![top.clone()];
+    for _ in 0..4 {
+        let above = all.last().unwrap();
+        all.push(cloud.policy(of_a(json!({"parent_id": above}))).await);
+    }
+    let path = |id: &str| format!("{POLICIES}/{id}");
+    let below = |id: Value| json!({"policy": {"parent_id": id}});
+    let conflict = "QosPolicyParentConflict";
+    let low = json!({"policy": of_a(json!({"name": "q", "parent_id": all[4]}))});
+    cloud
+        .refused("admin", "POST", POLICIES, low, 409, conflict)
+        .await;
+    // Nor by what is below.
+    let other = cloud.policy(of_a(json!({}))).await;
+    let onto = below(json!(other));
+    cloud
+        .refused("admin", "PUT", &path(&top), onto, 409, conflict)
+        .await;
+    for at in [0, 2, 4] {
+        let body = below(json!(all[at]));
+        cloud
+            .refused("admin", "PUT", &path(&top), body, 409, conflict)
+            .await;
+    }
+    let missing = "QosPolicyNotFound";
+    let theirs = cloud.policy(json!({"project_id": B})).await;
+    for id in [MISSING, &theirs] {
+        let body = below(json!(id));
+        cloud
+            .refused("admin", "PUT", &path(&all[4]), body, 404, missing)
+            .await;
+    }
+    let open = cloud.policy(json!({"project_id": B, "shared": true})).await;
+    let (status, answer) = cloud
+        .ask("admin", "PUT", &path(&other), below(json!(open)))
+        .await;
+    assert_eq!(
+        (status, &answer["policy"]["parent_id"]),
+        (200, &json!(open))
+    );
+    for used in [&open, &all[3]] {
+        let gone = ("admin", "DELETE", path(used));
+        cloud
+            .refused(gone.0, gone.1, &gone.2, Value::Null, 409, "QosPolicyInUse")
+            .await;
+    }
+    let (status, answer) = cloud
+        .ask("admin", "PUT", &path(&all[4]), below(Value::Null))
+        .await;
+    assert_eq!(
+        (status, &answer["policy"]["parent_id"]),
+        (200, &Value::Null)
+    );
+    assert_eq!(
+        cloud
+            .ask("admin", "DELETE", &path(&all[3]), Value::Null)
+            .await
+            .0,
+        204
+    );
+}

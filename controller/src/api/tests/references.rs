@@ -91,6 +91,13 @@ const ROWS: &[Row] = &[
         DONE,
     ),
     row(
+        "policy.parent_id",
+        "policy",
+        (404, "QosPolicyNotFound"),
+        MADE,
+        DONE,
+    ),
+    row(
         "port.network_id",
         "network",
         (404, "NetworkNotFound"),
@@ -454,7 +461,12 @@ async fn what_is_named_is_there_ones_own_and_of_its_kind() {
             asked.push(("POST", &many, maker, row.crossed));
         }
         if field.update != Policy::Nobody && spec.allows(Verb::Update) {
-            asked.push(("PUT", &one, own.who, row.moved));
+            let changer = if spec.policy == Policy::Admin {
+                maker
+            } else {
+                own.who
+            };
+            asked.push(("PUT", &one, changer, row.moved));
         }
         for (method, path, who, crossed) in asked {
             let body = |id: &str| {

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use super::intent::{
     self, Balancer, BalancerMember, Chain, Change, FloatingIp, Function, Group, Host, HostName,
-    Label, LabelRule, Name, Nat, NatForward, Object, ObjectId, Router, Rule, Target, Work,
+    Label, LabelRule, Name, Nat, NatForward, Object, ObjectId, Policy, Router, Rule, Target, Work,
 };
 use crate::{
     resource::{Resource, Spec},
@@ -217,7 +217,8 @@ fn wire(network: &resources::Network) -> Option<Wire> {
 }
 
 /// A QoS policy. A rule of nothing a second limits nothing, as in Neutron's own switch.
-fn qos_policy(policy: &QosPolicy) -> hostconfig::QosPolicy {
+fn qos_policy(policy: &QosPolicy) -> Policy {
+    let mut promised = [0; 2];
     let mut told = hostconfig::QosPolicy {
         id: policy.meta.id.into(),
         name: policy.meta.name.clone(),
@@ -258,8 +259,19 @@ fn qos_policy(policy: &QosPolicy) -> hostconfig::QosPolicy {
                 };
                 limit(&mut told, *direction).packets = (per_second > 0).then_some(rate);
             }
-            // Kept free when the port is bound (`resources/guarantee.rs`): a switch has nothing to do for it.
-            Says::MinimumBandwidth { .. } | Says::MinimumPacketRate { .. } => {}
+            // Kept free when the port is bound (`resources/guarantee.rs`); a switch has something to do for it where others share a limit.
+            Says::MinimumBandwidth {
+                min_kbps,
+                direction,
+            } => {
+                let [egress, ingress] = &mut promised;
+                let of = match direction {
+                    Way::Egress => egress,
+                    Way::Ingress => ingress,
+                };
+                *of = u64::from(*min_kbps) * 1000;
+            }
+            Says::MinimumPacketRate { .. } => {}
             Says::DscpMarking { dscp_mark } => {
                 let mark = *dscp_mark;
                 told.dscp = Some(Dscp { rule, mark });
@@ -275,7 +287,11 @@ fn qos_policy(policy: &QosPolicy) -> hostconfig::QosPolicy {
             limit.queue_bytes = queue_bytes(rate, limit.queue);
         }
     }
-    told
+    Policy {
+        section: told,
+        parent: policy.parent_id.map(Id::new),
+        promised,
+    }
 }
 
 fn limit(policy: &mut hostconfig::QosPolicy, way: Way) -> &mut Limit {
@@ -788,7 +804,7 @@ fn shaper(shaper: &function::Shaper) -> Shaper {
 }
 
 /// How much may wait for so many bits a second.
-fn queue_bytes(rate_bps: u64, queue: Discipline) -> u64 {
+pub(super) fn queue_bytes(rate_bps: u64, queue: Discipline) -> u64 {
     let least = match queue {
         Discipline::Fifo => *QUEUE_BYTES.start(),
         Discipline::FqCodel => FAIR_QUEUE_BYTES,
