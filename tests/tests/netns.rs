@@ -31,6 +31,7 @@ const LABS: &[&str] = &[
     "mixed-v4-v6",
     "quickstart",
     "routed",
+    "shared-rate",
     "three-hosts-chain",
     "trunk",
     "twenty-hosts",
@@ -147,6 +148,11 @@ fn the_chain_with_every_key_holds() {
 #[test]
 fn the_classes_of_a_shaper_hold() {
     holds("chains/classes");
+}
+
+#[test]
+fn workloads_of_a_host_share_a_rate() {
+    holds("shared-rate");
 }
 
 #[test]

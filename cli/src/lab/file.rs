@@ -153,7 +153,7 @@ pub(crate) struct RawMetadata {
 }
 
 /// A QoS policy: what its workloads send (egress) and get (ingress).
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawQos {
     pub(crate) egress: Option<Rate>,
@@ -163,6 +163,8 @@ pub(crate) struct RawQos {
     pub(crate) ingress_kpps: Option<u32>,
     /// The mark of what they send.
     pub(crate) dscp: Option<u8>,
+    /// The policy whose rates their workloads share at each host.
+    pub(crate) within: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

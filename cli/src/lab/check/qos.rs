@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use controller::resources::qos_policy::MARKS;
+use controller::resources::qos_policy::{MARKS, MOST_ABOVE};
 
 use super::{Wrong, name_is_plain, unknown, wrong};
 use crate::lab::file::RawQos;
@@ -25,6 +25,21 @@ pub(super) fn policies(all: &BTreeMap<String, RawQos>) -> Result<(), Wrong> {
                     "a rate is in whole kilobits a second; use for example `10mbit`",
                 );
             }
+        }
+        let mut above = one.within.as_ref();
+        for _ in 0..=MOST_ABOVE {
+            let Some(next) = above else {
+                break;
+            };
+            let Some(policy) = all.get(next) else {
+                let what = unknown("QoS policy", next, all.keys());
+                return wrong(format!("{place}.within"), what);
+            };
+            above = policy.within.as_ref();
+        }
+        if above.is_some() {
+            let what = format!("goes in a circle, or has more than {MOST_ABOVE} above it");
+            return wrong(format!("{place}.within"), what);
         }
         for (key, kpps) in [
             ("egress_kpps", one.egress_kpps),

@@ -551,6 +551,16 @@ fn policies_are_such_as_the_api_takes_and_are_named_by_those_that_are_there() {
         ),
         ("{dscp: 45}", "slow", "qos.slow.dscp: 45 is no mark"),
         ("{burst: 1}", "slow", "unknown field"),
+        (
+            "{within: fast}",
+            "slow",
+            "qos.slow.within: unknown QoS policy `fast`",
+        ),
+        (
+            "{within: slow}",
+            "slow",
+            "qos.slow.within: goes in a circle",
+        ),
     ] {
         let refused = with(policy, user).unwrap_err().to_string();
         assert!(refused.contains(message), "{refused}");
