@@ -156,6 +156,24 @@ fn workloads_of_a_host_share_a_rate() {
 }
 
 #[test]
+fn two_who_share_a_rate_have_it_together() {
+    if !allowed() {
+        return;
+    }
+    let lab = Lab::up("shared-rate", "t-shared");
+    let (a, b) = std::thread::scope(|scope| {
+        let a = scope.spawn(|| lab.iperf("server", "a", false, 8).0);
+        let b = lab.iperf("server", "b", true, 8).0;
+        (a.join().unwrap(), b)
+    });
+    // Of 20 Mbit/s each may have ten, but the second no more than eight; what TCP carries is some 5 % less.
+    assert!(
+        (10.0e6..12.8e6).contains(&a) && (6.5e6..8.1e6).contains(&b),
+        "{a} {b}"
+    );
+}
+
+#[test]
 fn a_chain_through_appliances_holds() {
     holds("chains/appliance");
 }

@@ -802,7 +802,15 @@ impl<'a, W: Witness> Walk<'a, W> {
             let rates = bits.into_iter().chain(packets);
             let rates =
                 rates.map(|(r, unit)| format!("{} {unit}/s (rule {})", r.per_second, r.rule));
-            let rates: Vec<_> = rates.collect();
+            let share = limit.share.iter().flat_map(|share| {
+                let own =
+                    (share.rate_bps > 0).then(|| format!("{} bit/s for certain", share.rate_bps));
+                let nodes = share.within.iter();
+                let nodes =
+                    nodes.map(|node| format!("{} bit/s shared ({})", node.ceil_bps, node.id));
+                own.into_iter().chain(nodes)
+            });
+            let rates: Vec<_> = rates.chain(share).collect();
             let (rates, name, id) = (rates.join(", "), &policy.name, policy.id);
             format!("{by}{way}: {rates} of policy {name} ({id})")
         });

@@ -10,7 +10,10 @@ use hostconfig::{
 };
 use net::{DropReason, Headers, testkit::FrameBuilder};
 
-use super::harness::*;
+use super::{
+    super::{Described, explain, explain::Entrance},
+    harness::*,
+};
 
 const ROOT: u128 = 7000;
 const CHAIN: u128 = 8000;
@@ -265,5 +268,31 @@ fn the_classes_of_a_shaper_are_chosen_by_their_marks() {
         assert!(counts[2] <= 4, "{counts:?}");
         h.dp.drain(h.now, &mut h.pool);
         h.dp.ledger().balanced().unwrap();
+    }
+}
+
+#[test]
+fn explain_tells_what_is_shared() {
+    let h = Host::new(&conf([part(1_000_000, Some(2_000_000)), part(0, None)]));
+    let told = |from: &str, packet: &str| {
+        let packet: Described = packet.parse().unwrap();
+        let at = Entrance::Port(from.into());
+        explain(&h.tables, &at, &packet, h.now).unwrap().to_string()
+    };
+    let shared = format!("8000000 bit/s shared ({}) of policy", root().id);
+    for (from, packet, words) in [
+        (
+            "p1",
+            "udp 10.0.0.1:1 > 10.0.0.3:2",
+            format!("1000000 bit/s for certain, {shared} part-1"),
+        ),
+        (
+            "p2",
+            "udp 10.0.0.2:1 > 10.0.0.3:2",
+            format!("egress: {shared} part-2"),
+        ),
+    ] {
+        let text = told(from, packet);
+        assert!(text.contains(&words), "{words}: {text}");
     }
 }
