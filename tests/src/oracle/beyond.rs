@@ -124,6 +124,10 @@ pub struct Beyond {
     /// The next hop of all gateways: everyone who is on no network of the plan is behind it.
     next: PortUuid,
     all: Vec<Conversation>,
+    /// What was sent and ended on its way, and whether something changed since: the sender's host may have a record of it.
+    ended: Vec<(PortUuid, View, bool)>,
+    /// A host does not know any more at whom a source was taken.
+    restarted: bool,
 }
 
 /// A packet on its way outside: with which source, and whether the gateway chooses its port.
@@ -141,6 +145,8 @@ impl Beyond {
             outside,
             next,
             all: vec![],
+            ended: vec![],
+            restarted: false,
         }
     }
 
@@ -149,6 +155,32 @@ impl Beyond {
         for conversation in &mut self.all {
             conversation.shaken = true;
         }
+        for (.., shaken) in &mut self.ended {
+            *shaken = true;
+        }
+    }
+
+    /// A host's switch has restarted.
+    pub fn restart(&mut self) {
+        self.restarted = true;
+    }
+
+    /// Was the same client known at a workload by its port already, or asked by that? Then it is told apart there by another.
+    fn told_apart(&self, gets: &Gets) -> Option<May> {
+        let tuple = gets.view.tuple;
+        let of = |port: PortUuid| port == gets.port || self.restarted;
+        let known = self.all.iter().any(|c| {
+            of(c.server) && c.seen.tuple == tuple
+                || of(c.client) && c.sent.tuple == tuple.reversed()
+        });
+        let asked = |(from, sent, _): &(PortUuid, View, bool)| {
+            *from == gets.port && sent.tuple == tuple.reversed()
+        };
+        let translated = gets.hops.0 > 0 && !gets.chosen;
+        (translated && (known || self.ended.iter().any(asked))).then_some(May::Begin(Gets {
+            chosen: true,
+            ..*gets
+        }))
     }
 
     /// What may become of a packet, the likeliest first.
@@ -159,7 +191,7 @@ impl Beyond {
         let steady = |c: &&Conversation| !c.shaken && !c.over;
         for (at, c) in self.all.iter().enumerate() {
             let (port, view, hops) = match (forth(c), back(c)) {
-                (true, _) => (c.server, c.seen, (c.hops, c.hops)),
+                (true, _) => (c.server, c.seen, (c.hops.min(1), c.hops)),
                 // Between two addresses of one switch an answer is turned back by the router that it comes to: the other one is not met.
                 (_, true) => (c.client, c.sent.answer(), (c.hops.min(1), c.hops)),
                 _ => continue,
@@ -202,6 +234,19 @@ impl Beyond {
             }
             may.push(May::End(None));
         }
+        if let Some(May::Begin(gets)) = may.iter().find(|may| matches!(may, May::Begin(_)))
+            && plan.get(gets.port).network != self.outside
+        {
+            may.extend(self.told_apart(gets));
+        }
+        // It may have had the one source that there is without ports.
+        let same = |s: &View| (s.tuple.proto, s.tuple.dst) == (sent.tuple.proto, sent.tuple.dst);
+        if sent.tuple.src_port == 0 && self.ended.iter().any(|(_, s, _)| same(s)) {
+            may.push(May::End(Some(DropReason::NatExhausted)));
+        }
+        if self.ended.contains(&(from, sent, true)) {
+            may.push(May::End(Some(DropReason::NatAddressGone)));
+        }
         may
     }
 
@@ -231,7 +276,11 @@ impl Beyond {
         match may {
             May::End(reason) => {
                 let silent = received.len() <= 1 && received.iter().all(told);
-                silent && !drops.is_empty() && reason.is_none_or(|r| drops == [r])
+                let ended = silent && !drops.is_empty() && reason.is_none_or(|r| drops == [r]);
+                if ended && !self.ended.contains(&(from, sent, false)) {
+                    self.ended.push((from, sent, false));
+                }
+                ended
             }
             May::Pong => {
                 let [(port, frame)] = received else {

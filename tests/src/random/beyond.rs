@@ -11,6 +11,7 @@ use net::{
     flow_key::{ethertype, proto},
     testkit::{FrameBuilder, tcp},
 };
+use nfv::conntrack::Side;
 use proptest::prelude::*;
 
 use crate::{
@@ -354,6 +355,8 @@ impl Traveller {
                 self.seat(what);
             }
             Event::Restart(host) => {
+                self.story.push(what.to_owned());
+                self.oracle.restart();
                 self.fabric.restart(host % self.uplinks.len());
                 self.fabric.settle();
                 self.heard(what);
@@ -476,14 +479,6 @@ impl Traveller {
             }
             Inward::Inside(tenant, n) => {
                 let to = self.workloads[n % self.workloads.len()];
-                let (router, addr) = (self.routers[tenant], plan.addr(to, v6));
-                // Whom nothing tracks answers that by its floating IP (docs/roadmap.md). It may be the other tenant's with that address.
-                let of = |f: &hostconfig::FloatingIp| {
-                    f.router == router && f.to.is_some_and(|w| w.addr == addr)
-                };
-                if plan.floating_ips().any(of) {
-                    return;
-                }
                 (gateway(tenant).mac.get(), plan.addr(to, v6))
             }
         };
@@ -491,6 +486,24 @@ impl Traveller {
             .macs(plan.mac(from), mac)
             .addrs(plan.addr(from, v6), dst);
         self.send(what, from, &frame.build());
+    }
+
+    /// What went before, and what each worker knows by now.
+    fn tell(&self) -> String {
+        let mut told = self.story.clone();
+        for host in 0..self.uplinks.len() {
+            for (worker, datapath) in self.fabric.datapaths(host).enumerate() {
+                let at = format!("host {host}, worker {worker}");
+                let known = datapath.conntrack().iter().map(|(_, e)| {
+                    let sides = Side::BOTH.map(|side| e.side(side));
+                    format!("{at} knows {sides:?}")
+                });
+                told.extend(known);
+                let drops = datapath.drops().iter();
+                told.extend(drops.map(|d| format!("{at} dropped {d:?}")));
+            }
+        }
+        told.join("\n")
     }
 
     fn any_received(&self, n: usize) -> Option<(PortUuid, Vec<u8>)> {
@@ -520,7 +533,7 @@ impl Traveller {
         assert!(
             learnt,
             "{what}: {from} sends {sent:?}\n  may become {may:#?}\n  but was {shown:#?}, dropped {drops:?}\n{}",
-            self.story.join("\n")
+            self.tell()
         );
         self.received.extend(received);
     }
@@ -546,6 +559,9 @@ impl Traveller {
             (r.port, quote)
         });
         let heard: Vec<_> = heard.collect();
+        self.story.push(format!(
+            "{what}: {by} tells of {seen:?}: {heard:?}, dropped {drops:?}"
+        ));
         let right = match (heard.as_slice(), told.must) {
             ([(port, Some(quote))], Some(must)) => (*port, *quote) == must,
             ([(port, Some(quote))], None) => told.may.contains(&(*port, *quote)),
@@ -555,7 +571,7 @@ impl Traveller {
         assert!(
             right,
             "{what}: {by} tells of {seen:?}\n  who may hear is {told:#?}\n  but was {heard:?}, dropped {drops:?}\n{}",
-            self.story.join("\n")
+            self.tell()
         );
     }
 }

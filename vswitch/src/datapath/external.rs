@@ -98,6 +98,10 @@ impl<'a, W: Witness> Walk<'a, W> {
             });
             return Err(self.about_sender(DropReason::HiddenAddress, Stage::L3));
         }
+        // Its answer must not show that: it is told by the record.
+        if fresh && !self.translated && self.is_for_floating(router) {
+            self.flow.tracked = true;
+        }
         self.meter(router, Direction::Ingress);
         self.limit_outside(gateway.port, Direction::Ingress, "gateway ");
         Ok(())
@@ -224,7 +228,12 @@ impl<'a, W: Witness> Walk<'a, W> {
         let binding = match self.lent.known {
             Known::New => None,
             Known::Again(binding) => binding,
-            Known::Reply { .. } | Known::Related { .. } if self.translated => return Ok(()),
+            // What it shows is the gateway's; a floating IP that was its, and is another's, is shown by nobody here.
+            Known::Reply { .. } | Known::Related { .. }
+                if self.translated && gateway.owns(self.probe.ip_src()) =>
+            {
+                return Ok(());
+            }
             // It was translated at another host, which had the gateway or a floating IP. Outside nobody may see its address inside.
             Known::Reply { .. } | Known::Related { .. } => {
                 return Err(self.about_sender(DropReason::NatAddressGone, Stage::L3));

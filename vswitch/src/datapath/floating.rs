@@ -16,6 +16,7 @@ use net::{
     ids::kind,
 };
 use nfv::function::{AllFree, Context, Decision, NetworkFunction as _};
+use overlay::Place;
 
 use super::{
     flow::{Action, Refusal, RouterHop, Stage},
@@ -55,6 +56,38 @@ impl<'a, W: Witness> Walk<'a, W> {
         } else {
             all.shown(src)
         }
+    }
+
+    /// Does it come from outside to the own address of a workload whose floating IP is here, by its router's gateway or another floating IP? Its answer
+    /// must not show this one: it is told by the record.
+    pub(super) fn comes_past_floating(&mut self, network: &Network) -> bool {
+        if self.translated {
+            return false;
+        }
+        let came = network.fdb.get(self.probe.eth_src());
+        let Some(Place::Router(router)) = came.map(|e| e.place) else {
+            return false;
+        };
+        let Some(router) = self.tables.router(router) else {
+            return false;
+        };
+        if !self.is_for_floating(router) {
+            return false;
+        }
+        self.depend(router.section);
+        let from = router.route_to(self.probe.ip_src()).map(|r| r.target);
+        matches!(from, Some(Target::Outside(_)))
+    }
+
+    /// Is it for the own address of a workload whose floating IP is here?
+    pub(super) fn is_for_floating(&mut self, router: &Router) -> bool {
+        let Some(all) = self.tables.floating().of_router(router.dense) else {
+            return false;
+        };
+        if let Some(section) = all.section {
+            self.depend(section);
+        }
+        !all.is_empty() && all.of(self.probe.ip_dst()).is_some()
     }
 
     /// It leaves the fabric, and shows a floating IP.

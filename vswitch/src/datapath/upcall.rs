@@ -329,13 +329,27 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             let hit = this.conntrack.lookup(server, &reply)?;
             this.conntrack.entry(hit.conn).copied()
         };
+        let began = packet.key().five_tuple().unwrap_or_default();
         // In place of its own forerunner, which hands the source on when it goes.
         let inherits = there(self)
             .is_some_and(|e| Some(*e.side(Side::Original).tuple()) == packet.key().five_tuple());
+        // Or what its server itself began, and shows by another address since.
+        let stale = self.conntrack.lookup(server, &reply).map(|hit| hit.conn);
+        if let Some(conn) = stale.filter(|_| !inherits)
+            && self
+                .conntrack
+                .lookup(client, &began)
+                .is_none_or(|hit| hit.conn != conn)
+            && !self.holds(tables, packet, conn, now)
+        {
+            self.close(Hit {
+                conn,
+                side: Side::Original,
+            });
+        }
         // Or its client shows the NAT's address by itself, where nobody keeps it from doing so.
         let query = matches!(packet.headers().l4, L4::Icmp | L4::Icmp6);
         let shown = there(self).is_some_and(|e| !query && !e.stage().is_over());
-        let began = packet.key().five_tuple().unwrap_or_default();
         let client = (client, &began);
         if !inherits && (shown || !self.claims.sources().take(holder, client, &reply)) {
             return None;
@@ -398,7 +412,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             // that was let pass, whichever end asks.
             let query = matches!(new.first, TrackInput::Icmp(_) | TrackInput::Icmp6(_));
             let orphan = handed.is_some() && self.is_orphan(tables, conn);
-            let holds = self.holds(tables, packet, conn, now);
+            let translated = self.conntrack.entry(conn).map(|e| e.binding().is_some());
+            let holds = translated == Some(true) && self.holds(tables, packet, conn, now);
             let over = self.conntrack.entry(conn).is_none_or(|e| {
                 let sent = e.side(Side::Original);
                 let same = (sent.zone(), *sent.tuple()) == (zone, tuple);
@@ -438,11 +453,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
     }
 
-    /// Would a connection still begin as its record says, where it is translated?
+    /// Would a connection still begin as its record says?
     fn holds(&mut self, tables: &Tables, packet: &Packet, conn: ConnId, now: Now) -> bool {
-        let entry = self.conntrack.entry(conn).copied();
-        let Some(entry) = entry.filter(|e| e.binding().is_some()) else {
-            return true;
+        let Some(entry) = self.conntrack.entry(conn).copied() else {
+            return false;
         };
         let hit = Hit {
             conn,
@@ -819,13 +833,17 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if entry.binding().is_some() || received {
             return;
         }
+        let met = |z: Zone| z != home && tables.ports().any(|port| port.zone == z);
+        // And what one of this host began stays its own, whatever its server says.
+        if hit.side == Side::Reply && met(far.zone()) {
+            return;
+        }
         let tuple = *far.tuple();
         let (before, now) = ((far.zone(), tuple), (zone, tuple));
         if self.conntrack.lookup(zone, &tuple).is_some() || !self.claim(&[now]) {
             return;
         }
-        let local = zone != home && tables.ports().any(|port| port.zone == zone);
-        let entrance = if local {
+        let entrance = if met(zone) {
             Entrance::Port
         } else {
             Entrance::Tunnel
@@ -1048,9 +1066,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             }
         }
         let program = self.intern(outcome.flow, tables, now);
+        // Where the way has become another, its own side's next packet turns it: that one must be judged.
+        let turns = entry.binding().is_none() && tracking.zones != [home, end];
         if hit.side == Side::Original {
             self.remember(hit, packet, program);
-        } else {
+        } else if !turns {
             let number = program.number();
             self.conntrack.set_program(hit.conn, Side::Original, number);
         }

@@ -975,6 +975,9 @@ impl<'a, W: Witness> Walk<'a, W> {
             let came = network.fdb.get(self.probe.eth_src());
             self.flow.tracked |= came.is_some_and(|e| matches!(e.place, Place::Router(_)));
         }
+        if fresh && self.comes_past_floating(network) {
+            self.flow.tracked = true;
+        }
         let shown = if self.is_routed_source(network) {
             self.routed_source(network)
         } else if network.has_virtuals {

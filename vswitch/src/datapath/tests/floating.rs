@@ -443,6 +443,73 @@ fn what_was_translated_at_the_gateway_is_hidden_by_it_never() {
 }
 
 #[test]
+fn what_came_past_a_workloads_own_one_is_answered_as_it_came() {
+    // Nothing tracks the workload: its own floating IP is at its host, a port of another at the gateway's is forwarded to it.
+    for (gate_host, own_host) in [(1, 0), (0, 0), (1, 1)] {
+        let own = floating(100, Some(1), &[], Some(own_host));
+        let forwards = floating(101, None, &[(6, 8080, 1)], Some(gate_host));
+        let mut p = plan(&[], vec![own, forwards]);
+        p.gateway(1, |g| {
+            g.at = Some(vtep(gate_host));
+            g.snat = false;
+        });
+        let mut s = Several::new(p);
+        s.one(
+            NEXT,
+            &from_world(tcp_to(tcp::SYN, 4000, 8080, false), 101),
+            1,
+        );
+        let answer = tcp_to(tcp::SYN | tcp::ACK, 80, 4000, true);
+        let got = s.one(1, &outside(answer, 1, world(false)), NEXT);
+        assert_eq!(ends(&got).0, (addr(101), 8080), "{gate_host} {own_host}");
+        // And who comes to its own address, which the gateway shows.
+        let ask = FrameBuilder::udp(false, 5000, 53);
+        s.one(NEXT, &inward(ask, false, 1, at(0, 1, false)), 1);
+        let answer = outside(FrameBuilder::udp(false, 53, 5000), 1, world(false));
+        assert_eq!(ends(&s.one(1, &answer, NEXT)).0, (at(0, 1, false), 53));
+        // What it begins itself shows its own.
+        let ask = outside(FrameBuilder::udp(false, 6000, 53), 1, world(false));
+        assert_eq!(ends(&s.one(1, &ask, NEXT)).0, (addr(100), 6000));
+    }
+}
+
+#[test]
+fn an_answer_that_comes_first_where_one_came_since_keeps_its_port() {
+    let mut p = plan(&[GROUP], vec![floating(100, Some(1), &[], Some(1))]);
+    p.place(NEXT, 0);
+    let mut s = Several::new(p);
+    let ask = outside(FrameBuilder::udp(false, 4000, 53), 1, world(false));
+    assert_eq!(ends(&s.one(1, &ask, NEXT)).0, (addr(100), 4000));
+    // At its workload's host it meets the record of the way by the gateway, which translates nothing, and holds no longer.
+    s.change(|plan| plan.floating[0].at = Some(vtep(0)));
+    let answer = from_world(FrameBuilder::udp(false, 53, 4000), 100);
+    for got in s.from(NEXT, &answer) {
+        assert_eq!(ends(&got.2), ((world(false), 53), (at(0, 1, false), 4000)));
+    }
+    assert_eq!(ends(&s.one(1, &ask, NEXT)).0, (addr(100), 4000));
+    let got = s.one(NEXT, &answer, 1);
+    assert_eq!(ends(&got), ((world(false), 53), (at(0, 1, false), 4000)));
+}
+
+#[test]
+fn one_that_is_another_tenants_now_is_shown_by_its_gateway_alone() {
+    let mut s = Several::new(plan(&[], vec![floating(100, Some(1), &[], Some(1))]));
+    let ask = from_world(FrameBuilder::udp(false, 4000, 53), 100);
+    s.one(NEXT, &ask, 1);
+    let answer = outside(FrameBuilder::udp(false, 53, 4000), 1, world(false));
+    s.one(1, &answer, NEXT);
+    // Router 2 has it now, for a workload with the same address.
+    s.change(|plan| {
+        plan.routers
+            .push((2, vec![1], Some(gateway(2, 2, Some(1)))));
+        plan.floating[0].router = id(9002);
+    });
+    for (_, _, frame) in s.from(1, &answer) {
+        assert_ne!(ends(&frame).0.0, addr(100));
+    }
+}
+
+#[test]
 fn a_late_answer_to_a_gateway_ends_nothing_that_shows_a_floating_ip_since() {
     let mut p = plan(&[GROUP], vec![]);
     p.place(NEXT, 0);

@@ -415,7 +415,9 @@ fn a_shown_connection_goes_on_where_its_gateway_moves() {
             };
             talk(&mut s, &all);
             s.change(|plan| plan.gateway(1, |g| g.at = Some(vtep(to))));
-            // Whoever is inside speaks first, and is answered by the other way.
+            // The far end may have said more, by its old way; once whoever is inside has spoken, it is answered by the other one.
+            let (_, late) = &all[3];
+            s.from(NEXT, &inward(late.clone(), true, 1, seen(true, 1)));
             talk(&mut s, &all[2..]);
             talk(&mut s, &all[2..]);
             let before = s.upcalls();
