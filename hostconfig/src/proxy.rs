@@ -69,6 +69,23 @@ pub struct HttpTls {
     /// What may be spoken in it, the best first; empty: nothing is agreed on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alpn: Vec<Alpn>,
+    /// What clients are told of asking over TLS alone; `None`: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<Hsts>,
+}
+
+/// That clients ask over TLS alone from now on (RFC 6797).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hsts {
+    /// For so many seconds.
+    pub max_age: u32,
+    /// Hosts below this one too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub subdomains: bool,
+    /// Browsers may know it beforehand.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub preload: bool,
 }
 
 /// A version of TLS.

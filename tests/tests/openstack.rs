@@ -460,6 +460,7 @@ fn certified(scene: &mut Scene) -> PathBuf {
     );
     let one = "I am one";
     let proto = "x-forwarded-proto: https";
+    let hsts = "strict-transport-security: max-age=1000; includeSubDomains\r\n";
     for (name, to, how, server, sees) in [
         ("tls-a", v4, &new, "a.example", one),
         ("tls-b", v4, &new, "b.example", one),
@@ -467,6 +468,8 @@ fn certified(scene: &mut Scene) -> PathBuf {
         ("tls-old", v4, &old, "a.example", one),
         ("tls-alpn", v4, &offering, "a.example", "alpn: http/1.1"),
         ("tls-proto", v4, &new, "a.example", proto),
+        ("tls-preload", v4, &new, "a.example", "; preload"),
+        ("tls-hsts", v4, &new, "a.example", hsts),
         ("tls6-a", v6, &new, "a.example", one),
         ("tls6-b", v6, &new, "b.example", one),
     ] {

@@ -27,6 +27,12 @@ const SHOWN: &[(&str, &str)] = &[
         "listener.default_tls_container_ref",
         "--default-tls-container-ref $third",
     ),
+    (
+        "listener.hsts_include_subdomains",
+        "web --hsts-include-subdomains",
+    ),
+    ("listener.hsts_max_age", "--hsts-max-age"),
+    ("listener.hsts_preload", "--hsts-preload"),
     ("listener.insert_headers", "--insert-headers"),
     ("listener.sni_container_refs", "--sni-container-refs"),
     ("listener.timeout_client_data", "--timeout-client-data"),

@@ -249,6 +249,7 @@ async fn a_program_reads_certificates_from_memory_and_takes_others_while_it_runs
             versions: vec![TlsVersion::V13],
             ciphers: None,
             alpn: vec![],
+            hsts: None,
         });
         (certificate.der().clone(), (port, Arc::new(changed)))
     };

@@ -11,7 +11,7 @@ use crate::{
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hostconfig::{
     Pem,
-    proxy::{Alpn, HttpListener, TlsVersion},
+    proxy::{Alpn, Hsts, HttpListener, TlsVersion},
 };
 use rcgen::{CertificateParams, KeyPair};
 
@@ -221,6 +221,16 @@ async fn a_listener_shows_what_its_references_hold_and_keeps_it() {
     assert_eq!(told.versions, [TlsVersion::V13]);
     assert_eq!(told.alpn, [Alpn::Http11]);
     assert_eq!(told.ciphers.as_deref(), Some("TLS_AES_256_GCM_SHA384"));
+    assert_eq!(told.hsts, None);
+    let strict = json!({"hsts_max_age": 1000, "hsts_include_subdomains": true});
+    farm.changed(&path, "listener", strict).await;
+    let told = farm.told()[0].tls.clone().unwrap();
+    let wanted = Hsts {
+        max_age: 1000,
+        subdomains: true,
+        preload: false,
+    };
+    assert_eq!(told.hsts, Some(wanted));
     let whole = format!("{ROOT}/{path}");
     let again = json!({"listener": {"default_tls_container_ref": first}});
     let (status, answer) = farm.cloud.ask("a", "PUT", &whole, again).await;
@@ -339,6 +349,14 @@ async fn what_cannot_be_shown_is_refused_in_octavias_words() {
         (
             json!({"protocol": "TCP", "tls_ciphers": "AES256-SHA"}),
             "tls_ciphers",
+        ),
+        (
+            json!({"protocol": "HTTP", "hsts_max_age": 1}),
+            "hsts_max_age is only allowed",
+        ),
+        (
+            json!({"default_tls_container_ref": good, "hsts_preload": true}),
+            "only make sense if hsts_max_age is set",
         ),
         (
             json!({"protocol": "HTTP", "alpn_protocols": ["h2"]}),

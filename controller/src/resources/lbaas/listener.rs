@@ -81,6 +81,15 @@ pub struct Listener {
     /// What may be spoken in it.
     #[serde(default)]
     pub alpn_protocols: Vec<String>,
+    /// For how long clients are told to ask over TLS alone, in seconds; none: they are not.
+    #[serde(default)]
+    pub hsts_max_age: Option<u32>,
+    /// Are they told so of hosts below this one?
+    #[serde(default)]
+    pub hsts_include_subdomains: bool,
+    /// May browsers know it beforehand?
+    #[serde(default)]
+    pub hsts_preload: bool,
     /// What the references led to when they were named, the default first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<tls::Kept>,
@@ -215,6 +224,21 @@ impl Resource for Listener {
             )
             .writable(Absent::List)
             .unfiltered(),
+            field(
+                "hsts_max_age",
+                Kind::Int(0, i32::MAX as i64),
+                "Of TERMINATED_HTTPS: seconds for which clients are told to ask over TLS alone.",
+            )
+            .writable(Absent::Null)
+            .or_null(),
+            field(
+                "hsts_include_subdomains",
+                Kind::Bool,
+                "Are they told so of hosts below this one?",
+            )
+            .writable(Absent::Bool(false)),
+            field("hsts_preload", Kind::Bool, "May browsers know it beforehand?")
+                .writable(Absent::Bool(false)),
             field(
                 "provisioning_status",
                 Kind::Text(16),

@@ -13,7 +13,7 @@ use crate::{
 };
 use hostconfig::{
     Pem,
-    proxy::{Alpn, HttpTls, TlsVersion},
+    proxy::{Alpn, Hsts, HttpTls, TlsVersion},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -128,6 +128,11 @@ pub(super) fn secured(view: &View, change: &Change<'_, Listener>, _: &Caller) ->
         unsaid(after)?;
         return Ok(Vec::new());
     }
+    if after.hsts_max_age.is_none() && (after.hsts_include_subdomains || after.hsts_preload) {
+        return Err(invalid(
+            "HSTS configuration options hsts_include_subdomains and hsts_preload only make sense if hsts_max_age is set as well.",
+        ));
+    }
     let mut listener = after.clone();
     if listener.tls_versions.is_empty() {
         listener.tls_versions = owned(VERSIONS);
@@ -205,6 +210,9 @@ fn unsaid(listener: &Listener) -> Result<(), Refusal> {
         ("tls_versions", !listener.tls_versions.is_empty()),
         ("tls_ciphers", listener.tls_ciphers.is_some()),
         ("alpn_protocols", !listener.alpn_protocols.is_empty()),
+        ("hsts_max_age", listener.hsts_max_age.is_some()),
+        ("hsts_include_subdomains", listener.hsts_include_subdomains),
+        ("hsts_preload", listener.hsts_preload),
     ] {
         if is_said {
             return Err(invalid(format_args!(
@@ -227,6 +235,11 @@ pub(super) fn ends(listener: &Listener) -> Option<HttpTls> {
         versions: read(&listener.tls_versions),
         ciphers: listener.tls_ciphers.clone(),
         alpn: read(&listener.alpn_protocols),
+        hsts: listener.hsts_max_age.map(|max_age| Hsts {
+            max_age,
+            subdomains: listener.hsts_include_subdomains,
+            preload: listener.hsts_preload,
+        }),
     })
 }
 

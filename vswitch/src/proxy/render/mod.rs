@@ -171,6 +171,22 @@ fn frontend(
             }
         }
     }
+    if let Some(hsts) = listener.tls.as_ref().and_then(|tls| tls.hsts) {
+        let mut told = format!("max-age={}", hsts.max_age);
+        for (is_said, word) in [
+            (hsts.subdomains, "; includeSubDomains"),
+            (hsts.preload, "; preload"),
+        ] {
+            if is_said {
+                told.push_str(word);
+            }
+        }
+        // After all else: of what the proxy answers itself too.
+        line!(
+            out,
+            "    http-after-response set-header Strict-Transport-Security '{told}'"
+        );
+    }
     for (at, policy) in listener.policies.iter().enumerate() {
         for (of, rule) in policy.rules.iter().enumerate() {
             condition(out, &format!("p{at}r{of}"), rule)?;

@@ -2,7 +2,7 @@ use std::{process::Command, sync::LazyLock};
 
 use hostconfig::{
     chain::Elsewhere,
-    proxy::{HttpMember, HttpPool, Pem},
+    proxy::{Hsts, HttpMember, HttpPool, Pem},
 };
 
 use super::*;
@@ -159,6 +159,11 @@ fn whole() -> Proxy {
                 .to_owned(),
         ),
         alpn: vec![Alpn::H2, Alpn::Http11, Alpn::Http10],
+        hsts: Some(Hsts {
+            max_age: 1000,
+            subdomains: true,
+            preload: true,
+        }),
     });
     Proxy {
         port: id(1).into(),
@@ -201,6 +206,7 @@ fn all_of_a_section_is_written_down() {
             .as_str(),
         "    http-request set-header X-Forwarded-Proto http\n",
         "    http-request set-header X-Forwarded-Proto https\n",
+        "    http-after-response set-header Strict-Transport-Security 'max-age=1000; includeSubDomains; preload'\n",
         r"    http-check send meth 'GET' uri '/%41?it'\''s' ver 'HTTP/1.1' hdr 'Host' '%%[src]'",
         "    http-check expect status 200-204,301",
     ] {
