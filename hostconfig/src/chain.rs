@@ -139,6 +139,21 @@ pub struct Appliance {
     /// The label of this hop, for instances that ask for one. With none they are down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<Label>,
+    /// How the host of an instance finds out whether frames pass it; `None`: nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Crossing>,
+}
+
+/// How often a frame is sent through an instance, and what follows when it does not come out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Crossing {
+    /// Milliseconds from one to the next.
+    pub interval_ms: u32,
+    /// So many in a row that did not come out make it silent.
+    pub misses: u8,
+    /// Of which family they are.
+    pub family: Family,
 }
 
 /// A port pair.
@@ -158,6 +173,9 @@ pub struct Instance {
     /// Do packets go in and come out under the hop's label?
     #[serde(default, skip_serializing_if = "is_false")]
     pub labelled: bool,
+    /// Was it found silent? Then it is down, whatever its ports are.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub silent: bool,
     /// On which host both of its ports are; `None`: on none, or on no one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Place>,

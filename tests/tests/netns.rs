@@ -21,6 +21,7 @@ use tests::netns::{
 const LABS: &[&str] = &[
     "chains/appliance",
     "chains/appliance-far",
+    "chains/appliance-probed",
     "chains/classes",
     "chains/nat",
     "chains/rate-limiter",
@@ -284,6 +285,62 @@ fn connections_pass_an_appliance_and_it_fails_as_it_is_told() {
     until("it comes back", patience, || fetch(false) && fetch(true));
     let back = carried(&lab, "probe", TCP);
     assert!(back.iter().zip(stopped).all(|(a, b)| *a > b), "{back:?}");
+}
+
+#[test]
+fn a_chain_through_probed_appliances_holds() {
+    holds("chains/appliance-probed");
+}
+
+/// A bridge that passes nothing, though its ports are up, is found silent: others take over, with none nothing passes, and it comes back.
+#[test]
+fn an_appliance_that_is_silent_is_down_until_frames_pass_it() {
+    if !allowed() {
+        return;
+    }
+    let name = "t-silent";
+    let lab = Lab::up("chains/appliance-probed", name);
+    let pairs = ["one", "two"];
+    for pair in pairs {
+        lab.ok(pair, &["nft", SEEN]);
+    }
+    let is = |pair: &str, status: &str| {
+        let port = api(name, &format!("ports?name={pair}"));
+        let of = format!("sfc/port_pairs?ingress={}", port["id"].as_str().unwrap());
+        api(name, &of)["operating_status"] == status
+    };
+    let bridge = |pair: &str, state: &str| {
+        lab.ok(pair, &["ip", "link", "set", "br0", state]);
+    };
+    let patience = Duration::from_secs(20);
+    let fetches = || (0..8).filter(|n| fetched(&lab, "far", n % 2 == 1)).count();
+    until("both serve", patience, || {
+        pairs.iter().all(|pair| is(pair, "ONLINE"))
+    });
+    assert_eq!(fetches(), 8);
+    bridge("one", "down");
+    until("one is found silent", patience, || is("one", "ERROR"));
+    assert!(is("two", "ONLINE"));
+    let before = carried(&lab, "two", TCP);
+    assert_eq!(fetches(), 8, "the other takes all");
+    let after = carried(&lab, "two", TCP);
+    assert!(
+        after.iter().zip(before).all(|(a, b)| *a >= b + 4),
+        "{after:?}"
+    );
+    bridge("two", "down");
+    until("both are", patience, || is("two", "ERROR"));
+    assert_eq!(fetches(), 0, "the group is closed");
+    bridge("one", "up");
+    until("one is back", patience, || is("one", "ONLINE"));
+    let before = carried(&lab, "one", TCP);
+    assert_eq!(fetches(), 8);
+    let after = carried(&lab, "one", TCP);
+    assert!(
+        after.iter().zip(before).all(|(a, b)| *a >= b + 4),
+        "{after:?}"
+    );
+    assert!(is("two", "ERROR"));
 }
 
 /// What real kernels send passes bridges on two other hosts, both ways, whoever it is for.

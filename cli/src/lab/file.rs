@@ -10,8 +10,8 @@ use std::net::IpAddr;
 
 use net::{Mac, PortRange, Prefix};
 use nfv::catalog::{Kind, native, plain_kind};
-use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use vswitch::UplinkChoice;
 
 use super::nat::Nat;
@@ -305,6 +305,19 @@ pub(crate) struct Appliance {
     pub(crate) pairs: Vec<Pair>,
     #[serde(default)]
     pub(crate) failure: FailurePolicy,
+    pub(crate) health_probe: Option<HealthProbe>,
+}
+
+/// How it is found out whether frames pass its pairs; what is left out is the controller's to say.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HealthProbe {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    misses: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip_version: Option<u8>,
 }
 
 /// Two workloads that are one appliance's two sides.

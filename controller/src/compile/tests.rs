@@ -527,6 +527,7 @@ pub(crate) fn appliances(n: u8, pairs: &[(u8, u8)]) -> Object {
         egress: id(*egress),
         weight: 1,
         labelled: false,
+        silent: false,
         at: None,
     };
     Object::Function(Arc::new(Function {
@@ -537,6 +538,7 @@ pub(crate) fn appliances(n: u8, pairs: &[(u8, u8)]) -> Object {
             hash: Vec::new(),
             failure: hostconfig::chain::Failure::Closed,
             label: None,
+            probe: None,
         })),
     }))
 }

@@ -5,6 +5,7 @@
 //! MPLS label that says which hop of which chain it is (`correlation`).
 
 use crate::{
+    api::Scene,
     refusal::Refusal,
     resource::{
         ALL, Absent, Claim, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field,
@@ -78,6 +79,12 @@ impl Resource for PortPair {
             .writable(Absent::Object)
             .or_null()
             .unfiltered(),
+            field(
+                "operating_status",
+                Kind::Text(16),
+                "ONLINE or ERROR, where its group asks whether frames pass it and its host knows; else NO_MONITOR.",
+            )
+            .computed(),
         ],
         actions: &[],
         parts: &[],
@@ -91,6 +98,22 @@ impl Resource for PortPair {
 
     fn meta_mut(&mut self) -> &mut Meta {
         &mut self.meta
+    }
+
+    fn derive(&self, field: &str, scene: &Scene<'_>) -> Value {
+        if field != "operating_status" {
+            return Value::Null;
+        }
+        let groups = scene
+            .snapshot
+            .related::<PortPairGroup>("port_pairs", self.meta.id);
+        let mut instances = groups.iter().flat_map(|group| &group.instances);
+        let instance = instances.find(|instance| instance.id == self.meta.id);
+        json!(match instance.and_then(|instance| instance.serves) {
+            Some(true) => "ONLINE",
+            Some(false) => "ERROR",
+            None => "NO_MONITOR",
+        })
     }
 
     fn index(&self) -> Vec<(&'static str, String)> {

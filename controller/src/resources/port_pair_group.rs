@@ -58,6 +58,20 @@ pub struct Instance {
     /// Does it get its frames under labels?
     #[serde(default)]
     pub labelled: bool,
+    /// Do frames pass it? `None`: it is not known, or nobody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serves: Option<bool>,
+}
+
+/// How the pairs of a group are asked whether frames pass them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthProbe {
+    /// Seconds from one frame to the next.
+    pub interval: u8,
+    /// So many in a row that did not come out take a pair out.
+    pub misses: u8,
+    /// Of which family they are.
+    pub ip_version: u8,
 }
 
 /// A part of a connection's addresses.
@@ -128,6 +142,9 @@ pub struct PortPairGroup {
     /// What becomes of connections while none is up.
     #[serde(default)]
     pub failure_policy: FailurePolicy,
+    /// How its pairs are asked whether frames pass them; `None`: nobody asks.
+    #[serde(default)]
+    pub health_probe: Option<HealthProbe>,
     /// The port that holds a load balancer's virtual address.
     #[serde(default)]
     pub vip_port_id: Option<Uuid>,
@@ -208,6 +225,14 @@ impl Resource for PortPairGroup {
                 "Drop connections, or pass the hop by, while no appliance is up.",
             )
             .writable(Absent::Text("closed")),
+            field(
+                "health_probe",
+                Kind::Shape(probe_shape),
+                "Send frames through its appliances: interval (seconds, 1 to 60; 1), misses (1 to 10; 3), ip_version (4 or 6; 4).",
+            )
+            .writable(Absent::Null)
+            .or_null()
+            .unfiltered(),
             field(
                 "network_function",
                 Kind::Shape(function::shape),
@@ -313,6 +338,32 @@ fn false_shape(value: &Value) -> Result<Value, String> {
         return Ok(Value::Bool(false));
     }
     Err("tap groups are not supported yet: leave it out".to_owned())
+}
+
+fn probe_shape(value: &Value) -> Result<Value, String> {
+    let Some(object) = value.as_object() else {
+        return Err(format!("'{value}' is not a dictionary"));
+    };
+    let mut full = BTreeMap::from([("interval", 1_u8), ("misses", 3), ("ip_version", 4)]);
+    for (name, value) in object {
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        let number = text.parse::<u8>().ok();
+        let (fits, bounds) = match name.as_str() {
+            "interval" => (1..=60, "is not in the range 1 to 60"),
+            "misses" => (1..=10, "is not in the range 1 to 10"),
+            "ip_version" => (4..=6, "is not in [4, 6]"),
+            other => return Err(format!("Unknown keys in dictionary: {other}")),
+        };
+        let fits = |n: &u8| fits.contains(n) && (name != "ip_version" || *n != 5);
+        let number = number.filter(fits);
+        full.insert(
+            name,
+            number.ok_or_else(|| format!("{name}: '{text}' {bounds}"))?,
+        );
+    }
+    Ok(json!(full))
 }
 
 /// What is empty says nothing.
@@ -721,7 +772,19 @@ fn pairs(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Ju
             "the group has a network_function: it is one or the other",
         ));
     }
-    if old == new {
+    let probe = |group: Option<&PortPairGroup>| group.and_then(|group| group.health_probe);
+    let probed = probe(change.after).is_some();
+    if probed
+        && change
+            .after
+            .is_some_and(|after| after.network_function.is_some())
+    {
+        return Err(Refusal::attribute(
+            "health_probe",
+            "the group has a network_function, and no appliances",
+        ));
+    }
+    if old == new && probe(change.before).is_some() == probed {
         return Ok(Vec::new());
     }
     if new.len() > PAIRS {
@@ -738,6 +801,8 @@ fn pairs(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Ju
         return Ok(writes);
     };
     let mut instances = Vec::with_capacity(new.len());
+    let known = change.before.map(|before| before.instances.as_slice());
+    let known = known.filter(|_| probed).unwrap_or_default();
     for id in &new {
         let pair = view.object::<PortPair>(*id);
         let pair = pair.filter(|pair| caller.owns(&pair.meta.project_id));
@@ -759,6 +824,7 @@ fn pairs(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Ju
             egress: pair.egress,
             weight: pair.service_function_parameters.weight,
             labelled: pair.service_function_parameters.correlation.is_some(),
+            serves: known.iter().find(|i| i.id == *id).and_then(|i| i.serves),
         });
     }
     instances.sort_by_key(|instance| instance.id);
@@ -767,6 +833,26 @@ fn pairs(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Ju
         ..after.clone()
     }));
     Ok(writes)
+}
+
+/// Notes what a host found of a pair, where it is news: what a group does not ask any more is none.
+pub(super) fn note_pair(
+    view: &View,
+    groups: &mut BTreeMap<Uuid, PortPairGroup>,
+    (group, pair): (Uuid, Uuid),
+    serves: bool,
+) {
+    let known = groups.get(&group).cloned();
+    let known =
+        known.or_else(|| Some(PortPairGroup::clone(&*view.object::<PortPairGroup>(group)?)));
+    let Some(mut noted) = known.filter(|group| group.health_probe.is_some()) else {
+        return;
+    };
+    let mut instances = noted.instances.iter_mut();
+    if let Some(instance) = instances.find(|i| i.id == pair && i.serves != Some(serves)) {
+        instance.serves = Some(serves);
+        groups.insert(group, noted);
+    }
 }
 
 /// Why replies of a chain could not be translated back; `None`: they can. `group` stands for itself as it is to be.

@@ -147,6 +147,7 @@ mod tests {
             egress: id(200 + n),
             weight: *weight,
             labelled: false,
+            silent: false,
             at: None,
         };
         let instances = (0..).zip(weights).map(instance).collect();
@@ -155,6 +156,7 @@ mod tests {
             hash: hash.to_vec(),
             failure: Failure::Closed,
             label: None,
+            probe: None,
         };
         Appliance::new(&config).unwrap()
     }

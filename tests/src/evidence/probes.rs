@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use net::{
-    Headers, Now, TcpSegment,
+    Headers, Id, Now, TcpSegment,
     flow_key::{ethertype, proto},
+    ids::kind,
     testkit::{FrameBuilder, tcp},
 };
 
@@ -94,6 +95,20 @@ fn question(frame: &[u8]) -> Option<String> {
 }
 
 impl Region {
+    /// The ports into which frames go while nobody sends any, with each frame's EtherType.
+    pub fn unasked(&mut self, time: Duration) -> Vec<(Id<kind::Port>, Vec<u8>)> {
+        let end = self.now() + time;
+        drop(self.received());
+        let mut all = vec![];
+        while self.now() < end {
+            self.advance(Duration::from_millis(250));
+            for (port, frame) in self.received() {
+                all.push((port, frame.bytes.get(12..14).unwrap_or_default().to_vec()));
+            }
+        }
+        all
+    }
+
     /// Time passes, in which a workload answers what probes ask it; what it was asked.
     pub fn asked(&mut self, server: &Nic, time: Duration, serves: Serves) -> Vec<String> {
         let end = self.now() + time;

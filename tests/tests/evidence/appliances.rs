@@ -1,8 +1,10 @@
 //! What does each attribute of an appliance change?
 
+use std::time::Duration;
+
 use net::testkit::FrameBuilder;
 use serde_json::{Value, json};
-use tests::evidence::{Entry, Nic, Region, Seen, entry, id, with};
+use tests::evidence::{ADMIN, Entry, Nic, Region, Seen, entry, id, with};
 
 /// A client `a`, a server `b` elsewhere, and on the client's host the ports of appliances.
 struct Rack {
@@ -57,6 +59,37 @@ impl Rack {
         r.remove("port_chain", id(&chain));
         r.remove("flow_classifier", id(&classifier));
         seen
+    }
+
+    /// Which frames go into the ports by themselves while a chain leads through this group, and what is said of its pair.
+    fn probed(&mut self, r: &mut Region, group: &str, pair: &str) -> Seen {
+        let from = json!({"logical_source_port": self.client.id});
+        let classifier = r.make("flow_classifier", &from);
+        let chain = json!({
+            "port_pair_groups": [group], "flow_classifiers": [id(&classifier)],
+        });
+        let chain = r.make("port_chain", &chain);
+        let mut seen = vec![];
+        for (port, kind) in r.unasked(Duration::from_secs(5)) {
+            let into = self.ports.iter().position(|nic| nic.port == port);
+            seen.push(format!("{into:?} gets {kind:x?}"));
+        }
+        seen.sort();
+        seen.dedup();
+        let shown = r.read(ADMIN.0, &format!("sfc/port_pairs/{pair}"));
+        seen.push(format!("{}", shown["port_pair"]["operating_status"]));
+        seen.extend(self.first(r));
+        r.remove("port_chain", id(&chain));
+        r.remove("flow_classifier", id(&classifier));
+        seen
+    }
+
+    /// Who gets a new connection's first packet.
+    fn first(&mut self, r: &mut Region) -> Seen {
+        self.last += 1;
+        let frame = self.frame();
+        let got = r.bytes(&self.client, frame);
+        got.into_iter().map(|(label, _)| label).collect()
     }
 
     /// The same through a group of this pair.
@@ -140,6 +173,22 @@ pub(crate) const TABLE: &[Entry] = &[
         r.both(("port_pair_group", &base), of, |r, made| {
             rack.through(r, id(made))
         });
+    }),
+    entry("port_pair_group.health_probe", |r| {
+        let mut rack = Rack::new(r);
+        let pair = r.make("port_pair", &rack.pair(0));
+        let base = json!({"name": "g", "port_pairs": [id(&pair)]});
+        for other in [
+            json!({"misses": 1}),
+            json!({"misses": 9}),
+            json!({"ip_version": 6}),
+            json!({"interval": 60, "misses": 1}),
+        ] {
+            let of = ("health_probe", &other);
+            r.both(("port_pair_group", &base), of, |r, made| {
+                rack.probed(r, id(made), id(&pair))
+            });
+        }
     }),
     entry("port_pair_group.port_pair_group_parameters", |r| {
         let mut rack = Rack::new(r);

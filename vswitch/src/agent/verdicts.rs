@@ -1,6 +1,6 @@
 //! What do this host's own probes change here?
 //!
-//! A member that this host found dead takes no new connection of this host at once, whether its controller is there to say so to all or not.
+//! A member that this host found dead, or an appliance that it found silent, takes no new connection of this host at once, whether its controller is there to say so to all or not.
 //! That one serves again is the controller's to say, since it knows who takes part.
 
 use std::{
@@ -43,11 +43,13 @@ pub(crate) fn asks(config: &HostConfig) -> Asks {
 }
 
 fn monitored(chain: &Chain) -> bool {
-    chain.functions.iter().any(|function| {
-        let FunctionKind::LoadBalancer(balancer) = &function.kind else {
-            return false;
-        };
-        balancer.monitor.is_some()
+    chain.functions.iter().any(|function| match &function.kind {
+        FunctionKind::LoadBalancer(balancer) => balancer.monitor.is_some(),
+        FunctionKind::Appliance(appliance) => appliance.probe.is_some(),
+        FunctionKind::Firewall(_)
+        | FunctionKind::Shaper(_)
+        | FunctionKind::Nat(_)
+        | FunctionKind::Plain(_) => false,
     })
 }
 
@@ -60,7 +62,7 @@ pub(crate) fn told(verdict: &Verdict) -> wire::Verdict {
     }
 }
 
-/// The same config, in which members that were found dead take no new connection.
+/// The same config, in which members that were found dead take no new connection, and appliances that were found silent are down.
 pub(crate) fn applied<'c>(config: &'c HostConfig, verdicts: &[Verdict]) -> Cow<'c, HostConfig> {
     let dead = verdicts.iter().filter(|verdict| !verdict.serves);
     let dead: BTreeSet<_> = dead.map(|v| (v.monitor, v.member)).collect();
@@ -77,6 +79,15 @@ pub(crate) fn applied<'c>(config: &'c HostConfig, verdicts: &[Verdict]) -> Cow<'
         }
         let mut without = chain.clone();
         for function in &mut without.functions {
+            let group = function.id.uuid();
+            if let FunctionKind::Appliance(appliance) = &mut function.kind
+                && appliance.probe.is_some()
+            {
+                for instance in &mut appliance.instances {
+                    let pair = instance.id.uuid();
+                    instance.silent |= dead.contains(&(group.into(), pair.into()));
+                }
+            }
             let FunctionKind::LoadBalancer(balancer) = &mut function.kind else {
                 continue;
             };

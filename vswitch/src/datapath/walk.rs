@@ -374,7 +374,9 @@ impl<'a, W: Witness> Walk<'a, W> {
         }
         // Refused before any chain is looked at, it is let in when its port becomes an appliance's.
         self.depend(self.tables.chains_section());
-        if self.tables.leg(id).is_some() && self.out_of_appliance(port.into(), Some(port))? {
+        if self.tables.leg(id).is_some()
+            && (self.came_through(port) || self.out_of_appliance(port.into(), Some(port))?)
+        {
             return Ok(());
         }
         let network = self.network(port.network)?;

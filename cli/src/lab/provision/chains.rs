@@ -44,6 +44,7 @@ pub(super) fn make(
                 .collect::<anyhow::Result<_>>()?;
             set(&mut body, "port_pairs", Some(pairs));
             set(&mut body, "failure_policy", Some(appliance.failure.name()));
+            set(&mut body, "health_probe", appliance.health_probe);
         } else {
             let function = function_body(inventory, function)?;
             set(&mut body, "network_function", Some(function));

@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::{
+    resources::lbaas::health_monitor::{Verdict, note},
+    rules::Occasion,
+};
 
 #[tokio::test]
 async fn chains_are_made_of_native_functions() {
@@ -639,6 +643,78 @@ async fn nothing_is_forwarded_to_a_port_that_is_gone() {
     let group = &shown["port_pair_group"];
     assert_eq!(group["network_function"]["nat"]["forwards"], json!([]));
     assert_eq!(group["nat_port_ids"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn a_group_says_how_its_appliances_are_probed_and_what_its_host_found_is_shown() {
+    let cloud = Cloud::new().await;
+    let (ports, _) = appliance_ports(&cloud).await;
+    let ends = json!({"ingress": ports[0], "egress": ports[1]});
+    let pair = id(&cloud.made("a", PAIRS, "port_pair", ends).await);
+    let groups = "/v2.0/sfc/port_pair_groups";
+    let with = |probe: Value| json!({"port_pairs": [pair], "health_probe": probe});
+    for bad in [
+        json!({"interval": 0}),
+        json!({"interval": 61}),
+        json!({"misses": 0}),
+        json!({"misses": "11"}),
+        json!({"misses": -1}),
+        json!({"ip_version": 5}),
+        json!({"delay": 1}),
+        json!([1]),
+        json!(true),
+    ] {
+        let body = json!({"port_pair_group": with(bad)});
+        cloud
+            .refused("a", "POST", groups, body, 400, "HTTPBadRequest")
+            .await;
+    }
+    let native = json!({"network_function": {"firewall": {}}, "health_probe": {}});
+    let body = json!({"port_pair_group": native});
+    cloud
+        .refused("a", "POST", groups, body, 400, "HTTPBadRequest")
+        .await;
+    let group = cloud
+        .made("a", groups, "port_pair_group", with(json!({"misses": "2"})))
+        .await;
+    let probe = json!({"interval": 1, "misses": 2, "ip_version": 4});
+    assert_eq!(group["health_probe"], probe);
+    let path = format!("{groups}/{}", id(&group));
+    let shown = async || {
+        let (_, shown) = cloud.get("a", &format!("{PAIRS}/{pair}")).await;
+        shown["port_pair"]["operating_status"].clone()
+    };
+    assert_eq!(shown().await, "NO_MONITOR");
+    let found = async |serves| {
+        let verdict = Verdict {
+            monitor: id(&group).parse().unwrap(),
+            member: pair.parse().unwrap(),
+            serves,
+        };
+        let occasion = Occasion {
+            now: crate::time::Seconds::default(),
+            seed: [0; 32],
+            facts: Arc::default(),
+        };
+        let set = move |view: &mut crate::store::View| note(view, &[verdict], &occasion.moment());
+        let store = cloud.api.core.store.as_ref();
+        transact(store, set).await.unwrap();
+    };
+    for (serves, status) in [(false, "ERROR"), (true, "ONLINE"), (false, "ERROR")] {
+        found(serves).await;
+        assert_eq!(shown().await, status);
+    }
+    // Asked otherwise it is the same appliance; asked by nobody, nothing is known of it.
+    let put = async |probe: Value| {
+        let body = json!({"port_pair_group": {"health_probe": probe}});
+        assert_eq!(cloud.ask("a", "PUT", &path, body).await.0, 200);
+    };
+    put(json!({})).await;
+    assert_eq!(shown().await, "ERROR");
+    put(Value::Null).await;
+    assert_eq!(shown().await, "NO_MONITOR");
+    found(false).await;
+    assert_eq!(shown().await, "NO_MONITOR");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use std::{
 use hostconfig::{
     Classifier, DhcpOption, DhcpOptions, Discipline, Firewall, MeterRule, SecurityGroupRule,
     Shaper, SubPort,
-    chain::{Action, Algorithm, Failure, HashField, Instance, Side},
+    chain::{Action, Algorithm, Crossing, Failure, HashField, Instance, Side},
     floating_ip::Workload,
     group::{Direction, Family, L4Match, Remote},
     nat::Forward,
@@ -673,6 +673,7 @@ fn appliance(group: &PortPairGroup) -> hostconfig::Appliance {
         egress: instance.egress.into(),
         weight: instance.weight,
         labelled: instance.labelled,
+        silent: instance.serves == Some(false),
         at: None,
     });
     let fields = &group.port_pair_group_parameters.lb_fields;
@@ -692,6 +693,15 @@ fn appliance(group: &PortPairGroup) -> hostconfig::Appliance {
             FailurePolicy::Open => Failure::Open,
         },
         label: None,
+        probe: group.health_probe.map(|probe| Crossing {
+            interval_ms: u32::from(probe.interval) * 1000,
+            misses: probe.misses,
+            family: if probe.ip_version == 6 {
+                Family::V6
+            } else {
+                Family::V4
+            },
+        }),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field},
+    resources::port_pair_group::note_pair,
     rules::{self, Caller, Change, Judged, Moment, Rule, Write},
     store::View,
 };
@@ -435,7 +436,7 @@ pub(super) fn of_pool<R: crate::store::Read>(read: &R, pool: Uuid) -> Option<Hea
         .map(|monitor| HealthMonitor::clone(monitor))
 }
 
-/// What a host found of a member.
+/// What a host found of a member, or of a port pair, for which its group asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     /// By which monitor.
@@ -452,7 +453,10 @@ pub struct Verdict {
 /// What a rule of pools or listeners refuses.
 pub fn note(view: &mut View, verdicts: &[Verdict], moment: &Moment) -> Result<(), Refusal> {
     let mut pools: BTreeMap<Uuid, Pool> = BTreeMap::new();
+    let mut groups = BTreeMap::new();
     for verdict in verdicts {
+        let key = (verdict.monitor, verdict.member);
+        note_pair(view, &mut groups, key, verdict.serves);
         let monitor = view.object::<HealthMonitor>(verdict.monitor);
         let Some(monitor) = monitor.filter(|monitor| monitor.admin_state_up) else {
             continue;
@@ -474,7 +478,8 @@ pub fn note(view: &mut View, verdicts: &[Verdict], moment: &Moment) -> Result<()
         }
         pools.insert(monitor.pool_id, pool);
     }
-    let writes: Vec<Write> = pools.into_values().map(Write::put).collect();
+    let groups = groups.into_values().map(Write::put);
+    let writes: Vec<Write> = pools.into_values().map(Write::put).chain(groups).collect();
     if writes.is_empty() {
         return Ok(());
     }

@@ -8,7 +8,10 @@ use net::{
     tcp::flag,
 };
 
-use crate::datapath::tables::probes::Target;
+use crate::datapath::tables::{
+    crossings::{End, PORT},
+    probes::Target,
+};
 
 /// How much a member may send before it hears from the prober: more than the head of any answer.
 const WINDOW: u16 = 8192;
@@ -41,7 +44,7 @@ pub(super) fn segment(to: &Target, segment: &Segment<'_>) -> Vec<u8> {
     tcp.extend(WINDOW.to_be_bytes());
     tcp.extend([0; 4]);
     tcp.extend(segment.payload);
-    framed(to, proto::TCP, tcp, 16)
+    framed(&ends(to), proto::TCP, tcp, 16)
 }
 
 /// An empty datagram.
@@ -51,7 +54,7 @@ pub(super) fn datagram(to: &Target, port: u16) -> Vec<u8> {
     udp.extend(to.to.2.to_be_bytes());
     udp.extend(8_u16.to_be_bytes());
     udp.extend([0; 2]);
-    framed(to, proto::UDP, udp, 6)
+    framed(&ends(to), proto::UDP, udp, 6)
 }
 
 /// An echo request.
@@ -64,12 +67,36 @@ pub(super) fn echo(to: &Target, id: u16, sequence: u16) -> Vec<u8> {
     let mut icmp = vec![kind, 0, 0, 0];
     icmp.extend(id.to_be_bytes());
     icmp.extend(sequence.to_be_bytes());
-    framed(to, protocol, icmp, 2)
+    framed(&ends(to), protocol, icmp, 2)
+}
+
+/// What goes through an appliance.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PathProbe {
+    pub(super) from: End,
+    pub(super) to: End,
+    /// What it bears.
+    pub(super) number: [u8; 8],
+}
+
+pub(super) fn crossing(probe: &PathProbe) -> Vec<u8> {
+    let mut udp = Vec::with_capacity(16);
+    udp.extend(PORT.to_be_bytes());
+    udp.extend(PORT.to_be_bytes());
+    udp.extend(16_u16.to_be_bytes());
+    udp.extend([0; 2]);
+    udp.extend(probe.number);
+    framed(&[probe.from, probe.to], proto::UDP, udp, 6)
+}
+
+fn ends(to: &Target) -> [End; 2] {
+    let (mac, addr, _) = to.to;
+    [to.from, (mac, addr)]
 }
 
 /// With the headers before it, and its checksum, whose place is `sum_at`.
-fn framed(to: &Target, protocol: u8, mut message: Vec<u8>, sum_at: usize) -> Vec<u8> {
-    let ((src_mac, src), (dst_mac, dst, _)) = (to.from, to.to);
+fn framed(ends: &[End; 2], protocol: u8, mut message: Vec<u8>, sum_at: usize) -> Vec<u8> {
+    let [(src_mac, src), (dst_mac, dst)] = *ends;
     let sum = if protocol == proto::ICMP {
         !checksum::sum(&message)
     } else {

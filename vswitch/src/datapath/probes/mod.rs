@@ -1,4 +1,6 @@
-//! Do the members of load balancers serve?
+//! Do the members of load balancers serve, and do frames pass appliances?
+//!
+//! For appliances see [`crossing`]: what comes out is taken out before anything else is asked of it.
 //!
 //! This host asks those behind its own ports ([`Target`]), in the virtual address's name and by no one's rules but the member's
 //! own: a probe goes straight to the port, as what the metadata service says does, and what the port answers is taken out of the way behind
@@ -14,6 +16,7 @@
 //! # Cost
 //! One atomic reading a turn of one worker. A lock for each probe and answer; a host without monitors never takes it.
 
+mod crossing;
 mod frames;
 mod watch;
 
@@ -26,18 +29,16 @@ use std::{
     time::Duration,
 };
 
-use net::{Consumed, Id, Now, Origin, Originated, Packet, ids::kind};
+use net::{Consumed, Id, Label, Now, Origin, Originated, Packet, ids::kind};
 use nfv::conntrack::Entry;
 
 use super::{
     Action, Datapath, Stage, Tables,
     execute::{Cx, Hands},
-    tables::{
-        Port,
-        probes::{Key, Target},
-    },
+    tables::{Port, crossings::Crossed, probes::Key},
     walk::{Walk, Witness},
 };
+use crossing::Crossing;
 use watch::Watch;
 
 /// How many are asked at once, and how soon after that the next are.
@@ -46,7 +47,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The first questions of members that are met together are spread over this time.
 const SPREAD_MS: u64 = 250;
 
-/// What a host found of a member that it asks.
+/// What a host found of a member that it asks, or of an instance of an appliance (then the group stands for the monitor, and the port pair for
+/// the member: ids are never two things').
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Verdict {
     /// By which monitor.
@@ -60,17 +62,36 @@ pub struct Verdict {
 #[derive(Debug, Default)]
 struct Known {
     watches: BTreeMap<(Id<kind::Port>, Key), Watch>,
+    crossings: BTreeMap<Id<kind::PortPair>, Crossing>,
     version: u64,
 }
 
 impl Known {
     fn next(&self) -> Option<Now> {
-        self.watches.values().map(Watch::next).min()
+        let crossings = self.crossings.values().map(|crossing| crossing.due);
+        self.watches
+            .values()
+            .map(Watch::next)
+            .chain(crossings)
+            .min()
     }
 }
 
 /// A frame for a port.
-type Sent = (Id<kind::Port>, Vec<u8>);
+#[derive(Debug)]
+struct Sent {
+    port: Id<kind::Port>,
+    frame: Vec<u8>,
+    /// Under this label.
+    label: Option<Label>,
+}
+
+impl Sent {
+    const fn bare(port: Id<kind::Port>, frame: Vec<u8>) -> Self {
+        let label = None;
+        Self { port, frame, label }
+    }
+}
 
 /// What the workers know together of the members that this host asks.
 #[derive(Debug)]
@@ -105,7 +126,15 @@ impl Probes {
                 serves: watch.verdict?,
             })
         };
-        known.watches.values().filter_map(of).collect()
+        let crossings = known.crossings.values().filter_map(|crossing| {
+            Some(Verdict {
+                monitor: crossing.crossed.group.uuid().into(),
+                member: crossing.crossed.pair.uuid().into(),
+                serves: crossing.verdict?,
+            })
+        });
+        let members = known.watches.values().filter_map(of);
+        members.chain(crossings).collect()
     }
 
     fn plan(&self, known: &Known, not_before: Now) {
@@ -134,11 +163,23 @@ impl Probes {
                 watch.follow(target.clone(), now);
                 watch
             } else {
-                let mut watch = Watch::new(target.clone(), now + spread(target));
+                let mut watch = Watch::new(
+                    target.clone(),
+                    now + spread(target.key.1.uuid().as_u64_pair().1),
+                );
                 watch.verdict = moved.get(&target.key).copied().flatten();
                 watch
             };
             known.watches.insert(key, watch);
+        }
+        let mut old = std::mem::take(&mut known.crossings);
+        for crossed in tables.crossings().iter() {
+            let mut crossing = old.remove(&crossed.pair).unwrap_or_else(|| {
+                let low = crossed.pair.uuid().as_u64_pair().1;
+                Crossing::new(crossed.clone(), now + spread(low), self.secret)
+            });
+            crossing.follow(crossed, now);
+            known.crossings.insert(crossed.pair, crossing);
         }
         self.plan(&known, now);
     }
@@ -156,7 +197,11 @@ impl Probes {
         let due = known.watches.values_mut().filter(|w| w.next() <= now);
         for watch in due.take(AT_ONCE) {
             let (frame, _) = watch.turn(now, self.secret);
-            sent.extend(frame.map(|frame| (watch.target.port, frame)));
+            sent.extend(frame.map(|frame| Sent::bare(watch.target.port, frame)));
+        }
+        let due = known.crossings.values_mut().filter(|c| c.due <= now);
+        for crossing in due.take(AT_ONCE) {
+            crossing.turn(now, sent);
         }
         self.plan(&known, now + PAUSE);
         let next = self.next.load(Ordering::Relaxed);
@@ -164,23 +209,30 @@ impl Probes {
     }
 
     /// A port answers.
-    fn hear(&self, port: Id<kind::Port>, packet: &Packet, now: Now, sent: &mut Vec<Sent>) {
+    fn hear(
+        &self,
+        (port, crossed): (Id<kind::Port>, Option<&Crossed>),
+        packet: &Packet,
+        now: Now,
+        sent: &mut Vec<Sent>,
+    ) {
         let mut known = self.known();
+        if let Some(crossing) = crossed.and_then(|of| known.crossings.get_mut(&of.pair)) {
+            crossing.hear(port, packet);
+        }
         let nil = uuid::Uuid::nil();
         let all = (port, (nil.into(), nil.into()));
         let of_port = known.watches.range_mut(all..);
         for (_, watch) in of_port.take_while(|((of, _), _)| *of == port) {
             let (frame, _) = watch.hear(packet, now);
-            sent.extend(frame.map(|frame| (port, frame)));
+            sent.extend(frame.map(|frame| Sent::bare(port, frame)));
         }
         self.plan(&known, now);
     }
 }
 
 /// When it is asked first, so that not all are at once.
-fn spread(target: &Target) -> Duration {
-    let (_, member) = target.key;
-    let (_, low) = member.uuid().as_u64_pair();
+const fn spread(low: u64) -> Duration {
     Duration::from_millis(low % SPREAD_MS)
 }
 
@@ -198,6 +250,22 @@ impl<W: Witness> Walk<'_, W> {
     }
 }
 
+impl<W: Witness> Walk<'_, W> {
+    /// Is it a probe of this host's that came through an appliance?
+    pub(super) fn came_through(&mut self, port: &Port) -> bool {
+        if !self.tables.crossings().came_out(port.id, self.probe) {
+            return false;
+        }
+        self.flow.tracked = false;
+        self.flow.path = self.probe.path();
+        self.answers(Action::Hear, Consumed::Probe);
+        self.says(Stage::Chain, || {
+            "heard: a probe that came through an appliance".to_owned()
+        });
+        true
+    }
+}
+
 impl Hands {
     /// Keeps an answer to a probe until the batch is done.
     pub(super) fn keep_answer(&mut self, packet: Packet, cx: &mut Cx<'_>) {
@@ -208,8 +276,9 @@ impl Hands {
         }
     }
 
-    fn send_probe(&mut self, (port, frame): &Sent, cx: &mut Cx<'_>) {
-        let Some(port) = cx.tables.port_by_id(*port).filter(|port| port.admin_up) else {
+    fn send_probe(&mut self, sent: &Sent, cx: &mut Cx<'_>) {
+        let frame = &sent.frame;
+        let Some(port) = cx.tables.port_by_id(sent.port).filter(|port| port.admin_up) else {
             return;
         };
         // Without a buffer it is as one that is lost: it is sent again.
@@ -220,6 +289,7 @@ impl Hands {
         if packet.fill(frame).is_err() || packet.parse().is_err() {
             return cx.pool.give(packet);
         }
+        packet.set_label(sent.label);
         let segments = u64::from(packet.segments());
         self.ledger.originate(Originated::Probe, segments);
         self.deliver(port.dense, packet, cx);
@@ -257,7 +327,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             let from = super::port_of(&packet).and_then(|port| cx.tables.port(port));
             if let Some(port) = from {
                 let probes = self.claims.probes();
-                probes.hear(port.id, &packet, cx.now, &mut sent);
+                let crossed = cx.tables.crossings().at(port.id);
+                probes.hear((port.id, crossed), &packet, cx.now, &mut sent);
             }
             cx.pool.give(packet);
         }

@@ -296,7 +296,7 @@ fn is_echo(key: &FlowKey) -> bool {
     )
 }
 
-fn payload(packet: &Packet) -> &[u8] {
+pub(super) fn payload(packet: &Packet) -> &[u8] {
     let headers = packet.headers();
     let end = usize::try_from(headers.end).unwrap_or(usize::MAX);
     let bytes = packet.bytes();

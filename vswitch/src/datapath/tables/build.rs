@@ -20,6 +20,7 @@ use crate::datapath::{
 use super::{
     Chain, Elsewhere, Epochs, Hop, HopId, MeterId, Network, Port, Qos, SectionIndex, Source,
     Tables, Vtep, WireEnd, ZoneMap,
+    crossings::Crossings,
     dense::Dense,
     external::Where,
     firewall::Firewall,
@@ -55,6 +56,7 @@ pub(super) fn empty(seed: u64) -> Tables {
         limited: HashMap::default(),
         chains: Vec::new(),
         targets: Arc::default(),
+        crossings: Arc::default(),
         faults: Vec::new(),
         hops: Dense::default(),
         meters: Dense::default(),
@@ -132,7 +134,12 @@ struct Sorted<'a> {
 }
 
 impl<'a> Sorted<'a> {
-    fn new(config: &'a HostConfig, targets: &Targets, epochs: &mut Epochs, version: u64) -> Self {
+    fn new(
+        config: &'a HostConfig,
+        (targets, crossings): (&Targets, &Crossings),
+        epochs: &mut Epochs,
+        version: u64,
+    ) -> Self {
         let mut sorted = Self::default();
         for (key, keyed) in &config.sections {
             let mut hash = u128::from_be_bytes(keyed.hash().0);
@@ -141,6 +148,11 @@ impl<'a> Sorted<'a> {
                 && let asked @ [_, ..] = targets.behind(*id)
             {
                 hash ^= digest(format!("{asked:?}"));
+            }
+            if let SectionKey::Port(id) = key
+                && let Some(crossed) = crossings.at(*id)
+            {
+                hash ^= digest(format!("{crossed:?}"));
             }
             let source = Source::Section(*key);
             let (at, changed) = epochs.note(&source, hash, version);
@@ -192,12 +204,21 @@ impl Tables {
         next.leased = false;
         next.generation = config.generation;
         next.targets = Arc::new(Targets::of(config));
-        let mut sorted = Sorted::new(config, &next.targets, &mut next.epochs, next.version);
+        next.crossings = Arc::new(Crossings::of(config));
+        let asked = (&*next.targets, &*next.crossings);
+        let mut sorted = Sorted::new(config, asked, &mut next.epochs, next.version);
         next.faults.clear();
         if next.targets.beyond > 0 {
             let (most, beyond) = (probes::MOST, next.targets.beyond);
             let fault =
                 format!("this host asks {most} members whether they serve, {beyond} are not asked");
+            next.faults.push(fault);
+        }
+        if next.crossings.beyond > 0 {
+            let (most, beyond) = (probes::MOST, next.crossings.beyond);
+            let fault = format!(
+                "this host sends probes through {most} port pairs, through {beyond} it does not"
+            );
             next.faults.push(fault);
         }
         next.put_vteps(&sorted);

@@ -162,6 +162,9 @@ impl Tables {
 
     /// Both ends of an instance, if it is up, here or elsewhere.
     pub fn instance(&self, of: &Instance) -> Option<[End<'_>; 2]> {
+        if of.silent {
+            return None;
+        }
         let ends = [of.ingress, of.egress];
         let here = |id| self.port_by_id(id).filter(|p| p.admin_up).map(End::from);
         if let [Some(ingress), Some(egress)] = ends.map(here) {
@@ -317,7 +320,7 @@ impl Tables {
                 }
             }
         }
-        ends.map(|p| p.map(|p| (p.dense, p.zone, p.admin_up)))
+        ends.map(|p| p.map(|p| (p.dense, p.zone, p.admin_up && !instance.silent)))
     }
 
     fn put_elsewhere(
@@ -345,7 +348,7 @@ impl Tables {
                 vtep,
                 vni,
                 mtu,
-                up: up && ours,
+                up: up && ours && !instance.silent,
                 way,
             })
         };

@@ -14,6 +14,7 @@
 //! - Total: a config that refers to what is not there gives tables that refuse, never a panic.
 
 mod build;
+pub mod crossings;
 pub mod dense;
 pub mod dhcp6;
 pub mod external;
@@ -49,6 +50,7 @@ use nfv::rules::AddressSet;
 use overlay::{Fdb, FloodList, Neighbours};
 
 use self::{
+    crossings::Crossings,
     dense::Dense,
     firewall::Firewall,
     floating::FloatingIps,
@@ -353,6 +355,7 @@ pub struct Tables {
     qos: BTreeMap<Id<kind::QosPolicy>, Arc<Qos>>,
     chains: Vec<Arc<Chain>>,
     targets: Arc<Targets>,
+    crossings: Arc<Crossings>,
     faults: Vec<String>,
     hops: Dense<(Id<kind::PortChain>, Id<kind::Function>), Arc<Hop>>,
     meters: Dense<(Id<kind::MeteringLabel>, Id<kind::Router>), ()>,
@@ -436,6 +439,11 @@ impl Tables {
     /// The members of load balancers that this host asks whether they serve.
     pub fn targets(&self) -> &Targets {
         &self.targets
+    }
+
+    /// Which appliances this host sends frames through.
+    pub fn crossings(&self) -> &Crossings {
+        &self.crossings
     }
 
     /// Grows by one with each snapshot.

@@ -30,6 +30,7 @@ fn appliance(pairs: &[(u16, u16)], failure: Failure) -> FunctionKind {
         egress: id(u128::from(*egress)),
         weight: 1,
         labelled: false,
+        silent: false,
         at: None,
     };
     FunctionKind::Appliance(hostconfig::Appliance {
@@ -37,6 +38,7 @@ fn appliance(pairs: &[(u16, u16)], failure: Failure) -> FunctionKind {
         hash: vec![],
         failure,
         label: None,
+        probe: None,
     })
 }
 

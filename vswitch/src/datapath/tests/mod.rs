@@ -4,6 +4,7 @@ mod advertising;
 mod appliances;
 mod attacks;
 mod chains;
+mod crossings;
 mod dhcp6;
 mod errors;
 mod fairness;

@@ -93,6 +93,7 @@ impl World {
                     egress: id(u128::from(*egress)),
                     weight: 1,
                     labelled: false,
+                    silent: false,
                     at: Some(Place {
                         vtep: vtep(self.host(*ingress)),
                         up: !self.down.contains(ingress),
@@ -105,6 +106,7 @@ impl World {
                     hash: vec![],
                     failure: *failure,
                     label: None,
+                    probe: None,
                 })
             }
             Kind::Balancer(v6) => FunctionKind::LoadBalancer(LoadBalancer {
