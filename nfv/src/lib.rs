@@ -10,6 +10,7 @@
 //! - [`functions`]: those that are built in; [`catalog`] lists them
 //! - [`classifier`]: which connections enter a chain; [`chain`]: what it says of them
 //! - [`buckets`]: the tokens that functions ask for
+//! - [`inspect`]: whether a connection's first bytes may pass
 //! - [`rules`]: which of thousands of ordered rules matches first
 //!
 //! # To add a function
@@ -27,6 +28,7 @@ pub mod function;
 pub mod functions;
 #[cfg(test)]
 mod guide;
+pub mod inspect;
 mod keyed_hash;
 pub mod rules;
 

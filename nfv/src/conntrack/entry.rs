@@ -43,7 +43,7 @@ impl Side {
         }
     }
 
-    pub(super) fn of<T>(self, pair: &[T; 2]) -> &T {
+    pub(crate) fn of<T>(self, pair: &[T; 2]) -> &T {
         let [original, reply] = pair;
         match self {
             Self::Original => original,
