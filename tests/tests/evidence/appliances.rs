@@ -182,7 +182,7 @@ pub(crate) const TABLE: &[Entry] = &[
             json!({"misses": 1}),
             json!({"misses": 9}),
             json!({"ip_version": 6}),
-            json!({"interval": 60, "misses": 1}),
+            json!({"interval": 2, "misses": 1}),
         ] {
             let of = ("health_probe", &other);
             r.both(("port_pair_group", &base), of, |r, made| {
