@@ -695,6 +695,7 @@ async fn a_group_says_how_its_appliances_are_probed_and_what_its_host_found_is_s
             now: crate::time::Seconds::default(),
             seed: [0; 32],
             facts: Arc::default(),
+            bundles: Arc::default(),
         };
         let set = move |view: &mut crate::store::View| note(view, &[verdict], &occasion.moment());
         let store = cloud.api.core.store.as_ref();
