@@ -833,6 +833,14 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if entry.binding().is_some() || received {
             return;
         }
+        // The part of a way between appliances is no gateway's, wherever they are.
+        let appliance = |z: Zone| {
+            let port = tables.port_of_zone(z);
+            port.is_some_and(|port| tables.leg(port).is_some())
+        };
+        if [near.zone(), far.zone(), zone].into_iter().any(appliance) {
+            return;
+        }
         let met = |z: Zone| z != home && tables.ports().any(|port| port.zone == z);
         // And what one of this host began stays its own, whatever its server says.
         if hit.side == Side::Reply && met(far.zone()) {

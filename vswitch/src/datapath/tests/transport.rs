@@ -538,6 +538,53 @@ fn an_appliance_of_another_host_gets_its_label_from_that_host_and_gives_it_back_
     }
 }
 
+/// Its server is at the client's own host, the appliances are elsewhere: what is between is no way of a gateway's, whoever speaks first after a change.
+#[test]
+fn a_server_of_the_home_is_met_behind_appliances_of_others() {
+    let way = [(CLIENT, A.0), (A.1, C.0), (C.1, SERVER)];
+    let back = [(SERVER, C.1), (C.0, A.1), (A.0, CLIENT)];
+    for v6 in [false, true] {
+        let mut world = World::new(vec![closed(&[A]), Kind::Labelled(C)]);
+        world
+            .at
+            .iter_mut()
+            .filter(|(n, _)| *n == SERVER)
+            .for_each(|at| at.1 = 0);
+        let mut net = Net::new(world);
+        let goes = |net: &mut Net, frame: &FrameBuilder, way: &[(u16, u16)]| {
+            let frame = frame.build();
+            for (from, to) in way {
+                let sent = if *from == C.0 {
+                    under(1, &frame)
+                } else {
+                    frame.clone()
+                };
+                let came = if *to == C.0 {
+                    under(1, &frame)
+                } else {
+                    frame.clone()
+                };
+                assert_eq!(net.raw(*from, sent), [(*to, came)], "from port {from}");
+            }
+        };
+        goes(&mut net, &syn(v6, THERE, BACK), &way);
+        goes(&mut net, &syn_ack(v6, BACK, THERE), &back);
+        goes(&mut net, &ack(v6, THERE, BACK), &way);
+        goes(&mut net, &later(v6), &back);
+        // One for each part, all at the home: none was begun anew in its middle.
+        assert_eq!(net.records(), [3, 1, 0, 1]);
+        for first in [&way, &back] {
+            net.change(|world| world.down.push(B.0));
+            let (forth, answer) = (ack(v6, THERE, BACK), later(v6));
+            let pair = [(&forth, &way), (&answer, &back)];
+            let starts = usize::from(first == &back);
+            for at in [starts, 1 - starts, starts] {
+                goes(&mut net, pair[at].0, pair[at].1);
+            }
+        }
+    }
+}
+
 /// The hosts hear of another order one after the other: whoever is first, what a sender's host hands over goes on.
 #[test]
 fn another_order_loses_nothing_on_its_way() {
