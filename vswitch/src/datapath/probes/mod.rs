@@ -1,8 +1,8 @@
 //! Do the members of load balancers serve, and do frames pass appliances?
 //!
-//! For appliances see [`crossing`]: what comes out is taken out before anything else is asked of it.
+//! For appliances see `crossing`: what comes out is taken out before anything else is asked of it.
 //!
-//! This host asks those behind its own ports ([`Target`]), in the virtual address's name and by no one's rules but the member's
+//! This host asks those behind its own ports (`Target`), in the virtual address's name and by no one's rules but the member's
 //! own: a probe goes straight to the port, as what the metadata service says does, and what the port answers is taken out of the way behind
 //! port security, before its groups. Those name clients, whose address a balanced connection keeps; the virtual address is none.
 //! No record is made. One worker asks for all, whichever reads the answer; what is known is common to them.

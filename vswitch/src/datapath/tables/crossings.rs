@@ -1,12 +1,12 @@
 //! Which appliances does this host send frames through, to see whether they come out?
 //!
 //! Those of groups that ask for it, whose two ports are both here. A probe is a datagram that any bridge forwards and no router does:
-//! UDP from and to the discard port (RFC 863) between two addresses of its own, on the link alone ([`ends`]). It goes in by one
+//! UDP from and to the discard port (RFC 863) between two addresses of its own, on the link alone ([`Crossed::ends`]). It goes in by one
 //! port, as the other traffic, and is known by these addresses where it comes out.
 //!
 //! # Invariants
 //! - A port's crossing is part of what its section's epoch says: a flow of it never outlives it.
-//! - At most [`MOST`](super::probes::MOST); those beyond are not asked, and count as up.
+//! - At most `probes::MOST`; those beyond are not asked, and count as up.
 
 use std::{
     collections::{BTreeMap, HashMap},
