@@ -247,7 +247,37 @@ impl Beyond {
         if self.ended.contains(&(from, sent, true)) {
             may.push(May::End(Some(DropReason::NatAddressGone)));
         }
+        may.extend(self.like_an_answer(plan, from, &sent));
         may
+    }
+
+    /// Without ports nothing tells a question between two gateways from the answer to one that went the other way and found nobody: whoever asked
+    /// that hears it, as behind any NAT.
+    fn like_an_answer(&self, plan: &Plan, from: PortUuid, sent: &View) -> Option<May> {
+        let tuple = sent.tuple;
+        if tuple.src_port != 0 || matches!(tuple.proto, proto::ICMP | proto::ICMP6) {
+            return None;
+        }
+        let hides_behind = |port: PortUuid, view: &View, addr: IpAddr| {
+            let at = (plan.get(port).network, view.macs.1);
+            let by = |r: &Router| r.interfaces.iter().any(|i| (i.network, i.mac.get()) == at);
+            let gateways = plan.routers().filter(|r| by(r));
+            let mut addrs = gateways
+                .filter_map(|r| r.gateway.as_ref())
+                .flat_map(|g| &g.addrs);
+            addrs.any(|a| a.addr == addr)
+        };
+        let (port, asked, _) = self.ended.iter().find(|(port, asked, _)| {
+            asked.tuple.proto == tuple.proto
+                && hides_behind(from, sent, asked.tuple.dst_addr())
+                && hides_behind(*port, asked, tuple.dst_addr())
+        })?;
+        Some(May::Begin(Gets {
+            port: *port,
+            view: asked.answer(),
+            chosen: false,
+            hops: (1, 2),
+        }))
     }
 
     /// Is it shown by another conversation already?

@@ -1075,7 +1075,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
         let program = self.intern(outcome.flow, tables, now);
         // Where the way has become another, its own side's next packet turns it: that one must be judged.
-        let turns = entry.binding().is_none() && tracking.zones != [home, end];
+        let turns = tracking.zones != [home, end];
         if hit.side == Side::Original {
             self.remember(hit, packet, program);
         } else if !turns {
@@ -1133,7 +1133,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             side: Side::Reply,
             ..hit
         };
+        let zones = Side::BOTH.map(|side| entry.side(side).zone());
         let forward = match self.forward_program(tables, packet, reply, &entry, now) {
+            // What leads to another by now, who may have the same address, tells that one nothing about this connection.
+            Ok((_, Some(now))) if now.zones != zones => return Some(Way::Drop(invalid(packet))),
             Ok((forward, _)) => self.programs.get(forward).cloned()?,
             Err(Unjudged::Unreachable(_, refusal)) => return Some(Way::Drop(refusal)),
             Err(Unjudged::Refused(refusal)) => {

@@ -6,7 +6,12 @@
 //! # Limits
 //! 16 KiB of request head, 10 s to say it or to say the next, a minute for a connection, 8 KiB of a body, which nobody reads.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -23,13 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use net::{Id, Now, ids::kind};
 use tokio::time::timeout;
 
-use super::{
-    Counters,
-    directory::{Directory, Instance},
-    nova::Nova,
-    stream::Stream,
-    tree,
-};
+use super::{Counters, directory::Directory, nova::Nova, stream::Stream, tree};
 use crate::worker::SharedTables;
 
 /// To say a request's head, or the next request's.
@@ -103,7 +102,8 @@ pub(super) async fn answer(
     if let Some(nova) = &context.nova
         && let Some((device, project)) = instance.novas()
     {
-        let addr = seen_as(from, &instance);
+        let own: Vec<IpAddr> = instance.addresses().collect();
+        let addr = seen_as(from.ip(), &own);
         return nova.ask(asked, (device, project), addr).await;
     }
     match tree::page(uri.path(), &instance) {
@@ -117,11 +117,14 @@ pub(super) async fn answer(
     }
 }
 
-/// The address by which others know the instance: the one that it asks from, if that is its own.
-fn seen_as(from: SocketAddr, instance: &Instance) -> std::net::IpAddr {
-    let own = instance.addresses().find(|own| *own == from.ip());
-    own.or_else(|| instance.addresses().next())
-        .unwrap_or(from.ip())
+/// The address by which others know the instance: the one that it asks from, if that is its own; else, as from a link-local one, the first of that
+/// family that it has.
+pub(super) fn seen_as(from: IpAddr, own: &[IpAddr]) -> IpAddr {
+    let first = |wanted: &dyn Fn(&IpAddr) -> bool| own.iter().copied().find(wanted);
+    first(&|own| *own == from)
+        .or_else(|| first(&|own| own.is_ipv4() == from.is_ipv4()))
+        .or_else(|| own.first().copied())
+        .unwrap_or(from)
 }
 
 pub(super) fn said(code: StatusCode, what: &str) -> Response<Full<Bytes>> {

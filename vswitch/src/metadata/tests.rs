@@ -693,6 +693,27 @@ mod asking_nova {
         }
     }
 
+    #[test]
+    fn who_asks_is_known_by_the_address_it_asks_from_or_one_of_that_family() {
+        let [v4, other, v6]: [IpAddr; 3] =
+            ["10.0.0.5", "10.0.0.6", "fd00::5"].map(|a| a.parse().unwrap());
+        let link_local: IpAddr = "fe80::5".parse().unwrap();
+        let all = [v4, other, v6];
+        for (from, own, seen) in [
+            (other, &all[..], other),
+            (v6, &all, v6),
+            (link_local, &all, v6),
+            (link_local, &all[..2], v4),
+            (link_local, &[], link_local),
+        ] {
+            assert_eq!(
+                server::seen_as(from, own),
+                seen,
+                "from {from}, who has {own:?}"
+            );
+        }
+    }
+
     #[tokio::test]
     async fn it_is_told_who_asks_with_our_signature_and_nothing_that_the_workload_says_of_itself() {
         let scratch = Scratch::new("nova-asked");
