@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use controller::resources::{function::Balanced, health::Health};
 use net::{Mac, PortRange, Prefix};
 use nfv::catalog::{Kind, native, plain_kind};
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use vswitch::UplinkChoice;
 
@@ -411,7 +412,7 @@ pub(crate) struct RawLoadBalancer {
     #[serde(default)]
     pub(crate) algorithm: Algorithm,
     pub(crate) members: Vec<RawMember>,
-    pub(crate) health: Option<IgnoredAny>,
+    pub(crate) health: Option<Health>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -423,6 +424,13 @@ pub(crate) enum LbProtocol {
 }
 
 impl LbProtocol {
+    pub(crate) const fn balanced(self) -> Balanced {
+        match self {
+            Self::Tcp => Balanced::Tcp,
+            Self::Udp => Balanced::Udp,
+        }
+    }
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",

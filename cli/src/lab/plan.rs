@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use controller::resources::health::Health;
 use net::{Mac, Prefix};
 use nfv::catalog::Kind;
 use vswitch::UplinkChoice;
@@ -198,6 +199,7 @@ pub(crate) enum Function {
         protocol: LbProtocol,
         algorithm: Algorithm,
         members: Vec<Member>,
+        health: Option<Health>,
     },
     Shaper {
         rate: Rate,

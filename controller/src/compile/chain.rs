@@ -6,13 +6,13 @@
 
 use std::net::IpAddr;
 
+use crate::resources::port_pair_group::named_by_address;
 use hostconfig::{
     Appliance, Chain, Function, FunctionKind, LoadBalancer, Nat,
     chain::{Member, Place},
     nat::{Forward, NatAddress, Static},
 };
 use net::{Id, Label, ids::kind};
-use uuid::Uuid;
 
 use super::{
     Complaint,
@@ -171,7 +171,7 @@ fn nat(intent: &Intent, nat: &intent::Nat, complaints: &mut Vec<Complaint>) -> N
 }
 
 /// Who is meant, and at which address of the family of `like`. One named by its address alone has a name of its own under `holder`.
-fn target(
+pub(crate) fn target(
     intent: &Intent,
     target: Target,
     like: IpAddr,
@@ -189,10 +189,7 @@ fn target(
             Some((id, addr?.addr))
         }
         Target::Named(id, addr) => Some((id, addr)),
-        Target::Address(addr) => {
-            let name = addr.to_string();
-            Some((Uuid::new_v5(&holder.uuid(), name.as_bytes()).into(), addr))
-        }
+        Target::Address(addr) => Some((named_by_address(holder.uuid(), addr).into(), addr)),
     }
 }
 

@@ -28,7 +28,7 @@ pub mod incremental;
 pub mod intent;
 pub mod view;
 
-mod chain;
+pub(crate) mod chain;
 mod l2;
 mod l3;
 mod policy;

@@ -21,7 +21,10 @@ use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
 use crate::{
-    compile::intent::{HostName, Intent, Target, Work},
+    compile::{
+        chain::target,
+        intent::{HostName, Intent, Work},
+    },
     resources::lbaas::health_monitor::Verdict,
 };
 
@@ -105,10 +108,11 @@ fn found(intent: &Intent) -> BTreeMap<HostName, BTreeSet<Key>> {
             places.entry(*network).or_insert_with(of);
         }
         for member in &balancer.members {
-            let (id, address) = match member.target {
-                Target::Named(id, address) => (id, address),
-                // Without a name of their own they have no monitor.
-                Target::Port(_) | Target::Address(_) => continue,
+            // What is complained of is said where the chain is compiled.
+            let (like, holder) = (balancer.vip, balancer.vip_port);
+            let found = target(intent, member.target, like, holder, &mut Vec::new());
+            let Some((id, address)) = found else {
+                continue;
             };
             let mut networks = networks.iter().filter_map(|network| places.get(network));
             if let Some(host) = networks.find_map(|places| places.get(&address)) {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::{fmt, net::IpAddr, str::FromStr};
 use uuid::Uuid;
 
-use crate::resources::{nat::Nat, protocol::protocol_number, subnet::loose_prefix};
+use crate::resources::{health::Health, nat::Nat, protocol::protocol_number, subnet::loose_prefix};
 
 /// Rules of a firewall: a first packet walks them one by one.
 const RULES: usize = 1000;
@@ -219,6 +219,9 @@ pub struct LoadBalancer {
     /// Who serves.
     #[serde(default)]
     pub members: Vec<Member>,
+    /// How they are asked whether they do; nobody does if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// Where the address is; a request may leave it out if the members say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_id: Option<Uuid>,
@@ -579,17 +582,12 @@ pub fn shape(value: &Value) -> Result<Value, String> {
         ));
     };
     let mut keys = object.iter();
-    let (Some((kind, body)), None) = (keys.next(), keys.next()) else {
+    let (Some((kind, _)), None) = (keys.next(), keys.next()) else {
         return Err(format!("exactly one key is wanted, of {kinds}"));
     };
     if !native().any(|name| name == kind) {
         return Err(format!(
             "unknown network function '{kind}', known are {kinds}"
-        ));
-    }
-    if body.get("health").is_some() {
-        return Err(format!(
-            "'health' of {kind} is not supported yet: leave it out"
         ));
     }
     let function: NetworkFunction =
@@ -607,6 +605,11 @@ pub fn shape(value: &Value) -> Result<Value, String> {
         NetworkFunction::LoadBalancer(balancer) => {
             if balancer.port == 0 {
                 return Err("load_balancer: port out of range (1..=65535): 0".to_owned());
+            }
+            if let Some(health) = &balancer.health {
+                health
+                    .suits(balancer.protocol)
+                    .map_err(|reason| format!("load_balancer: {reason}"))?;
             }
             if balancer.members.len() > MEMBERS {
                 return Err(format!("a load balancer has at most {MEMBERS} members"));
@@ -724,6 +727,13 @@ mod tests {
         );
         assert_eq!(shaped["load_balancer"]["members"][1]["address"], "10.0.0.7");
         assert_eq!(shape(&shaped).unwrap(), shaped);
+        let health = json!({"type": "udp-connect"});
+        let shaped = shape(&json!({"load_balancer": {
+            "vip": "10.0.0.100", "port": 53, "protocol": "udp", "health": health
+        }}))
+        .unwrap();
+        assert_eq!(shaped["load_balancer"]["health"]["interval"], "3s");
+        assert_eq!(shape(&shaped).unwrap(), shaped);
         let shaped = shape(&json!({"shaper": {"rate": "100mbit", "burst": "64KiB"}})).unwrap();
         assert_eq!(
             shaped,
@@ -750,9 +760,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_refused_with_the_remedy() {
-        let health = json!({"load_balancer": {"vip": "10.0.0.1", "port": 80, "health": {}}});
-        assert!(shape(&health).unwrap_err().contains("leave it out"));
+    fn what_no_function_is_is_refused() {
         for bad in [
             json!({}),
             json!({"nat": {}}),
@@ -768,6 +776,9 @@ mod tests {
             json!({"load_balancer": {"vip": "x", "port": 80}}),
             json!({"load_balancer": {"vip": "10.0.0.1", "port": 0}}),
             json!({"load_balancer": {"vip": "10.0.0.1", "port": 80, "members": ["web-1"]}}),
+            json!({"load_balancer": {"vip": "10.0.0.1", "port": 80, "health": {}}}),
+            json!({"load_balancer": {"vip": "10.0.0.1", "port": 80, "health": {"type": "udp-connect"}}}),
+            json!({"firewall": {"health": {"type": "tcp"}}}),
             json!({"firewall": {"rules": [{"action": "allow", "destination_port": 80}]}}),
         ] {
             assert!(shape(&bad).is_err(), "{bad}");

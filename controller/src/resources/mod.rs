@@ -10,6 +10,7 @@ pub mod flow_classifier;
 pub mod function;
 pub mod fwaas;
 pub mod guarantee;
+pub mod health;
 pub mod host;
 pub mod lbaas;
 pub mod metering_label;

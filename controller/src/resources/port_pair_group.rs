@@ -148,6 +148,9 @@ pub struct PortPairGroup {
     /// The port that holds a load balancer's virtual address.
     #[serde(default)]
     pub vip_port_id: Option<Uuid>,
+    /// What hosts found of a load balancer's members while it has them asked, by the ids under which switches know them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub serving: BTreeMap<Uuid, bool>,
     /// The ports that hold a NAT's addresses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub nat_ports: BTreeMap<IpAddr, Uuid>,
@@ -177,6 +180,45 @@ impl PortPairGroup {
             _ => None,
         }
     }
+}
+
+impl PortPairGroup {
+    /// Under which id switches know a member; one named by its address alone has a name of its own under the virtual address's port.
+    pub fn member_id(&self, target: Target) -> Option<Uuid> {
+        match target {
+            Target::Port(id) => Some(id),
+            Target::Address(address) => Some(named_by_address(self.vip_port_id?, address)),
+        }
+    }
+
+    /// Does a member serve? `None`: it is not known, or nobody asks.
+    pub fn serves(&self, target: Target) -> Option<bool> {
+        self.serving.get(&self.member_id(target)?).copied()
+    }
+
+    fn member_statuses(&self) -> Vec<Value> {
+        let members = self.load_balancer().map(|lb| lb.members.as_slice());
+        let members = members.unwrap_or_default().iter();
+        let told = members.map(|member| {
+            let status = match self.serves(member.target) {
+                Some(true) => "ONLINE",
+                Some(false) => "ERROR",
+                None => "NO_MONITOR",
+            };
+            match member.target {
+                Target::Port(id) => json!({"port_id": id, "operating_status": status}),
+                Target::Address(address) => {
+                    json!({"address": address, "operating_status": status})
+                }
+            }
+        });
+        told.collect()
+    }
+}
+
+/// The id of a member that is named by its address alone.
+pub(crate) fn named_by_address(vip_port: Uuid, address: IpAddr) -> Uuid {
+    Uuid::new_v5(&vip_port, address.to_string().as_bytes())
 }
 
 impl PortPairGroup {
@@ -248,6 +290,13 @@ impl Resource for PortPairGroup {
             )
             .or_null(),
             field(
+                "member_statuses",
+                Kind::Shape(list_shape),
+                "What a load balancer's `health` found of each member.",
+            )
+            .computed()
+            .unfiltered(),
+            field(
                 "nat_port_ids",
                 Kind::Uuids,
                 "The ports of a NAT's addresses.",
@@ -280,6 +329,7 @@ impl Resource for PortPairGroup {
         targets,
         named,
         virtual_address,
+        known_members,
         nat_addresses,
         pairs,
         chains,
@@ -315,6 +365,7 @@ impl Resource for PortPairGroup {
 
     fn derive(&self, field: &str, _: &Scene<'_>) -> Value {
         match field {
+            "member_statuses" => json!(self.member_statuses()),
             "nat_port_ids" => json!(self.nat_ports.values().collect::<Vec<_>>()),
             "tap_enabled" => json!(false),
             _ => Value::Null,
@@ -338,6 +389,14 @@ fn false_shape(value: &Value) -> Result<Value, String> {
         return Ok(Value::Bool(false));
     }
     Err("tap groups are not supported yet: leave it out".to_owned())
+}
+
+fn list_shape(value: &Value) -> Result<Value, String> {
+    if value.is_array() {
+        Ok(value.clone())
+    } else {
+        Err(format!("'{value}' is not a list"))
+    }
 }
 
 fn probe_shape(value: &Value) -> Result<Value, String> {
@@ -835,8 +894,26 @@ fn pairs(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Ju
     Ok(writes)
 }
 
-/// Notes what a host found of a pair, where it is news: what a group does not ask any more is none.
-pub(super) fn note_pair(
+/// What is known of members is of those that there are, while they are asked.
+#[expect(clippy::unnecessary_wraps, reason = "a rule's signature")]
+fn known_members(_: &View, change: &Change<'_, PortPairGroup>, _: &Caller) -> Judged {
+    let Some(after) = change.after.filter(|after| !after.serving.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let balancer = after.load_balancer().filter(|lb| lb.health.is_some());
+    let members = balancer.map(|lb| lb.members.as_slice()).unwrap_or_default();
+    let ids = members.iter().filter_map(|m| after.member_id(m.target));
+    let ids: BTreeSet<Uuid> = ids.collect();
+    if after.serving.keys().all(|id| ids.contains(id)) {
+        return Ok(Vec::new());
+    }
+    let mut known = after.clone();
+    known.serving.retain(|id, _| ids.contains(id));
+    Ok(vec![Write::amend(known)])
+}
+
+/// Notes what a host found of a pair or a member, where it is news: what a group does not ask any more is none.
+pub(super) fn note_hop(
     view: &View,
     groups: &mut BTreeMap<Uuid, PortPairGroup>,
     (group, pair): (Uuid, Uuid),
@@ -845,9 +922,20 @@ pub(super) fn note_pair(
     let known = groups.get(&group).cloned();
     let known =
         known.or_else(|| Some(PortPairGroup::clone(&*view.object::<PortPairGroup>(group)?)));
-    let Some(mut noted) = known.filter(|group| group.health_probe.is_some()) else {
+    let Some(mut noted) = known else {
         return;
     };
+    if let Some(balancer) = noted.load_balancer().filter(|lb| lb.health.is_some()) {
+        let mut members = balancer.members.iter();
+        let is_member = members.any(|m| noted.member_id(m.target) == Some(pair));
+        if is_member && noted.serving.insert(pair, serves) != Some(serves) {
+            groups.insert(group, noted);
+        }
+        return;
+    }
+    if noted.health_probe.is_none() {
+        return;
+    }
     let mut instances = noted.instances.iter_mut();
     if let Some(instance) = instances.find(|i| i.id == pair && i.serves != Some(serves)) {
         instance.serves = Some(serves);

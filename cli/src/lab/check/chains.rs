@@ -283,11 +283,10 @@ fn load_balancer(
     place: &str,
     lb: RawLoadBalancer,
 ) -> Result<Function, Wrong> {
-    if lb.health.is_some() {
-        return wrong(
-            format!("{place}.health"),
-            "health probes come with the chains issue; leave it out until then (all members count as healthy)",
-        );
+    if let Some(health) = &lb.health
+        && let Err(why) = health.suits(lb.protocol.balanced())
+    {
+        return wrong(format!("{place}.health"), why);
     }
     if lb.port == 0 {
         return wrong(format!("{place}.port"), "0 is no port; use 1 to 65535");
@@ -365,5 +364,6 @@ fn load_balancer(
         protocol: lb.protocol,
         algorithm: lb.algorithm,
         members,
+        health: lb.health,
     })
 }

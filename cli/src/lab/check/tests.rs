@@ -271,13 +271,30 @@ fn a_name_is_for_a_host_or_a_workload() {
 }
 
 #[test]
-fn what_comes_later_is_refused_with_its_issue() {
-    refused(
+fn a_load_balancers_members_are_asked_as_its_protocol_can_be() {
+    let asked = GOOD.replace(
         "members: [web-1",
-        "health: {type: tcp, interval: 2s}, members: [web-1",
-        "load_balancer.health",
-        "come with the chains issue",
+        "health: {type: tcp, interval: 500ms, attempts: 2}, members: [web-1",
     );
+    let Function::LoadBalancer { health, .. } =
+        &lab("good.yaml", "good", &asked).unwrap().chains[0].functions[1]
+    else {
+        panic!("it balances");
+    };
+    assert!(health.is_some());
+    for (health, why) in [
+        ("{type: udp-connect}", "of protocol udp or sctp"),
+        ("{type: tcp, interval: 1ms}", "not a time"),
+        ("{type: tcp, every: 1s}", "every"),
+        ("{interval: 1s}", "type"),
+    ] {
+        refused(
+            "members: [web-1",
+            &format!("health: {health}, members: [web-1"),
+            "load_balancer",
+            why,
+        );
+    }
 }
 
 #[test]

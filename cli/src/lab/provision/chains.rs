@@ -172,18 +172,21 @@ fn function_body(inventory: &Inventory, function: &Function) -> anyhow::Result<V
             protocol,
             algorithm,
             members,
+            health,
         } => {
             let members = members
                 .iter()
                 .map(|m| member(inventory, m))
                 .collect::<anyhow::Result<Vec<_>>>()?;
-            json!({"load_balancer": {
+            let mut body = json!({
                 "vip": vip,
                 "port": port,
                 "protocol": protocol.name(),
                 "algorithm": algorithm.name(),
                 "members": members,
-            }})
+            });
+            set(&mut body, "health", health.as_ref());
+            json!({"load_balancer": body})
         }
         Function::Nat(nat) => json!({"nat": nat_body(inventory, nat)?}),
         Function::Plain(kind, settings) => {
@@ -371,6 +374,19 @@ mod tests {
                     "algorithm": "maglev", "members": [{"port_id": "P1"}, {"port_id": "P2"}]}}),
                 json!({"shaper": {"rate": "100mbit", "burst": "64KiB"}}),
             ]
+        );
+    }
+
+    #[test]
+    fn how_members_are_asked_is_told_where_the_file_says_it() {
+        let text = include_str!("../../../../configs/labs/quickstart.yaml");
+        let asked = "health: {type: tcp, interval: 500ms, attempts: 2}, members: ";
+        let text = text.replace("members: ", asked);
+        let lab = check::lab("quickstart.yaml", "quickstart", &text).unwrap();
+        let body = function_body(&inventory(), &lab.chains[0].functions[1]).unwrap();
+        assert_eq!(
+            body["load_balancer"]["health"],
+            json!({"type": "tcp", "interval": "500ms", "timeout": "500ms", "attempts": 2})
         );
     }
 

@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
+    compile::{
+        intent::{Object, Work},
+        view,
+    },
     resources::lbaas::health_monitor::{Verdict, note},
     rules::Occasion,
 };
+use hostconfig::chain::{HealthProbe, Monitor};
 
 #[tokio::test]
 async fn chains_are_made_of_native_functions() {
@@ -716,6 +721,114 @@ async fn a_group_says_how_its_appliances_are_probed_and_what_its_host_found_is_s
     assert_eq!(shown().await, "NO_MONITOR");
     found(false).await;
     assert_eq!(shown().await, "NO_MONITOR");
+}
+
+#[tokio::test]
+async fn what_hosts_found_of_a_load_balancers_members_is_shown_and_told_to_switches() {
+    let cloud = Cloud::new().await;
+    let (ports, _) = appliance_ports(&cloud).await;
+    let members = json!([ports[0], {"address": "10.0.0.77", "weight": 2}]);
+    let function = |health: Value| {
+        let mut balancer = json!({"vip": "10.0.0.100", "port": 80, "members": members});
+        if !health.is_null() {
+            balancer["health"] = health;
+        }
+        json!({"port_pair_group": {"network_function": {"load_balancer": balancer}}})
+    };
+    let bad = function(json!({"type": "tcp", "interval": "1s", "timeout": "2s"}));
+    cloud
+        .refused("a", "POST", GROUPS, bad, 400, "HTTPBadRequest")
+        .await;
+    let asked = function(json!({"type": "http", "interval": "500ms", "attempts": 2}));
+    let (status, made) = cloud.ask("a", "POST", GROUPS, asked.clone()).await;
+    assert_eq!(status, 201, "{made}");
+    let group = &made["port_pair_group"];
+    let path = format!("{GROUPS}/{}", id(group));
+    let compiled = || {
+        let stored = cloud.api.core.store.snapshot();
+        let objects = view::objects(&stored, &Facts::default());
+        let mut balancers = objects.into_iter().filter_map(|object| {
+            let Object::Function(function) = object else {
+                return None;
+            };
+            let Some(Work::LoadBalancer(balancer)) = &function.work else {
+                return None;
+            };
+            Some(balancer.clone())
+        });
+        balancers.next().unwrap()
+    };
+    let weights = || {
+        let members = compiled().members;
+        members.iter().map(|m| m.weight).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        compiled().monitor,
+        Some(Monitor {
+            id: id(group).parse().unwrap(),
+            probe: HealthProbe::Http {
+                request: "GET / HTTP/1.0\r\n\r\n".to_owned(),
+                codes: vec![(200, 200)],
+            },
+            delay_ms: 500,
+            timeout_ms: 500,
+            rise: 2,
+            fall: 2,
+            elsewhere: Vec::new(),
+        })
+    );
+    let statuses = async || {
+        let (_, shown) = cloud.get("a", &path).await;
+        let told = shown["port_pair_group"]["member_statuses"].clone();
+        let told = told.as_array().unwrap().clone();
+        assert_eq!(told[0]["port_id"], ports[0]);
+        assert_eq!(told[1]["address"], "10.0.0.77");
+        let told = told.iter().map(|one| one["operating_status"].clone());
+        told.map(|one| one.as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(statuses().await, ["NO_MONITOR"; 2]);
+    // One named by its address has the id under which the compiler tells it to switches.
+    let vip: uuid::Uuid = group["vip_port_id"].as_str().unwrap().parse().unwrap();
+    let by_address = uuid::Uuid::new_v5(&vip, b"10.0.0.77");
+    let found = async |member: uuid::Uuid, serves| {
+        let verdict = Verdict {
+            monitor: id(group).parse().unwrap(),
+            member,
+            serves,
+        };
+        let occasion = Occasion {
+            now: crate::time::Seconds::default(),
+            seed: [0; 32],
+            facts: Arc::default(),
+            bundles: Arc::default(),
+        };
+        let set = move |view: &mut crate::store::View| note(view, &[verdict], &occasion.moment());
+        let store = cloud.api.core.store.as_ref();
+        transact(store, set).await.unwrap();
+    };
+    let port: uuid::Uuid = ports[0].parse().unwrap();
+    found(port, false).await;
+    found(uuid::Uuid::nil(), false).await;
+    assert_eq!(statuses().await, ["ERROR", "NO_MONITOR"]);
+    assert_eq!(weights(), [0, 2]);
+    found(by_address, false).await;
+    assert_eq!(weights(), [0, 0]);
+    found(port, true).await;
+    assert_eq!(statuses().await, ["ONLINE", "ERROR"]);
+    assert_eq!(weights(), [1, 0]);
+    // Asked otherwise they are the same; asked by nobody, nothing is known of them, and who asks anew begins anew.
+    let put = async |health: Value| {
+        assert_eq!(cloud.ask("a", "PUT", &path, function(health)).await.0, 200);
+    };
+    put(json!({"type": "ping"})).await;
+    assert_eq!(statuses().await, ["ONLINE", "ERROR"]);
+    put(Value::Null).await;
+    assert_eq!(compiled().monitor, None);
+    assert_eq!(weights(), [1, 2]);
+    found(port, false).await;
+    put(json!({"type": "ping"})).await;
+    assert_eq!(statuses().await, ["NO_MONITOR"; 2]);
 }
 
 #[tokio::test]

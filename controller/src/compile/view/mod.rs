@@ -650,7 +650,7 @@ fn port_pair_group(group: &PortPairGroup) -> Function {
     let work = group.network_function.as_ref().and_then(|function| {
         Some(match function {
             NetworkFunction::Firewall(f) => Work::Firewall(firewall(group.meta.id, f)),
-            NetworkFunction::LoadBalancer(f) => Work::LoadBalancer(balancer(group.vip_port_id?, f)),
+            NetworkFunction::LoadBalancer(f) => Work::LoadBalancer(balancer(group, f)?),
             NetworkFunction::Shaper(f) => Work::Shaper(shaper(f)),
             NetworkFunction::Nat(f) => Work::Nat(nat(group, f)),
             NetworkFunction::Plain(f) => Work::Plain(f.clone()),
@@ -736,14 +736,20 @@ fn firewall(group: Uuid, firewall: &function::Firewall) -> Firewall {
     }
 }
 
-fn balancer(vip_port: Uuid, balancer: &function::LoadBalancer) -> Balancer {
+fn balancer(group: &PortPairGroup, balancer: &function::LoadBalancer) -> Option<Balancer> {
     let members = balancer.members.iter().map(|member| BalancerMember {
         target: target(member.target),
         port: member.port.unwrap_or(balancer.port),
-        weight: member.weight,
+        // One that does not serve keeps what it has.
+        weight: if group.serves(member.target) == Some(false) {
+            0
+        } else {
+            member.weight
+        },
     });
-    Balancer {
-        vip_port: vip_port.into(),
+    let health = balancer.health.as_ref();
+    Some(Balancer {
+        vip_port: group.vip_port_id?.into(),
         vip: balancer.vip,
         protocol: balancer.protocol.number(),
         port: balancer.port,
@@ -752,8 +758,8 @@ fn balancer(vip_port: Uuid, balancer: &function::LoadBalancer) -> Balancer {
             function::Algorithm::SourceIp => Algorithm::SourceIp,
         },
         members: members.collect(),
-        monitor: None,
-    }
+        monitor: health.and_then(|health| health.monitor(group.meta.id)),
+    })
 }
 
 const fn target(target: function::Target) -> Target {

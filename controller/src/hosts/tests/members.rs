@@ -6,6 +6,33 @@ use hostconfig::chain::{HealthProbe, Monitor};
 
 const MONITOR: u8 = 90;
 
+/// The same, for a chain's own load balancer: members are named by their port and by their address.
+fn named_by_ports(port: u8, address: u8) -> Object {
+    let Object::Function(plain) = monitored(&[]) else {
+        unreachable!("it is a function");
+    };
+    let Some(Work::LoadBalancer(balancer)) = plain.work.clone() else {
+        unreachable!("it balances");
+    };
+    let targets = [
+        Target::Port(kit::id(port)),
+        Target::Address(kit::addr(address)),
+    ];
+    let members = targets.map(|target| BalancerMember {
+        target,
+        port: 80,
+        weight: 1,
+    });
+    let balancer = Balancer {
+        members: members.into(),
+        ..balancer
+    };
+    Object::Function(Arc::new(Function {
+        work: Some(Work::LoadBalancer(balancer)),
+        ..Function::clone(&plain)
+    }))
+}
+
 /// A virtual address on network 0, and the members 70 + n at the addresses of these ports.
 fn monitored(members: &[u8]) -> Object {
     let Object::Function(plain) = kit::balancer(60, 10, &[]) else {
@@ -118,6 +145,26 @@ fn members_of_a_host_whose_stream_ended_are_down_within_two_seconds() {
     region.cut(&kit::host_name(1));
     region.ticks(Duration::from_secs(2));
     assert_eq!(region.down(), [2, 3]);
+}
+
+#[test]
+fn members_named_by_ports_and_addresses_are_down_with_their_host() {
+    let mut region = region();
+    region.commit(kit::put([named_by_ports(2, 1)]));
+    region.ticks(Duration::from_secs(2));
+    region.cut(&kit::host_name(1));
+    region.ticks(Duration::from_secs(2));
+    let port = |n: u8| kit::id::<net::ids::kind::Port>(n).uuid();
+    let down = |region: &mut Region| {
+        let judged = std::mem::take(&mut region.judged);
+        judged.iter().map(|v| v.member).collect::<Vec<_>>()
+    };
+    assert_eq!(down(&mut region), [port(2)]);
+    region.cut(&kit::host_name(0));
+    region.ticks(Duration::from_secs(2));
+    let address = kit::addr(1).to_string();
+    let named = uuid::Uuid::new_v5(&port(10), address.as_bytes());
+    assert!(down(&mut region).contains(&named));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
     api::Scene,
     refusal::Refusal,
     resource::{ALL, Absent, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, field},
-    resources::port_pair_group::note_pair,
+    resources::port_pair_group::note_hop,
     rules::{self, Caller, Change, Judged, Moment, Rule, Write},
     store::View,
 };
@@ -282,7 +282,7 @@ impl HealthMonitor {
 }
 
 /// The codes of Octavia's three forms: `200`, `200, 202` and `200-204`.
-fn codes(text: &str) -> Option<Vec<(u16, u16)>> {
+pub(crate) fn codes(text: &str) -> Option<Vec<(u16, u16)>> {
     let code = |text: &str| {
         let digits = text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
         digits.then(|| text.parse::<u16>().ok()).flatten()
@@ -436,7 +436,7 @@ pub(super) fn of_pool<R: crate::store::Read>(read: &R, pool: Uuid) -> Option<Hea
         .map(|monitor| HealthMonitor::clone(monitor))
 }
 
-/// What a host found of a member, or of a port pair, for which its group asks.
+/// What a host found of a member, or of what a group of a chain asks: a member of its load balancer, or a port pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     /// By which monitor.
@@ -456,7 +456,7 @@ pub fn note(view: &mut View, verdicts: &[Verdict], moment: &Moment) -> Result<()
     let mut groups = BTreeMap::new();
     for verdict in verdicts {
         let key = (verdict.monitor, verdict.member);
-        note_pair(view, &mut groups, key, verdict.serves);
+        note_hop(view, &mut groups, key, verdict.serves);
         let monitor = view.object::<HealthMonitor>(verdict.monitor);
         let Some(monitor) = monitor.filter(|monitor| monitor.admin_state_up) else {
             continue;
