@@ -360,6 +360,8 @@ pub enum Algorithm {
     Maglev,
     /// Maglev over the source address alone (`SOURCE_IP`).
     SourceIp,
+    /// By weight in turn, each switch for itself (`ROUND_ROBIN`).
+    RoundRobin,
 }
 
 /// A member of a load balancer.

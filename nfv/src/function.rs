@@ -19,6 +19,8 @@ pub struct Context<'a> {
     /// Where the connection's first packet was sent on by this chain before, if it is being judged again: its translated destination and
     /// its translated source. A load balancer keeps the member as long as it is one, a NAT the address and port.
     pub binding: Option<Binding>,
+    /// Is it only asked what would be (`explain`)? Then nobody's turn is taken.
+    pub question: bool,
     /// Mixed into every choice that an outsider must not foresee.
     pub seed: u64,
     /// The number of this host among all: which part of a NAT's ports is its own. `None`: none is.
@@ -38,6 +40,7 @@ impl Default for Context<'_> {
             now: Now::ZERO,
             again: false,
             binding: None,
+            question: false,
             seed: 0,
             host: Some(0),
             network: None,

@@ -447,6 +447,8 @@ pub(crate) enum Algorithm {
     Maglev,
     /// Over the client's address: it keeps its member.
     SourceIp,
+    /// By weight in turn.
+    RoundRobin,
 }
 
 impl Algorithm {
@@ -454,6 +456,7 @@ impl Algorithm {
         match self {
             Self::Maglev => "maglev",
             Self::SourceIp => "source_ip",
+            Self::RoundRobin => "round_robin",
         }
     }
 }

@@ -260,6 +260,8 @@ pub enum Algorithm {
     Maglev,
     /// Maglev over the source address.
     SourceIp,
+    /// By weight in turn, in each switch for itself.
+    RoundRobin,
 }
 
 /// Who a member is.

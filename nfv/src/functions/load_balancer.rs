@@ -2,10 +2,11 @@
 //!
 //! `vip:port` of one protocol is translated to a member; everything else passes. The choice is made once: the connection's
 //! record keeps it, and after a change of members the same member is chosen again as long as it is one, whatever its weight.
+//! By a hash (`maglev`, `source_ip`), or in turn (`round_robin`): the first chooses alike again without a record, the second is even.
 //!
 //! # Invariants
 //! - A member of weight 0 takes no new connection and keeps its old ones (drain).
-//! - Removing a member moves no connection of the others; of new ones, at most 2 in 100 that would have gone to another member.
+//! - By a hash, removing a member moves no connection of the others; of new ones, at most 2 in 100 that would have gone to another member.
 //!
 //! # Attack
 //! The hash over a flow's addresses is keyed, so that a client can't aim at one member.
@@ -18,7 +19,7 @@ use std::net::IpAddr;
 use hostconfig::chain::Algorithm;
 use net::{DropReason, FiveTuple, Id, Prefix, Probe, flow_key::proto, ids::kind};
 
-use super::maglev::Maglev;
+use super::{maglev::Maglev, turns::Turns};
 use crate::{
     function::{Context, Decision, NetworkFunction},
     keyed_hash::KeyedHash,
@@ -58,9 +59,21 @@ pub struct LoadBalancer {
     vip: IpAddr,
     port: u16,
     protocol: u8,
-    algorithm: Algorithm,
     members: Vec<Member>,
-    maglev: Maglev,
+    choice: Choice,
+}
+
+#[derive(Debug)]
+enum Choice {
+    /// By what is hashed.
+    Hashed(Maglev, Over),
+    InTurn(Turns),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Source,
+    SourceAndPort,
 }
 
 #[derive(Debug)]
@@ -100,13 +113,23 @@ impl LoadBalancer {
                 return Err(Fault::Twice(m.id));
             }
         }
-        let table = |m: &hostconfig::chain::Member| (m.id.uuid().as_u128(), m.weight);
+        let hashed = || {
+            let table = |m: &hostconfig::chain::Member| (m.id.uuid().as_u128(), m.weight);
+            Maglev::new(&config.members.iter().map(table).collect::<Vec<_>>())
+        };
+        let choice = match config.algorithm {
+            Algorithm::Maglev => Choice::Hashed(hashed(), Over::SourceAndPort),
+            Algorithm::SourceIp => Choice::Hashed(hashed(), Over::Source),
+            Algorithm::RoundRobin => {
+                let weights: Vec<u16> = config.members.iter().map(|m| m.weight).collect();
+                Choice::InTurn(Turns::new(&weights))
+            }
+        };
         Ok(Self {
             vip: config.vip,
             port: config.port,
             protocol: config.protocol,
-            algorithm: config.algorithm,
-            maglev: Maglev::new(&config.members.iter().map(table).collect::<Vec<_>>()),
+            choice,
             members: config
                 .members
                 .iter()
@@ -125,15 +148,22 @@ impl LoadBalancer {
             && first.ip_dst_in(Prefix::host(self.vip))
     }
 
-    fn choose(&self, first: &mut Probe, seed: u64) -> Option<&Member> {
-        let (src, src_port) = match self.algorithm {
-            Algorithm::Maglev => (first.ip_src(), first.l4_src()),
-            Algorithm::SourceIp => (first.ip_src(), 0),
+    fn choose(&self, first: &mut Probe, cx: &Context<'_>) -> Option<&Member> {
+        // Read also where turns are taken: a flow that is known by less would take all its connections to one member.
+        let (src, src_port) = match self.choice {
+            Choice::Hashed(_, Over::Source) => (first.ip_src(), 0),
+            Choice::Hashed(_, Over::SourceAndPort) | Choice::InTurn(_) => {
+                (first.ip_src(), first.l4_src())
+            }
         };
         // The virtual address is in, so that a client's choices at several load balancers differ.
         let flow = FiveTuple::new(self.protocol, (src, src_port), (self.vip, self.port));
-        self.members
-            .get(self.maglev.member(KeyedHash::new(seed).tuple(&flow, 0))?)
+        let hash = KeyedHash::new(cx.seed).tuple(&flow, 0);
+        let member = match &self.choice {
+            Choice::Hashed(table, _) => table.member(hash),
+            Choice::InTurn(turns) => turns.member(hash, !cx.question),
+        };
+        self.members.get(member?)
     }
 }
 
@@ -152,7 +182,7 @@ impl NetworkFunction for LoadBalancer {
             .binding
             .and_then(|b| self.members.iter().find(|m| m.to == b.dst));
         let how = if bound.is_some() { "kept" } else { "chosen" };
-        let Some(member) = bound.or_else(|| self.choose(first, cx.seed)) else {
+        let Some(member) = bound.or_else(|| self.choose(first, cx)) else {
             note(format_args!("no healthy member"));
             return Decision::Drop {
                 reason: DropReason::NoHealthyMember,
@@ -364,6 +394,51 @@ mod tests {
             seen.insert(format!("{:?}", of(1)));
         }
         assert!(seen.len() > 5, "{seen:?}");
+    }
+
+    #[test]
+    fn in_turn_the_spread_is_that_of_the_weights_whoever_comes() {
+        let in_turn = hostconfig::LoadBalancer {
+            algorithm: Algorithm::RoundRobin,
+            ..config(&[1, 2, 0, 2])
+        };
+        let lb = LoadBalancer::new(&in_turn).unwrap();
+        let mut counts: HashMap<_, u32> = HashMap::new();
+        (0..1_000).for_each(|n| *counts.entry(chosen(&lb, n)).or_default() += 1);
+        assert_eq!(
+            [1, 2, 3, 4].map(|m| counts.get(&id(m)).copied()),
+            [Some(200), Some(400), None, Some(400)]
+        );
+        // Each connection is a flow of its own, and one that is bound takes no turn.
+        let k = key([10, 0, 0, 1], 5000, 80);
+        let (_, probe) = decide(&lb, &k, None);
+        assert_eq!(probe.mask().fields().l4_src, u16::MAX);
+        let bound = Some(([10, 0, 1, 2].into(), 8080));
+        for _ in 0..3 {
+            let kept = decide(&lb, &k, bound).0;
+            assert!(matches!(kept, Decision::Dnat { member, .. } if member == id(3)));
+        }
+    }
+
+    #[test]
+    fn a_question_takes_nobodys_turn() {
+        let in_turn = hostconfig::LoadBalancer {
+            algorithm: Algorithm::RoundRobin,
+            ..config(&[1, 1])
+        };
+        let lb = LoadBalancer::new(&in_turn).unwrap();
+        let cx = Context {
+            question: true,
+            ..Context::default()
+        };
+        let k = key([10, 0, 0, 1], 5000, 80);
+        let asked = || lb.decide(&mut Probe::new(&k), &cx, &mut |_| {});
+        let told = asked();
+        assert_eq!(asked(), told);
+        let real = Context::default();
+        let first = lb.decide(&mut Probe::new(&k), &real, &mut |_| {});
+        assert_eq!(first, told);
+        assert_ne!(asked(), told);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod mirror;
 pub mod nat;
 pub mod rate_limiter;
 pub mod shaper;
+mod turns;
 
 pub use appliance::Appliance;
 pub use firewall::Firewall;

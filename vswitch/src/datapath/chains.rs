@@ -144,6 +144,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             now: self.lent.now,
             again,
             binding,
+            question: self.lent.sources.is_none(),
             seed: self.tables.seed(),
             host: home.and_then(|port| port.host_number),
             network: at.map(|network| network.id),

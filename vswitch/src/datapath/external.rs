@@ -249,6 +249,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             now: self.lent.now,
             again: binding.is_some(),
             binding,
+            question: self.lent.sources.is_none(),
             seed: self.tables.seed(),
             host: Some(0),
             network: None,

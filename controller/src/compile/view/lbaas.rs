@@ -4,18 +4,17 @@
 //! address as its only end, so every client's own switch runs it, and what no classifier names finds no listener there. All carry the
 //! listener's id, but for the classifiers of prefixes.
 
-use hostconfig::chain::{Algorithm, Side};
+use hostconfig::chain::Side;
 use net::{Id, PortRange, Prefix};
 use uuid::Uuid;
 
 use super::{
     Balancer, BalancerMember, Chain, Change, Classifier, Function, Object, ObjectId, Target, Work,
-    intent, project,
+    algorithm, intent, project,
 };
 use crate::{
     resources::{
         Listener, LoadBalancer,
-        function::Algorithm as Chosen,
         lbaas::{Plan, tls},
     },
     rules::Facts,
@@ -128,10 +127,7 @@ fn balancer(listener: &Listener, plan: &Plan) -> Balancer {
         vip: plan.vip,
         protocol: plan.protocol.number(),
         port: listener.protocol_port,
-        algorithm: match plan.algorithm {
-            Chosen::Maglev => Algorithm::Maglev,
-            Chosen::SourceIp => Algorithm::SourceIp,
-        },
+        algorithm: algorithm(plan.algorithm),
         members: members.collect(),
         monitor: plan.monitor.clone(),
     }

@@ -753,13 +753,18 @@ fn balancer(group: &PortPairGroup, balancer: &function::LoadBalancer) -> Option<
         vip: balancer.vip,
         protocol: balancer.protocol.number(),
         port: balancer.port,
-        algorithm: match balancer.algorithm {
-            function::Algorithm::Maglev => Algorithm::Maglev,
-            function::Algorithm::SourceIp => Algorithm::SourceIp,
-        },
+        algorithm: algorithm(balancer.algorithm),
         members: members.collect(),
         monitor: health.and_then(|health| health.monitor(group.meta.id)),
     })
+}
+
+const fn algorithm(chosen: function::Algorithm) -> Algorithm {
+    match chosen {
+        function::Algorithm::Maglev => Algorithm::Maglev,
+        function::Algorithm::SourceIp => Algorithm::SourceIp,
+        function::Algorithm::RoundRobin => Algorithm::RoundRobin,
+    }
 }
 
 const fn target(target: function::Target) -> Target {

@@ -439,6 +439,8 @@ impl Pool {
     pub(super) fn algorithm(&self) -> Algorithm {
         if self.session_persistence.is_some() || self.lb_algorithm == "SOURCE_IP" {
             Algorithm::SourceIp
+        } else if self.lb_algorithm == "ROUND_ROBIN" {
+            Algorithm::RoundRobin
         } else {
             Algorithm::Maglev
         }
