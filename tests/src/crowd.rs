@@ -1,20 +1,22 @@
 //! Many clients of HTTP at once, in namespaces, and the servers that they meet.
 //!
-//! A [`Server`] says its name, and keeps a connection for as many requests as its client has. [`ask`] is one client, in a thread of its caller's. Nobody asks
-//! again what failed: a request that fails is one.
+//! A [`Server`] says its name, and keeps a connection for as many requests as its client has; it is a thread of its caller's, or a process that can be killed.
+//! [`ask`] is one client, in a thread of its caller's. Nobody asks again what failed: a request that fails is one.
 
 use std::{
+    env,
     fs::File,
     io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::channel,
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -35,10 +37,15 @@ pub fn enter(namespace: &str) {
 
 /// A server in a namespace, until it is dropped.
 #[derive(Debug)]
-pub struct Server {
-    ends: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+pub enum Server {
+    /// It ends when it is told to.
+    Thread(Arc<AtomicBool>, Option<JoinHandle<()>>),
+    /// It is killed.
+    Process(Child),
 }
+
+/// What a process that is to be a server is told: namespace, name and port.
+const SERVES: &str = "OVERWEAVE_CROWD_SERVES";
 
 impl Server {
     /// Listens, in both families.
@@ -54,16 +61,58 @@ impl Server {
             serve(&listener, &name, &over);
         });
         is_ready.recv().expect("the server listens");
-        let thread = Some(thread);
-        Self { ends, thread }
+        Self::Thread(ends, Some(thread))
     }
+
+    /// The same as a process: this one's program, whose test of this name begins with [`serves`].
+    pub fn process(test: &str, namespace: &str, name: &str, port: u16) -> Self {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(SERVES, format!("{namespace} {name} {port}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut told = BufReader::new(child.stdout.as_mut().expect("it has one"));
+        let mut line = String::new();
+        while !line.contains("listens") {
+            line.clear();
+            let read = told.read_line(&mut line).unwrap();
+            assert!(read > 0, "the server ended");
+        }
+        Self::Process(child)
+    }
+}
+
+/// Is this process a server? It is one until it is killed, or whoever started it is gone.
+pub fn serves() -> bool {
+    let Ok(told) = env::var(SERVES) else {
+        return false;
+    };
+    let [namespace, name, port] = *told.split(' ').collect::<Vec<_>>() else {
+        panic!("{SERVES}: {told}");
+    };
+    let _server = Server::start(namespace, name, port.parse().unwrap());
+    let mut told = std::io::stdout();
+    writeln!(told, "listens").unwrap();
+    let mut gone = Vec::new();
+    std::io::stdin().read_to_end(&mut gone).unwrap();
+    true
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap_or_default();
+        match self {
+            Self::Thread(ends, thread) => {
+                ends.store(true, Ordering::Relaxed);
+                if let Some(thread) = thread.take() {
+                    thread.join().unwrap_or_default();
+                }
+            }
+            Self::Process(child) => {
+                child.kill().unwrap_or_default();
+                let _status = child.wait();
+            }
         }
     }
 }
@@ -112,8 +161,29 @@ fn answer(stream: &TcpStream, name: &str, ends: &AtomicBool) -> std::io::Result<
     Ok(())
 }
 
-/// What became of each request: who answered it, or why nobody did.
-pub type Outcome = Result<String, String>;
+/// A request.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// When its connection began.
+    pub since: Instant,
+    /// When it began itself.
+    pub at: Instant,
+    /// Who has answered over the connection before.
+    pub by: Option<String>,
+    /// Who answered it, or why nobody did.
+    pub answer: Result<String, String>,
+}
+
+/// How a client asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// So often.
+    pub requests: usize,
+    /// So many over one connection.
+    pub kept: usize,
+    /// How long a connection or an answer may take.
+    pub patience: Duration,
+}
 
 /// What the clients of a crowd have in common.
 #[derive(Debug, Default)]
@@ -138,36 +208,41 @@ impl Crowd {
     }
 }
 
-/// Asks so often, from a namespace, with as many requests over one connection; until the crowd ends.
-pub fn ask(
-    namespace: &str,
-    to: SocketAddr,
-    requests: usize,
-    kept: usize,
-    crowd: &Crowd,
-) -> Vec<Outcome> {
+/// Asks so often, from a namespace; until the crowd ends.
+pub fn ask(namespace: &str, to: SocketAddr, load: Load, crowd: &Crowd) -> Vec<Outcome> {
     enter(namespace);
     let mut told = Vec::new();
-    while told.len() < requests && !crowd.ended() {
-        let most = kept.min(requests - told.len());
-        let mut connection = match connect(to, PATIENCE) {
+    while told.len() < load.requests && !crowd.ended() {
+        let most = load.kept.min(load.requests - told.len());
+        let since = Instant::now();
+        let mut by = None;
+        let outcome = |at, by: &Option<String>, answer| Outcome {
+            since,
+            at,
+            by: by.clone(),
+            answer,
+        };
+        let mut connection = match connect(to, load.patience) {
             Ok(connection) => connection,
             Err(e) => {
-                told.push(Err(format!("no connection: {e}")));
+                told.push(outcome(since, &by, Err(format!("no connection: {e}"))));
                 continue;
             }
         };
-        for at in 0..most {
+        for nth in 0..most {
             if crowd.ended() {
                 break;
             }
+            let at = if nth == 0 { since } else { Instant::now() };
             match once(&mut connection) {
                 Ok(name) => {
                     crowd.answered.fetch_add(1, Ordering::Relaxed);
-                    told.push(Ok(name));
+                    told.push(outcome(at, &by, Ok(name.clone())));
+                    by = Some(name);
                 }
                 Err(e) => {
-                    told.push(Err(format!("no answer to request {at}: {e}")));
+                    let why = format!("no answer to request {nth}: {e}");
+                    told.push(outcome(at, &by, Err(why)));
                     break;
                 }
             }
