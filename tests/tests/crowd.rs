@@ -16,7 +16,7 @@ use std::{
     env,
     fmt::Write as _,
     fs,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -24,7 +24,7 @@ use std::{
 use serde_json::{Value, json};
 use tests::{
     crowd::{self, Crowd, Load, Outcome, Server},
-    netns::{Lab, all, allowed, api, put, until},
+    netns::{Lab, all, allowed, api, printed, put, until},
 };
 
 const NAME: &str = "t-crowd";
@@ -177,16 +177,16 @@ impl Scene {
         let lab = Lab::up_from(file.to_str().unwrap(), NAME);
         fs::remove_dir_all(&dir).unwrap();
         for (_, [instance, _]) in INSTANCES {
-            lab.ok(instance, &["nft", STAMPS]);
+            within(instance, &["nft", STAMPS]);
         }
         let servers = (0..MEMBERS).filter_map(|n| {
             let name = format!("web-{n}");
-            lab.ok(&name, &["nft", MEMBER]);
+            within(&name, &["nft", MEMBER]);
             (n != VICTIM).then(|| Server::start(&namespace(&name), &name, 8080))
         });
         let servers = servers.collect();
         for n in 0..CLIENTS {
-            lab.ok(&format!("client-{n}"), &["nft", CLIENT]);
+            within(&format!("client-{n}"), &["nft", CLIENT]);
         }
         let chain = api(NAME, "sfc/port_chains?name=edge");
         let groups = chain["port_pair_groups"].as_array().unwrap().iter();
@@ -200,14 +200,9 @@ impl Scene {
     }
 
     /// Counters of a table in a namespace, by their names.
-    fn counters<const N: usize>(
-        &self,
-        place: &str,
-        table: [&str; 2],
-        names: [&str; N],
-    ) -> [u64; N] {
+    fn counters<const N: usize>(place: &str, table: [&str; 2], names: [&str; N]) -> [u64; N] {
         let words = ["nft", "-j", "list", "table", table[0], table[1]];
-        let table: Value = serde_json::from_str(&self.lab.ok(place, &words)).unwrap();
+        let table: Value = serde_json::from_str(&within(place, &words)).unwrap();
         let rows = table["nftables"].as_array().unwrap();
         names.map(|name| {
             let row = rows.iter().find(|row| row["counter"]["name"] == name);
@@ -216,49 +211,49 @@ impl Scene {
     }
 
     /// What an instance of the appliance has stamped, on its way to members and back.
-    fn stamped(&self, instance: usize) -> [u64; 2] {
+    fn stamped(instance: usize) -> [u64; 2] {
         let place = INSTANCES[instance].1[0];
-        self.counters(place, ["bridge", "seen"], ["up", "down"])
+        Self::counters(place, ["bridge", "seen"], ["up", "down"])
     }
 
     /// Frames that came to members, all together, and those of each family that came without a stamp.
-    fn came(&self) -> [u64; 3] {
+    fn came() -> [u64; 3] {
         let members = (0..MEMBERS).map(|n| {
             let names = ["came", "four", "six"];
-            self.counters(&format!("web-{n}"), ["inet", "only"], names)
+            Self::counters(&format!("web-{n}"), ["inet", "only"], names)
         });
         members.fold([0; 3], |sum, of| [0, 1, 2].map(|i| sum[i] + of[i]))
     }
 
     /// Those without a stamp.
-    fn unstamped(&self) -> [u64; 2] {
-        let [_, four, six] = self.came();
+    fn unstamped() -> [u64; 2] {
+        let [_, four, six] = Self::came();
         [four, six]
     }
 
-    /// Segments that all hosts count at a hop of the chain.
-    fn counted(&self, hop: usize) -> u64 {
-        let start = format!(
-            "nfv_packets_total{{chain=\"{}\",function=\"{}\",",
-            self.chain, self.groups[hop]
-        );
-        let mut sum = 0;
-        for host in HOSTS {
+    /// Segments that all hosts count at hops of the chain.
+    fn counted<const N: usize>(&self, hops: [usize; N]) -> [u64; N] {
+        let told = HOSTS.map(|host| {
             let url = "http://127.0.0.1:9698/metrics";
-            let told = self.lab.ok(host, &["curl", "-s", url]);
-            for line in told.lines().filter(|l| l.starts_with(&start)) {
-                let (_, number) = line.rsplit_once(' ').unwrap();
-                sum += number.parse::<u64>().unwrap();
-            }
-        }
-        sum
+            within(host, &["curl", "-s", url])
+        });
+        hops.map(|hop| {
+            let start = format!(
+                "nfv_packets_total{{chain=\"{}\",function=\"{}\",",
+                self.chain, self.groups[hop]
+            );
+            let lines = told.iter().flat_map(|told| told.lines());
+            let lines = lines.filter(|line| line.starts_with(&start));
+            let numbers = lines.filter_map(|line| line.rsplit_once(' '));
+            numbers.map(|(_, n)| n.parse::<u64>().unwrap()).sum()
+        })
     }
 
     /// Waits until the last connections have ended: nothing passes the appliance any more. What each instance has stamped.
-    fn quiet(&self) -> [u64; 2] {
+    fn quiet() -> [u64; 2] {
         let mut last = [0; 2];
         until("nothing passes", crowd::PATIENCE, || {
-            let now = [0, 1].map(|instance| self.stamped(instance).iter().sum());
+            let now = [0, 1].map(|instance| Self::stamped(instance).iter().sum());
             std::mem::replace(&mut last, now) == now
         });
         last
@@ -332,10 +327,10 @@ impl Scene {
     }
 
     /// Its appliances' software dies, or is back: their bridges let nothing through.
-    fn bridges(&self, up: bool) {
+    fn bridges(up: bool) {
         for (_, [place, _]) in INSTANCES {
             let to = if up { "up" } else { "down" };
-            self.lab.ok(place, &["ip", "link", "set", "br0", to]);
+            within(place, &["ip", "link", "set", "br0", to]);
         }
     }
 
@@ -361,6 +356,18 @@ impl Scene {
 /// The id of a port by its name.
 fn port_of(name: &str) -> Value {
     api(NAME, &format!("ports?name={name}"))["id"].clone()
+}
+
+/// What a command prints in a workload's or host's namespace, without the price of `overweave lab exec`.
+fn within(place: &str, command: &[&str]) -> String {
+    let output = thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            crowd::enter(&namespace(place));
+            Command::new(command[0]).args(&command[1..]).output()
+        });
+        done.join().unwrap().unwrap()
+    });
+    printed(&format!("{place}: {}", command.join(" ")), &output)
 }
 
 /// The namespace of a workload.
@@ -469,14 +476,14 @@ fn a_crowd_passes_a_chain_whole() {
         let served = served(told.iter());
         (0..MEMBERS).all(|n| served.get(&*format!("web-{n}")).copied() > Some(30 * weight(n)))
     });
-    scene.quiet();
+    Scene::quiet();
     let captures = INSTANCES.map(|(_, [place, _])| {
         ["tcp dst port 80", "tcp src port 80"].map(|filter| {
             ["eth0", "eth1"].map(|device| Capture::start(&scene.lab, place, device, filter))
         })
     });
-    let before = scene.counted(APPLIANCE);
-    let from = [0, 1].map(|instance| scene.stamped(instance));
+    let [before] = scene.counted([APPLIANCE]);
+    let from = [0, 1].map(Scene::stamped);
 
     // All is answered, by everybody, and by weight.
     let told = scene.crowd((requests(), KEPT, crowd::PATIENCE), |_, _| {});
@@ -496,28 +503,29 @@ fn a_crowd_passes_a_chain_whole() {
 
     // One instance is drained, then is back. What it had goes on there; nothing else comes.
     scene.all_well("while one is drained", |_| Scene::weigh(1, 0));
-    scene.quiet();
-    let drained = scene.stamped(1);
+    Scene::quiet();
+    let drained = Scene::stamped(1);
     scene.all_well("with one drained", |_| ());
-    assert_eq!(scene.stamped(1), drained);
+    assert_eq!(Scene::stamped(1), drained);
     scene.all_well("while it comes back", |_| Scene::weigh(1, 1));
-    scene.quiet();
-    assert!(scene.stamped(1) > drained);
+    Scene::quiet();
+    assert!(Scene::stamped(1) > drained);
 
     loses_a_member(&mut scene);
 
     // Nothing passed but what the appliance stamped, and all agree on how much that was.
-    scene.quiet();
+    Scene::quiet();
     let stamped = [0, 1].map(|at| {
-        let (now, from) = (scene.stamped(at), from[at]);
+        let (now, from) = (Scene::stamped(at), from[at]);
         [now[0] - from[0], now[1] - from[1]]
     });
-    let counted = scene.counted(APPLIANCE) - before;
+    let [counted] = scene.counted([APPLIANCE]);
+    let counted = counted - before;
     let seen = captures.map(|at| at.map(|way| way.map(Capture::end)));
     println!("the hop {counted}, stamped {stamped:?}, captured {seen:?}");
     assert_eq!(seen, stamped.map(|at| at.map(|way| [way; 2])));
     assert_eq!(counted, stamped.iter().flatten().sum::<u64>());
-    assert_eq!(scene.unstamped(), [0; 2]);
+    assert_eq!(Scene::unstamped(), [0; 2]);
 
     fails_as_it_is_told(&scene);
 }
@@ -554,7 +562,7 @@ fn under_wrk(scene: &Scene) {
         [1, 0, 4, 2, 3],
         [0, 1, 2, 3, 4],
     ] {
-        let stamped = || (0..2).flat_map(|i| scene.stamped(i)).sum::<u64>();
+        let stamped = || (0..2).flat_map(Scene::stamped).sum::<u64>();
         let from = stamped();
         until("wrk goes on", crowd::PATIENCE, || stamped() > from + 1_000);
         scene.order(&order);
@@ -631,19 +639,19 @@ fn fails_as_it_is_told(scene: &Scene) {
     };
     Scene::appliances_are("ONLINE");
     let mut dead = Instant::now();
-    let told = scene.crowd((usize::MAX, KEPT, patience), |scene, crowd| {
+    let told = scene.crowd((usize::MAX, KEPT, patience), |_, crowd| {
         go_on(crowd);
-        scene.bridges(false);
+        Scene::bridges(false);
         dead = Instant::now();
         // What was behind the appliance already arrives.
         let mut last = 0;
         until("no frame is under way", crowd::PATIENCE, || {
-            let [now, ..] = scene.came();
+            let [now, ..] = Scene::came();
             std::mem::replace(&mut last, now) == now
         });
         Scene::appliances_are("ERROR");
         assert!(!answers(1) && !answers(3));
-        let [now, ..] = scene.came();
+        let [now, ..] = Scene::came();
         assert_eq!(now, last, "frames passed by the appliance");
         crowd.end();
     });
@@ -652,36 +660,36 @@ fn fails_as_it_is_told(scene: &Scene) {
     println!("the appliances dead: {} failed", failed.len());
     assert!(answered.is_empty(), "{answered:#?}");
     assert!(failed.len() >= CLIENTS);
-    assert_eq!(scene.unstamped(), [0; 2], "frames passed by the appliance");
+    assert_eq!(Scene::unstamped(), [0; 2], "frames passed by the appliance");
     // Open: what comes to members was translated, counted and shaped, and is without a stamp, which they refuse.
     let path = format!("sfc/port_pair_groups/{}", scene.groups[APPLIANCE]);
     let fails = |how: &str| {
         let body = json!({"port_pair_group": {"failure_policy": how}});
         put(NAME, "PUT", &path, &body);
     };
-    let others = || OTHERS.map(|hop| scene.counted(hop));
+    let others = || scene.counted(OTHERS);
     let before = others();
     fails("open");
     until("frames pass by the appliance", crowd::PATIENCE, || {
         let answered = answers(0) || answers(2);
         assert!(!answered, "a member took what bears no stamp");
-        scene.unstamped().iter().all(|frames| *frames > 0)
+        Scene::unstamped().iter().all(|frames| *frames > 0)
     });
     let marked = others();
     println!(
         "open: unstamped {:?}, others {before:?} to {marked:?}",
-        scene.unstamped()
+        Scene::unstamped()
     );
     assert!(before.iter().zip(&marked).all(|(before, now)| now > before));
     fails("closed");
-    scene.bridges(true);
+    Scene::bridges(true);
     Scene::appliances_are("ONLINE");
     until("all is answered again", crowd::PATIENCE, || {
         answers(0) && answers(2)
     });
-    let unstamped = scene.unstamped();
+    let unstamped = Scene::unstamped();
     scene.all_well("after it came back", |_| ());
-    assert_eq!(scene.unstamped(), unstamped);
+    assert_eq!(Scene::unstamped(), unstamped);
 }
 
 /// How many requests each has answered.
