@@ -17,7 +17,10 @@ use std::{
 
 use net::{Id, Now, ids::kind};
 
-use crate::compile::intent::{HostName, Intent, appliance_ports};
+use crate::{
+    compile::intent::{HostName, Intent, Work, appliance_ports},
+    resources::lbaas::health_monitor::Verdict,
+};
 
 /// What the store did not do is asked for again so often.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -87,6 +90,23 @@ impl Appliances {
         }
         news
     }
+}
+
+/// May the host say this? Of a pair only one that has a port of it: nobody else asks it. Of members nothing is known here.
+pub(super) fn may_say(intent: &Intent, host: &HostName, verdict: &Verdict) -> bool {
+    let function = intent.functions.get(&verdict.monitor.into());
+    let Some(Work::Appliance(appliance)) = function.and_then(|function| function.work.as_ref())
+    else {
+        return true;
+    };
+    let mut instances = appliance.instances.iter();
+    let pair = instances.find(|instance| instance.id.uuid() == verdict.member);
+    pair.is_some_and(|pair| {
+        [pair.ingress, pair.egress].iter().any(|port| {
+            let port = intent.ports.get(port);
+            port.is_some_and(|port| port.host.as_ref() == Some(host))
+        })
+    })
 }
 
 fn found(intent: &Intent) -> BTreeSet<HostName> {

@@ -19,7 +19,7 @@ use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
 use super::{
-    appliances::{Appliances, Lost},
+    appliances::{self, Appliances, Lost},
     members::Members,
     proxies::{Proxies, Seating},
     schedule::{Placement, Schedule},
@@ -420,7 +420,13 @@ impl Publisher {
                         self.status.balanced(record.id.uuid(), balanced);
                     }
                 }
-                session::Effect::Judged(verdicts) => effects.push(Effect::Judge(verdicts)),
+                session::Effect::Judged(mut verdicts) => {
+                    let intent = self.compiler.intent();
+                    verdicts.retain(|verdict| appliances::may_say(intent, host, verdict));
+                    if !verdicts.is_empty() {
+                        effects.push(Effect::Judge(verdicts));
+                    }
+                }
                 session::Effect::Review(review) => {
                     self.status
                         .review(host, &review, &self.compiler, &self.live, at);

@@ -80,3 +80,46 @@ fn a_host_that_may_still_come_back_to_a_new_controller_is_not_lost() {
     region.ticks(Duration::from_secs(3));
     assert_eq!(region.lost(), FIRST);
 }
+
+#[test]
+fn only_the_host_of_a_pair_is_believed_about_it() {
+    let mut region = region();
+    let uuid = |n| kit::id::<net::ids::kind::Port>(n).uuid();
+    let said = |region: &mut Region, host, pair, serves| {
+        let host = region.hosts.get_mut(&kit::host_name(host)).unwrap();
+        let report = wire::Report {
+            ports: Vec::new(),
+            meters: Vec::new(),
+            verdicts: vec![wire::Verdict {
+                monitor: uuid(62).to_string(),
+                member: uuid(pair).to_string(),
+                serves,
+            }],
+            balanced: Vec::new(),
+        };
+        host.up
+            .push_back(from_host(from_host::Message::Report(report)));
+        region.deliver_all();
+        let judged = std::mem::take(&mut region.judged);
+        judged
+            .iter()
+            .map(|v| (v.member, v.serves))
+            .collect::<Vec<_>>()
+    };
+    for serves in [false, true] {
+        assert_eq!(said(&mut region, 0, 0, serves), []);
+        assert_eq!(said(&mut region, 2, 0, serves), []);
+        assert_eq!(said(&mut region, 1, 0, serves), [(uuid(0), serves)]);
+        assert_eq!(
+            said(&mut region, 1, 9, serves),
+            [],
+            "a pair that it has not"
+        );
+    }
+    // It is asked where it is.
+    let moved = [2, 3].map(|n| kit::port(n, 0, Some(2), &[], 200));
+    region.commit(kit::put(moved));
+    region.ticks(Duration::from_secs(1));
+    assert_eq!(said(&mut region, 1, 0, false), []);
+    assert_eq!(said(&mut region, 2, 0, false), [(uuid(0), false)]);
+}
