@@ -4,11 +4,13 @@
 //! says nothing of how packets come to it; a chain can't name an inspector yet, so nothing is said to be inspected.
 //!
 //! - [`Inspector`]: the settings, checked, and an automaton for each direction
+//! - [`records`]: the inspections that there is room for
 //! - [`stream`]: what of a TCP connection was inspected, and what its receiver may yet put together
 //!
 //! # Cost
 //! One step of an automaton a byte, up to the depth; no step depends on how many patterns there are.
 
+pub mod records;
 pub mod stream;
 #[cfg(test)]
 mod tests;

@@ -36,6 +36,8 @@ pub enum Refused {
     Urgent,
     /// Nobody saw the stream begin.
     Undecided,
+    /// There is no room to keep its bytes; its sender sends it again.
+    Full,
 }
 
 /// Both streams of a connection, judged by the inspector that it began with.
@@ -149,6 +151,41 @@ impl Inspection {
         streams.map(|stream| stream.kept.len()).sum()
     }
 }
+
+impl Inspection {
+    /// How much memory its bytes take.
+    pub(super) fn allocated(&self) -> usize {
+        let streams = self.streams.iter().flatten();
+        streams.map(|stream| stream.kept.capacity()).sum()
+    }
+
+    /// How much more that may be after a segment: what is full at least doubles. What comes again takes no room, else a
+    /// lack of it would last: who waits for an acknowledgment could not send again what was lost.
+    pub(super) fn growth(&self, side: Side, segment: &TcpSegment, payload: usize) -> usize {
+        let syn = segment.flags & flag::SYN != 0;
+        let (left, kept, capacity, behind) = match side.of(&self.streams) {
+            Some(stream) => {
+                let at = segment.seq.wrapping_add(u32::from(syn));
+                if is_ahead(at.wrapping_sub(stream.next)) {
+                    return 0;
+                }
+                let left = self.inspector.depth - stream.scan.read;
+                let behind = stream.next.wrapping_sub(at) as usize;
+                (left, stream.kept.len(), stream.kept.capacity(), behind)
+            }
+            None if syn && !self.inspector.half(side).is_idle() => (self.inspector.depth, 0, 0, 0),
+            None => return 0,
+        };
+        let fresh = payload.saturating_sub(behind).min(left as usize);
+        if kept + fresh <= capacity {
+            return 0;
+        }
+        capacity.max(fresh) + LEAST
+    }
+}
+
+/// The least that is allocated at all.
+const LEAST: usize = 8;
 
 /// Is a sequence number this far before another, or behind it (RFC 9293 §3.4)?
 fn is_ahead(distance: u32) -> bool {

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
+    records::{Limits, Records, Used},
     stream::{Inspection, Refused},
     *,
 };
@@ -289,6 +290,60 @@ fn a_datagram_is_judged_by_itself_up_to_the_depth() {
 }
 
 const DEPTH: usize = 16;
+
+fn of_originator(flags: u16, at: u32, payload: &[u8]) -> TcpSegment {
+    TcpSegment {
+        flags,
+        seq: 100 + at,
+        payload: u32::try_from(payload.len()).unwrap(),
+        ..TcpSegment::default()
+    }
+}
+
+#[test]
+fn records_keep_to_their_room_and_give_it_back() {
+    let evil = json!({"patterns": [{"text": "evil", "of": "forward"}], "depth": 64});
+    let evil = Arc::new(inspector(evil).unwrap());
+    let mut records = Records::new(Limits {
+        records: 8,
+        bytes: 512,
+    });
+    assert!(records.begin(1, "a", Arc::clone(&evil)));
+    assert!(records.begin(2, "a", Arc::clone(&evil)));
+    assert!(!records.begin(3, "a", Arc::clone(&evil)), "a quarter");
+    assert!(records.begin(4, "b", Arc::clone(&evil)));
+    let mut says = |key, flags, at, bytes: &[u8]| {
+        let segment = of_originator(flags, at, bytes);
+        let judged = records.judge(&key, Side::Original, &segment, bytes);
+        (judged.map(|passed| passed.cleared), records.used())
+    };
+    for key in [1, 2, 4] {
+        assert_eq!(says(key, flag::SYN, 0, b"").0, Ok(false));
+    }
+    let long = [b'x'; 60];
+    assert_eq!(says(1, flag::ACK, 1, &long).0, Ok(false));
+    let (refused, used) = says(2, flag::ACK, 1, &[b'x'; 64]);
+    let full = (Err(Refused::Full), 3);
+    assert!((60..=128).contains(&used.bytes), "{used:?}");
+    assert_eq!((refused, used.records), full, "of its function's bytes");
+    assert_eq!(says(1, flag::ACK, 1, &long).0, Ok(false), "nothing new");
+    assert_eq!(says(4, flag::ACK, 1, &long).0, Ok(false), "another's share");
+    // What was refused was not read: the same bytes pass when there is room, a pattern in them does not.
+    let (condemned, used) = says(1, flag::ACK, 61, b"evil");
+    assert_eq!(condemned, Err(Refused::Condemned(pattern(0))));
+    assert_eq!(used.records, 2, "its room is given back");
+    assert_eq!(says(1, flag::ACK, 1, b"x").0, Err(Refused::Undecided));
+    assert_eq!(says(2, flag::ACK, 1, &[b'x'; 64]).0, Ok(false));
+    let answer = TcpSegment {
+        flags: flag::ACK,
+        ack: 165,
+        ..TcpSegment::default()
+    };
+    let passed = records.judge(&2, Side::Reply, &answer, b"").unwrap();
+    assert!(passed.cleared);
+    records.end(&4);
+    assert_eq!(records.used(), Used::default());
+}
 
 /// The plain way: all that was inspected, searched whole each time.
 #[derive(Default)]
