@@ -79,7 +79,7 @@ fn each_workload_hears_its_own_whatever_its_address_and_no_router_is_needed() {
     if !allowed() {
         return;
     }
-    let mut lab = Lab::up("metadata", "t-metadata");
+    let mut lab = Lab::up("metadata", "t-metadata-one");
     // Two tenants, the same two addresses, two hosts; both families; red has a router, blue none.
     let ids = |lab: &Lab| {
         for base in [V4, V6] {

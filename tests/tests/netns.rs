@@ -161,7 +161,7 @@ fn two_who_share_a_rate_have_it_together() {
     if !allowed() {
         return;
     }
-    let lab = Lab::up("shared-rate", "t-shared");
+    let lab = Lab::up("shared-rate", "t-shared-one");
     let (a, b) = std::thread::scope(|scope| {
         let a = scope.spawn(|| lab.iperf("server", "a", false, 8).0);
         let b = lab.iperf("server", "b", true, 8).0;
@@ -460,7 +460,7 @@ fn a_kernel_vxlan_device_is_a_vtep_both_ways() {
     if !allowed() {
         return;
     }
-    let lab = Lab::up("kernel-vtep", "t-kernel");
+    let lab = Lab::up("kernel-vtep", "t-kernel-one");
     all_sizes_cross(&lab);
 }
 

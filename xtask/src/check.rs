@@ -83,7 +83,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> bool {
 
 fn tests(root: &Path, profile: Option<&str>) -> Outcome {
     if step::has_subcommand("nextest") {
-        let mut arguments = vec!["nextest", "run", "--workspace", "--no-tests=warn"];
+        // Two tests with namespaces run at a time and wait more than they work: another has the processor meanwhile.
+        let threads = std::thread::available_parallelism().map_or(3, |cores| cores.get().max(3));
+        let threads = format!("--test-threads={threads}");
+        let mut arguments = vec!["nextest", "run", "--workspace", "--no-tests=warn", &threads];
         arguments.extend(profile);
         return step::cargo(root, &arguments, &[]);
     }
