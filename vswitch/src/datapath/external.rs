@@ -217,13 +217,27 @@ impl<'a, W: Witness> Walk<'a, W> {
         });
     }
 
+    /// Where sources are shown, what answers may have one of outside by its record: a floating IP that it had at this host, and is another's.
+    fn shows_its_own(&mut self, router: &Router, gateway: &Gateway) -> Result<(), Refusal> {
+        let answers = matches!(self.lent.known, Known::Reply { .. } | Known::Related { .. });
+        if !answers || !self.translated {
+            return Ok(());
+        }
+        let src = self.probe.ip_src();
+        let outside = router.route_to(src).map(|r| r.target);
+        if matches!(outside, Some(Target::Outside(_))) && !gateway.owns(src) {
+            return Err(self.about_sender(DropReason::NatAddressGone, Stage::L3));
+        }
+        Ok(())
+    }
+
     /// Its source becomes the gateway's, where that hides those of its family.
     fn hide(&mut self, router: &Router, gateway: &Gateway) -> Result<(), Refusal> {
         let Some(nat) = &gateway.nat else {
-            return Ok(());
+            return self.shows_its_own(router, gateway);
         };
         if self.probe.ethertype() != ethertype::IPV4 {
-            return Ok(());
+            return self.shows_its_own(router, gateway);
         }
         let binding = match self.lent.known {
             Known::New => None,

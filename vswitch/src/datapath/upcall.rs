@@ -728,6 +728,15 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             Unjudged::Refused(refusal) if refusal.reason == DropReason::ChainLabelWrong => {
                 return Way::Drop(refusal);
             }
+            // What it was hidden behind left this host: whoever has that address now is asked.
+            Unjudged::Refused(refusal)
+                if refusal.reason == DropReason::NatAddressGone
+                    && hit.side == Side::Reply
+                    && matches!(packet.origin(), Origin::Port(_))
+                    && leads_outside(tables, entry) =>
+            {
+                None
+            }
             Unjudged::Refused(refusal) => Some(refusal),
             // Out of a tunnel it came to who had what translated it: by another address nobody was asked.
             Unjudged::Elsewhere
