@@ -111,6 +111,8 @@ struct Conversation {
     server: PortUuid,
     seen: View,
     hops: u8,
+    /// The server has said something.
+    answered: bool,
     /// Something changed since its last packet.
     shaken: bool,
     /// Another has begun in its place.
@@ -328,7 +330,9 @@ impl Beyond {
                 }
                 let seen = View::of(frame).expect("it is what was to be got");
                 if let May::GoOn(at, _) = may {
-                    self.all[*at].shaken &= self.all[*at].client != from;
+                    let c = &mut self.all[*at];
+                    c.shaken &= c.client != from;
+                    c.answered |= c.server == from;
                     return true;
                 }
                 let twice = |c: &&Conversation| {
@@ -349,6 +353,7 @@ impl Beyond {
                     server: gets.port,
                     seen,
                     hops: gets.hops.1,
+                    answered: false,
                     shaken: false,
                     over: false,
                 });
@@ -364,15 +369,16 @@ impl Beyond {
             may: vec![],
         };
         for c in &self.all {
-            let to = if (c.server, c.seen) == (by, seen) {
-                (c.client, c.sent.tuple)
+            let (to, said) = if (c.server, c.seen) == (by, seen) {
+                ((c.client, c.sent.tuple), true)
             } else if (c.client, c.sent.answer()) == (by, seen) {
-                (c.server, c.seen.answer().tuple)
+                ((c.server, c.seen.answer().tuple), c.answered)
             } else {
                 continue;
             };
             told.may.push(to);
-            if !c.shaken && !c.over {
+            // It may be about what another said who had the server's address before: whoever has said nothing need not hear.
+            if said && !c.shaken && !c.over {
                 told.must.get_or_insert(to);
             }
         }

@@ -1007,6 +1007,30 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         {
             return Ok((id, None));
         }
+        let (program, tracking) = self.forward_anew(tables, packet, hit, entry, depth, now)?;
+        // Where the way has become another, its own side's next packet turns it: that one must be judged.
+        let zones = Side::BOTH.map(|side| entry.side(side).zone());
+        let turns = entry.binding().is_none() && tracking.zones != zones;
+        if hit.side == Side::Original {
+            self.remember(hit, packet, program);
+        } else if !turns {
+            let number = program.number();
+            self.conntrack.set_program(hit.conn, Side::Original, number);
+        }
+        Ok((program, Some(tracking)))
+    }
+
+    /// The same, whatever is known of it; nothing is kept with the record.
+    fn forward_anew(
+        &mut self,
+        tables: &Tables,
+        packet: &Packet,
+        hit: Hit,
+        entry: &Entry,
+        depth: u8,
+        now: Now,
+    ) -> Result<(ProgramId, Tracking), Unjudged> {
+        let id = ProgramId::from_number(entry.side(Side::Original).program());
         let mut key = match hit.side {
             Side::Original => *packet.key(),
             Side::Reply => {
@@ -1082,27 +1106,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 Begin::Tracked | Begin::Invalid | Begin::Untracked => {}
             }
         }
-        let program = self.intern(outcome.flow, tables, now);
-        // Where the way has become another, its own side's next packet turns it: that one must be judged.
-        let turns = tracking.zones != [home, end];
-        if hit.side == Side::Original {
-            self.remember(hit, packet, program);
-        } else if !turns {
-            let number = program.number();
-            self.conntrack.set_program(hit.conn, Side::Original, number);
-        }
-        Ok((program, Some(tracking)))
-    }
-
-    /// The appliance at which this part of a connection's way ends.
-    fn handed_by(&self, entry: &Entry) -> Option<Handed> {
-        let id = ProgramId::from_number(entry.side(Side::Original).program());
-        // It may have been judged again since the entry was read.
-        let side = entry.side(Side::Original);
-        let hit = self.conntrack.lookup(side.zone(), side.tuple());
-        let now = hit.and_then(|hit| self.conntrack.side(hit.conn, Side::Original));
-        let id = now.map_or(id, |side| ProgramId::from_number(side.program()));
-        self.programs.get(id)?.handed
+        Ok((self.intern(outcome.flow, tables, now), tracking))
     }
 
     /// Keeps a program with the record, if it was made for the Ethernet addresses that the record names: whoever shows others is
@@ -1142,10 +1146,15 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             side: Side::Reply,
             ..hit
         };
-        let zones = Side::BOTH.map(|side| entry.side(side).zone());
-        let forward = match self.forward_program(tables, packet, reply, &entry, now) {
-            // What leads to another by now, who may have the same address, tells that one nothing about this connection.
-            Ok((_, Some(now))) if now.zones != zones => return Some(Way::Drop(invalid(packet))),
+        // Judged anew, though its program may be current: a packet of its client's may have made it what leads to another by now, who may have the
+        // same address. That one is told nothing about this connection; what it says itself of a packet that it got, the client hears.
+        let leads_to = |zones: [Zone; 2]| match sender.side {
+            Side::Original => zones[0],
+            Side::Reply => zones[1],
+        };
+        let met = leads_to(Side::BOTH.map(|side| entry.side(side).zone()));
+        let forward = match self.forward_anew(tables, packet, reply, &entry, 0, now) {
+            Ok((_, now)) if leads_to(now.zones) != met => return Some(Way::Drop(invalid(packet))),
             Ok((forward, _)) => self.programs.get(forward).cloned()?,
             Err(Unjudged::Unreachable(_, refusal)) => return Some(Way::Drop(refusal)),
             Err(Unjudged::Refused(refusal)) => {
@@ -1162,7 +1171,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             Ok(before) => before,
             Err(refusal) => return Some(Way::Drop(refusal)),
         };
-        let after = self.handed_by(&entry);
+        let after = forward.handed;
         let known = Known::Related {
             entry: &entry,
             side: hit.side,

@@ -344,10 +344,12 @@ fn workloads_reach_one_another_at_their_floating_ips_and_each_itself() {
     }
 }
 
-#[test]
-fn tenants_with_the_same_addresses_reach_one_another_at_their_floating_ips() {
-    // Router 2 is another tenant's: its network 1 has the addresses of network 0, and its workload 11 those of workload 1.
-    let mut s = Several::new(plan(&[], vec![]));
+/// Router 2 is another tenant's: its network 1 has the addresses of network 0, and its workload 11 those of workload 2. Also the config of
+/// host 1, which has both, and a floating IP as it is theirs.
+fn two_tenants(next: usize) -> (Several, Conf, FloatingIp) {
+    let mut p = plan(&[], vec![]);
+    p.place(NEXT, next);
+    let mut s = Several::new(p);
     let mut conf = s.plan.conf(1);
     super::routing::network(&mut conf, 1, 1450, |_| {});
     super::routing::router_with(&mut conf, 1, &[(0, 254)], &[], |r| {
@@ -369,16 +371,22 @@ fn tenants_with_the_same_addresses_reach_one_another_at_their_floating_ips() {
             ip.addr = at(0, 2, v6);
         }
     });
+    s.plan.workloads.push((1, 11, 1, vec![]));
     let mut theirs = floating(111, Some(2), &[], Some(1));
     theirs.router = id(9002);
     theirs.to = Some(Workload {
         port: id(11),
         addr: at(0, 2, false),
     });
+    (s, conf, theirs)
+}
+
+#[test]
+fn tenants_with_the_same_addresses_reach_one_another_at_their_floating_ips() {
+    let (mut s, mut conf, theirs) = two_tenants(2);
     conf.put(Section::FloatingIp(theirs));
     s.hosts[1].apply(&conf);
     assert_eq!(s.hosts[1].tables.faults(), &[] as &[String]);
-    s.plan.workloads.push((1, 11, 1, vec![]));
     // With a source that is hidden, and with one that is shown.
     let own = floating(100, Some(2), &[], Some(1));
     for (own, port) in [(None, 5000), (Some(own), 5001)] {
@@ -409,6 +417,45 @@ fn tenants_with_the_same_addresses_reach_one_another_at_their_floating_ips() {
             panic!("one frame, not {got:?}");
         };
         assert_eq!((*there, ends(frame).0), (to, (world(false), 6000)));
+    }
+}
+
+#[test]
+fn an_error_about_what_one_answered_is_not_told_to_who_has_its_floating_ip_since() {
+    for (proto, goes_on) in [(17, false), (17, true), (6, false), (6, true)] {
+        let case = format!("protocol {proto}, goes on {goes_on}");
+        let (mut s, mut conf, theirs) = two_tenants(1);
+        conf.put(Section::FloatingIp(floating(111, Some(2), &[], Some(1))));
+        s.hosts[1].apply(&conf);
+        let part = |flags: u8, back: bool| {
+            let (src, dst) = if back { (80, 4000) } else { (4000, 80) };
+            match proto {
+                6 => tcp_to(flags, src, dst, back),
+                _ => FrameBuilder::udp(false, src, dst),
+            }
+        };
+        s.one(NEXT, &from_world(part(tcp::SYN, false), 111), 2);
+        let answer = outside(part(tcp::SYN | tcp::ACK, true), 2, world(false));
+        let seen = s.one(2, &answer, NEXT);
+        assert_eq!(ends(&seen).0, (addr(111), 80), "{case}");
+        let error = FrameBuilder::icmp_error(&seen);
+        s.one_raw(NEXT, error.clone(), 2);
+        conf.put(Section::FloatingIp(theirs));
+        s.hosts[1].apply(&conf);
+        if goes_on {
+            let got = s.raw(NEXT, from_world(part(tcp::ACK, false), 111).build());
+            // Whoever gets what begins anew there may say that it was too much.
+            if let [(_, by, frame)] = &*got
+                && proto == 17
+            {
+                assert_eq!(*by, 11);
+                s.one_raw(11, FrameBuilder::icmp_error(frame), NEXT);
+                // What began there is its own.
+                s.one_raw(NEXT, error, 11);
+                continue;
+            }
+        }
+        assert_eq!(s.raw(NEXT, error), [], "{case}");
     }
 }
 
