@@ -3,13 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::{
-    compile::{
-        intent::{Object, Work},
-        view,
-    },
-    resources::lbaas::health_monitor::{Verdict, note},
-    rules::Occasion,
+use crate::compile::{
+    intent::{Object, Work},
+    view,
 };
 use hostconfig::chain::{HealthProbe, Monitor};
 
@@ -691,20 +687,9 @@ async fn a_group_says_how_its_appliances_are_probed_and_what_its_host_found_is_s
     };
     assert_eq!(shown().await, "NO_MONITOR");
     let found = async |serves| {
-        let verdict = Verdict {
-            monitor: id(&group).parse().unwrap(),
-            member: pair.parse().unwrap(),
-            serves,
-        };
-        let occasion = Occasion {
-            now: crate::time::Seconds::default(),
-            seed: [0; 32],
-            facts: Arc::default(),
-            bundles: Arc::default(),
-        };
-        let set = move |view: &mut crate::store::View| note(view, &[verdict], &occasion.moment());
-        let store = cloud.api.core.store.as_ref();
-        transact(store, set).await.unwrap();
+        cloud
+            .found(&id(&group), pair.parse().unwrap(), serves)
+            .await;
     };
     for (serves, status) in [(false, "ERROR"), (true, "ONLINE"), (false, "ERROR")] {
         found(serves).await;
@@ -791,22 +776,7 @@ async fn what_hosts_found_of_a_load_balancers_members_is_shown_and_told_to_switc
     // One named by its address has the id under which the compiler tells it to switches.
     let vip: uuid::Uuid = group["vip_port_id"].as_str().unwrap().parse().unwrap();
     let by_address = uuid::Uuid::new_v5(&vip, b"10.0.0.77");
-    let found = async |member: uuid::Uuid, serves| {
-        let verdict = Verdict {
-            monitor: id(group).parse().unwrap(),
-            member,
-            serves,
-        };
-        let occasion = Occasion {
-            now: crate::time::Seconds::default(),
-            seed: [0; 32],
-            facts: Arc::default(),
-            bundles: Arc::default(),
-        };
-        let set = move |view: &mut crate::store::View| note(view, &[verdict], &occasion.moment());
-        let store = cloud.api.core.store.as_ref();
-        transact(store, set).await.unwrap();
-    };
+    let found = async |member, serves| cloud.found(&id(group), member, serves).await;
     let port: uuid::Uuid = ports[0].parse().unwrap();
     found(port, false).await;
     found(uuid::Uuid::nil(), false).await;

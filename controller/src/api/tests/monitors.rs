@@ -15,6 +15,25 @@ use crate::{
 };
 use hostconfig::chain::{HealthProbe, Monitor};
 
+impl Cloud {
+    /// A host says what it found of what is asked by this monitor, or for this group of a chain.
+    pub(super) async fn found(&self, monitor: &str, member: uuid::Uuid, serves: bool) {
+        let verdict = Verdict {
+            monitor: monitor.parse().unwrap(),
+            member,
+            serves,
+        };
+        let occasion = Occasion {
+            now: crate::time::Seconds::default(),
+            seed: [0; 32],
+            facts: Arc::default(),
+            bundles: Arc::default(),
+        };
+        let set = move |view: &mut crate::store::View| note(view, &[verdict], &occasion.moment());
+        transact(self.api.core.store.as_ref(), set).await.unwrap();
+    }
+}
+
 impl Farm {
     async fn monitor(&self, pool: &str, kind: &str, more: Value) -> Value {
         let body =
@@ -46,21 +65,8 @@ impl Farm {
 
     /// A host says what it found.
     async fn found(&self, monitor: &Value, member: &str, serves: bool) {
-        let verdict = Verdict {
-            monitor: id(monitor).parse().unwrap(),
-            member: member.parse().unwrap(),
-            serves,
-        };
-        let occasion = Occasion {
-            now: crate::time::Seconds::default(),
-            seed: [0; 32],
-            facts: Arc::default(),
-            bundles: Arc::default(),
-        };
-        let set = move |view: &mut crate::store::View| note(view, &[verdict], &occasion.moment());
-        transact(self.cloud.api.core.store.as_ref(), set)
-            .await
-            .unwrap();
+        let member = member.parse().unwrap();
+        self.cloud.found(&id(monitor), member, serves).await;
     }
 
     async fn shown(&self, path: &str) -> Value {
