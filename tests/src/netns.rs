@@ -362,14 +362,26 @@ impl Lab {
 
     /// Runs one TCP stream; returns bits a second as the receiver counted, and retransmitted segments.
     pub fn iperf(&self, from: &str, to: &str, v6: bool, seconds: u32) -> (f64, u64) {
-        let mut server = self.iperf_server(to);
-        let (addr, time) = (self.addr(to, v6), seconds.to_string());
-        let text = self.ok(from, &["iperf3", "-J", "-c", &addr, "-t", &time]);
-        assert!(server.wait().unwrap().success());
-        let answer: Value = serde_json::from_str(&text).unwrap();
-        let end = &answer["end"];
+        let end = self.iperf_with(from, to, v6, seconds, &[]);
         let rate = end["sum_received"]["bits_per_second"].as_f64().unwrap();
         (rate, end["sum_sent"]["retransmits"].as_u64().unwrap_or(0))
+    }
+
+    /// Sends datagrams at this rate, whatever becomes of them; returns bits a second as the receiver counted.
+    pub fn iperf_udp(&self, from: &str, to: &str, v6: bool, seconds: u32, rate: &str) -> f64 {
+        let end = self.iperf_with(from, to, v6, seconds, &["-u", "-b", rate]);
+        end["sum_received"]["bits_per_second"].as_f64().unwrap()
+    }
+
+    fn iperf_with(&self, from: &str, to: &str, v6: bool, seconds: u32, more: &[&str]) -> Value {
+        let mut server = self.iperf_server(to);
+        let (addr, time) = (self.addr(to, v6), seconds.to_string());
+        let mut command = vec!["iperf3", "-J", "-c", &addr, "-t", &time];
+        command.extend(more);
+        let text = self.ok(from, &command);
+        assert!(server.wait().unwrap().success());
+        let mut answer: Value = serde_json::from_str(&text).unwrap();
+        answer["end"].take()
     }
 
     /// All counters of a namespace's kernel that tell of wrong checksums.

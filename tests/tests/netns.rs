@@ -162,14 +162,16 @@ fn two_who_share_a_rate_have_it_together() {
         return;
     }
     let lab = Lab::up("shared-rate", "t-shared-one");
+    // Each offers more than it may have, all the time: how TCP meets its losses on a busy machine says nothing of the shares.
     let (a, b) = std::thread::scope(|scope| {
-        let a = scope.spawn(|| lab.iperf("server", "a", false, 8).0);
-        let b = lab.iperf("server", "b", true, 8).0;
+        let a = scope.spawn(|| lab.iperf_udp("server", "a", false, 6, "30M"));
+        let b = lab.iperf_udp("server", "b", true, 6, "30M");
         (a.join().unwrap(), b)
     });
-    // Of 20 Mbit/s each may have ten, but the second no more than eight; what TCP carries is some 5 % less.
+    // Of 20 Mbit/s each may have ten, but the second no more than eight. Headers are some 5 % of it; who began first had all of it until the other came.
+    let share = b / (a + b);
     assert!(
-        (10.0e6..12.8e6).contains(&a) && (6.5e6..8.1e6).contains(&b),
+        a + b < 20.2e6 && b < 8.1e6 && (0.33..0.43).contains(&share),
         "{a} {b}"
     );
 }
