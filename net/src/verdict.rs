@@ -129,6 +129,24 @@ closed_list! {
         RateLimited => "rate_limited",
         /// A function that counts sources has no room for another.
         RateTableFull => "rate_table_full",
+        /// An inspector met bytes that may not pass; its connection ends.
+        InspectorPattern => "inspector_pattern",
+        /// It does not speak the protocol that an inspector wants.
+        InspectorProtocol => "inspector_protocol",
+        /// An inspector ended its connection before.
+        InspectorCondemned => "inspector_condemned",
+        /// Bytes before it are missing, which an inspector has to see first.
+        InspectorGap => "inspector_gap",
+        /// It has other bytes than an inspector saw in the same place.
+        InspectorRewritten => "inspector_rewritten",
+        /// It has urgent data among what an inspector reads.
+        InspectorUrgent => "inspector_urgent",
+        /// It is a fragment among what an inspector reads.
+        InspectorFragment => "inspector_fragment",
+        /// An inspector did not see its connection begin.
+        InspectorUndecided => "inspector_undecided",
+        /// Inspectors have no room for another connection, or for its bytes.
+        InspectorFull => "inspector_full",
         /// No instance of an appliance is up, and its group fails closed.
         ApplianceDown => "appliance_down",
         /// Another connection with the same addresses is in the appliance: what comes back could not be told apart.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{
     function::NetworkFunction,
     functions::{
-        Appliance, Firewall, LoadBalancer, Mirror, Nat, RateLimiter, Shaper,
+        Appliance, Firewall, Inspector, LoadBalancer, Mirror, Nat, RateLimiter, Shaper,
         appliance::ApplianceFault, firewall::FirewallFault, load_balancer::LoadBalancerFault,
         nat::NatFault, shaper::ShaperFault,
     },
@@ -39,6 +39,7 @@ enum Make {
         build: fn(&Value) -> Built,
         shape: fn(&Value) -> Result<Value, SettingFault>,
         ports: &'static [&'static str],
+        most: usize,
     },
 }
 
@@ -59,6 +60,10 @@ pub const CATALOG: &[Kind] = &[
     own("shaper", "An exact rate with a bounded queue.", shaper),
     own("nat", "Addresses of its own in place of others'.", nat),
     own("appliance", "A third party's, behind ports.", appliance),
+    plain::<Inspector>(
+        "inspector",
+        "Byte patterns and a protocol's first bytes, in what a connection begins with.",
+    ),
     plain::<Mirror>("mirror", "Copies of a connection's packets to a port."),
     plain::<RateLimiter>(
         "rate_limiter",
@@ -89,6 +94,7 @@ const fn plain<F: Plain>(name: &'static str, doc: &'static str) -> Kind {
             serde_json::to_value(settings).map_err(|error| SettingFault::Form(error.to_string()))
         },
         ports: F::PORTS,
+        most: F::MOST,
     };
     Kind { name, doc, make }
 }
@@ -103,6 +109,8 @@ pub trait Plain: NetworkFunction + Sized + 'static {
     type Settings: Serialize + DeserializeOwned;
     /// Which of them are ids of ports: of the function's own project, says the API; a lab file names workloads there.
     const PORTS: &'static [&'static str] = &[];
+    /// How many of them a chain may have.
+    const MOST: usize = crate::chain::MAX_HOPS;
 
     /// From its settings.
     ///
@@ -193,6 +201,14 @@ impl Kind {
         match self.make {
             Make::Plain { ports, .. } => ports,
             Make::Own(_) => &[],
+        }
+    }
+
+    /// How many of them a chain may have.
+    pub const fn most(&self) -> usize {
+        match self.make {
+            Make::Plain { most, .. } => most,
+            Make::Own(_) => crate::chain::MAX_HOPS,
         }
     }
 

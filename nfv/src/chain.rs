@@ -9,7 +9,7 @@
 //! - Hops are visited in order, up to the one that drops.
 //! - The outcome follows from the packet's marked bits, the context and the configuration alone.
 
-use std::{fmt, net::IpAddr, ops::AddAssign};
+use std::{fmt, net::IpAddr, ops::AddAssign, sync::Arc};
 
 use net::{DropReason, Id, Probe, ids::kind};
 use smallvec::SmallVec;
@@ -20,10 +20,13 @@ use crate::{
     fields::FieldsFault,
     function::{Binding, Context, Decision, NetworkFunction, Shown, Spend},
     functions::Appliance,
+    inspect::Inspector,
 };
 
 /// The most functions of one chain.
 pub const MAX_HOPS: usize = 32;
+/// The most inspectors of one chain: a connection's record has room for what two said.
+pub const MAX_INSPECTORS: usize = 2;
 /// The most classifiers of one chain.
 pub const MAX_CLASSIFIERS: usize = 4_096;
 
@@ -61,6 +64,16 @@ pub enum ChainFault {
     /// Replies that pass no hop could not be translated back by what stands before an appliance.
     #[error("function {0} translates before an appliance, and replies do not pass the chain")]
     Untranslatable(Id<kind::Function>),
+    /// There are too many functions of a kind.
+    #[error("too many functions of kind {kind} (0..={most}): {count}")]
+    TooManyOf {
+        /// Which.
+        kind: &'static str,
+        /// How many there may be.
+        most: usize,
+        /// How many there are.
+        count: usize,
+    },
     /// A function stands twice: its queue and counters would be one.
     #[error("function stands twice: {0}")]
     Twice(Id<kind::Function>),
@@ -102,6 +115,11 @@ impl Hop {
     /// The ports that its settings name, if it is a plain one.
     pub fn ports(&self) -> &[Id<kind::Port>] {
         &self.ports
+    }
+
+    /// Who reads bytes, if it is an inspector.
+    pub fn inspector(&self) -> Option<&Arc<Inspector>> {
+        self.function.inspector()
     }
 
     /// The instances to which packets are handed over, if it is an appliance.
@@ -154,6 +172,8 @@ pub struct ChainOutcome {
     pub queues: SmallVec<[u8; 4]>,
     /// Which ports are shown its packets, with the indices of the hops that say so.
     pub copies: SmallVec<[(u8, Shown); 2]>,
+    /// The indices of the hops whose inspectors read its packets.
+    pub inspects: SmallVec<[u8; 2]>,
     /// The tokens that it takes when it begins, with the indices of the hops that ask for them.
     pub spends: SmallVec<[(u8, Spend); 2]>,
     /// The index of the hop at which its packets leave the chain, to go on behind that one when they come back.
@@ -192,6 +212,13 @@ impl Chain {
                 return Err(ChainFault::Twice(f.id));
             }
             hops.push(hop(f)?);
+        }
+        for Hop { kind, .. } in &hops {
+            let (kind, most) = (kind.name, kind.most());
+            let count = hops.iter().filter(|h| h.kind.name == kind).count();
+            if count > most {
+                return Err(ChainFault::TooManyOf { kind, most, count });
+            }
         }
         if !config.symmetric
             && let Some(last) = hops.iter().rposition(|h| h.appliance.is_some())
@@ -284,6 +311,7 @@ impl Chain {
             forwarded: None,
             queues: SmallVec::new(),
             copies: SmallVec::new(),
+            inspects: SmallVec::new(),
             spends: SmallVec::new(),
             handed: None,
         };
@@ -319,6 +347,7 @@ impl Chain {
                 }
                 Decision::Copy(shown) => outcome.copies.push((at, shown)),
                 Decision::Spend(spend) => outcome.spends.push((at, spend)),
+                Decision::Inspect => outcome.inspects.push(at),
                 Decision::Queue => outcome.queues.push(at),
                 Decision::HandOver => {
                     outcome.handed = Some(at);
@@ -409,6 +438,8 @@ pub struct HopCounters {
     pub reply_packets: u64,
     /// Of the bytes, those of replies.
     pub reply_bytes: u64,
+    /// Patterns that an inspector met and only counted.
+    pub alerts: u64,
     /// Connections that began through it.
     pub connections: u64,
     /// Connections through it that were there when the table was last looked through.
@@ -443,6 +474,7 @@ impl AddAssign for HopCounters {
         self.reply_packets += other.reply_packets;
         self.reply_bytes += other.reply_bytes;
         self.connections += other.connections;
+        self.alerts += other.alerts;
         self.active += other.active;
     }
 }
@@ -702,6 +734,19 @@ mod tests {
             Chain::build(&config(many)).unwrap_err(),
             ChainFault::TooManyHops(33)
         );
+        let inspector = |n| {
+            let settings = serde_json::json!({"protocol": "tls"});
+            let name = "inspector".to_owned();
+            Function {
+                id: id(n),
+                name: name.clone(),
+                kind: FunctionKind::Plain(hostconfig::Plain { name, settings }),
+            }
+        };
+        assert!(Chain::build(&config([13, 14].map(inspector).to_vec())).is_ok());
+        let fault = Chain::build(&config([13, 14, 15].map(inspector).to_vec())).unwrap_err();
+        let said = "too many functions of kind inspector (0..=2): 3";
+        assert_eq!(fault.to_string(), said);
         let mut c = config(vec![]);
         c.classifiers[0].protocol = Some(1);
         c.classifiers[0].destination_ports = Some(PortRange::one(5));

@@ -4,9 +4,9 @@
 //! survives a change of configuration (connections, bindings, token levels, queues) is lent through [`Context`]; so to
 //! reconfigure a chain is to replace it whole.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
-use crate::buckets::Pace;
+use crate::{buckets::Pace, inspect::Inspector};
 use net::{DropReason, FiveTuple, Id, Now, Probe, ids::kind};
 
 /// What a function is lent while it decides.
@@ -123,6 +123,8 @@ pub enum Decision {
     Spend(Spend),
     /// It goes on to the next function, and a port is shown its packets.
     Copy(Shown),
+    /// It goes on to the next function, and its bytes are read as long as the function's inspector wants.
+    Inspect,
     /// Each of its packets waits in this function's queue.
     Queue,
     /// Each of its packets leaves the chain here, and comes back from elsewhere to go on behind this function.
@@ -159,4 +161,9 @@ pub trait NetworkFunction: Send + Sync + std::fmt::Debug {
         cx: &Context<'_>,
         note: &mut dyn FnMut(std::fmt::Arguments<'_>),
     ) -> Decision;
+
+    /// Who reads the bytes of what it lets be inspected; only inspectors have one.
+    fn inspector(&self) -> Option<&Arc<Inspector>> {
+        None
+    }
 }

@@ -278,6 +278,16 @@ impl Lab {
         )
     }
 
+    /// The sum of what a host's metric says, of those lines that begin so.
+    pub fn metric(&self, host: &str, begins: &str) -> u64 {
+        let metrics = self.ok(host, &["curl", "-s", "http://127.0.0.1:9698/metrics"]);
+        let lines = metrics.lines().filter(|line| line.starts_with(begins));
+        let values = lines.filter_map(|line| line.rsplit(' ').next());
+        let values: Vec<u64> = values.map(|value| value.parse().unwrap()).collect();
+        assert!(!values.is_empty(), "no {begins} at {host}");
+        values.iter().sum()
+    }
+
     /// The lab's state as JSON.
     pub fn status(&self) -> Value {
         let output = run(&["lab", "status", "--name", &self.name, "--json"]);

@@ -68,12 +68,6 @@ fn port(lab: &Lab, name: &str) -> Value {
     found["ports"][0].clone()
 }
 
-fn metric(lab: &Lab, host: &str, name: &str) -> u64 {
-    let metrics = lab.ok(host, &["curl", "-s", "http://127.0.0.1:9698/metrics"]);
-    let line = metrics.lines().find_map(|l| l.strip_prefix(name));
-    line.unwrap().trim().parse().unwrap()
-}
-
 #[test]
 fn each_workload_hears_its_own_whatever_its_address_and_no_router_is_needed() {
     if !allowed() {
@@ -154,7 +148,7 @@ fn each_workload_hears_its_own_whatever_its_address_and_no_router_is_needed() {
     });
     ids(&lab);
     for host in ["h1", "h2"] {
-        assert_eq!(metric(&lab, host, "vswitch_unaccounted_segments "), 0);
+        assert_eq!(lab.metric(host, "vswitch_unaccounted_segments"), 0);
     }
 }
 
@@ -212,9 +206,9 @@ fn a_flood_is_its_ports_own(lab: &Lab) {
         .unwrap();
     assert_eq!(said, "open\n");
     until("connections are refused", PATIENCE, || {
-        metric(lab, "h1", "vswitch_metadata_refused_total{limit=\"port\"} ") > 0
+        lab.metric("h1", "vswitch_metadata_refused_total{limit=\"port\"}") > 0
     });
-    assert!(metric(lab, "h1", "vswitch_metadata_connections ") <= 16);
+    assert!(lab.metric("h1", "vswitch_metadata_connections") <= 16);
     let url = format!("{V4}/latest/meta-data/instance-id");
     // The flood goes on: its neighbour waits for nobody.
     assert_eq!(ok(lab, "blue-1", &url), "i-blue-1");

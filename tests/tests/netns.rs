@@ -23,6 +23,7 @@ const LABS: &[&str] = &[
     "chains/appliance-far",
     "chains/appliance-probed",
     "chains/classes",
+    "chains/inspector",
     "chains/nat",
     "chains/rate-limiter",
     "chains/web-edge",
@@ -149,6 +150,56 @@ fn the_chain_with_every_key_holds() {
 #[test]
 fn the_classes_of_a_shaper_hold() {
     holds("chains/classes");
+}
+
+#[test]
+fn what_inspectors_let_pass_holds() {
+    holds("chains/inspector");
+}
+
+/// What real clients and servers say is read, whatever their kernels make of it.
+#[test]
+fn an_inspector_reads_what_real_clients_say() {
+    if !allowed() {
+        return;
+    }
+    let lab = Lab::up("chains/inspector", "t-inspector");
+    let curl = |v6: bool, path: &str, more: &[&str]| {
+        let to = lab.addr("server", v6);
+        let to = if v6 { format!("[{to}]") } else { to };
+        let url = format!("http://{to}/{path}");
+        let ask = ["curl", "-sf", "--max-time", "2", &url];
+        lab.exec("client", &[&ask, more].concat()).status.code()
+    };
+    for v6 in [false, true] {
+        assert_eq!(curl(v6, "", &[]), Some(0));
+        // 56: the connection was reset.
+        assert_eq!(curl(v6, "secret", &[]), Some(56));
+        // Beyond the depth it is not looked for.
+        let late = format!("{}/secret", "x".repeat(1024));
+        assert_ne!(curl(v6, &late, &[]), Some(56));
+        // It is no HTTP: nothing is heard, not even by who waits.
+        assert_eq!(curl(v6, "", &["-X", "BREW", "--max-time", "1"]), Some(28));
+        // And a transfer in super-frames is cleared, and fast.
+        assert_eq!(
+            curl(v6, "", &["-H", &format!("X-Long: {}", "x".repeat(7000))]),
+            Some(0)
+        );
+    }
+    for (name, least) in [
+        (
+            "vswitch_drops_total{stage=\"chain\",reason=\"inspector_pattern\"",
+            2,
+        ),
+        (
+            "vswitch_drops_total{stage=\"chain\",reason=\"inspector_protocol\"",
+            2,
+        ),
+        ("nfv_inspector_alerts_total", 4),
+    ] {
+        let counted = lab.metric("h1", name);
+        assert!(counted >= least, "{name} {counted}");
+    }
 }
 
 #[test]

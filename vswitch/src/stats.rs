@@ -283,6 +283,12 @@ pub const METRICS: &[Metric] = &[
         "Bytes at a function.",
     ),
     metric(
+        "nfv_inspector_alerts_total",
+        MetricKind::Counter,
+        &["chain", "function"],
+        "Patterns that an inspector met and only counted.",
+    ),
+    metric(
         "vswitch_meter_packets_total",
         MetricKind::Counter,
         &["label", "router"],
@@ -738,6 +744,10 @@ impl WorkerStats {
                 .collect(),
             "nfv_packets_total" => verdicts(self.hops(tables)),
             "nfv_bytes_total" => self.hops(tables).map(|(l, c)| (l, c.bytes)).collect(),
+            "nfv_inspector_alerts_total" => {
+                let inspectors = self.hops(tables).filter(|(_, c)| c.alerts > 0);
+                inspectors.map(|(l, c)| (l, c.alerts)).collect()
+            }
             "vswitch_meter_packets_total" => self.metered(tables, |c| c.packets),
             "vswitch_meter_bytes_total" => self.metered(tables, |c| c.bytes),
             "nfv_conntrack_entries" => plain(self.connections),

@@ -27,6 +27,9 @@ const POLICY: &[DropReason] = &[
     DropReason::FirewallDenied,
     DropReason::FirewallRejected,
     DropReason::RateLimited,
+    DropReason::InspectorPattern,
+    DropReason::InspectorProtocol,
+    DropReason::InspectorCondemned,
 ];
 
 /// Why, and for whom: a drop record's key.

@@ -8,7 +8,9 @@ use crate::{
     },
     resources::{
         FlowClassifier, PortPairGroup,
-        port_pair_group::{lowest_number, never_hidden, unlabelled, untranslatable},
+        port_pair_group::{
+            lowest_number, never_hidden, too_many_of_a_kind, unlabelled, untranslatable,
+        },
     },
     rules::{Caller, Change, Judged, Rule, Write},
     store::{Read, View},
@@ -226,7 +228,8 @@ fn hops(view: &View, change: &Change<'_, PortChain>, caller: &Caller) -> Judged 
             return Err(Refusal::attribute("chain_id", why));
         }
     }
-    if let Some(why) = untranslatable(view, after, None) {
+    let why = untranslatable(view, after, None).or_else(|| too_many_of_a_kind(view, after, None));
+    if let Some(why) = why {
         return Err(Refusal::attribute("port_pair_groups", why));
     }
     let key = groups_key(after);

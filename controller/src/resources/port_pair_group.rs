@@ -970,6 +970,31 @@ pub(super) fn untranslatable(
     None
 }
 
+/// Which kind of function a chain has too many of; `None`: none. `group` stands for itself as it is to be.
+pub(super) fn too_many_of_a_kind(
+    view: &View,
+    chain: &PortChain,
+    group: Option<&PortPairGroup>,
+) -> Option<String> {
+    let known = chain.port_pair_groups.iter().filter_map(|id| {
+        let group = group.filter(|group| group.meta.id == *id).cloned();
+        group.or_else(|| view.object::<PortPairGroup>(*id).as_deref().cloned())
+    });
+    let plain = known.filter_map(|group| match group.network_function {
+        Some(NetworkFunction::Plain(plain)) => Some(plain.name),
+        _ => None,
+    });
+    let mut counts = BTreeMap::<String, usize>::new();
+    for name in plain {
+        *counts.entry(name).or_default() += 1;
+    }
+    counts.into_iter().find_map(|(name, count)| {
+        let most = plain_kind(&name)?.most();
+        (count > most)
+            .then(|| format!("{count} functions of kind {name}, a chain has at most {most}"))
+    })
+}
+
 /// Why a group's appliances could not be told which chain a frame is of; `None`: they can, or do not ask.
 pub(super) fn unlabelled(chain: &PortChain, group: &PortPairGroup) -> Option<String> {
     let asks = group.instances.iter().find(|instance| instance.labelled)?;
@@ -995,7 +1020,9 @@ fn chains(view: &View, change: &Change<'_, PortPairGroup>, _: &Caller) -> Judged
         ));
     }
     for chain in view.related::<PortChain>("port_pair_groups", id) {
-        if let Some(why) = untranslatable(view, &chain, change.after) {
+        let why = untranslatable(view, &chain, change.after)
+            .or_else(|| too_many_of_a_kind(view, &chain, change.after));
+        if let Some(why) = why {
             return Err(Refusal::attribute("network_function", why));
         }
         // Its pairs as they are to be: rules that come before this one have noted them.

@@ -18,7 +18,7 @@ use net::{FiveTuple, Mac, PortId, Zone};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::tcp::Window;
-use crate::function::Binding;
+use crate::{function::Binding, inspect::Digest};
 
 /// Which of the two directions: that of the first packet, or that of the replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,9 +74,47 @@ pub enum Entrance {
     Tunnel = 2,
 }
 
+/// The bits of [`SideEntry::entrance`] that say where packets enter.
+const ENTRANCE: u32 = 3;
+/// The bit of the original side's that says that an inspector ended the connection.
+const CONDEMNED: u32 = 4;
+/// Where the digest of an inspector begins that cleared the connection: one in each side's.
+const CLEARED: u32 = 32 - Digest::BITS;
+
+/// What inspectors said of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Inspected {
+    /// One of them ended it.
+    pub condemned: bool,
+    /// Whose digests ([`Digest::number`]) need to see no more of it; 0: nobody's.
+    pub cleared: [u32; 2],
+}
+
+impl Inspected {
+    /// May it go on unread by these inspectors? 0 is nobody.
+    pub fn passes(&self, by: [u32; 2]) -> bool {
+        !self.condemned && by.iter().all(|one| self.is_cleared(*one))
+    }
+
+    /// Needs this inspector to see no more of it?
+    pub fn is_cleared(&self, by: u32) -> bool {
+        by == 0 || self.cleared.contains(&by)
+    }
+
+    /// This inspector needs to see no more of it; what others said who are not asked any more makes way.
+    pub fn clear(&mut self, by: u32, asked: [u32; 2]) {
+        if !self.is_cleared(by) {
+            let mut slots = self.cleared.iter_mut();
+            if let Some(slot) = slots.find(|slot| **slot == 0 || !asked.contains(slot)) {
+                *slot = by;
+            }
+        }
+    }
+}
+
 impl Entrance {
     const fn of(word: u32) -> Self {
-        match word {
+        match word & ENTRANCE {
             1 => Self::Port,
             2 => Self::Tunnel,
             _ => Self::Unknown,
@@ -232,7 +270,7 @@ impl SideEntry {
     }
 
     pub(super) fn set_entrance(&mut self, entrance: Entrance) {
-        self.entrance = entrance as u32;
+        self.entrance = self.entrance & !ENTRANCE | entrance as u32;
     }
 
     /// The number of its compiled flow.
@@ -400,6 +438,25 @@ impl Entry {
         })
     }
 
+    /// What inspectors said of it.
+    pub fn inspected(&self) -> Inspected {
+        let [original, reply] = &self.sides;
+        Inspected {
+            condemned: original.entrance & CONDEMNED != 0,
+            cleared: [original.entrance >> CLEARED, reply.entrance >> CLEARED],
+        }
+    }
+
+    pub(super) fn set_inspected(&mut self, said: Inspected) {
+        for (side, cleared) in self.sides.iter_mut().zip(said.cleared) {
+            side.entrance = side.entrance & ENTRANCE | cleared << CLEARED;
+        }
+        let [original, _] = &mut self.sides;
+        if said.condemned {
+            original.entrance |= CONDEMNED;
+        }
+    }
+
     /// The port that it counts for.
     pub fn port(&self) -> PortId {
         PortId(self.state.port)
@@ -453,6 +510,40 @@ mod tests {
         assert_eq!(e.bytes(Side::Reply), BYTES_MAX);
         assert_eq!(e.packets(Side::Reply), u64::from(u32::MAX) + 3);
         assert_eq!((e.packets(Side::Original), e.bytes(Side::Original)), (0, 0));
+    }
+
+    #[test]
+    fn what_inspectors_said_and_where_packets_enter_do_not_meet() {
+        let mut e = Entry::default();
+        let [a, b, c] = [1, (1 << Digest::BITS) - 1, 0x0abc_def0];
+        let mut said = Inspected::default();
+        assert!(said.passes([0, 0]) && !said.passes([a, 0]));
+        said.clear(a, [a, b]);
+        assert!(said.passes([a, 0]) && !said.passes([a, b]));
+        said.clear(b, [a, b]);
+        assert!(said.passes([b, a]));
+        for condemned in [false, true] {
+            said.condemned = condemned;
+            e.sides[0].set_entrance(Entrance::Port);
+            e.set_inspected(said);
+            e.sides[0].set_entrance(Entrance::Tunnel);
+            e.sides[1].set_entrance(Entrance::Port);
+            assert_eq!(e.inspected(), said);
+            assert_eq!(
+                e.sides.map(|side| side.entrance()),
+                [Entrance::Tunnel, Entrance::Port]
+            );
+            assert_eq!(said.passes([b, a]), !condemned);
+        }
+        // Where nobody asks the first any more, another has its place; and while both are asked a third has none.
+        said = Inspected {
+            condemned: false,
+            ..said
+        };
+        said.clear(c, [a, b]);
+        assert!(!said.is_cleared(c));
+        said.clear(c, [b, c]);
+        assert!(said.passes([c, b]) && !said.is_cleared(a));
     }
 
     #[test]

@@ -36,7 +36,7 @@ mod table;
 mod tcp;
 mod udp;
 
-pub use entry::{Entrance, Entry, Side, SideEntry, Stage};
+pub use entry::{Entrance, Entry, Inspected, Side, SideEntry, Stage};
 pub use index::KeyHash;
 pub use machine::{Begin, Timeouts, Track, TrackInput};
 pub use table::{Conntrack, MAX_CAPACITY};

@@ -8,8 +8,8 @@
 use net::{FiveTuple, Mac, Now, PortId, Zone, arch::prefetch, batch::BATCH};
 
 use super::{
-    ConnId, Entrance, Entry, Hit, KeyHash, NewConn, Owner, Recovered, Refused, Settings, Side,
-    SideEntry, Stage, Stats, Swept, Timeouts, Track, TrackInput,
+    ConnId, Entrance, Entry, Hit, Inspected, KeyHash, NewConn, Owner, Recovered, Refused, Settings,
+    Side, SideEntry, Stage, Stats, Swept, Timeouts, Track, TrackInput,
     index::{Index, Place},
     machine,
     owners::Owners,
@@ -243,6 +243,30 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Conntrack<M> {
     pub fn set_program(&mut self, conn: ConnId, side: Side, program: u32) {
         if let Some(entry) = self.entry_mut(conn) {
             side.of_mut(&mut entry.sides).program = program;
+        }
+    }
+
+    /// Says what inspectors said of a connection.
+    pub fn set_inspected(&mut self, conn: ConnId, said: Inspected) {
+        if let Some(entry) = self.entry_mut(conn).filter(|e| !e.is_free()) {
+            entry.set_inspected(said);
+        }
+    }
+
+    /// An inspector ends a connection: nothing of it is let pass any more, and of TCP it is as if it was reset, so that its ends may begin anew.
+    pub fn condemn(&mut self, conn: ConnId) {
+        let Some(entry) = self.entry_mut(conn).filter(|e| !e.is_free()) else {
+            return;
+        };
+        let said = Inspected {
+            condemned: true,
+            ..entry.inspected()
+        };
+        entry.set_inspected(said);
+        let (before, port) = (entry.stage(), entry.port());
+        if before.is_tcp() && before != Stage::Closed {
+            entry.state.set_stage(Stage::Closed);
+            self.relist(conn, port, before, Stage::Closed);
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub mod appliance;
 pub mod firewall;
+pub mod inspector;
 pub mod load_balancer;
 mod maglev;
 pub mod mirror;
@@ -14,6 +15,7 @@ mod turns;
 
 pub use appliance::Appliance;
 pub use firewall::Firewall;
+pub use inspector::Inspector;
 pub use load_balancer::LoadBalancer;
 pub use mirror::Mirror;
 pub use nat::Nat;

@@ -1,7 +1,7 @@
 //! Do a connection's first bytes have what may not pass?
 //!
 //! The judge of inspectors: byte patterns and a protocol's first bytes, in the first `depth` bytes of each direction. It
-//! says nothing of how packets come to it; a chain can't name an inspector yet, so nothing is said to be inspected.
+//! says nothing of how packets come to it.
 //!
 //! - [`Inspector`]: the settings, checked, and an automaton for each direction
 //! - [`records`]: the inspections that there is room for
@@ -48,6 +48,44 @@ pub struct Settings {
     /// How many bytes of each direction it reads.
     #[serde(default = "depth")]
     pub depth: u32,
+    /// What becomes of a connection whose beginning it did not see, or for which there is no room.
+    #[serde(default)]
+    pub undecided: Undecided,
+}
+
+/// What becomes of what can't be judged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Undecided {
+    /// It does not pass.
+    #[default]
+    Closed,
+    /// It passes, and is not read.
+    Open,
+}
+
+/// An inspector's name in the records of connections that it cleared: it says what is looked for. Never zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(u32);
+
+impl Digest {
+    /// How many bits it has.
+    pub const BITS: u32 = 28;
+
+    /// FNV-1a of the settings as JSON: the same in every process.
+    fn of(settings: &Settings) -> Self {
+        let text = serde_json::to_vec(settings).unwrap_or_default();
+        let hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let folded = (hash ^ hash >> Self::BITS) & ((1 << Self::BITS) - 1);
+        Self(u32::try_from(folded).unwrap_or(1).max(1))
+    }
+
+    /// As a number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
 }
 
 fn depth() -> u32 {
@@ -143,13 +181,23 @@ pub enum Condemned {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Alerts(pub u64);
 
-/// An inspector.
+/// An inspector. Two are equal if they look for the same.
 #[derive(Debug)]
 pub struct Inspector {
+    digest: Digest,
+    undecided: Undecided,
     depth: u32,
     protocol: Option<Protocol>,
     halves: [Half; 2],
 }
+
+impl PartialEq for Inspector {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for Inspector {}
 
 /// What is looked for in one direction.
 #[derive(Debug)]
@@ -190,6 +238,8 @@ impl Inspector {
         SettingFault::within("bytes of all patterns", total as u64, 0..=MAX_BYTES as u64)?;
         let half = |side| Half::new(settings, &read, side);
         Ok(Self {
+            digest: Digest::of(settings),
+            undecided: settings.undecided,
             depth,
             protocol: settings.protocol,
             halves: [half(Side::Original)?, half(Side::Reply)?],
@@ -198,6 +248,21 @@ impl Inspector {
 
     fn half(&self, side: Side) -> &Half {
         side.of(&self.halves)
+    }
+
+    /// By what it is known in the record of a connection.
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// What becomes of what it can't judge.
+    pub const fn undecided(&self) -> Undecided {
+        self.undecided
+    }
+
+    /// What a connection must speak.
+    pub const fn protocol(&self) -> Option<Protocol> {
+        self.protocol
     }
 
     /// Judges a datagram by itself, up to the depth. The protocols are those of streams: where one is wanted none passes.

@@ -163,6 +163,34 @@ impl<K: Eq + Hash, F: Copy + Eq + Hash> Records<K, F> {
         }
     }
 
+    /// Is nothing inspected?
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// The inspector with which a connection began.
+    pub fn inspector(&self, key: &K) -> Option<&Arc<Inspector>> {
+        self.held
+            .get(key)
+            .map(|(_, inspection)| inspection.inspector())
+    }
+
+    /// Forgets the connections of which this does not hold.
+    pub fn retain(&mut self, holds: impl Fn(&K) -> bool)
+    where
+        K: Clone,
+    {
+        let over: Vec<K> = self
+            .held
+            .keys()
+            .filter(|key| !holds(key))
+            .cloned()
+            .collect();
+        for key in &over {
+            self.end(key);
+        }
+    }
+
     /// Forgets a connection that is over.
     pub fn end(&mut self, key: &K) {
         if let Some((function, inspection)) = self.held.remove(key) {

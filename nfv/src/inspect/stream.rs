@@ -73,6 +73,11 @@ impl Inspection {
         }
     }
 
+    /// By whom it is judged.
+    pub fn inspector(&self) -> &Arc<Inspector> {
+        &self.inspector
+    }
+
     /// Judges a segment that belongs to the connection (the protocol's machine has said so), with all of its payload.
     ///
     /// # Errors

@@ -200,6 +200,9 @@ impl<'a, W: Witness> Walk<'a, W> {
                 });
             }
         }
+        for at in &outcome.inspects {
+            self.inspect_at(entry, usize::from(*at))?;
+        }
         for (at, spend) in &outcome.spends {
             let at = usize::from(*at);
             if let Some(hop) = entry.chain.hops().get(at) {
@@ -221,6 +224,30 @@ impl<'a, W: Witness> Walk<'a, W> {
             }
         }
         Ok(outcome.handed)
+    }
+
+    /// The inspector of this hop reads its bytes.
+    fn inspect_at(&mut self, entry: &Chain, at: usize) -> Result<(), Refusal> {
+        let hop = entry.hops.get(at).copied();
+        let inspector = entry.chain.hops().get(at).and_then(Hop::inspector);
+        let refusal = |this: &Self, reason| Refusal {
+            hop,
+            ..this.about_sender(reason, Stage::Chain)
+        };
+        let Some((hop, inspector)) = hop.zip(inspector) else {
+            return Err(refusal(self, DropReason::FunctionFault));
+        };
+        let digest = inspector.digest().number();
+        let inspect = Action::Inspect { hop, digest };
+        if self.flow.actions.contains(&inspect) {
+            return Ok(());
+        }
+        // Of several chains on its way together.
+        if self.flow.asked().iter().all(|asked| *asked != 0) {
+            return Err(refusal(self, DropReason::InspectorFull));
+        }
+        self.flow.actions.push(inspect);
+        Ok(())
     }
 
     /// To an instance of the appliance at this hop: the one that the connection has, or one that is chosen now. `false`: none is up, and

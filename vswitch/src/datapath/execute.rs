@@ -23,7 +23,7 @@ use super::{
     ledger::Ledger,
     queues::{self, Entered, Queues, Turn},
     tables::{
-        Tables, dhcp6,
+        HopId, Tables, dhcp6,
         ra::{self, Advertisement, Says},
         service,
     },
@@ -331,7 +331,7 @@ impl Hands {
                 }
                 Action::Label(label) => packet.set_label(Some(*label)),
                 Action::Copy { to, now: true, .. } => self.show(*to, &packet, cx),
-                Action::Copy { now: false, .. } => {}
+                Action::Copy { now: false, .. } | Action::Inspect { .. } => {}
                 Action::Queue(_) => return self.queue_up(programs, id, at, packet, cx),
                 Action::Output(_)
                 | Action::Tunnel { .. }
@@ -425,6 +425,7 @@ impl Hands {
                 Action::Translate
                 | Action::Resolve(_)
                 | Action::Copy { .. }
+                | Action::Inspect { .. }
                 | Action::Queue(Lane::Function { .. }) => {}
                 Action::SetEth { src, dst } => set_eth(&mut packet, *src, *dst),
                 Action::Label(label) => packet.set_label(Some(*label)),
@@ -504,6 +505,21 @@ impl Hands {
         }
     }
 
+    /// Counts what an inspector refused, up to its hop.
+    pub(super) fn count_refused(&mut self, flow: &CompiledFlow, at: HopId, packet: &Packet) {
+        let (segments, bytes) = (packet.segments(), packet.wire_bytes());
+        let reached = flow.hops.iter().position(|hop| *hop == at);
+        for hop in flow.hops.iter().take(reached.map_or(0, |at| at + 1)) {
+            let counters = self.counters.hop(*hop);
+            if flow.replies {
+                counters.count_replies(segments, bytes);
+            } else {
+                counters.count(segments, bytes);
+            }
+        }
+        self.counters.hop(at).count_drop(segments);
+    }
+
     /// The last part of a program: everything from the first action that sends or answers.
     fn send(&mut self, flow: &CompiledFlow, from: usize, packet: Packet, cx: &mut Cx<'_>) {
         let rest = flow.actions.get(from..).unwrap_or_default();
@@ -570,6 +586,7 @@ impl Hands {
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Copy { .. }
+            | Action::Inspect { .. }
             | Action::Route(_)
             | Action::Label(_)
             | Action::Queue(..) => {
@@ -710,6 +727,7 @@ impl Hands {
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Copy { .. }
+            | Action::Inspect { .. }
             | Action::Route(_)
             | Action::Label(_)
             | Action::Queue(..)

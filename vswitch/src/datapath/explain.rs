@@ -714,6 +714,7 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
                     | Action::SetEth { .. }
                     | Action::SetDscp(_)
                     | Action::Copy { .. }
+                    | Action::Inspect { .. }
                     | Action::Route(_)
                     | Action::Label(_)
                     | Action::Queue(..)
@@ -763,6 +764,10 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
             }
             Action::SetDscp(dscp) => format!("set_dscp({dscp})"),
             Action::Label(label) => format!("push_mpls({label})"),
+            Action::Inspect { hop, .. } => {
+                let name = tables.hop(*hop).map_or("?", |h| h.name.as_str());
+                format!("inspect({name})")
+            }
             Action::Copy { to, .. } => {
                 let name = tables.port(*to).map_or("?", |p| p.name.as_str());
                 format!("copy({name})")

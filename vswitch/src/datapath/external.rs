@@ -302,6 +302,7 @@ impl<'a, W: Witness> Walk<'a, W> {
             | Decision::Dnat { .. }
             | Decision::Spend(_)
             | Decision::Copy(_)
+            | Decision::Inspect
             | Decision::Queue
             | Decision::HandOver => Err(self.about_sender(DropReason::ConntrackInvalid, Stage::L3)),
         }

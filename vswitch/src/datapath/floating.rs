@@ -213,6 +213,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                     | Decision::Snat { .. }
                     | Decision::Spend(_)
                     | Decision::Copy(_)
+                    | Decision::Inspect
                     | Decision::Queue
                     | Decision::HandOver => {
                         return Err(nobody(self));

@@ -279,6 +279,13 @@ pub enum Action {
         /// And is it shown the connection's replies?
         replies: bool,
     },
+    /// Its bytes were read by this inspector, or need not be any more. Before all rewrites.
+    Inspect {
+        /// Where in its chain.
+        hop: HopId,
+        /// What it looks for, in short.
+        digest: u32,
+    },
     /// It waits in this queue, then goes on behind this action.
     Queue(Lane),
     /// It goes to a local port. Where what that one gets is limited, it waits there for its turn.

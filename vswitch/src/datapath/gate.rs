@@ -15,12 +15,17 @@ use net::{Label, Mac, Mtu, Origin, PortId, Vni, VtepId};
 
 use super::{
     flow::{Action, CompiledFlow, Verdict},
+    inspect::NOBODY,
     tables::Tables,
     too_big::limit,
 };
 
 /// The short form of a program, on one version of the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is asked by itself, for every packet"
+)]
 pub(super) struct Gate {
     /// Where its packets enter.
     pub(super) origin: Origin,
@@ -40,6 +45,8 @@ pub(super) struct Gate {
     pub(super) dscp: Option<u8>,
     /// Are they dropped?
     pub(super) drops: bool,
+    /// Are they read, unless their connection is cleared?
+    pub(super) reads: bool,
     /// The Ethernet addresses that they get.
     pub(super) src: Option<Mac>,
     pub(super) dst: Option<Mac>,
@@ -76,6 +83,7 @@ impl Gate {
         forwards: 0,
         dscp: None,
         drops: false,
+        reads: false,
         src: None,
         dst: None,
     };
@@ -88,6 +96,7 @@ impl Gate {
             translates: flow.translates(),
             forwards: flow.forwards(),
             drops: matches!(flow.verdict, Verdict::Drop(_)),
+            reads: flow.asked() != NOBODY,
             ..Self::SHUT
         };
         let Some((last, before)) = flow.actions.split_last() else {
@@ -97,7 +106,7 @@ impl Gate {
         for action in before {
             match action {
                 Action::Label(under) => label = Some(*under),
-                Action::Translate | Action::Route(_) => {}
+                Action::Translate | Action::Inspect { .. } | Action::Route(_) => {}
                 Action::SetEth { src, dst } => {
                     (gate.src, gate.dst) = (src.or(gate.src), dst.or(gate.dst));
                 }
@@ -177,6 +186,7 @@ fn exit(last: &Action, label: Option<Label>, tables: &Tables) -> Option<(Exit, M
         | Action::SetEth { .. }
         | Action::SetDscp(_)
         | Action::Copy { .. }
+        | Action::Inspect { .. }
         | Action::Route(_)
         | Action::Label(_)
         | Action::Queue(_)

@@ -70,7 +70,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         if gate.drops {
             return Way::Run(program, None);
         }
-        let translates = gate.translates;
+        let (translates, reads) = (gate.translates, gate.reads);
         match self.track(packet, hit, now) {
             Track::Ok => {
                 self.hands.counters.lookups.exact += 1;
@@ -81,8 +81,14 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 } else {
                     None
                 };
+                if reads && !self.is_cleared(hit, program) {
+                    return self.inspect(tables, packet, hit, (program, to));
+                }
                 Way::Run(program, to)
             }
+            Track::Invalid if reads => self
+                .condemned(packet, hit, program)
+                .unwrap_or_else(|| self.invalid(packet, hit)),
             Track::Invalid => self.invalid(packet, hit),
             Track::Renew => Way::Renew(hit),
         }

@@ -32,6 +32,7 @@ pub mod fragments;
 mod gate;
 mod homes;
 pub mod ingress;
+mod inspect;
 mod known;
 pub mod ledger;
 mod metadata;
@@ -157,6 +158,9 @@ pub struct Datapath<M = Vec<Entry>> {
     jobs: Vec<Job>,
     /// An answer that is used once: that about an ICMP error.
     once: Option<CompiledFlow>,
+    /// What an inspector said of the packet at hand.
+    stopped: Option<inspect::Stopped>,
+    inspections: inspect::Inspections,
     tunnel: Option<ingress::Tunnel>,
     chained: Option<transport::Chained>,
     hands: Hands,
@@ -215,6 +219,8 @@ enum Way {
     Run(ProgramId, Option<FiveTuple>),
     /// The answer in `once`, and the connection's tuple on either side of it.
     Once(Option<[FiveTuple; 2]>),
+    /// An inspector of this program refused it, as `stopped` says.
+    Stop(ProgramId),
     /// It ends here.
     Drop(Refusal),
     /// It is another worker's.
@@ -258,6 +264,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             met: Vec::new(),
             jobs: Vec::with_capacity(BATCH),
             once: None,
+            stopped: None,
+            inspections: inspect::Inspections::new(),
             tunnel: None,
             chained: None,
             hands: Hands::new(&settings),
@@ -494,7 +502,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             Way::Open => self.upcall(tables, job, now),
             Way::Judge(hit) => self.judge_again(tables, job, hit, now),
             Way::Renew(hit) => self.renew(tables, job, hit, now),
-            Way::Run(..) | Way::Once(_) | Way::Drop(_) | Way::Hand(_) => way,
+            Way::Run(..) | Way::Once(_) | Way::Stop(_) | Way::Drop(_) | Way::Hand(_) => way,
         }
     }
 
@@ -504,6 +512,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         let Self {
             programs,
             once,
+            stopped,
             hands,
             ..
         } = self;
@@ -511,6 +520,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             Way::Run(id, to) => hands.run(programs, id, packet, to, cx),
             Way::Once(tuples) => match once.take() {
                 Some(flow) => hands.run_once(programs, &flow, packet, tuples, cx),
+                None => hands.lose(packet, DropReason::FunctionFault, cx),
+            },
+            Way::Stop(id) => match stopped.take() {
+                Some(stopped) => hands.stop(programs, id, packet, &stopped, cx),
                 None => hands.lose(packet, DropReason::FunctionFault, cx),
             },
             Way::Drop(refusal) => hands.drop(packet, &refusal, cx.now, cx.pool),
@@ -563,6 +576,10 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             };
             if swept.finished {
                 self.active.show(&mut self.hands.counters);
+                let lives = |entry: &Entry| !entry.stage().is_over();
+                let conntrack = &self.conntrack;
+                self.inspections
+                    .sweep(|conn| conntrack.entry(conn).is_some_and(lives));
             }
             self.give_up_fragments(now, pool);
             let pause = if swept.finished {

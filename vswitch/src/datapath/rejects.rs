@@ -18,7 +18,8 @@ use std::net::IpAddr;
 
 use net::{
     FlowKey, Mac, NetworkId, Offload, Origin, Originated, Packet, TcpSegment, VtepId, checksum,
-    flow_key::proto, tcp::flag,
+    flow_key::{ethertype, proto},
+    tcp::flag,
 };
 use overlay::Place;
 
@@ -144,7 +145,7 @@ impl Hands {
         self.drop(packet, refusal, cx.now, cx.pool);
     }
 
-    fn tell_rejected(
+    pub(super) fn tell_rejected(
         &mut self,
         packet: &mut Packet,
         refusal: &Refusal,
@@ -166,7 +167,7 @@ impl Hands {
         };
         let (written, what) = match segment {
             Some(segment) => (
-                reset(&key, &segment, &at, &mut answer),
+                reset(&answer_to(&key, &segment, &at), &mut answer),
                 Originated::TcpReset,
             ),
             None => (
@@ -191,32 +192,62 @@ impl Hands {
     }
 }
 
-/// Writes the reset that answers a segment: where that acknowledges something, its sender's own word is the number; else the reset
+/// The reset that answers a segment: where that acknowledges something, its sender's own word is the number; else the reset
 /// acknowledges the segment.
-fn reset(key: &FlowKey, segment: &TcpSegment, at: &Address, answer: &mut Packet) -> Option<()> {
-    let v6 = at.to.is_ipv6();
+fn answer_to(key: &FlowKey, segment: &TcpSegment, at: &Address) -> Reset {
+    let (seq, ack, flags) = if segment.has(flag::ACK) {
+        (segment.ack, 0, flag::RST)
+    } else {
+        (0, segment.end(), flag::RST | flag::ACK)
+    };
+    Reset {
+        origin: Origin::Switch,
+        eth: at.eth,
+        from: (at.from, key.l4_dst),
+        to: (at.to, key.l4_src),
+        seq,
+        ack,
+        flags,
+    }
+}
+
+/// What a reset says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reset {
+    /// Where it enters.
+    pub(super) origin: Origin,
+    /// Its Ethernet source and destination.
+    pub(super) eth: (Mac, Mac),
+    /// Its source.
+    pub(super) from: (IpAddr, u16),
+    /// Its destination.
+    pub(super) to: (IpAddr, u16),
+    /// Its numbers and flags.
+    pub(super) seq: u32,
+    pub(super) ack: u32,
+    pub(super) flags: u16,
+}
+
+/// Writes a reset.
+pub(super) fn reset(says: &Reset, answer: &mut Packet) -> Option<()> {
+    let (from, to) = (says.from.0, says.to.0);
+    let v6 = to.is_ipv6();
     let header = if v6 { 40 } else { 20 };
     let mut frame = [0u8; RESET];
     let frame = frame.get_mut(..14 + header + 20)?;
     let (ethernet, rest) = frame.split_at_mut_checked(14)?;
     let (ip, tcp) = rest.split_at_mut_checked(header)?;
-    let acknowledges = segment.has(flag::ACK);
-    let (seq, ack, flags) = if acknowledges {
-        (segment.ack, 0, flag::RST)
-    } else {
-        (0, segment.end(), flag::RST | flag::ACK)
-    };
-    let [_, flags] = flags.to_be_bytes();
+    let [_, flags] = says.flags.to_be_bytes();
     let mut w = Writer::new(tcp);
-    w.put(&key.l4_dst.to_be_bytes());
-    w.put(&key.l4_src.to_be_bytes());
-    w.put(&seq.to_be_bytes());
-    w.put(&ack.to_be_bytes());
+    w.put(&says.from.1.to_be_bytes());
+    w.put(&says.to.1.to_be_bytes());
+    w.put(&says.seq.to_be_bytes());
+    w.put(&says.ack.to_be_bytes());
     w.put(&[5 << 4, flags, 0, 0, 0, 0, 0, 0]);
-    let sum = checksum::transport(at.from, at.to, proto::TCP, tcp);
+    let sum = checksum::transport(from, to, proto::TCP, tcp);
     tcp.get_mut(16..18)?.copy_from_slice(&sum.to_be_bytes());
     let mut w = Writer::new(ip);
-    match (at.from, at.to) {
+    match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             // Don't-fragment, so it needs no identification (RFC 6864 §4.1).
             w.put(&[0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, proto::TCP, 0, 0]);
@@ -231,13 +262,14 @@ fn reset(key: &FlowKey, segment: &TcpSegment, at: &Address, answer: &mut Packet)
         }
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
     }
-    let (src, dst) = at.eth;
+    let (src, dst) = says.eth;
     let mut w = Writer::new(ethernet);
     w.put(&dst.octets());
     w.put(&src.octets());
-    w.put(&key.ethertype.to_be_bytes());
+    let kind = if v6 { ethertype::IPV6 } else { ethertype::IPV4 };
+    w.put(&kind.to_be_bytes());
     answer.fill(frame).ok()?;
     answer.set_offload(Offload::default());
-    answer.set_origin(Origin::Switch);
+    answer.set_origin(says.origin);
     answer.parse().ok()
 }

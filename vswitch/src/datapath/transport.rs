@@ -225,6 +225,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Way::Renew(_)
             | Way::Run(..)
             | Way::Once(_)
+            | Way::Stop(_)
             | Way::Hand(_) => Ok(()),
         }
     }

@@ -22,7 +22,7 @@ use super::{
     Action, Budget, CompiledFlow, Datapath, Job, Payer, ProgramId, Refusal, Stage, Verdict, Way,
     WorkerId,
     errors::Told,
-    flow::{Found, Handed},
+    flow::Found,
     homes::{home, release, release_tuples},
     invalid,
     known::zone_and_tuple,
@@ -440,11 +440,15 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             }
         }
         match made {
-            Ok(_) => {
+            Ok(conn) => {
                 for hop in hops {
                     self.hands.counters.hop(hop).connections += 1;
                 }
-                Way::Run(program, translated.then_some(to))
+                let hit = Hit {
+                    conn,
+                    side: Side::Original,
+                };
+                self.inspect_first(tables, packet, hit, (program, translated.then_some(to)))
             }
             Err(refusal) => {
                 self.let_go(&keys);
@@ -558,6 +562,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::SetEth { .. }
             | Action::SetDscp(_)
             | Action::Copy { .. }
+            | Action::Inspect { .. }
             | Action::Route(_)
             | Action::Label(_)
             | Action::Output(_)
@@ -674,9 +679,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     self.adopt(tables, packet, hit, &entry, program);
                 }
                 let to = entry.binding().map(|_| entry.translated(hit.side));
-                Way::Run(program, to)
+                self.inspect_again(tables, packet, hit, (program, to))
             }
-            Track::Invalid => self.invalid(packet, hit),
+            Track::Invalid => self
+                .condemned(packet, hit, program)
+                .unwrap_or_else(|| self.invalid(packet, hit)),
             Track::Renew => self.renew(tables, job, hit, now),
         }
     }

@@ -243,7 +243,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         flow.actions.sort_by_key(|action| match action {
             // A question is read as it was asked.
             Action::Resolve(_) => 0,
-            Action::Copy { .. } => 1,
+            Action::Copy { .. } | Action::Inspect { .. } => 1,
             Action::Translate
             | Action::SetEth { .. }
             | Action::SetDscp(_)
@@ -578,6 +578,9 @@ impl<'a, W: Witness> Walk<'a, W> {
             } = *action
             {
                 self.show(to, true, false);
+            }
+            if let Action::Inspect { .. } = action {
+                self.flow.actions.push(*action);
             }
         }
         for hop in forward.hops.iter().rev() {

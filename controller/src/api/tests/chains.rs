@@ -485,6 +485,56 @@ async fn a_group_of_pairs_is_a_hop() {
 }
 
 #[tokio::test]
+async fn a_chain_has_no_more_inspectors_than_a_connections_record_has_room_for() {
+    let cloud = Cloud::new().await;
+    let tls = json!({"inspector": {"protocol": "tls"}});
+    let mut groups = vec![];
+    for n in 0..3 {
+        let body = json!({"name": format!("{n}"), "network_function": tls});
+        groups.push(id(&cloud.made("a", GROUPS, "port_pair_group", body).await));
+    }
+    let why = "3 functions of kind inspector, a chain has at most 2";
+    let all = json!({"port_chain": {"port_pair_groups": groups}});
+    let refused = cloud
+        .refused("a", "POST", CHAINS, all, 400, "HTTPBadRequest")
+        .await;
+    assert!(refused.to_string().contains(why), "{refused}");
+    // Nor does another function of a chain become the third.
+    let limiter = json!({"network_function": {"rate_limiter": {"rate": "1/s"}}});
+    let third = format!("{GROUPS}/{}", groups[2]);
+    let body = json!({"port_pair_group": limiter});
+    assert_eq!(cloud.ask("a", "PUT", &third, body).await.0, 200);
+    cloud
+        .made(
+            "a",
+            CHAINS,
+            "port_chain",
+            json!({"port_pair_groups": groups}),
+        )
+        .await;
+    let back = json!({"port_pair_group": {"network_function": tls}});
+    let refused = cloud
+        .refused("a", "PUT", &third, back, 400, "HTTPBadRequest")
+        .await;
+    assert!(refused.to_string().contains(why), "{refused}");
+    for (settings, field) in [
+        (json!({}), "patterns"),
+        (json!({"patterns": [{"text": "x"}], "depth": 15}), "depth"),
+        (json!({"patterns": [{"hex": "0"}]}), "hex"),
+        (
+            json!({"patterns": [{"text": "x"}], "undecided": "ajar"}),
+            "ajar",
+        ),
+    ] {
+        let body = json!({"port_pair_group": {"network_function": {"inspector": settings}}});
+        let refused = cloud
+            .refused("a", "POST", GROUPS, body, 400, "HTTPBadRequest")
+            .await;
+        assert!(refused.to_string().contains(field), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_nat_has_a_port_for_each_address() {
     let cloud = Cloud::new().await;
     let network = cloud.network("a").await;

@@ -588,6 +588,7 @@ proptest! {
                 | Decision::Dnat { .. }
                 | Decision::Spend(_)
                 | Decision::Copy(_)
+                | Decision::Inspect
                 | Decision::Queue
                 | Decision::HandOver) => {
                     prop_assert!(false, "{:?}", other);

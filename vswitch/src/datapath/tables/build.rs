@@ -920,6 +920,7 @@ impl Tables {
                         chain_name: chain.name().to_owned(),
                         symmetric: chain.symmetric(),
                         shaper: hop.shaper().cloned(),
+                        inspector: hop.inspector().cloned(),
                     };
                     HopId(self.hops.put(&key, Arc::new(entry)))
                 })

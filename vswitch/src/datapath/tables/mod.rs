@@ -328,6 +328,8 @@ pub struct Hop {
     pub symmetric: bool,
     /// The policy of its queue, if packets wait at it.
     pub shaper: Option<hostconfig::Shaper>,
+    /// Who reads bytes there, if it is an inspector.
+    pub inspector: Option<Arc<nfv::inspect::Inspector>>,
 }
 
 /// A snapshot of all policy.

@@ -15,6 +15,7 @@ mod forwarding;
 mod gates;
 mod gateways;
 mod harness;
+mod inspectors;
 mod metadata;
 mod metering;
 mod mirrors;
