@@ -185,6 +185,32 @@ impl Beyond {
         }))
     }
 
+    /// An answer to a client that shows an address of the server's own network, from behind a gateway that hides nothing: by the server's router that address
+    /// is near, whoever has it there.
+    fn astray(&self, plan: &Plan, c: &Conversation, gets: &Gets) -> Option<May> {
+        let port = self.near(plan, c)?;
+        Some(May::Begin(Gets {
+            port,
+            view: View {
+                macs: (c.seen.macs.0, plan.get(port).mac.get()),
+                ..gets.view
+            },
+            ..*gets
+        }))
+    }
+
+    /// Who has the address that a client shows on the server's own network, where that is another.
+    fn near(&self, plan: &Plan, c: &Conversation) -> Option<PortUuid> {
+        let near = plan.get(c.server).network;
+        let shown = c.seen.tuple.src_addr();
+        if near == self.outside || plan.get(c.client).network == near {
+            return None;
+        }
+        let mut ports = plan.ports().filter(|p| p.network == near);
+        let port = ports.find(|p| p.fixed_ips.iter().any(|ip| ip.addr == shown))?;
+        Some(port.id)
+    }
+
     /// What may become of a packet, the likeliest first.
     pub fn judge(&self, plan: &Plan, from: PortUuid, sent: View) -> Vec<May> {
         let mut may = vec![];
@@ -205,10 +231,12 @@ impl Beyond {
                 chosen,
                 hops,
             };
-            if steady(&c) {
+            let astray = back(c).then(|| self.astray(plan, c, &gets)).flatten();
+            if steady(&c) && astray.is_none() {
                 return vec![May::GoOn(at, gets)];
             }
             may.push(May::GoOn(at, gets));
+            may.extend(astray);
         }
         let fresh = self.fresh(plan, from, sent);
         if may.is_empty() {
@@ -377,8 +405,10 @@ impl Beyond {
                 continue;
             };
             told.may.push(to);
+            let astray = (to.0 == c.client).then(|| self.near(plan, c)).flatten();
+            told.may.extend(astray.map(|port| (port, to.1)));
             // It may be about what another said who had the server's address before: whoever has said nothing need not hear.
-            if said && !c.shaken && !c.over {
+            if said && astray.is_none() && !c.shaken && !c.over {
                 told.must.get_or_insert(to);
             }
         }

@@ -216,6 +216,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             reply_eth: (key.dst_mac(), key.src_mac()),
             owner: Holder::Port(from.dense),
             source: None,
+            forwarded: false,
             received: false,
         };
         match self.begin(tables, packet, flow, &tracking, now) {

@@ -8,6 +8,7 @@ use net::{
     DropReason, FiveTuple, FlowKey, Id, L4, Now, Origin, Packet, Probe, Zone,
     flow_key::{ethertype, proto},
     ids::kind,
+    tcp::flag,
 };
 use nfv::{
     buckets::{self, Empty},
@@ -231,8 +232,8 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         }
         // Only here is the record of where it was handed over.
         if before.is_none()
-            && let Some(worker) = self.shaped_elsewhere(tables, &flow)
             && packet.hops() < MAX_HANDS
+            && let Some(worker) = self.begins_elsewhere(tables, attempt, &flow, &tracking)
         {
             return Some(Way::Hand(worker));
         }
@@ -550,11 +551,37 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 .all(|(zone, tuple)| self.claims.claim(*zone, *tuple, me).is_ok())
     }
 
-    /// A connection that begins with a queue in its way begins at the first one's owner: its packets need not go there to wait.
-    fn shaped_elsewhere(&self, tables: &Tables, flow: &CompiledFlow) -> Option<WorkerId> {
+    /// At which other worker a connection begins that does not begin at its home.
+    fn begins_elsewhere(
+        &self,
+        tables: &Tables,
+        attempt: Attempt,
+        flow: &CompiledFlow,
+        tracking: &Tracking,
+    ) -> Option<WorkerId> {
         if self.settings.workers <= 1 {
             return None;
         }
+        let owner = Self::shaped_at(tables, flow, self.settings.workers);
+        // What begins in place of another stays where that one's source is, and what chooses another source where it does.
+        let fresh = attempt.forerunner.is_none() && !attempt.resumes && attempt.number == 0;
+        let worker = owner.or_else(|| {
+            let forwarded = tracking.forwarded && fresh;
+            forwarded.then(|| self.answered_at(tracking))
+        });
+        worker.filter(|worker| *worker != self.settings.worker)
+    }
+
+    /// Where answers to what was forwarded are looked up first: who is answered may have a connection there by the same tuple, which it began itself,
+    /// and only that worker knows of it.
+    fn answered_at(&self, tracking: &Tracking) -> WorkerId {
+        let ([_, server], reply) = (tracking.zones, &tracking.reply);
+        let owner = self.claims.owner(server, reply);
+        owner.unwrap_or_else(|| self.home(reply))
+    }
+
+    /// A connection that begins with a queue in its way begins at the first one's owner: its packets need not go there to wait.
+    fn shaped_at(tables: &Tables, flow: &CompiledFlow, workers: u16) -> Option<WorkerId> {
         let lane = flow.actions.iter().find_map(|action| match action {
             Action::Queue(lane) => Some(*lane),
             Action::Translate
@@ -581,8 +608,7 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             | Action::Metadata
             | Action::HandBack(_) => None,
         })?;
-        let owner = queues::owner(tables, lane, self.settings.workers)?;
-        (owner != self.settings.worker).then_some(owner)
+        queues::owner(tables, lane, workers)
     }
 
     fn home(&self, tuple: &FiveTuple) -> WorkerId {
@@ -654,7 +680,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                         || refusal.stage == Stage::Firewall)
                 {
                     // Whoever asks again begins anew, where it is translated now; what a router's firewall refuses by now has ended.
-                    self.close(hit);
+                    if refusal.stage == Stage::Firewall || begins_anew(packet) {
+                        self.close(hit);
+                    }
                     return Way::Drop(refusal);
                 }
                 tracking = outcome.tracking;
@@ -744,6 +772,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             {
                 None
             }
+            Unjudged::Refused(refusal)
+                if refusal.reason == DropReason::NatAddressGone
+                    && hit.side == Side::Reply
+                    && !begins_anew(packet) =>
+            {
+                return Way::Drop(refusal);
+            }
             Unjudged::Refused(refusal) => Some(refusal),
             // Out of a tunnel it came to who had what translated it: by another address nobody was asked.
             Unjudged::Elsewhere
@@ -752,7 +787,11 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                     && entry.binding().is_some()
                     && leads_outside(tables, entry) =>
             {
-                Some(Refusal::new(DropReason::NatAddressGone, Stage::L3))
+                let refusal = Refusal::new(DropReason::NatAddressGone, Stage::L3);
+                if !begins_anew(packet) {
+                    return Way::Drop(refusal);
+                }
+                Some(refusal)
             }
             Unjudged::Elsewhere => None,
         };
@@ -1073,13 +1112,12 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
                 let program = self.intern(outcome.flow, tables, now);
                 return Err(Unjudged::Unreachable(program, refusal));
             }
-            // What comes from a local port finds its way by itself.
-            let local = matches!(packet.origin(), Origin::Port(_));
+            // What comes from a local port finds its way by itself, what comes out of a tunnel has none.
             let translated = hit.side == Side::Reply && entry.binding().is_some();
             // Who has no workload on a network any more is not even told of its routers.
             let unknown = refusal.reason == DropReason::PortGone && refusal.stage == Stage::Ingress;
             let gone = unknown || leads_outside(tables, entry);
-            if local && translated && gone && is_not_here(&outcome.flow, refusal) {
+            if translated && gone && is_not_here(&outcome.flow, refusal) {
                 return Err(Unjudged::Elsewhere);
             }
             return Err(Unjudged::Refused(refusal));
@@ -1200,6 +1238,13 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         });
         Some(Way::Once(tuples))
     }
+}
+
+/// May what has no address to show any more begin anew with this packet? Out of a tunnel it came by what its own host remembers, which can't know that: without
+/// its record the next one would leave as something new, by the gateway's address. Only a SYN says that it is no late answer.
+fn begins_anew(packet: &Packet) -> bool {
+    matches!(packet.origin(), Origin::Port(_))
+        || matches!(TrackInput::of(packet), TrackInput::Tcp(s) if s.has(flag::SYN) && !s.has(flag::ACK))
 }
 
 /// The pair of an appliance out of whose egress port packets of this origin come.

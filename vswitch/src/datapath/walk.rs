@@ -115,6 +115,8 @@ pub struct Tracking {
     pub owner: Holder,
     /// The port of the API at which its source is to be its own: that which holds the address which a NAT gave it, or to which it was forwarded.
     pub source: Option<Id<kind::Port>>,
+    /// Was it forwarded to that port?
+    pub forwarded: bool,
     /// Does its receiver, which is here, ask for it, or a chain of that one? Not only its sender.
     pub received: bool,
 }
@@ -292,6 +294,7 @@ impl<'a, W: Witness> Walk<'a, W> {
                 reply_eth: (eth_dst, eth_src),
                 owner,
                 source: source.or(forwarded),
+                forwarded: forwarded.is_some(),
                 received,
             });
         flow.tracked = tracking.is_some();

@@ -485,8 +485,13 @@ fn what_was_translated_at_the_gateway_is_hidden_by_it_never() {
     // not to be shown by an address that nobody asked.
     s.change(|plan| plan.floating[0].at = Some(vtep(0)));
     let tunnel = super::routing::tunnel(&s.hosts[1], 0);
-    assert_eq!(s.enter(1, tunnel, answer.build()), []);
-    assert_eq!(s.dropped(DropReason::NatAddressGone), 1);
+    for n in 1..4 {
+        assert_eq!(s.enter(1, tunnel, answer.build()), []);
+        assert_eq!(s.dropped(DropReason::NatAddressGone), n);
+    }
+    // And if it comes back it goes on.
+    s.change(|plan| plan.floating[0].at = Some(vtep(1)));
+    assert_eq!(ends(&s.one(1, &answer, NEXT)).0, (addr(100), 80));
 }
 
 #[test]

@@ -678,3 +678,53 @@ fn a_floating_ip_is_one_whichever_worker_reads_it() {
     let key = net::Headers::parse(&got).unwrap().1;
     assert_eq!((key.dst_addr(), key.l4_dst), (routing::at(0, 2, false), 80));
 }
+
+#[test]
+fn who_comes_by_a_forwarded_port_is_told_apart_from_what_the_server_itself_began_at_any_worker() {
+    let mut plan = Plan::new(&[]);
+    plan.gateway(1, |g| g.at = Some(HERE.parse().unwrap()));
+    let mut floating = super::floating::floating(100, None, &[(17, 8080, 2)], None);
+    floating.at = Some(HERE.parse().unwrap());
+    plan.floating.push(floating);
+    plan.place(2, 0);
+    let mut s = Switch::new(&plan.conf(0));
+    s.introduce();
+    let network = s.tables.network_by_id(id(NET + u128::from(several::OUT)));
+    let outside = Origin::Tunnel(network.unwrap().dense);
+    let (inside, shown) = (s.origin(2), routing::at(several::OUT, 100, false));
+    let hidden = routing::at(several::OUT, several::GATE, false);
+    for n in 0..30u16 {
+        let (at, port) = (usize::from(n), 4000 + n);
+        // As an answer that comes after its question's record has ended.
+        let late = several::outward(FrameBuilder::udp(false, 80, port), false, 2);
+        let [sent] = <[_; 1]>::try_from(s.enter(at, inside, &late)).unwrap();
+        let (from, _, chosen) = several::shows(&sent);
+        assert_eq!(from, hidden);
+        let mut seen = None;
+        for worker in at..at + 3 {
+            let ask = FrameBuilder::udp(false, port, 8080)
+                .macs(mac(several::NEXT), super::floating::shown(100))
+                .addrs(several::world(false), shown);
+            let [got] = <[_; 1]>::try_from(s.enter(worker, outside, &ask)).unwrap();
+            let (client, server, ..) = nat::ends(&got);
+            assert_eq!(server, (routing::at(0, 2, false), 80));
+            assert_ne!(client.1, port, "its server speaks to that one already");
+            assert_eq!(*seen.get_or_insert(client.1), client.1);
+            let answer = FrameBuilder::udp(false, 80, client.1);
+            let answer = several::outward(answer, false, 2);
+            let [got] = <[_; 1]>::try_from(s.enter(worker + 1, inside, &answer)).unwrap();
+            let to = (several::world(false), port);
+            let (from, there, ..) = nat::ends(&got);
+            assert_eq!((from, there), ((shown, 8080), to));
+            // What the server began goes on as it was.
+            let [sent] = <[_; 1]>::try_from(s.enter(worker, inside, &late)).unwrap();
+            let (from, there, ..) = nat::ends(&sent);
+            assert_eq!((from, there), ((hidden, chosen), to));
+        }
+    }
+    assert_eq!((s.records(), s.claims.sources().len()), (60, 60));
+    s.now = s.now + Duration::from_hours(200);
+    let frame = several::outward(FrameBuilder::udp(false, 9, 9), false, 2);
+    s.enter(0, inside, &frame);
+    assert_eq!((s.records(), s.claims.sources().len()), (1, 1));
+}
