@@ -1,8 +1,8 @@
 //! Do packets pass appliances as their chain says, and nothing else?
 
 use hostconfig::{
-    Firewall, FunctionKind, LoadBalancer, Location,
-    chain::{Action, Algorithm, Failure, Instance, Member, Side},
+    Firewall, FunctionKind, Location,
+    chain::{Action, Failure, Instance, Side},
 };
 use net::{
     Checksum, DropReason, Gso, Label, Offload,
@@ -54,22 +54,7 @@ fn firewall() -> FunctionKind {
 }
 
 fn balancer(v6: bool, member: u16) -> FunctionKind {
-    FunctionKind::LoadBalancer(LoadBalancer {
-        vip: ip(VIP, v6),
-        vip_port: id(u128::from(VIP)),
-        network: id(NET),
-        mac: mac(VIP).try_into().unwrap(),
-        protocol: 6,
-        port: 80,
-        algorithm: Algorithm::Maglev,
-        members: vec![Member {
-            id: id(u128::from(member)),
-            addr: ip(member, v6),
-            port: 80,
-            weight: 1,
-        }],
-        monitor: None,
-    })
+    FunctionKind::LoadBalancer(balanced((VIP, v6), &[(member, 80)]))
 }
 
 fn conf(functions: Vec<FunctionKind>) -> Conf {

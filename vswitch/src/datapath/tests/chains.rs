@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hostconfig::{
-    Firewall, FunctionKind, LoadBalancer, Location, Shaper,
-    chain::{Action, Algorithm, FirewallRule, Member, Side},
+    Firewall, FunctionKind, Location, Shaper,
+    chain::{Action, FirewallRule, Side},
 };
 use net::{
     DropReason, Headers, PortRange,
@@ -34,25 +34,8 @@ fn firewall(deny: Option<u16>) -> FunctionKind {
 }
 
 fn balancer(v6: bool, members: &[u16]) -> FunctionKind {
-    FunctionKind::LoadBalancer(LoadBalancer {
-        vip: ip(VIP, v6),
-        vip_port: id(u128::from(VIP)),
-        network: id(NET),
-        mac: mac(VIP).try_into().unwrap(),
-        protocol: 6,
-        port: 80,
-        algorithm: Algorithm::Maglev,
-        members: members
-            .iter()
-            .map(|n| Member {
-                id: id(u128::from(*n)),
-                addr: ip(*n, v6),
-                port: 8080,
-                weight: 1,
-            })
-            .collect(),
-        monitor: None,
-    })
+    let members: Vec<_> = members.iter().map(|n| (*n, 8080)).collect();
+    FunctionKind::LoadBalancer(balanced((VIP, v6), &members))
 }
 
 fn shaper(rate_bps: u64, queue_bytes: u64) -> FunctionKind {

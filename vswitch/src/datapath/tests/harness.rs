@@ -3,9 +3,10 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hostconfig::{
-    AddressSet, Chain, Classifier, Endpoint, Function, FunctionKind, HostConfig, Keyed, Location,
-    Network, Port, Section, SecurityGroup, SecurityGroupRule, Subnet, Vteps,
-    chain::Side,
+    AddressSet, Chain, Classifier, Endpoint, Function, FunctionKind, HostConfig, Keyed,
+    LoadBalancer, Location, Network, Port, Section, SecurityGroup, SecurityGroupRule, Subnet,
+    Vteps,
+    chain::{Algorithm, Member, Side},
     group::{Direction, Family, L4Match, Remote},
     network::Dhcp,
     port::FixedIp,
@@ -582,6 +583,27 @@ pub(super) fn zones(conf: &Conf) -> ZoneMap {
         | Section::Proxy(_) => None,
     });
     legs.chain(ports).collect()
+}
+
+/// A load balancer of TCP at port 80 of a virtual address, over workloads with the port where they listen.
+pub(super) fn balanced((vip, v6): (u16, bool), members: &[(u16, u16)]) -> LoadBalancer {
+    let member = |(n, port): &(u16, u16)| Member {
+        id: id(u128::from(*n)),
+        addr: ip(*n, v6),
+        port: *port,
+        weight: 1,
+    };
+    LoadBalancer {
+        vip: ip(vip, v6),
+        vip_port: id(u128::from(vip)),
+        network: id(NET),
+        mac: mac(vip).try_into().unwrap(),
+        protocol: 6,
+        port: 80,
+        algorithm: Algorithm::Maglev,
+        members: members.iter().map(member).collect(),
+        monitor: None,
+    }
 }
 
 /// A frame between two workloads.

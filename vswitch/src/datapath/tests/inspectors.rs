@@ -2,12 +2,11 @@
 
 use hostconfig::{
     FunctionKind, Plain, Section, SectionKey,
-    chain::Algorithm,
     group::{Direction, Family, L4Match},
 };
 use net::{
     DropReason, Headers, Originated, TcpSegment,
-    testkit::{FrameBuilder, mac, tcp},
+    testkit::{FrameBuilder, tcp},
 };
 use serde_json::{Value, json};
 
@@ -219,22 +218,7 @@ fn a_condemned_connection_stays_so_in_another_process() {
 #[test]
 fn both_ends_hear_of_a_reset_the_receiver_in_its_own_addresses() {
     for v6 in [false, true] {
-        let balancer = FunctionKind::LoadBalancer(hostconfig::LoadBalancer {
-            vip: ip(VIP, v6),
-            vip_port: id(u128::from(VIP)),
-            network: id(NET),
-            mac: mac(VIP).try_into().unwrap(),
-            protocol: 6,
-            port: 80,
-            algorithm: Algorithm::Maglev,
-            members: vec![hostconfig::chain::Member {
-                id: id(2),
-                addr: ip(2, v6),
-                port: 80,
-                weight: 1,
-            }],
-            monitor: None,
-        });
+        let balancer = FunctionKind::LoadBalancer(balanced((VIP, v6), &[(2, 80)]));
         let mut h = Host::new(&conf(vec![inspector(evil("reset")), balancer]));
         let talk = Talk { v6, to: VIP };
         talk.shakes_hands(&mut h);

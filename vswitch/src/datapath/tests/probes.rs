@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hostconfig::{
     FunctionKind, LoadBalancer, Location,
-    chain::{Algorithm, HealthProbe, Member, Monitor, Side},
+    chain::{HealthProbe, Monitor, Side},
 };
 use net::{
     Consumed, DropReason, Headers, Originated, TcpSegment,
@@ -32,23 +32,8 @@ fn conf(v6: bool, members: &[u16], probe: Option<HealthProbe>) -> Conf {
     conf.group(GROUP, true, vec![]);
     conf.port(1, &[]).port(2, &[GROUP]).port(3, &[GROUP]).far(9);
     conf.endpoint(VIP, Location::Virtual);
+    let members: Vec<_> = members.iter().map(|n| (*n, 8080)).collect();
     let balancer = FunctionKind::LoadBalancer(LoadBalancer {
-        vip: ip(VIP, v6),
-        vip_port: id(u128::from(VIP)),
-        network: id(NET),
-        mac: mac(VIP).try_into().unwrap(),
-        protocol: 6,
-        port: 80,
-        algorithm: Algorithm::Maglev,
-        members: members
-            .iter()
-            .map(|n| Member {
-                id: id(u128::from(*n)),
-                addr: ip(*n, v6),
-                port: 8080,
-                weight: 1,
-            })
-            .collect(),
         monitor: probe.map(|probe| Monitor {
             id: id(MONITOR),
             probe,
@@ -58,6 +43,7 @@ fn conf(v6: bool, members: &[u16], probe: Option<HealthProbe>) -> Conf {
             fall: 2,
             elsewhere: Vec::new(),
         }),
+        ..balanced((VIP, v6), &members)
     });
     let vip = Some(Side::Port(id(u128::from(VIP))));
     conf.chain_of(CHAIN, None, vip, 80, vec![balancer]);

@@ -3,8 +3,8 @@
 use std::{collections::VecDeque, net::IpAddr};
 
 use hostconfig::{
-    FunctionKind, LoadBalancer, Location, Section, Vteps,
-    chain::{Algorithm, Failure, Instance, Member, Place, Side},
+    FunctionKind, Location, Section, Vteps,
+    chain::{Failure, Instance, Place, Side},
 };
 use net::{
     DropReason, Id, Label, Origin, Vni,
@@ -109,22 +109,7 @@ impl World {
                     probe: None,
                 })
             }
-            Kind::Balancer(v6) => FunctionKind::LoadBalancer(LoadBalancer {
-                vip: ip(VIP, *v6),
-                vip_port: id(u128::from(VIP)),
-                network: id(NET),
-                mac: mac(VIP).try_into().unwrap(),
-                protocol: 6,
-                port: 80,
-                algorithm: Algorithm::Maglev,
-                members: vec![Member {
-                    id: id(u128::from(SERVER)),
-                    addr: ip(SERVER, *v6),
-                    port: 80,
-                    weight: 1,
-                }],
-                monitor: None,
-            }),
+            Kind::Balancer(v6) => FunctionKind::LoadBalancer(balanced((VIP, *v6), &[(SERVER, 80)])),
         }
     }
 
