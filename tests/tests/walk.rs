@@ -57,5 +57,6 @@ what_leaves_the_fabric! {
     what_errors_tell_outside_is_told_to_its_sender_alone: 101,
     what_comes_to_a_floating_ip_that_moves_is_its_receivers_alone: 249,
     what_is_told_of_a_floating_ip_that_another_has_since_is_told_to_nobody_else: 420,
-    what_has_no_ports_answers_whoever_asked_the_other_way: 403
+    what_has_no_ports_answers_whoever_asked_the_other_way: 403,
+    an_error_finds_who_has_the_gateways_port_where_it_is_now: 930
 }

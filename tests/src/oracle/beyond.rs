@@ -461,6 +461,26 @@ impl Beyond {
         if !router.admin_up {
             return Err(DropReason::AdminDown);
         }
+        // What is near the router does not leave by it.
+        let near = router.interfaces.iter().find_map(|i| {
+            let mut ports = plan.ports().filter(|p| p.network == i.network);
+            let has = |p: &&hostconfig::Port| {
+                let dst = sent.tuple.dst_addr();
+                p.fixed_ips.iter().any(|ip| ip.addr == dst)
+            };
+            Some((i.mac.get(), ports.find(has)?))
+        });
+        if let Some((mac, port)) = near {
+            return Ok(May::Begin(Gets {
+                port: port.id,
+                view: View {
+                    macs: (mac, port.mac.get()),
+                    tuple: sent.tuple,
+                },
+                chosen: false,
+                hops: (1, 1),
+            }));
+        }
         let gateway = router.gateway.as_ref().expect("each router has one");
         let (src, here) = (sent.tuple.src_addr(), Some(vtep(plan.host_of(from))));
         let own = |f: &&&FloatingIp| {

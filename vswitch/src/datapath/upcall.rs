@@ -1202,6 +1202,16 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             Ok((_, now)) if leads_to(now.zones) != met => return Some(Way::Drop(invalid(packet))),
             Ok((forward, _)) => self.programs.get(forward).cloned()?,
             Err(Unjudged::Unreachable(_, refusal)) => return Some(Way::Drop(refusal)),
+            // What it was hidden behind left this host: whoever has that address now is told.
+            Err(Unjudged::Refused(refusal))
+                if refusal.reason == DropReason::NatAddressGone
+                    && hit.side == Side::Reply
+                    && matches!(packet.origin(), Origin::Port(_))
+                    && leads_outside(tables, &entry) =>
+            {
+                self.close(hit);
+                return None;
+            }
             Err(Unjudged::Refused(refusal)) => {
                 self.close(hit);
                 return Some(Way::Drop(refusal));
