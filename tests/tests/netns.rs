@@ -672,10 +672,11 @@ fn who_sends_more_than_fits_is_told_how_much_does() {
 }
 
 /// A ping that goes on beside the test; its end says how many were lost.
+/// So many seconds, twenty times a second. By their number: at a deadline ping calls lost what is still under way.
 fn ping_beside(lab: &Lab, from: &str, to: &str, seconds: u32) -> std::process::Child {
     let addr = lab.addr(to, false);
-    let wait = seconds.to_string();
-    lab.command(from, &["ping", "-i", "0.05", "-w", &wait, &addr])
+    let count = (seconds * 20).to_string();
+    lab.command(from, &["ping", "-i", "0.05", "-c", &count, "-W", "2", &addr])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
