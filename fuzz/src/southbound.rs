@@ -90,12 +90,40 @@ fn hello(key: &str) -> hostconfig::wire::Hello {
     }
 }
 
+/// What is said of a limit that several hosts share.
+fn divided() -> (hostconfig::wire::Uses, hostconfig::wire::Parts) {
+    use hostconfig::wire::{Part, Parts, Use, Uses};
+    let uses = Uses {
+        clock: u64::MAX,
+        follows: 1,
+        uses: vec![Use {
+            node: ID.into(),
+            ingress: true,
+            used_bps: u64::MAX,
+            waits: true,
+            part_bps: u64::MAX,
+            alone_bps: u64::MAX,
+        }],
+    };
+    let parts = Parts {
+        clock: u64::MAX,
+        parts: vec![Part {
+            node: ID.into(),
+            ingress: true,
+            part_bps: u64::MAX,
+            alone_bps: u64::MAX,
+        }],
+    };
+    (uses, parts)
+}
+
 pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
     use hostconfig::wire::{
         Ack, Balanced, Complaint, Metered, Ping, Pong, PortState, Report, SectionBody, Update,
         Verdict, from_controller, from_host,
     };
     let key = format!("port/{ID}");
+    let (uses, parts) = divided();
     let from_host = [
         from_host::Message::Hello(hello(&key)),
         from_host::Message::Ack(Ack {
@@ -137,6 +165,7 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
             nonce: u64::MAX,
             clock: Some(u64::MAX),
         }),
+        from_host::Message::Uses(uses),
     ];
     let from_controller = [
         from_controller::Message::Update(Update {
@@ -156,6 +185,7 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
             nonce: 1,
             heard: Some(u64::MAX),
         }),
+        from_controller::Message::Parts(parts),
     ];
     let join = JoinRequest {
         host: "h1".into(),

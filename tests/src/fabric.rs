@@ -10,7 +10,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use hostconfig::{HostConfig, Section, SectionKey};
+use hostconfig::{
+    HostConfig, Section, SectionKey,
+    share::{OneWay, Use},
+};
 use net::{
     Batch, Checksum, Consumed, Copied, DropReason, Id, Now, Offload, Origin, Originated, Packet,
     PacketPool, PortId, Vlan, Zone, ids::kind, testkit,
@@ -478,6 +481,23 @@ impl Switch {
         let stats = workers.map(|worker| WorkerStats::of(&worker.datapath));
         let rows = stats.flat_map(|stats| stats.listeners(&self.tables).collect::<Vec<_>>());
         rows.collect()
+    }
+
+    /// Takes what it has of limits that several hosts share; what it let through of each since the last time.
+    pub(crate) fn divide(
+        &mut self,
+        parts: &BTreeMap<OneWay, u64>,
+        now: Now,
+    ) -> BTreeMap<OneWay, Use> {
+        let mut sums = BTreeMap::<OneWay, Use>::new();
+        for worker in &mut self.workers {
+            for (way, used) in worker.datapath.divide(&self.tables, parts, now) {
+                let sum = sums.entry(way).or_default();
+                sum.bits += used.bits;
+                sum.waits |= used.waits;
+            }
+        }
+        sums
     }
 
     /// What became of the members that it asks: monitor, member, and whether it serves.

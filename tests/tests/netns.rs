@@ -676,10 +676,13 @@ fn who_sends_more_than_fits_is_told_how_much_does() {
 fn ping_beside(lab: &Lab, from: &str, to: &str, seconds: u32) -> std::process::Child {
     let addr = lab.addr(to, false);
     let count = (seconds * 20).to_string();
-    lab.command(from, &["ping", "-i", "0.05", "-c", &count, "-W", "2", &addr])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+    lab.command(
+        from,
+        &["ping", "-i", "0.05", "-c", &count, "-W", "2", &addr],
+    )
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap()
 }
 
 fn lost_and_sent(child: std::process::Child) -> (u32, u32) {

@@ -3,8 +3,10 @@
 use std::{net::IpAddr, time::Duration};
 
 use hostconfig::qos::{Dscp, Limit, Rate};
-use net::{DropReason, Headers};
+use net::{DropReason, Headers, testkit::FrameBuilder};
+use serde_json::json;
 use tests::{
+    evidence::{Nic, Region, id},
     fabric::{Build, Fabric, payloads},
     plan::{Plan, PortUuid, bits},
     stack::{Site, transfer::Transfer},
@@ -204,5 +206,62 @@ fn a_connection_has_the_rate_of_the_limit() {
         let seen = u128::from(sent) * 1_000_000_000 / (end - begin).as_nanos();
         let off = seen.abs_diff(rate.into());
         assert!(off * 50 <= rate.into(), "v6 {v6}, up {up}: {seen} bit/s");
+    }
+}
+
+/// Workloads of three hosts send so many frames of 1,042 bytes in each tenth of a second, for so many seconds: how many arrive in each.
+fn seconds(
+    region: &mut Region,
+    nics: &[Nic; 3],
+    demands: [usize; 3],
+    seconds: usize,
+) -> Vec<usize> {
+    let mut all = vec![];
+    for _ in 0..seconds {
+        let mut arrived = 0;
+        for _ in 0..10 {
+            let receivers = nics.iter().cycle().skip(1);
+            for ((from, to), times) in nics.iter().zip(receivers).zip(demands) {
+                let frame = FrameBuilder::udp(false, 4000, 4001)
+                    .macs(from.mac, to.mac)
+                    .addrs(from.v4.into(), to.v4.into())
+                    .payload(&[0; 1000])
+                    .build();
+                arrived += region.burst(from, &frame, times);
+            }
+            region.advance(Duration::from_millis(100));
+            arrived += region.arrived();
+        }
+        all.push(arrived);
+    }
+    all
+}
+
+#[test]
+fn a_limit_of_the_fabric_is_one_limit_over_three_hosts_whoever_sends() {
+    let mut region = Region::new();
+    let net = region.net(0);
+    let nics = [(0, 11), (1, 12), (2, 13)].map(|(host, at)| region.nic(&net, host, at));
+    let above = region.make("policy", &json!({"name": "all", "limit_scope": "fabric"}));
+    let rules = format!("/v2.0/qos/policies/{}/bandwidth_limit_rules", id(&above));
+    // 960 frames a second.
+    let rule = json!({"bandwidth_limit_rule": {"max_kbps": 8000}});
+    region.ok("POST", &rules, &rule);
+    let below = json!({"name": "q", "parent_id": id(&above)});
+    let below = region.make("policy", &below);
+    for nic in &nics {
+        region.set("port", &nic.id, &json!({"qos_policy_id": id(&below)}));
+    }
+    for demands in [
+        [150, 0, 0],
+        [150, 150, 0],
+        [0, 40, 150],
+        [150, 150, 150],
+        [10, 150, 0],
+    ] {
+        seconds(&mut region, &nics, demands, 2);
+        for arrived in seconds(&mut region, &nics, demands, 3) {
+            assert!((912..=1008).contains(&arrived), "{demands:?}: {arrived}");
+        }
     }
 }

@@ -16,7 +16,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use hostconfig::{HostConfig, SectionKey, wire};
+use hostconfig::{
+    HostConfig, SectionKey,
+    share::{OneWay, Use},
+    wire,
+};
 use net::{Id, Now, ids::kind};
 use nfv::chain::HopCounters;
 use rcgen::{CertificateParams, KeyPair};
@@ -87,6 +91,8 @@ struct Inner {
     meters: BTreeMap<meters::Key, Count>,
     verdicts: Vec<Verdict>,
     balanced: Balanced,
+    parts: BTreeMap<OneWay, u64>,
+    uses: BTreeMap<OneWay, Use>,
 }
 
 /// A machine without devices.
@@ -138,6 +144,21 @@ impl Machine {
             serves,
         };
         self.inner().verdicts = rows.map(row).collect();
+    }
+
+    /// What its workers let through, more than was said before, of limits that several hosts share.
+    pub fn used(&self, uses: BTreeMap<OneWay, Use>) {
+        let mut inner = self.inner();
+        for (way, used) in uses {
+            let sum = inner.uses.entry(way).or_default();
+            sum.bits = sum.bits.saturating_add(used.bits);
+            sum.waits |= used.waits;
+        }
+    }
+
+    /// What it has of such limits, in bits a second.
+    pub fn parts(&self) -> BTreeMap<OneWay, u64> {
+        self.inner().parts.clone()
     }
 
     /// What passed its listeners.
@@ -254,6 +275,12 @@ impl Switch for Machine {
 
     fn meters(&mut self) -> BTreeMap<meters::Key, Count> {
         self.inner().meters.clone()
+    }
+
+    fn divide(&mut self, parts: &BTreeMap<OneWay, u64>) -> BTreeMap<OneWay, Use> {
+        let mut inner = self.inner();
+        inner.parts.clone_from(parts);
+        std::mem::take(&mut inner.uses)
     }
 
     fn balanced(&mut self) -> Balanced {

@@ -19,7 +19,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use hostconfig::{HostConfig, SectionKey};
+use hostconfig::{
+    HostConfig, SectionKey,
+    share::{OneWay, Use},
+};
 use net::{DropReason, Id, Now, PortId, ids::kind};
 use nfv::conntrack::Entry;
 use rustix::fs::SeekFrom;
@@ -553,6 +556,22 @@ impl Switch for LocalSwitch {
             ((label, router), count)
         })
         .collect()
+    }
+
+    fn divide(&mut self, parts: &BTreeMap<OneWay, u64>) -> BTreeMap<OneWay, Use> {
+        let parts = Arc::new(parts.clone());
+        let mut sums = BTreeMap::<OneWay, Use>::new();
+        for worker in &self.workers {
+            let parts = Arc::clone(&parts);
+            // A worker that ended lets nothing through: the agent sees that by itself.
+            let uses = worker.ask(move |lane, now| lane.divide(&parts, now));
+            for (way, used) in uses.unwrap_or_default() {
+                let sum = sums.entry(way).or_default();
+                sum.bits = sum.bits.saturating_add(used.bits);
+                sum.waits |= used.waits;
+            }
+        }
+        sums
     }
 
     fn balanced(&mut self) -> Balanced {

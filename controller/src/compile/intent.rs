@@ -651,6 +651,8 @@ pub struct Policy {
     pub parent: Option<Id<kind::QosPolicy>>,
     /// Bits a second that each of its ports has of those for certain: of what it sends, and of what it gets.
     pub promised: [u64; 2],
+    /// Do the ports of all hosts share its limits together?
+    pub fabric: bool,
 }
 
 impl Policy {
@@ -663,6 +665,7 @@ impl Policy {
             rate_bps: self.promised.get(direction).copied().unwrap_or(0),
             ceil_bps: bits.per_second,
             burst_bytes: bits.burst,
+            fabric: self.fabric,
         })
     }
 }

@@ -101,6 +101,7 @@ pub(crate) fn qos(n: u8, mark: u8) -> Object {
         },
         parent: None,
         promised: [0; 2],
+        fabric: false,
     }))
 }
 
@@ -124,6 +125,7 @@ pub(crate) fn qos_in(n: u8, parent: Option<u8>, mbit: u64, promised: u64) -> Obj
         },
         parent: parent.map(id),
         promised: [promised, 0],
+        fabric: false,
     }))
 }
 
@@ -1529,6 +1531,7 @@ fn a_policy_is_told_with_what_is_above_it() {
         rate_bps,
         ceil_bps: mbit * 1_000_000,
         burst_bytes: 9_000,
+        fabric: false,
     };
     let told = share(&compiler);
     let expected = hostconfig::share::Share {

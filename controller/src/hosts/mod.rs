@@ -9,6 +9,7 @@
 
 mod appliances;
 mod members;
+pub mod parts;
 pub mod pki;
 mod proxies;
 pub mod publish;

@@ -14,13 +14,14 @@ use std::{
     sync::Arc,
 };
 
-use hostconfig::{Generation, wire};
+use hostconfig::{Generation, SectionKey, share, wire};
 use net::{Id, Now, ids::kind};
 use uuid::Uuid;
 
 use super::{
     appliances::{self, Appliances, Lost},
     members::Members,
+    parts::Parts,
     proxies::{Proxies, Seating},
     schedule::{Placement, Schedule},
     session::{self, HangUp, Session, Target},
@@ -143,6 +144,7 @@ pub struct Publisher {
     proxies: Proxies,
     members: Members,
     appliances: Appliances,
+    parts: Parts,
 }
 
 impl Publisher {
@@ -164,6 +166,7 @@ impl Publisher {
             proxies: Proxies::default(),
             members: Members::default(),
             appliances: Appliances::default(),
+            parts: Parts::new(at.now),
         };
         // Nobody is connected yet: there is nothing to do but to know it.
         drop(publisher.on(Event::Resync(objects, generation), at));
@@ -293,6 +296,11 @@ impl Publisher {
             self.status.host_changed(host, &self.compiler, at);
         }
         for (host, keys) in &touched.hosts {
+            if keys.iter().any(|key| matches!(key, SectionKey::Qos(_))) {
+                let config = self.compiler.config(host);
+                let limits = config.map(share::divided).unwrap_or_default();
+                self.parts.follow(host, &limits);
+            }
             self.step(host, session::Event::Touched(keys), at, effects);
             self.status
                 .review_sections(host, keys, &self.compiler, &self.live);
@@ -426,6 +434,13 @@ impl Publisher {
                     if !verdicts.is_empty() {
                         effects.push(Effect::Judge(verdicts));
                     }
+                }
+                session::Effect::Used(uses) => {
+                    let parts = self.parts.answer((host, conn), &uses, at.now);
+                    effects.extend(parts.map(|parts| {
+                        let message = Some(wire::from_controller::Message::Parts(parts));
+                        Effect::Send(conn, wire::FromController { message })
+                    }));
                 }
                 session::Effect::Review(review) => {
                     self.status

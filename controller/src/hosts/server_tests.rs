@@ -218,7 +218,7 @@ async fn next_update(answers: &mut Streaming<wire::FromController>) -> wire::Upd
     loop {
         match answers.message().await.unwrap().unwrap().message.unwrap() {
             from_controller::Message::Update(update) => return update,
-            from_controller::Message::Ping(_) => {}
+            from_controller::Message::Ping(_) | from_controller::Message::Parts(_) => {}
         }
     }
 }

@@ -108,6 +108,8 @@ pub enum Effect {
     Metered(Vec<Metered>),
     /// The host says what passed its listeners, all of it.
     Balanced(Vec<(Uuid, Served)>),
+    /// The host says what it uses of limits that several hosts share.
+    Used(wire::Uses),
     /// The host says what it found of members that it asks.
     Judged(Vec<Verdict>),
     /// What is proved may have changed.
@@ -525,6 +527,10 @@ impl Session {
             }
             (Some(from_host::Message::Report(report)), Some(_)) => {
                 self.note(report, target, effects)?;
+                Ok(false)
+            }
+            (Some(from_host::Message::Uses(uses)), Some(_)) => {
+                effects.push(Effect::Used(uses));
                 Ok(false)
             }
             (Some(from_host::Message::Pong(pong)), Some(_)) => Ok(self.answered(&pong, now)),

@@ -128,6 +128,17 @@ pub struct QosRule {
     pub says: Says,
 }
 
+/// Over what those below a policy share its bandwidth limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// At each host they have all of them.
+    #[default]
+    Host,
+    /// All hosts together have them once.
+    Fabric,
+}
+
 /// A QoS policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QosPolicy {
@@ -143,6 +154,9 @@ pub struct QosPolicy {
     /// The policy whose bandwidth limits its ports share.
     #[serde(default)]
     pub parent_id: Option<Uuid>,
+    /// Over what those below it share its bandwidth limits.
+    #[serde(default)]
+    pub limit_scope: Scope,
     /// Its rules, in the order in which they were made.
     #[serde(default)]
     pub rules: Vec<QosRule>,
@@ -303,10 +317,16 @@ impl Resource for QosPolicy {
             field(
                 "parent_id",
                 Kind::Uuid,
-                "The policy whose bandwidth limits its ports share at each host.",
+                "The policy whose bandwidth limits its ports share.",
             )
             .writable(Absent::Null)
             .or_null(),
+            field(
+                "limit_scope",
+                Kind::OneOf(&["host", "fabric"]),
+                "Do those whose parent_id it is share its bandwidth limits at each host, or over all hosts together?",
+            )
+            .writable(Absent::Text("host")),
             field("rules", Kind::Words, "Its rules.")
                 .computed()
                 .unfiltered(),

@@ -488,7 +488,10 @@ impl Region {
         while self.now < end {
             let next = self.now + BEAT;
             self.switch_until(if next < end { next } else { end });
-            for host in &self.hosts {
+            let now = self.now;
+            for host in &mut self.hosts {
+                host.machine
+                    .used(host.switch.divide(&host.machine.parts(), now));
                 host.machine.counted(host.switch.metered().into_iter());
                 host.machine.balanced(host.switch.listened().into_iter());
                 host.machine.found(host.switch.verdicts().into_iter());

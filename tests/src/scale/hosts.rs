@@ -91,6 +91,7 @@ impl Host {
                 return said(from_host::Message::Pong(pong));
             }
             from_controller::Message::Update(update) => update,
+            from_controller::Message::Parts(_) => panic!("it shares no limit"),
         };
         if update.whole {
             self.hashes.clear();

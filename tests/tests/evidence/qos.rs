@@ -32,6 +32,30 @@ fn burst(r: &mut Region, from: &Nic, to: &Nic, bytes: usize) -> Seen {
     )]
 }
 
+/// Two workloads send more than they may, for so many seconds; how much arrives in the last.
+fn flood(r: &mut Region, from: [&Nic; 2], to: &Nic, seconds: usize) -> usize {
+    let mut arrived = 0;
+    for _ in 0..seconds {
+        arrived = 0;
+        for _ in 0..10 {
+            for nic in from {
+                let frame = FrameBuilder::udp(false, 4000, 4001)
+                    .macs(nic.mac, to.mac)
+                    .addrs(nic.v4.into(), to.v4.into())
+                    .payload(&[0; 1000])
+                    .build();
+                arrived += r.burst(nic, &frame, 150);
+            }
+            r.advance(Duration::from_millis(100));
+            arrived += r.arrived();
+        }
+    }
+    // What waits is of no interest to who comes next.
+    r.advance(Duration::from_secs(1));
+    r.arrived();
+    arrived
+}
+
 fn both_ways(r: &mut Region, a: &Nic, b: &Nic) -> Seen {
     let mut seen = vec![];
     for (from, to) in [(a, b), (b, a)] {
@@ -167,6 +191,34 @@ pub(crate) const TABLE: &[Entry] = &[
                     r.set("port", &nic.id, &json!({"qos_policy_id": null}));
                 }
                 seen
+            },
+        );
+    }),
+    entry("policy.limit_scope", |r| {
+        // A port on each of two hosts below one policy: each has the limit at its host, or both have it once.
+        let net = r.net(0);
+        let nics = [(0, 11), (1, 12), (2, 13)].map(|(host, at)| r.nic(&net, host, at));
+        r.both(
+            ("policy", &json!({"name": "all"})),
+            ("limit_scope", &json!("fabric")),
+            |r, made| {
+                let rules = format!("/v2.0/qos/policies/{}/bandwidth_limit_rules", id(made));
+                let rule = json!({"bandwidth_limit_rule": {"max_kbps": 8000}});
+                let rule = r.ok("POST", &rules, &rule);
+                let below = r.make("policy", &json!({"name": "q", "parent_id": id(made)}));
+                let [a, b, far] = &nics;
+                for nic in [a, b] {
+                    r.set("port", &nic.id, &json!({"qos_policy_id": id(&below)}));
+                }
+                let arrived = flood(r, [a, b], far, 4);
+                for nic in [a, b] {
+                    r.set("port", &nic.id, &json!({"qos_policy_id": null}));
+                }
+                r.remove("policy", id(&below));
+                let rule = format!("{rules}/{}", id(&rule["bandwidth_limit_rule"]));
+                r.ok("DELETE", &rule, &Value::Null);
+                // A frame has 1,042 bytes: in one second a limit lets 960 of them through.
+                vec![format!("limits a second: {}", (arrived + 480) / 960)]
             },
         );
     }),

@@ -39,7 +39,8 @@ impl Fence {
     pub(crate) fn hear(&mut self, stream: StreamId, message: &wire::FromController, now: Now) {
         let read = match &message.message {
             Some(from_controller::Message::Ping(ping)) => ping.heard.map(Now::from_nanos),
-            Some(from_controller::Message::Update(_)) | None => None,
+            Some(from_controller::Message::Update(_) | from_controller::Message::Parts(_))
+            | None => None,
         };
         let moment = match read {
             Some(moment) => {

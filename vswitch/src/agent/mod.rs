@@ -19,6 +19,7 @@ pub(crate) mod identity;
 pub(crate) mod join;
 pub(crate) mod link;
 pub(crate) mod meters;
+pub(crate) mod parts;
 pub(crate) mod report;
 pub(crate) mod session;
 pub(crate) mod state;
@@ -37,7 +38,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hostconfig::{HostConfig, Section, SectionKey, wire};
+use hostconfig::{
+    HostConfig, Section, SectionKey,
+    share::{self, OneWay, Use},
+    wire::{self, from_controller},
+};
 use net::{Id, Now, ids::kind};
 use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
@@ -50,6 +55,7 @@ use self::{
     fence::Fence,
     identity::Identity,
     meters::{Count, Meters},
+    parts::Parts,
     report::{Device, Obstacles, Underlay},
     session::{Applied, Complaint, Effect, Event, PortState, Session, StreamId},
     state::{Attachment, Ports, State},
@@ -152,6 +158,8 @@ pub(crate) trait Switch {
     fn gone(&mut self) -> Vec<Id<kind::Port>>;
     /// What the workers counted at routers' gateways.
     fn meters(&mut self) -> BTreeMap<meters::Key, Count>;
+    /// Has no more than this of limits that several hosts share, and says what it let through of each since this was last asked.
+    fn divide(&mut self, parts: &BTreeMap<OneWay, u64>) -> BTreeMap<OneWay, Use>;
     /// What passed its listeners.
     fn balanced(&mut self) -> Balanced;
     /// What is known of the members that this host asks whether they serve.
@@ -242,6 +250,10 @@ pub(crate) struct Agent<S, W> {
     /// What passed listeners, and when to look next; `None`: there is none.
     balanced: Balanced,
     tally: Option<Now>,
+    /// The limits that it shares with other hosts, what it has of them, and when to look next; `None`: there is none.
+    limits: BTreeMap<OneWay, u64>,
+    parts: Parts,
+    share: Option<Now>,
     /// Who keeps proxies running hears here which, and says what became of them.
     keeper: Option<watch::Sender<proxy::Wanted>>,
     proxied: BTreeMap<Id<kind::Port>, Proxied>,
@@ -305,6 +317,9 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             heard: None,
             balanced: Balanced::new(),
             tally: None,
+            limits: BTreeMap::new(),
+            parts: Parts::default(),
+            share: None,
             keeper: None,
             proxied: BTreeMap::new(),
         };
@@ -331,6 +346,9 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                     && self.session.is_up(*stream)
                 {
                     self.fence.hear(*stream, message, now);
+                    if let Some(from_controller::Message::Parts(parts)) = &message.message {
+                        self.parts.hear(*stream, parts, now);
+                    }
                 }
                 self.step(event, now);
             }
@@ -433,6 +451,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         self.look_at_meters(now);
         self.look_at_verdicts(now);
         self.look_at_listeners(now);
+        self.look_at_parts(now);
         for port in self.switch.gone() {
             warn!(%port, "the port's device is gone");
             self.switch.close(port);
@@ -498,6 +517,23 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         }
     }
 
+    /// Follows what this host has of limits that it shares with others, and says what it used.
+    fn look_at_parts(&mut self, now: Now) {
+        if self.limits.is_empty() {
+            self.share = None;
+            return;
+        }
+        if self.share.is_some_and(|at| now < at) {
+            return;
+        }
+        self.share = Some(now + parts::LOOK_EVERY);
+        let parts = self.parts.in_force(&self.limits, now);
+        // In force before it is said so.
+        let uses = self.switch.divide(&parts);
+        let uses = self.parts.told(&uses, self.session.stream(), now);
+        self.step(Event::Used(uses), now);
+    }
+
     fn count_meters(&mut self, now: Now) {
         self.meters.take(self.switch.meters());
         if !self.meters.news() {
@@ -559,6 +595,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             .chain(self.count)
             .chain(self.heard)
             .chain(self.tally)
+            .chain(self.share)
             .min();
         let waiting = self.waiting.iter().map(|w| w.deadline);
         let silent = self
@@ -704,6 +741,15 @@ impl<S: Switch, W: Wire> Agent<S, W> {
         self.members.asks = asks;
         self.follow(&old.config);
         self.follow_proxies();
+        let limits = share::divided(&self.running.config);
+        if limits != self.limits {
+            self.limits = limits;
+            self.share = None; // looked at as soon as all is heard
+            if self.limits.is_empty() {
+                self.switch
+                    .divide(&self.parts.in_force(&self.limits, Now::ZERO));
+            }
+        }
     }
 
     /// Interfaces come and go, and nobody tells.
@@ -755,12 +801,18 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                 self.metrics(&mut answer.text);
                 answer
             }),
+            Ask::Top => self.switch.ask(&Ask::Top).map(|mut answer| {
+                let limits = self.limits(&mut answer.text);
+                if let Some(top) = answer.ok.as_object_mut() {
+                    top.insert("limits".to_owned(), limits);
+                }
+                answer
+            }),
             ask @ (Ask::Explain(_)
             | Ask::Flows(_)
             | Ask::Conntrack(_)
             | Ask::Drops(_)
-            | Ask::Fdb(_)
-            | Ask::Top) => self.switch.ask(&ask),
+            | Ask::Fdb(_)) => self.switch.ask(&ask),
         };
         drop(reply.send(answer)); // a caller that did not wait
     }

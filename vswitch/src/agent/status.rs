@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use hostconfig::{Section, SectionKey};
+use hostconfig::{Section, SectionKey, group::Direction};
 use net::{Id, ids::kind};
 use serde_json::{Value, json};
 
@@ -58,7 +58,16 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Ports that this host proved to be forwarding.",
     ),
+    PART,
 ];
+
+/// One for each limit, behind the others.
+const PART: Metric = metric(
+    "vswitch_limit_part_bits_per_second",
+    MetricKind::Gauge,
+    &["policy", "direction"],
+    "What this host has now of a QoS policy's limit that all hosts share.",
+);
 
 impl<S: Switch, W: Wire> Agent<S, W> {
     /// Joined and configured?
@@ -118,6 +127,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
                 "reason": state.reason, "attachment": attachment, "trunk": trunk,
             }));
         }
+        let limits = self.limits(&mut text);
         let complaints: Vec<_> = complaints
             .iter()
             .map(|c| json!({"section": c.key, "text": c.text}))
@@ -136,6 +146,7 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             "generation": told.generation,
             "sections": told.sections.len(),
             "ports": ports,
+            "limits": limits,
             "complaints": complaints,
         });
         Answer { ok, text }
@@ -171,6 +182,37 @@ impl<S: Switch, W: Wire> Agent<S, W> {
             )
             .unwrap_or_default();
         }
+        let (name, kind, help) = (PART.name, PART.kind.name(), PART.help);
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
+        for (way, (part, _)) in &self.parts.shown {
+            let (policy, direction) = (way.node, word(way.direction));
+            let labels = format!("policy=\"{policy}\",direction=\"{direction}\"");
+            writeln!(text, "{name}{{{labels}}} {part}").unwrap_or_default();
+        }
+    }
+
+    /// What this host has of limits that it shares with others: a line and an object for each.
+    pub(super) fn limits(&self, text: &mut String) -> Value {
+        let shown = self.parts.shown.iter();
+        shown
+            .map(|(way, (part, limit))| {
+                let (policy, direction) = (way.node, word(way.direction));
+                // Writing to a String does not fail.
+                writeln!(
+                    text,
+                    "limit {policy} {direction}: {part} of {limit} bit/s here"
+                )
+                .unwrap_or_default();
+                json!({"policy": policy, "direction": direction, "part_bps": part, "limit_bps": limit})
+            })
+            .collect()
+    }
+}
+
+const fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
     }
 }
 

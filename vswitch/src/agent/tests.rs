@@ -37,6 +37,8 @@ pub(crate) struct Machine {
     lease: Now,
     /// A worker saw it end.
     lapsed: bool,
+    /// What it has of limits that several hosts share.
+    divided: BTreeMap<OneWay, u64>,
     /// What its workers counted.
     counted: BTreeMap<meters::Key, Count>,
     /// What became of members that it asks.
@@ -125,6 +127,10 @@ impl Switch for FakeSwitch {
     }
     fn meters(&mut self) -> BTreeMap<meters::Key, Count> {
         self.0.lock().unwrap().counted.clone()
+    }
+    fn divide(&mut self, parts: &BTreeMap<OneWay, u64>) -> BTreeMap<OneWay, Use> {
+        self.0.lock().unwrap().divided.clone_from(parts);
+        BTreeMap::new()
     }
     fn balanced(&mut self) -> Balanced {
         Balanced::new()
@@ -846,4 +852,86 @@ fn a_silent_controller_is_waited_for_and_then_what_could_move_is_given_up() {
     host.kill();
     host.start();
     assert!(is_alone(&host));
+}
+
+#[test]
+fn a_host_says_what_it_uses_of_what_several_share_and_has_what_it_is_answered() {
+    let node = share::Node {
+        id: Uuid::from_u128(7),
+        rate_bps: 0,
+        ceil_bps: 6_400_000,
+        burst_bytes: 3_000,
+        fabric: true,
+    };
+    let egress = hostconfig::qos::Limit {
+        share: Some(share::Share {
+            rate_bps: 0,
+            within: vec![node],
+        }),
+        ..hostconfig::qos::Limit::default()
+    };
+    let policy = Section::Qos(hostconfig::QosPolicy {
+        id: Uuid::from_u128(8).into(),
+        name: "q".to_owned(),
+        egress,
+        ingress: hostconfig::qos::Limit::default(),
+        dscp: None,
+    });
+    let way = OneWay {
+        node: node.id,
+        direction: hostconfig::group::Direction::Egress,
+    };
+    let mut host = Host::new("agent-parts");
+    let stream = host.connect();
+    host.tell(stream, &config([policy]));
+    let has = |host: &Host| host.machine.0.lock().unwrap().divided.get(&way).copied();
+    let said = |host: &Host| {
+        let said = host.wire.0.lock().unwrap();
+        let uses = said.iter().filter_map(|(_, m)| match m {
+            Some(from_host::Message::Uses(uses)) => Some(uses.clone()),
+            _ => None,
+        });
+        uses.collect::<Vec<_>>()
+    };
+    assert_eq!(has(&host), Some(100_000), "never told: a 64th");
+    let first = said(&host).pop().unwrap();
+    assert_eq!((first.follows, first.uses[0].part_bps), (0, 100_000));
+    let part = wire::Part {
+        node: node.id.to_string(),
+        ingress: false,
+        part_bps: 5_000_000,
+        alone_bps: 3_200_000,
+    };
+    let parts = wire::Parts {
+        clock: first.clock,
+        parts: vec![part],
+    };
+    let message = Some(from_controller::Message::Parts(parts));
+    let message = wire::FromController { message };
+    host.hear(Input::Session(Event::Received(stream, message)));
+    host.pass(Duration::from_millis(200));
+    assert_eq!(has(&host), Some(5_000_000));
+    let second = said(&host).pop().unwrap();
+    assert_eq!(second.follows, first.clock);
+    let mut shown = host.ask(Ask::Metrics);
+    let text = shown.try_recv().unwrap().unwrap().text;
+    let metric = "direction=\"egress\"} 5000000\n";
+    assert!(text.contains(metric), "{text}");
+    let mut top = host.ask(Ask::Top);
+    let text = top.try_recv().unwrap().unwrap().text;
+    assert!(
+        text.contains("egress: 5000000 of 6400000 bit/s here"),
+        "{text}"
+    );
+    // Without an answer it comes down to its even part, and the controller need not be there for that.
+    host.hear(Input::Session(Event::Lost(stream, "gone".to_owned())));
+    host.pass(Duration::from_secs(3));
+    assert_eq!(has(&host), Some(3_200_000));
+    // Nothing is shared any more.
+    let stream = host.wire.0.lock().unwrap().last().unwrap().0;
+    host.hear(Input::Session(Event::Connected(stream)));
+    let mut empty = config([]);
+    empty.generation = hostconfig::Generation(2);
+    host.tell(stream, &empty);
+    assert_eq!(has(&host), None);
 }

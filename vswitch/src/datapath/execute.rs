@@ -3,9 +3,12 @@
 //! The actions of its program, in order: rewrite, wait, answer, copy, hand out. And the books: whatever happens to a packet is
 //! counted here, in segments, under a name.
 
-use std::net::Ipv6Addr;
+use std::{collections::BTreeMap, net::Ipv6Addr};
 
-use hostconfig::group::Direction;
+use hostconfig::{
+    group::Direction,
+    share::{OneWay, Use},
+};
 use net::{
     Consumed, Copied, DropReason, Errand, FiveTuple, Mac, NetworkId, Now, Origin, Originated,
     Packet, PacketPool, PortId, VtepId, headers::Quoted, rewrite,
@@ -994,6 +997,16 @@ impl Hands {
     pub(super) fn forget(&mut self, tables: &Tables, now: Now) {
         self.counters.forget(tables);
         self.queues.forget(tables, now);
+    }
+
+    /// Takes what this host has of what it shares with others, and says what was let through ([`Queues::divide`]).
+    pub(super) fn divide(
+        &mut self,
+        tables: &Tables,
+        parts: &BTreeMap<OneWay, u64>,
+        now: Now,
+    ) -> BTreeMap<OneWay, Use> {
+        self.queues.divide(tables, parts, now)
     }
 
     /// Does anything wait that was not yet asked for at this time?

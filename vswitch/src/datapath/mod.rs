@@ -52,8 +52,9 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use hostconfig::share::{OneWay, Use};
 use net::{
     Batch, DropReason, Errand, FiveTuple, Now, Origin, Packet, PacketPool, PortId, batch::BATCH,
     rewrite,
@@ -663,6 +664,16 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             let refusal = Refusal::new(DropReason::Shutdown, Stage::Ingress);
             self.hands.drop(packet, &refusal, now, pool);
         }
+    }
+
+    /// Takes what this host has, in bits a second, of limits that it shares with others, and says what was let through of each since this was last asked.
+    pub fn divide(
+        &mut self,
+        tables: &Tables,
+        parts: &BTreeMap<OneWay, u64>,
+        now: Now,
+    ) -> BTreeMap<OneWay, Use> {
+        self.hands.divide(tables, parts, now)
     }
 
     /// Is every packet accounted for?

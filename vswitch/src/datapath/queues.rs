@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use hostconfig::{
     Discipline,
     group::Direction,
-    share::{Class, Node, Share},
+    share::{Class, MAX_PARTS, Node, OneWay, Share, Use},
 };
 use net::{DropReason, Now, Packet, PortId};
 use nfv::{
@@ -77,6 +77,7 @@ fn shared(tables: &Tables, lane: Lane) -> Option<Shared<'_>> {
                 rate_bps: share.map_or(shaper.rate_bps, |share| share.rate_bps),
                 ceil_bps: shaper.rate_bps,
                 burst_bytes: shaper.burst_bytes,
+                fabric: false,
             });
             Some(Shared {
                 share,
@@ -210,6 +211,8 @@ pub(super) struct Queues {
     waiting: Vec<Turn>,
     /// What found no room where it was moved to.
     lost: VecDeque<(Lane, Packet)>,
+    /// What this host has of the nodes that it shares with others, in bits a second.
+    parts: BTreeMap<(Uuid, usize), u64>,
     /// Up to which tables the trees are as they say.
     followed: Option<u64>,
     /// How many packets wait: in small buffers, and in large ones.
@@ -350,15 +353,18 @@ impl Queues {
             let shaper = Box::new(shaper);
             return Some(Held::Alone { pace, shaper });
         };
-        let top = shared.root()?;
         let (_, side) = place(lane);
+        let above: Vec<Node> = shared
+            .above()
+            .map(|node| in_part(&self.parts, *node, side))
+            .collect();
+        let top = *above.last()?;
         let root = (top.id, side);
         let seed = self.seed;
         let grown = self.trees.entry(root).or_insert_with(|| Grown {
             tree: Tree::new(&top, seed, now),
             waits: false,
         });
-        let above: Vec<Node> = shared.above().copied().collect();
         // What more is promised than there is, is nobody's for certain: the ceilings hold all the same.
         let unpromised: Vec<Node> = above
             .iter()
@@ -393,6 +399,42 @@ impl Queues {
                 .map(|class| class.dscp.clone())
                 .collect(),
         })
+    }
+
+    /// Takes what this host has now of what it shares with others, and says what was let through of each such node since it was last asked. The rates
+    /// change where they are: no table is swapped, and what waits goes on waiting.
+    pub(super) fn divide(
+        &mut self,
+        tables: &Tables,
+        parts: &BTreeMap<OneWay, u64>,
+        now: Now,
+    ) -> BTreeMap<OneWay, Use> {
+        let parts = parts.iter();
+        let parts = parts.map(|(way, bps)| ((way.node, way.direction as usize), *bps));
+        let parts: BTreeMap<_, _> = parts.take(2 * MAX_PARTS).collect();
+        if parts != self.parts {
+            self.parts = parts;
+            self.followed = None;
+        }
+        self.follow(tables, now);
+        let mut uses = BTreeMap::<OneWay, Use>::new();
+        for ((_, side), grown) in &mut self.trees {
+            for (node, used) in grown.tree.uses() {
+                let node = Uuid::from_u128(node);
+                if !self.parts.contains_key(&(node, *side)) {
+                    continue;
+                }
+                let direction = if *side == Direction::Ingress as usize {
+                    Direction::Ingress
+                } else {
+                    Direction::Egress
+                };
+                let sum = uses.entry(OneWay { node, direction }).or_default();
+                sum.bits = sum.bits.saturating_add(used.bits);
+                sum.waits |= used.waits;
+            }
+        }
+        uses
     }
 
     /// Brings the trees to what the tables say now. What waits goes along.
@@ -685,6 +727,22 @@ impl Queues {
         }
         self.held = [0; 2];
         gone
+    }
+}
+
+/// A node with what this host has of it.
+fn in_part(parts: &BTreeMap<(Uuid, usize), u64>, node: Node, side: usize) -> Node {
+    if !node.fabric {
+        return node;
+    }
+    let part = parts.get(&(node.id, side)).copied();
+    let part = part
+        .unwrap_or(node.untold_bps())
+        .clamp(1, node.ceil_bps.max(1));
+    Node {
+        ceil_bps: part,
+        rate_bps: node.rate_bps.min(part),
+        ..node
     }
 }
 

@@ -3,9 +3,10 @@
 //! The ones that stood when the turn began: the agent swaps a pointer, each worker looks at it once a turn, and no packet
 //! sees half a change.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use arc_swap::{ArcSwap, Cache};
+use hostconfig::share::{OneWay, Use};
 use net::{Batch, DropReason, Now, Origin, Packet, PacketPool, PortId, Vlan, batch::BATCH};
 use nfv::conntrack::Entry;
 
@@ -57,6 +58,11 @@ impl<M> Lane<M> {
 }
 
 impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Lane<M> {
+    /// As [`Datapath::divide`].
+    pub fn divide(&mut self, parts: &BTreeMap<OneWay, u64>, now: Now) -> BTreeMap<OneWay, Use> {
+        self.datapath.divide(&self.tables, parts, now)
+    }
+
     /// What the runs took out for the metadata service is handed in.
     fn hand_in(&mut self, now: Now, pool: &mut PacketPool, out: &mut Out) {
         for packet in out.metadata.drain(..) {

@@ -42,7 +42,7 @@ use crate::{
         },
         port_pair_group::{FailurePolicy, LbField},
         protocol::{self, Ethertype},
-        qos_policy::{Direction as Way, QosRule, Says},
+        qos_policy::{Direction as Way, QosRule, Says, Scope},
         router::router_of,
         security_group_rule as rule,
         subnet::{HostRoute, Ipv6Mode},
@@ -291,6 +291,7 @@ fn qos_policy(policy: &QosPolicy) -> Policy {
         section: told,
         parent: policy.parent_id.map(Id::new),
         promised,
+        fabric: policy.limit_scope == Scope::Fabric,
     }
 }
 

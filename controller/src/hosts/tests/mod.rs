@@ -185,6 +185,7 @@ impl SimHost {
                 self.up.push_back(from_host(from_host::Message::Pong(pong)));
             }
             from_controller::Message::Update(update) => self.apply(update),
+            from_controller::Message::Parts(_) => {}
         }
     }
 

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use hostconfig::share::{MAX_ABOVE, Node};
+use hostconfig::share::{MAX_ABOVE, Node, Use};
 use net::{Now, Packet};
 
 use super::{
@@ -92,6 +92,10 @@ struct Place<K> {
     /// Leaves below in which something waits, or the leaf itself.
     waiting: usize,
     leaf: Option<Box<(K, ShaperQueue)>>,
+    /// Of a node: what it let through, and whether that kept anybody waiting, since that was last asked.
+    used: Use,
+    /// Of a node: did nothing wait below it at any moment since then?
+    paused: bool,
 }
 
 /// Queues that share rates.
@@ -141,6 +145,8 @@ impl<K> Place<K> {
             children: Vec::new(),
             waiting: 0,
             leaf: None,
+            used: Use::default(),
+            paused: true,
         }
     }
 
@@ -507,6 +513,7 @@ impl<K: Copy + Ord> Tree<K> {
             } else {
                 place.waiting.saturating_sub(1)
             };
+            place.paused |= place.waiting == 0;
             next = place.parent;
         }
     }
@@ -560,7 +567,29 @@ impl<K: Copy + Ord> Tree<K> {
                 return Some((leaf, Some(at)));
             }
         }
+        self.note_waits();
         None
+    }
+
+    /// Nobody may go: for which nodes does a leaf wait that could go itself?
+    fn note_waits(&mut self) {
+        for nth in 0..self.active.len() {
+            let Some(at) = self.active.get(nth).copied() else {
+                return;
+            };
+            if !self.ready(at) {
+                continue;
+            }
+            let mut next = self.parent(at);
+            while let Some(at) = next {
+                if !self.has(at, Credit::Ceil)
+                    && let Some(place) = self.place_mut(at)
+                {
+                    place.used.waits = true;
+                }
+                next = self.parent(at);
+            }
+        }
     }
 
     /// The leaf below a node that borrows next.
@@ -611,6 +640,8 @@ impl<K: Copy + Ord> Tree<K> {
             lent |= lender == Some(parent);
             if let Some(place) = self.place_mut(parent) {
                 place.fill(now);
+                let bits = u64::try_from(bits).unwrap_or(u64::MAX);
+                place.used.bits = place.used.bits.saturating_add(bits);
                 place.pay(Credit::Ceil, cost);
                 if lent {
                     place.pay(Credit::Rate, cost);
@@ -754,6 +785,19 @@ impl<K: Copy + Ord> Tree<K> {
     /// What the next packet of a leaf waits for, of its own limit.
     pub fn scarce(&mut self, leaf: Leaf) -> Option<Scarce> {
         self.queue_mut(leaf.0)?.scarce()
+    }
+
+    /// What each node let through since this was last asked, and whether more is wanted of it: it kept somebody waiting, and was never done with all that waited. A burst that
+    /// it was done with by then wants no more.
+    pub fn uses(&mut self) -> impl Iterator<Item = (u128, Use)> + '_ {
+        let nodes = self.places.iter_mut().flatten();
+        let nodes = nodes.filter(|place| place.leaf.is_none());
+        nodes.map(|place| {
+            let used = std::mem::take(&mut place.used);
+            let paused = std::mem::replace(&mut place.paused, place.waiting == 0);
+            let waits = used.waits && !paused;
+            (place.id, Use { waits, ..used })
+        })
     }
 
     /// Does nothing wait?

@@ -103,6 +103,8 @@ pub(crate) enum Event {
     Balanced(Vec<wire::Balanced>),
     /// All that is known of members that are asked.
     Judged(Vec<wire::Verdict>),
+    /// What was used of limits that several hosts share.
+    Used(wire::Uses),
     /// The time of [`Effect::Wake`] has come.
     Tick,
 }
@@ -235,6 +237,14 @@ impl Session {
         self.link == Link::Up(stream)
     }
 
+    /// The stream that stands.
+    pub(crate) fn stream(&self) -> Option<StreamId> {
+        match self.link {
+            Link::Up(stream) => Some(stream),
+            Link::Off | Link::Dialling(_) | Link::Waiting(_) => None,
+        }
+    }
+
     /// One step.
     pub(crate) fn on(&mut self, event: Event, now: Now) -> Vec<Effect> {
         match event {
@@ -257,7 +267,8 @@ impl Session {
                         };
                         vec![send(stream, from_host::Message::Pong(pong))]
                     }
-                    None => Vec::new(), // a message of a newer controller: nothing that this one could do
+                    // Parts stand beside the config: the agent has heard them. None: of a newer controller, nothing that this one could do.
+                    Some(from_controller::Message::Parts(_)) | None => Vec::new(),
                 }
             }
             Event::Lost(stream, why)
@@ -306,6 +317,10 @@ impl Session {
                     Link::Up(_) | Link::Off | Link::Dialling(_) | Link::Waiting(_) => Vec::new(),
                 }
             }
+            Event::Used(uses) => match self.link {
+                Link::Up(stream) => vec![send(stream, from_host::Message::Uses(uses))],
+                Link::Off | Link::Dialling(_) | Link::Waiting(_) => Vec::new(),
+            },
             Event::Tick => match self.link {
                 Link::Waiting(until) if now >= until => vec![self.dial()],
                 Link::Waiting(until) => vec![Effect::Wake(until)],

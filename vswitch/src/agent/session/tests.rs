@@ -97,6 +97,7 @@ impl Controller {
                 }
             }
             from_host::Message::Pong(pong) => self.pongs.push(pong.nonce),
+            from_host::Message::Uses(_) => {} // of no session's concern
         }
     }
 }

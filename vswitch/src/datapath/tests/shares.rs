@@ -6,7 +6,7 @@ use hostconfig::{
     Discipline, FunctionKind, QosPolicy, Section, Shaper,
     group::{Direction, Family, L4Match},
     qos::{Limit, Rate},
-    share::{Class, Node, Share},
+    share::{Class, Node, OneWay, Share},
 };
 use net::{DropReason, Headers, testkit::FrameBuilder};
 
@@ -27,6 +27,7 @@ fn root() -> Node {
         rate_bps: 0,
         ceil_bps: RATE,
         burst_bytes: 1_000,
+        fabric: false,
     }
 }
 
@@ -295,4 +296,66 @@ fn explain_tells_what_is_shared() {
         let text = told(from, packet);
         assert!(text.contains(&words), "{words}: {text}");
     }
+}
+
+#[test]
+fn what_several_hosts_share_this_one_has_a_part_of() {
+    let shared = |ceil| {
+        let mut limit = part(0, ceil);
+        for node in &mut limit.share.as_mut().unwrap().within {
+            node.fabric = true;
+        }
+        limit
+    };
+    let mut h = Host::new(&conf([shared(None), shared(Some(1_000_000))]));
+    for n in 0..500 {
+        h.from(1, &udp(false, 1, 3, 1000 + n));
+        h.from(3, &udp(false, 3, 2, 1000 + n));
+    }
+    let way = |direction| OneWay {
+        node: root().id,
+        direction,
+    };
+    let (sent, got) = (way(Direction::Egress), way(Direction::Ingress));
+    let places = [&At::Port(3), &At::Port(2)];
+    // Never told: a 64th of a frame a millisecond.
+    assert_eq!(count(&mut h, 640, places), [10, 10]);
+    let parts = [(sent, RATE / 2), (got, RATE / 4)].into();
+    let now = h.now;
+    h.dp.divide(&h.tables, &parts, now);
+    let went = count(&mut h, 200, places);
+    assert!(
+        went[0].abs_diff(100) <= 2,
+        "at once, each way apart: {went:?}"
+    );
+    assert!(
+        went[1].abs_diff(25) <= 2,
+        "its own limit is lower: {went:?}"
+    );
+    let now = h.now;
+    let uses = h.dp.divide(&h.tables, &parts, now);
+    assert_eq!(uses[&sent].bits, 8_000 * went[0] as u64);
+    assert_eq!(
+        (uses[&sent].waits, uses[&got].waits),
+        (true, false),
+        "what waits for its own limit alone waits for nobody else"
+    );
+    // A burst that it is done with by the time that it is asked wants no more.
+    count(&mut h, 1_000, places);
+    h.dp.divide(&h.tables, &parts, now);
+    for n in 0..10 {
+        h.from(1, &udp(false, 1, 3, 3000 + n));
+    }
+    count(&mut h, 30, places);
+    let uses = h.dp.divide(&h.tables, &parts, now);
+    assert_eq!((uses[&sent].bits, uses[&sent].waits), (80_000, false));
+    for n in 0..300 {
+        h.from(1, &udp(false, 1, 3, 4000 + n));
+    }
+    // A part above the limit is none.
+    h.dp.divide(&h.tables, &[(sent, RATE * 2)].into(), now);
+    let went = count(&mut h, 100, places);
+    assert!(went[0].abs_diff(100) <= 2, "{went:?}");
+    h.dp.drain(h.now, &mut h.pool);
+    h.dp.ledger().balanced().unwrap();
 }

@@ -507,6 +507,7 @@ fn a_tree_has_one_owner_whichever_workers_have_its_ports_connections() {
                 rate_bps: 0,
                 ceil_bps: 8_000_000,
                 burst_bytes: 1_000,
+                fabric: false,
             }],
         };
         conf.put(Section::Qos(QosPolicy {

@@ -18,6 +18,7 @@ fn node(id: u128, rate_bps: u64, ceil_bps: u64) -> Node {
         rate_bps,
         ceil_bps,
         burst_bytes: 12_000,
+        fabric: false,
     }
 }
 
