@@ -5,11 +5,11 @@
 //!
 //! # Invariants
 //! - What hosts may use of a limit at a moment is together never more than it is, but where it was made smaller and nobody has heard yet. What one may use is the most of what it was told since
-//!   the answer that it says it follows ([`Member::holds`]); another gets only what is left of that.
+//!   the answer that it says it follows (`Member::holds`); another gets only what is left of that.
 //! - The same holds for what they have when they hear nothing.
 //!
 //! # Attack
-//! A host is heard only about limits of its own config. At most [`UNFOLLOWED`] answers to it may be under way.
+//! A host is heard only about limits of its own config. At most `UNFOLLOWED` answers to it may be under way.
 //!
 //! # Cost
 //! An answer: the hosts of each of its limits, sorted once. Nothing where nobody shares over hosts.
