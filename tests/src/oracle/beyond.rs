@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use hostconfig::{FloatingIp, Router};
+use hostconfig::{FloatingIp, Router, router::Interface};
 use net::{
     DropReason, FiveTuple, Headers, Mac,
     flow_key::{addr_bytes, proto},
@@ -103,6 +103,14 @@ pub struct Told {
     pub may: Vec<(PortUuid, FiveTuple)>,
 }
 
+/// Who has an address of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Near {
+    /// This port, by the router's interface with this address.
+    Port(Mac, PortUuid),
+    Nobody,
+}
+
 /// Two ends that spoke.
 #[derive(Debug, Clone)]
 struct Conversation {
@@ -185,30 +193,40 @@ impl Beyond {
         }))
     }
 
-    /// An answer to a client that shows an address of the server's own network, from behind a gateway that hides nothing: by the server's router that address
-    /// is near, whoever has it there.
+    /// An answer to a client that shows an address of a network of the server's own router, from behind a gateway that hides nothing: by that router the address
+    /// is near, whoever has it there, or nobody.
     fn astray(&self, plan: &Plan, c: &Conversation, gets: &Gets) -> Option<May> {
-        let port = self.near(plan, c)?;
+        let (mac, port) = match self.near(plan, c)? {
+            Near::Port(mac, port) => (mac, port),
+            Near::Nobody => return Some(May::End(Some(DropReason::UnknownNeighbor))),
+        };
         Some(May::Begin(Gets {
             port,
             view: View {
-                macs: (c.seen.macs.0, plan.get(port).mac.get()),
+                macs: (mac, plan.get(port).mac.get()),
                 ..gets.view
             },
             ..*gets
         }))
     }
 
-    /// Who has the address that a client shows on the server's own network, where that is another.
-    fn near(&self, plan: &Plan, c: &Conversation) -> Option<PortUuid> {
-        let near = plan.get(c.server).network;
+    /// Who has the address that a client shows, where that is one of a network of the server's router (`None`: it is not), and the client's is another.
+    fn near(&self, plan: &Plan, c: &Conversation) -> Option<Near> {
+        let on = plan.get(c.server).network;
         let shown = c.seen.tuple.src_addr();
-        if near == self.outside || plan.get(c.client).network == near {
+        if on == self.outside {
             return None;
         }
-        let mut ports = plan.ports().filter(|p| p.network == near);
-        let port = ports.find(|p| p.fixed_ips.iter().any(|ip| ip.addr == shown))?;
-        Some(port.id)
+        let its = |i: &Interface| i.network == on && i.mac.get() == c.seen.macs.0;
+        let router = plan.routers().find(|r| r.interfaces.iter().any(its))?;
+        let mut onto = router.interfaces.iter();
+        let onto = onto.find(|i| i.addrs.iter().any(|a| a.subnet.contains(shown)))?;
+        if onto.network == plan.get(c.client).network {
+            return None;
+        }
+        let mut ports = plan.ports().filter(|p| p.network == onto.network);
+        let port = ports.find(|p| p.fixed_ips.iter().any(|ip| ip.addr == shown));
+        Some(port.map_or(Near::Nobody, |port| Near::Port(onto.mac.get(), port.id)))
     }
 
     /// What may become of a packet, the likeliest first.
@@ -406,7 +424,9 @@ impl Beyond {
             };
             told.may.push(to);
             let astray = (to.0 == c.client).then(|| self.near(plan, c)).flatten();
-            told.may.extend(astray.map(|port| (port, to.1)));
+            if let Some(Near::Port(_, port)) = astray {
+                told.may.push((port, to.1));
+            }
             // It may be about what another said who had the server's address before: whoever has said nothing need not hear.
             if said && astray.is_none() && !c.shaken && !c.over {
                 told.must.get_or_insert(to);
