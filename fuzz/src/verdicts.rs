@@ -379,6 +379,7 @@ fn chain(firewall: Firewall) -> Chain {
         project: id(7),
         path: 1,
         symmetric: true,
+        graph: hostconfig::Graph::default(),
         classifiers: vec![Classifier {
             id: id(401),
             name: "all".into(),

@@ -31,6 +31,25 @@ pub struct Chain {
     pub classifiers: Vec<Classifier>,
     /// Its functions, first to last.
     pub functions: Vec<Function>,
+    /// Its place in a service graph.
+    #[serde(default, skip_serializing_if = "Graph::is_alone")]
+    pub graph: Graph,
+}
+
+/// Where a chain is in a service graph; the default: in none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Graph {
+    /// 0: its classifiers lead into it. Else only a chain that lies less deep leads on to it.
+    pub depth: u8,
+    /// What may follow it, in order: the first whose classifiers match what it makes of a connection's first packet.
+    pub next: Vec<Id<kind::PortChain>>,
+}
+
+impl Graph {
+    fn is_alone(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Chain {
@@ -84,6 +103,8 @@ pub enum Side {
     Network(Id<kind::Network>),
     /// Every port of a project.
     Project(Id<kind::Project>),
+    /// None: what comes from another chain of a service graph, where ends are not asked.
+    Branch,
 }
 
 /// One hop of a chain.

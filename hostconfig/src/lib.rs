@@ -48,7 +48,8 @@ pub mod wire {
 }
 
 pub use chain::{
-    Appliance, Chain, Classifier, Firewall, Function, FunctionKind, LoadBalancer, Plain, Shaper,
+    Appliance, Chain, Classifier, Firewall, Function, FunctionKind, Graph, LoadBalancer, Plain,
+    Shaper,
 };
 pub use config::{Digest, HostConfig};
 pub use dhcp::{DhcpOption, DhcpOptions};

@@ -76,6 +76,7 @@ fn config(functions: Vec<Function>) -> hostconfig::Chain {
         project: id(2),
         path: 1,
         symmetric: true,
+        graph: hostconfig::Graph::default(),
         classifiers: vec![],
         functions,
     }

@@ -72,6 +72,7 @@ fn edge() -> Fallible<nfv::Chain> {
         project,
         path: 1,
         symmetric: true,
+        graph: hostconfig::Graph::default(),
         classifiers: vec![],
         functions,
     })?)

@@ -11,6 +11,7 @@
 
 use std::{fmt, net::IpAddr, ops::AddAssign, sync::Arc};
 
+use hostconfig::Graph;
 use net::{DropReason, Id, Probe, ids::kind};
 use smallvec::SmallVec;
 
@@ -137,6 +138,7 @@ pub struct Chain {
     symmetric: bool,
     classifiers: Vec<Classifier>,
     hops: Vec<Hop>,
+    graph: Graph,
 }
 
 /// Why and where a connection ends in a chain.
@@ -237,6 +239,7 @@ impl Chain {
                 .map(classifier)
                 .collect::<Result<_, _>>()?,
             hops,
+            graph: config.graph.clone(),
         })
     }
 
@@ -268,6 +271,17 @@ impl Chain {
     /// Its functions, first to last.
     pub fn hops(&self) -> &[Hop] {
         &self.hops
+    }
+
+    /// Its place in a service graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The first classifier whose header fields match what a chain before this one made of a connection's first packet. The ends that it names are not
+    /// asked: they led into the chain before.
+    pub fn follows(&self, first: &mut Probe) -> Option<&Classifier> {
+        self.classifiers.iter().find(|c| c.matches_fields(first))
     }
 
     /// The first classifier of that place that leads the connection into the chain which this packet begins.
@@ -565,6 +579,7 @@ mod tests {
             project: id(2),
             path: 1,
             symmetric: true,
+            graph: hostconfig::Graph::default(),
             classifiers: vec![hostconfig::Classifier {
                 id: id(3),
                 name: "all".into(),

@@ -46,6 +46,7 @@ fn is_of(side: Side, party: &Party) -> bool {
         Side::Port(id) => party.port == Some(id),
         Side::Network(id) => party.network == id,
         Side::Project(id) => party.project == Some(id),
+        Side::Branch => false,
     }
 }
 
@@ -90,6 +91,11 @@ impl Classifier {
         }
     }
 
+    /// Do the header fields match, whoever its ends are?
+    pub fn matches_fields(&self, first: &mut Probe) -> bool {
+        self.fields.matches(&mut Reader::new(first))
+    }
+
     /// Does the connection match that this packet begins? An end that is not known matches no side that is named. What is not
     /// IP matches nothing.
     pub fn matches(
@@ -103,7 +109,7 @@ impl Classifier {
         };
         named(self.source, source)
             && named(self.destination, destination)
-            && self.fields.matches(&mut Reader::new(first))
+            && self.matches_fields(first)
     }
 }
 

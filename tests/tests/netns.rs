@@ -23,6 +23,7 @@ const LABS: &[&str] = &[
     "chains/appliance-far",
     "chains/appliance-probed",
     "chains/classes",
+    "chains/graph",
     "chains/inspector",
     "chains/nat",
     "chains/rate-limiter",
@@ -150,6 +151,11 @@ fn the_chain_with_every_key_holds() {
 #[test]
 fn the_classes_of_a_shaper_hold() {
     holds("chains/classes");
+}
+
+#[test]
+fn a_graph_of_chains_holds() {
+    holds("chains/graph");
 }
 
 #[test]

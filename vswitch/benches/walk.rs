@@ -117,6 +117,7 @@ fn chain() -> Section {
         project: id(7),
         path: 1,
         symmetric: true,
+        graph: hostconfig::Graph::default(),
         classifiers: vec![Classifier {
             id: id(8100),
             name: "c".into(),

@@ -262,6 +262,9 @@ pub(crate) struct RawChain {
     pub(crate) classifier: OneOrMany<RawClassifier>,
     pub(crate) functions: Vec<RawFunction>,
     pub(crate) symmetric: Option<bool>,
+    /// The chains of which the first follows whose classifier matches what comes out of this one.
+    #[serde(default)]
+    pub(crate) next: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -281,6 +284,14 @@ pub(crate) struct RawClassifier {
     pub(crate) source_port: Option<Ports>,
     pub(crate) destination_port: Option<Ports>,
     pub(crate) ethertype: Option<Family>,
+}
+
+impl RawClassifier {
+    /// Does it say whose connections?
+    pub(crate) fn names_an_end(&self) -> bool {
+        let workloads = [&self.source_workload, &self.destination_workload];
+        self.network.is_some() || workloads.iter().any(|named| named.is_some())
+    }
 }
 
 /// `firewall: {…}`, `load_balancer: {…}`, `shaper: {…}`, `nat: {…}`, `appliance: {…}`, or a plain one of the catalogue.

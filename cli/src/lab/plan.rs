@@ -171,6 +171,10 @@ pub(crate) struct Chain {
     pub(crate) symmetric: bool,
     pub(crate) classifiers: Vec<Classifier>,
     pub(crate) functions: Vec<Function>,
+    /// Is it entered from another chain alone?
+    pub(crate) at_branch: bool,
+    /// The chains that may follow.
+    pub(crate) next: Vec<String>,
 }
 
 /// One flow classifier of the API: one family.

@@ -5,7 +5,6 @@
 
 use crate::{
     api::{Api, ApiError, error::respond, finish, handlers::Answer},
-    refusal::Refusal,
     resources::REGISTRY,
 };
 use axum::{
@@ -417,6 +416,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
         "Neutron Service Type Management",
         "Who provides services can be asked for: there is no choice.",
     ),
+    (
+        "service_graph",
+        "Service Graph",
+        "Chains that branch into chains.",
+    ),
     ("sfc", "Service Function Chaining", "Chains of functions."),
     ("sorting", "Sorting support", "Lists can be sorted."),
     (
@@ -572,19 +576,4 @@ pub(super) async fn show(
         })
         .await,
     )
-}
-
-/// Service graphs: none until they are there, and a create says so.
-pub(super) async fn service_graphs(api: &Api, request: Request<Body>) -> Answer {
-    let method = request.method().clone();
-    api.read(request).await?;
-    match method {
-        Method::GET => Ok(respond(StatusCode::OK, &json!({"service_graphs": []}))),
-        Method::POST => Err(Refusal::invalid(
-            "HTTPBadRequest",
-            "service graphs are not supported yet: give a port chain its groups in order",
-        )
-        .into()),
-        _ => Err(ApiError::no_method(&["GET", "POST"])),
-    }
 }

@@ -151,12 +151,6 @@ impl Api {
             .route("/v2.0/quotas", any(quotas::list))
             .route("/v2.0/quotas/{project}", any(quotas::one))
             .route("/v2.0/quotas/{project}/{part}", any(quotas::part));
-        router = router.route(
-            "/v2.0/sfc/service_graphs",
-            any(|State(api): State<Api>, request| async move {
-                finish(extensions::service_graphs(&api, request).await)
-            }),
-        );
         router = with_views(router);
         for spec in REGISTRY {
             let spec: &'static Spec = spec;

@@ -71,6 +71,7 @@ pub(super) fn chain(intent: &Intent, id: Id<kind::PortChain>) -> Option<(Chain, 
         symmetric: chain.symmetric,
         classifiers,
         functions,
+        graph: chain.graph.clone(),
     };
     Some((chain, complaints))
 }

@@ -297,7 +297,10 @@ impl Compiler {
                 self.mark_virtual_addresses(function, dirty);
                 self.mark_appliances(function, dirty);
             }
-            Object::Chain(chain) => self.mark_chain(chain, dirty),
+            Object::Chain(chain) => {
+                self.mark_chain(chain, dirty);
+                self.mark_before(chain, dirty);
+            }
             Object::Label(label) => self.mark_metered(label.id, dirty),
             Object::LabelRule(rule) => self.mark_metered(rule.label, dirty),
             Object::Proxy(proxy) => self.mark_proxy(proxy.section.port, dirty),
@@ -317,6 +320,22 @@ impl Compiler {
         for function in functions.filter_map(|id| self.intent.functions.get(id)) {
             self.mark_virtual_addresses(function, dirty);
             self.mark_appliances(function, dirty);
+        }
+    }
+
+    /// Whoever has a chain has what may follow it.
+    fn mark_before(&self, chain: &Chain, dirty: &mut Dirty) {
+        let mut seen = BTreeSet::new();
+        let mut ahead = vec![chain.id];
+        while let Some(id) = ahead.pop() {
+            for before in self.intent.chains_before.of(&id) {
+                if seen.insert(*before)
+                    && let Some(before) = self.intent.chains.get(before)
+                {
+                    self.mark_chain(before, dirty);
+                    ahead.push(before.id);
+                }
+            }
         }
     }
 
@@ -572,6 +591,8 @@ impl Compiler {
                 self.mark_vip(id, dirty);
             }
             Side::Network(id) => dirty.hosts.extend(self.hosts_of(id).cloned()),
+            // Whoever has a chain before it.
+            Side::Branch => {}
             Side::Project(id) => {
                 for port in self.intent.ports_of.of(&id) {
                     self.mark_vip(*port, dirty);

@@ -448,6 +448,8 @@ pub struct Chain {
     pub classifiers: Vec<Id<kind::FlowClassifier>>,
     /// Its functions, first to last.
     pub functions: Vec<Id<kind::Function>>,
+    /// Its place in a service graph.
+    pub graph: hostconfig::Graph,
 }
 
 /// The proxy of a load balancer.
@@ -731,6 +733,8 @@ pub struct Intent {
     pub(crate) classifiers_of: Index<Side, Id<kind::FlowClassifier>>,
     pub(crate) chains_of_classifier: Index<Id<kind::FlowClassifier>, Id<kind::PortChain>>,
     pub(crate) chains_of_function: Index<Id<kind::Function>, Id<kind::PortChain>>,
+    /// Those that a chain may follow.
+    pub(crate) chains_before: Index<Id<kind::PortChain>, Id<kind::PortChain>>,
     pub(crate) functions_of: Index<Id<kind::Port>, Id<kind::Function>>,
     /// Ports that hold a function's virtual address, whether a chain uses it or not.
     pub(crate) vips_on: Index<Id<kind::Network>, Id<kind::Port>>,
@@ -826,6 +830,30 @@ impl Intent {
         }
     }
 
+    fn link_chain(&mut self, o: &Chain) {
+        for classifier in &o.classifiers {
+            self.chains_of_classifier.insert(*classifier, o.id);
+        }
+        for function in &o.functions {
+            self.chains_of_function.insert(*function, o.id);
+        }
+        for next in &o.graph.next {
+            self.chains_before.insert(*next, o.id);
+        }
+    }
+
+    fn unlink_chain(&mut self, o: &Chain) {
+        for classifier in &o.classifiers {
+            self.chains_of_classifier.remove(classifier, &o.id);
+        }
+        for function in &o.functions {
+            self.chains_of_function.remove(function, &o.id);
+        }
+        for next in &o.graph.next {
+            self.chains_before.remove(next, &o.id);
+        }
+    }
+
     fn insert(&mut self, object: Object) {
         match object {
             Object::Host(o) => {
@@ -907,12 +935,7 @@ impl Intent {
                 self.functions.insert(o.id, o);
             }
             Object::Chain(o) => {
-                for classifier in &o.classifiers {
-                    self.chains_of_classifier.insert(*classifier, o.id);
-                }
-                for function in &o.functions {
-                    self.chains_of_function.insert(*function, o.id);
-                }
+                self.link_chain(&o);
                 self.chains.insert(o.id, o);
             }
             Object::Label(o) => {
@@ -1047,12 +1070,7 @@ impl Intent {
                 let Some(o) = self.chains.remove(&id) else {
                     return;
                 };
-                for classifier in &o.classifiers {
-                    self.chains_of_classifier.remove(classifier, &id);
-                }
-                for function in &o.functions {
-                    self.chains_of_function.remove(function, &id);
-                }
+                self.unlink_chain(&o);
             }
             ObjectId::Label(id) => {
                 if let Some(o) = self.labels.remove(&id) {

@@ -151,7 +151,7 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
     }
     let own = named.iter().filter_map(|side| match side {
         Side::Network(network) => Some(*network),
-        Side::Port(_) | Side::Project(_) => None,
+        Side::Port(_) | Side::Project(_) | Side::Branch => None,
     });
     let (mut routers, networks) = l3::reach(intent, own.chain(outside.networks).collect());
     routers.extend(outside.routers);
@@ -174,6 +174,7 @@ fn needs(intent: &Intent, host: &HostName) -> BTreeSet<SectionKey> {
     for side in named {
         keys.extend(chains_of(intent, intent.classifiers_of.of(&side)));
     }
+    keys.extend(chains_after(intent, &keys));
     for group in groups {
         keys.insert(SectionKey::Group(group));
         let rules = intent
@@ -196,6 +197,27 @@ fn chains_of<'a>(
     classifiers
         .flat_map(|id| intent.chains_of_classifier.of(id))
         .map(|chain| SectionKey::Chain(*chain))
+}
+
+/// The chains that may follow those that a host has.
+fn chains_after(intent: &Intent, keys: &BTreeSet<SectionKey>) -> BTreeSet<SectionKey> {
+    let next = |id: &Id<kind::PortChain>| {
+        let chain = intent.chains.get(id);
+        chain.map_or(&[][..], |chain| &chain.graph.next)
+    };
+    let mut after = BTreeSet::new();
+    let mut ahead: Vec<&Id<kind::PortChain>> = Vec::new();
+    for key in keys {
+        if let SectionKey::Chain(id) = key {
+            ahead.extend(next(id));
+        }
+    }
+    while let Some(id) = ahead.pop() {
+        if intent.chains.contains_key(id) && after.insert(SectionKey::Chain(*id)) {
+            ahead.extend(next(id));
+        }
+    }
+    after
 }
 
 /// The chains with an appliance behind a port.

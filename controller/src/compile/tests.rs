@@ -554,6 +554,22 @@ pub(crate) fn chain(n: u8, classifiers: &[u8], functions: &[u8]) -> Object {
         symmetric: true,
         classifiers: classifiers.iter().map(|c| id(*c)).collect(),
         functions: functions.iter().map(|f| id(*f)).collect(),
+        graph: hostconfig::Graph::default(),
+    }))
+}
+
+/// The chain, and what may follow it.
+fn followed(chain: Object, next: &[u8]) -> Object {
+    let Object::Chain(chain) = chain else {
+        unreachable!()
+    };
+    let graph = hostconfig::Graph {
+        depth: 0,
+        next: next.iter().map(|n| id(*n)).collect(),
+    };
+    Object::Chain(Arc::new(Chain {
+        graph,
+        ..Chain::clone(&chain)
     }))
 }
 
@@ -681,13 +697,17 @@ fn object() -> impl Strategy<Value = Object> {
             .prop_map(|(n, pairs)| appliances(n, &pairs)),
         (0u8..3, 200u8..202, any::<bool>()).prop_map(|(n, p, s)| label(n, p, s)),
         (0u8..3, 0u8..3, any::<bool>()).prop_map(|(n, l, e)| label_rule(n, l, e)),
-        (
-            0u8..2,
-            prop::collection::vec(0u8..3, 0..3),
-            prop::collection::vec(0u8..3, 0..3)
-        )
-            .prop_map(|(n, c, f)| chain(n, &c, &f)),
+        chained(),
     ]
+}
+
+/// A chain, and what may follow it.
+fn chained() -> impl Strategy<Value = Object> {
+    let some = |most| prop::collection::vec(0u8..3, 0..most);
+    let parts = (0u8..3, some(3), some(3), some(2));
+    parts.prop_map(|(n, classifiers, functions, next)| {
+        followed(chain(n, &classifiers, &functions), &next)
+    })
 }
 
 /// A firewall's rule, policy or group.
@@ -801,6 +821,35 @@ fn chain_of(config: &HostConfig, n: u8) -> Option<&ChainSection> {
         return None;
     };
     Some(chain)
+}
+
+#[test]
+fn who_has_a_chain_has_what_may_follow_it() {
+    let mut compiler = compiled(&put([
+        host(0, true, false),
+        host(1, true, false),
+        network(0, "a"),
+        network(1, "b"),
+        port(0, 0, Some(0), &[], 200),
+        port(2, 1, Some(1), &[], 201),
+        classifier(0, Some(Side::Network(id(0))), None),
+        classifier(1, Some(Side::Network(id(1))), None),
+        shaper(0, 1_000_000),
+        followed(chain(0, &[0], &[0]), &[1]),
+        chain(1, &[1], &[0]),
+        chain(2, &[], &[0]),
+    ]));
+    let has = |compiler: &Compiler| {
+        [0, 1].map(|at| {
+            let config = compiler.config(&host_name(at));
+            [0, 1, 2].map(|n| config.is_some_and(|config| chain_of(config, n).is_some()))
+        })
+    };
+    assert_eq!(has(&compiler), [[true, true, false], [false, true, false]]);
+    compiler.apply(&put([followed(chain(1, &[1], &[0]), &[2])]), Generation(2));
+    assert_eq!(has(&compiler), [[true; 3], [false, true, true]]);
+    compiler.apply(&put([chain(0, &[0], &[0])]), Generation(3));
+    assert_eq!(has(&compiler), [[true, false, false], [false, true, true]]);
 }
 
 #[test]

@@ -45,6 +45,9 @@ pub struct FlowClassifier {
     pub logical_source_network: Option<Uuid>,
     /// The responder's network.
     pub logical_destination_network: Option<Uuid>,
+    /// Does it lead into its chain from another chain of a service graph alone?
+    #[serde(default)]
+    pub at_branch: bool,
 }
 
 impl FlowClassifier {
@@ -135,6 +138,12 @@ impl Resource for FlowClassifier {
             )
             .create_only(Absent::Null)
             .or_null(),
+            field(
+                "at_branch",
+                Kind::Bool,
+                "Does it lead into its chain from another chain of a service graph alone? Then it names no port and no network, and overlaps with none.",
+            )
+            .create_only(Absent::Bool(false)),
             field("l7_parameters", Kind::Shape(empty_shape), "Nothing yet.")
                 .create_only(Absent::Object)
                 .or_null()
@@ -297,6 +306,14 @@ fn ends(view: &View, change: &Change<'_, FlowClassifier>, caller: &Caller) -> Ju
             new.logical_destination_network,
         ),
     ] {
+        if new.at_branch && (port.is_some() || network.is_some()) {
+            return Err(Refusal::attribute(
+                "at_branch",
+                format_args!(
+                    "at a branch no logical_{side}_port or _network is asked, leave it out"
+                ),
+            ));
+        }
         if port.is_some() && network.is_some() {
             return Err(Refusal::attribute(
                 &format!("logical_{side}_network"),
@@ -321,12 +338,16 @@ fn overlap(view: &View, change: &Change<'_, FlowClassifier>, _: &Caller) -> Judg
     let Some(new) = change.made() else {
         return Ok(Vec::new());
     };
+    // Which of them follows is the graph's to say.
+    if new.at_branch {
+        return Ok(Vec::new());
+    }
     let others = view.related::<FlowClassifier>("project_id", &new.meta.project_id);
     let network_of =
         |port: Uuid| -> Option<Uuid> { view.object::<Port>(port).map(|port| port.network_id) };
     match others
         .iter()
-        .find(|other| overlaps(new, other, &network_of))
+        .find(|other| !other.at_branch && overlaps(new, other, &network_of))
     {
         Some(other) => Err(Refusal::invalid(
             "FlowClassifierInConflict",
@@ -339,12 +360,8 @@ fn overlap(view: &View, change: &Change<'_, FlowClassifier>, _: &Caller) -> Judg
     }
 }
 
-/// Can one connection match both?
-fn overlaps(
-    one: &FlowClassifier,
-    other: &FlowClassifier,
-    network_of: &dyn Fn(Uuid) -> Option<Uuid>,
-) -> bool {
+/// Can the header of one packet match both, whoever its ends are?
+pub fn fields_overlap(one: &FlowClassifier, other: &FlowClassifier) -> bool {
     let same = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
     let prefixes = |a: Option<Prefix>, b: Option<Prefix>| match (a, b) {
         (Some(a), Some(b)) => a.overlaps(b),
@@ -353,13 +370,6 @@ fn overlaps(
     let ports = |a: (Option<u16>, Option<u16>), b: (Option<u16>, Option<u16>)| match (a, b) {
         ((Some(a0), Some(a1)), (Some(b0), Some(b1))) => a0 <= b1 && b0 <= a1,
         _ => true,
-    };
-    let side = |a: (Option<Uuid>, Option<Uuid>), b: (Option<Uuid>, Option<Uuid>)| match (a, b) {
-        ((Some(a), _), (Some(b), _)) | ((_, Some(a)), (_, Some(b))) => a == b,
-        ((Some(port), _), (_, Some(network))) | ((_, Some(network)), (Some(port), _)) => {
-            network_of(port) == Some(network)
-        }
-        ((None, None), _) | (_, (None, None)) => true,
     };
     one.ethertype == other.ethertype
         && same(&one.protocol, &other.protocol)
@@ -379,6 +389,22 @@ fn overlaps(
                 other.destination_port_range_max,
             ),
         )
+}
+
+/// Can one connection match both?
+fn overlaps(
+    one: &FlowClassifier,
+    other: &FlowClassifier,
+    network_of: &dyn Fn(Uuid) -> Option<Uuid>,
+) -> bool {
+    let side = |a: (Option<Uuid>, Option<Uuid>), b: (Option<Uuid>, Option<Uuid>)| match (a, b) {
+        ((Some(a), _), (Some(b), _)) | ((_, Some(a)), (_, Some(b))) => a == b,
+        ((Some(port), _), (_, Some(network))) | ((_, Some(network)), (Some(port), _)) => {
+            network_of(port) == Some(network)
+        }
+        ((None, None), _) | (_, (None, None)) => true,
+    };
+    fields_overlap(one, other)
         && side(
             (one.logical_source_port, one.logical_source_network),
             (other.logical_source_port, other.logical_source_network),

@@ -27,6 +27,7 @@ pub mod rbac_policy;
 pub mod router;
 pub mod security_group;
 pub mod security_group_rule;
+pub mod service_graph;
 pub mod subnet;
 pub mod subnet_pool;
 pub mod trunk;
@@ -52,6 +53,7 @@ pub use rbac_policy::RbacPolicy;
 pub use router::Router;
 pub use security_group::SecurityGroup;
 pub use security_group_rule::SecurityGroupRule;
+pub use service_graph::ServiceGraph;
 pub use subnet::Subnet;
 pub use subnet_pool::SubnetPool;
 pub use trunk::Trunk;
@@ -89,6 +91,7 @@ pub const REGISTRY: &[&Spec] = &[
     PortPair::SPEC,
     PortPairGroup::SPEC,
     PortChain::SPEC,
+    ServiceGraph::SPEC,
     LoadBalancer::SPEC,
     Listener::SPEC,
     Pool::SPEC,

@@ -46,6 +46,20 @@ pub struct PortChain {
     /// A small number for it; 0 in a request stands for a free one.
     #[serde(default)]
     pub chain_id: u32,
+    /// Where it is in a service graph, which writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<InGraph>,
+}
+
+/// A chain's place in a service graph.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InGraph {
+    /// Which graph.
+    pub graph: Uuid,
+    /// How many chains lie before it at most; 0: its classifiers lead into it.
+    pub depth: u8,
+    /// What may follow it.
+    pub next: Vec<Uuid>,
 }
 
 static OPS: Ops<PortChain> = Ops::new();
@@ -82,7 +96,7 @@ impl Resource for PortChain {
         parts: &[],
         ops: &OPS as &dyn Operations,
     };
-    const RULES: &'static [Rule<Self>] = &[numbering, hops, entrances, hidden];
+    const RULES: &'static [Rule<Self>] = &[grown, numbering, hops, entrances, hidden];
 
     fn meta(&self) -> &Meta {
         &self.meta
@@ -149,6 +163,24 @@ fn parameters_shape(value: &Value) -> Result<Value, String> {
         }
     }
     Ok(Value::Object(normal))
+}
+
+/// What stands in a service graph stays as the graph was judged with it.
+fn grown(_: &View, change: &Change<'_, PortChain>, _: &Caller) -> Judged {
+    let Some(before) = change.before.filter(|before| before.place.is_some()) else {
+        return Ok(Vec::new());
+    };
+    let same = change.after.is_some_and(|after| {
+        after.flow_classifiers == before.flow_classifiers
+            && after.port_pair_groups == before.port_pair_groups
+    });
+    if same {
+        return Ok(Vec::new());
+    }
+    Err(Refusal::conflict(
+        "ServiceGraphPortChainInUse",
+        format!("Port Chain {} in use.", before.meta.id),
+    ))
 }
 
 fn numbering(view: &View, change: &Change<'_, PortChain>, _: &Caller) -> Judged {

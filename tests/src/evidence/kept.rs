@@ -116,7 +116,7 @@ impl Region {
                 let listener = self.make("listener", &base);
                 json!({"listener_id": id(&listener), "action": "REJECT"})
             }
-            "firewall_rule" | "firewall_policy" | "firewall_group" => json!({}),
+            "firewall_rule" | "firewall_policy" | "firewall_group" | "service_graph" => json!({}),
             "host" => json!({"name": "h9"}),
             "network" | "router" | "security_group" | "address_group" | "metering_label"
             | "port_pair_group" => json!({"name": "n"}),

@@ -84,6 +84,7 @@ fn is_end(side: Side, (port, network, project): End) -> bool {
         Side::Port(id) => port == id,
         Side::Network(id) => network == id,
         Side::Project(id) => project == Some(id),
+        Side::Branch => false,
     }
 }
 

@@ -42,7 +42,7 @@ impl Host {
         if let Some(port) = sender {
             tracked |= self.tracks(port, &key, Direction::Egress);
             self.group(port, &key, Direction::Egress)?;
-            for chain in self.chains() {
+            for chain in self.chains().filter(|chain| chain.graph.depth == 0) {
                 let receiver = self.far_end(network, &key);
                 let of = |c: &&Classifier| {
                     let named = |s| receiver.is_some_and(|end| is_end(s, end));
@@ -138,6 +138,7 @@ impl Host {
                 Side::Port(id) => endpoint.is_some_and(|e| e.id == id),
                 Side::Network(id) => network == id,
                 Side::Project(id) => endpoint.is_some_and(|e| e.project == Some(id)),
+                Side::Branch => false,
             };
             self.destination_chains(network, of, key, lent)?;
             if key.dst_mac() != mac {
@@ -164,14 +165,34 @@ impl Host {
         };
         let chain = self
             .chains()
-            .find(|chain| chain.classifiers.iter().any(named));
+            .find(|chain| chain.graph.depth == 0 && chain.classifiers.iter().any(named));
         if let Some(chain) = chain {
             self.functions(network, chain, key, lent)?;
         }
         Ok(chain.is_some())
     }
 
+    /// A chain's functions, and those of what follows it.
     pub(super) fn functions(
+        &self,
+        network: NetId,
+        chain: &Chain,
+        key: &mut FlowKey,
+        lent: Lent<'_>,
+    ) -> Result<(), DropReason> {
+        self.own_functions(network, chain, key, lent)?;
+        let next = chain.graph.next.iter();
+        let mut next = next.filter_map(|id| self.chains().find(|chain| chain.id == *id));
+        let follows = |next: &&Chain| {
+            next.graph.depth > chain.graph.depth && next.classifiers.iter().any(|c| matches(c, key))
+        };
+        match next.find(follows) {
+            Some(next) => self.functions(network, next, key, lent),
+            None => Ok(()),
+        }
+    }
+
+    fn own_functions(
         &self,
         network: NetId,
         chain: &Chain,

@@ -24,6 +24,7 @@ pub(super) fn side(side: Side, port: &Port) -> bool {
         Side::Port(id) => port.id == id,
         Side::Network(id) => port.network == id,
         Side::Project(id) => port.project == id,
+        Side::Branch => false,
     }
 }
 

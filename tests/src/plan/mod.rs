@@ -541,6 +541,7 @@ impl Plan {
             symmetric: true,
             classifiers,
             functions: vec![],
+            graph: hostconfig::Graph::default(),
         };
         self.chains.insert(id, chain);
         self.set_functions(id, functions);
@@ -665,6 +666,7 @@ impl Plan {
                 put(Section::Endpoint(endpoint.clone()));
             }
         }
+        let mut ahead = vec![];
         for chain in self.chains.values() {
             let sides = chain
                 .classifiers
@@ -679,8 +681,16 @@ impl Plan {
                 Side::Port(id) => local().any(|(_, p)| p.id == id) || virtual_here(id),
                 Side::Network(id) => networks.contains(&id),
                 Side::Project(id) => local().any(|(_, p)| p.project == id),
+                Side::Branch => false,
             };
             if sides.flatten().any(ours) {
+                ahead.push(chain.id);
+            }
+        }
+        let mut here = BTreeSet::new();
+        while let Some(chain) = ahead.pop().and_then(|id| self.chains.get(&id)) {
+            if here.insert(chain.id) {
+                ahead.extend(&chain.graph.next);
                 put(Section::Chain(chain.clone()));
             }
         }

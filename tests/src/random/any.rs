@@ -120,9 +120,10 @@ pub fn scenario(steps: usize) -> impl Strategy<Value = Scenario> {
         any::<bool>(),
         prop::bool::weighted(0.3),
         prop_oneof![Just(Nat::None), Just(Nat::First), Just(Nat::Last)],
+        prop::option::of(0usize..4),
     );
     let chain = chain.prop_map(
-        |(firewall, default_deny, members, v6, udp, shaper, destination, nat)| ChainSpec {
+        |(firewall, default_deny, members, v6, udp, shaper, destination, nat, split)| ChainSpec {
             firewall,
             default_deny,
             members,
@@ -131,6 +132,7 @@ pub fn scenario(steps: usize) -> impl Strategy<Value = Scenario> {
             shaper,
             destination,
             nat,
+            split,
         },
     );
     (
@@ -195,6 +197,7 @@ pub fn hidden(steps: usize) -> impl Strategy<Value = Scenario> {
             shaper: false,
             destination: false,
             nat: Nat::None,
+            split: None,
         });
         if chain.nat == Nat::None {
             chain.nat = if last { Nat::Last } else { Nat::First };

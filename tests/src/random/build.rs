@@ -254,7 +254,8 @@ impl Scenario {
                 functions.push(unbinding());
             }
             let virtuals = std::iter::once(vip).chain(nat).collect();
-            (plan.chain(vec![classifier], functions), virtuals, net)
+            let chain = spec.put(&mut plan, classifier, functions);
+            (chain, virtuals, net)
         });
         Built {
             plan,
@@ -264,6 +265,40 @@ impl Scenario {
             chain,
             policies,
         }
+    }
+}
+
+impl ChainSpec {
+    /// One chain, or two of a graph: what follows is for one protocol. Two more are never met: one that nothing matches, and one that is not deeper.
+    fn put(
+        &self,
+        plan: &mut Plan,
+        classifier: Classifier,
+        mut functions: Vec<FunctionKind>,
+    ) -> Id<kind::PortChain> {
+        let split = self.split.map(|at| (at + 1).min(functions.len()));
+        let behind = split.map(|at| functions.split_off(at));
+        let chain = plan.chain(vec![classifier], functions);
+        let Some(behind) = behind else {
+            return chain;
+        };
+        let at_branch = |protocol| Classifier {
+            source: Some(Side::Branch),
+            destination: None,
+            protocol,
+            ..from_network(Id::new(uuid::Uuid::nil()))
+        };
+        let none = vec![firewall_of(&[], true)];
+        let never = plan.chain(vec![at_branch(Some(255))], none.clone());
+        let protocol = if self.udp { proto::UDP } else { proto::TCP };
+        let then = plan.chain(vec![at_branch(Some(protocol))], behind);
+        let last = plan.chain(vec![at_branch(None)], none);
+        plan.chain_mut(chain).graph.next = vec![never, then, last];
+        for (chain, depth) in [(never, 1), (then, 2), (last, 0)] {
+            plan.chain_mut(chain).graph.depth = depth;
+        }
+        plan.chain_mut(then).graph.next = vec![never, chain, last];
+        chain
     }
 }
 

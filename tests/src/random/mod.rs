@@ -82,6 +82,8 @@ struct ChainSpec {
     shaper: bool,
     destination: bool,
     nat: Nat,
+    /// The functions behind this one are another chain's, which follows in a graph.
+    split: Option<usize>,
 }
 
 /// Where a chain has a NAT.

@@ -806,6 +806,7 @@ pub(crate) const TABLE: &[(&str, Proof)] = &[
         Attributes(&["subnet.service_types"]),
     ),
     ("service-type", Kept(&[])),
+    ("service_graph", Attributes(&["service_graph.port_chains"])),
     (
         "sfc",
         Attributes(&["port_chain.port_pair_groups", "port_chain.flow_classifiers"]),

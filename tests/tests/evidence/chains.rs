@@ -209,6 +209,13 @@ pub(crate) const TABLE: &[Entry] = &[
             ("logical_destination_network", &|town, _| json!(town.other)),
         );
     }),
+    entry("flow_classifier.at_branch", |r| {
+        classified(
+            r,
+            &json!({"protocol": "tcp"}),
+            ("at_branch", &|_, _| json!(true)),
+        );
+    }),
     entry("port_chain.port_pair_groups", |r| {
         let town = town(r);
         let [allow, deny] = ["allow", "deny"].map(|verdict| firewall(r, verdict));
@@ -248,6 +255,29 @@ pub(crate) const TABLE: &[Entry] = &[
                     turn += 1;
                     answered(r, &town, v6, turn)
                 },
+            );
+            r.clear();
+        }
+    }),
+    entry("service_graph.port_chains", |r| {
+        for v6 in [false, true] {
+            let town = town(r);
+            let [allow, deny] = ["allow", "deny"].map(|verdict| firewall(r, verdict));
+            let family = if v6 { "IPv6" } else { "IPv4" };
+            let led = of_a(r, &town, family);
+            // Of the third workload's: at a branch that is not asked.
+            let branch = json!({"ethertype": family, "protocol": "tcp", "destination_port_range_min": 100,
+                "destination_port_range_max": 100, "logical_source_port": town.nics[2].id});
+            let branch = r.make("flow_classifier", &branch);
+            let [first, then] = [(allow, led.as_str()), (deny, id(&branch))].map(|(group, led)| {
+                let chain = json!({"port_pair_groups": [group], "flow_classifiers": [led]});
+                id(&r.make("port_chain", &chain)).to_owned()
+            });
+            let branches = json!({first: [then]});
+            r.by_create(
+                ("service_graph", &json!({})),
+                ("port_chains", &branches),
+                |r, _| town.seen(r),
             );
             r.clear();
         }

@@ -291,6 +291,7 @@ fn chain(functions: u8) -> Result<Chain, BenchError> {
         project: id(PROJECT)?,
         path: 1,
         symmetric: true,
+        graph: hostconfig::Graph::default(),
         classifiers: vec![Classifier {
             id: id(701)?,
             name: "all".to_owned(),

@@ -84,6 +84,9 @@ impl<'a, W: Witness> Walk<'a, W> {
         let tables = self.tables;
         for entry in tables.chains() {
             let chain = &*entry.chain;
+            if chain.graph().depth > 0 {
+                continue;
+            }
             if let Some(found) = chain.classify(place, self.probe, source, destination) {
                 self.depend(entry.section);
                 self.says(Stage::Chain, || {
@@ -99,21 +102,55 @@ impl<'a, W: Witness> Walk<'a, W> {
         Ok(false)
     }
 
-    /// The functions from this index on, up to an appliance to which the packet is handed over.
+    /// The functions from this index on, and those of the chains that follow, up to an appliance to which the packet is handed over.
     pub(super) fn pass_chain(
         &mut self,
         network: &Network,
-        entry: &Chain,
+        mut entry: &'a Chain,
         mut from: u8,
         half: Half,
     ) -> Result<(), Refusal> {
-        while let Some(at) = self.pass_functions(network, entry, from)? {
-            if self.hand_over(network, entry, at, half)? {
-                break;
+        loop {
+            while let Some(at) = self.pass_functions(network, entry, from)? {
+                if self.hand_over(network, entry, at, half)? {
+                    return Ok(());
+                }
+                from = at + 1;
             }
-            from = at + 1;
+            let Some(next) = self.branch(entry) else {
+                return Ok(());
+            };
+            (entry, from) = (next, 0);
         }
-        Ok(())
+    }
+
+    /// The chain of a service graph that follows this one: the first that lies deeper and whose classifiers match the packet as it is now.
+    fn branch(&mut self, entry: &Chain) -> Option<&'a Chain> {
+        let graph = entry.chain.graph();
+        if graph.next.is_empty() {
+            return None;
+        }
+        let tables = self.tables;
+        // One that is not here may come.
+        self.depend(tables.chains_section());
+        let here = graph.next.iter().filter_map(|id| tables.chain(*id));
+        for next in here.filter(|next| next.chain.graph().depth > graph.depth) {
+            self.depend(next.section);
+            if let Some(found) = next.chain.follows(self.probe) {
+                self.says(Stage::Chain, || {
+                    let (classifier, id, name) = (found.name(), found.id(), next.chain.name());
+                    let functions: Vec<_> = next.chain.hops().iter().map(Hop::name).collect();
+                    let functions = functions.join(", ");
+                    format!("branch by classifier {classifier} ({id}): chain {name} ({functions})")
+                });
+                return Some(next);
+            }
+        }
+        self.says(Stage::Chain, || {
+            let name = entry.chain.name();
+            format!("no chain that may follow {name} matches: it leaves the graph")
+        });
+        None
     }
 
     /// The same up to the first appliance, whose index is given back.

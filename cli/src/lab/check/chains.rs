@@ -11,7 +11,60 @@ use crate::lab::file::{
 };
 use crate::lab::plan::{Chain, Classifier, FirewallRule, Function, Lab, Member, Network};
 
-pub(super) fn chain(lab: &Lab, index: usize, raw: RawChain) -> Result<Chain, Wrong> {
+/// For each chain that follows others, the network from which connections come into the first of them.
+pub(super) fn entrances<'a>(
+    lab: &'a Lab,
+    raw: &[RawChain],
+) -> Result<Vec<Option<&'a Network>>, Wrong> {
+    for (index, chain) in raw.iter().enumerate() {
+        for (i, name) in chain.next.iter().enumerate() {
+            if !raw.iter().any(|other| other.name == *name) {
+                return wrong(
+                    format!("chains[{index}].next[{i}]"),
+                    unknown("chain", name, raw.iter().map(|c| &c.name)),
+                );
+            }
+        }
+    }
+    let before = |of: &RawChain| {
+        let found = raw.iter().enumerate();
+        found.rev().find(|(_, chain)| chain.next.contains(&of.name))
+    };
+    let mut entrances = Vec::new();
+    for (index, chain) in raw.iter().enumerate() {
+        let mut first = before(chain);
+        for _ in 0..raw.len() {
+            first = first.and_then(|(_, chain)| before(chain)).or(first);
+        }
+        let Some((at, root)) = first else {
+            entrances.push(None);
+            continue;
+        };
+        if before(root).is_some() {
+            return wrong(
+                format!("chains[{index}]"),
+                format!(
+                    "`{}` follows itself; a graph of chains has no loop",
+                    chain.name
+                ),
+            );
+        }
+        let OneOrMany(classifiers) = &root.classifier;
+        let place = format!("chains[{at}].classifier");
+        let network = classifiers
+            .first()
+            .map(|one| classifier_network(lab, &place, one));
+        entrances.push(network.transpose()?);
+    }
+    Ok(entrances)
+}
+
+pub(super) fn chain(
+    lab: &Lab,
+    index: usize,
+    raw: RawChain,
+    entrance: Option<&Network>,
+) -> Result<Chain, Wrong> {
     let place = format!("chains[{index}]");
     name_is_plain(&format!("{place}.name"), &raw.name, "chain")?;
     let OneOrMany(raw_classifiers) = raw.classifier;
@@ -31,9 +84,19 @@ pub(super) fn chain(lab: &Lab, index: usize, raw: RawChain) -> Result<Chain, Wro
     let mut classifiers = Vec::new();
     let mut network = None;
     for one in raw_classifiers {
-        let at = classifier_network(lab, &format!("{place}.classifier"), &one)?;
+        let place = format!("{place}.classifier");
+        let at = match entrance {
+            None => classifier_network(lab, &place, &one)?,
+            Some(_) if one.names_an_end() => {
+                return wrong(
+                    place,
+                    "names a network or a workload, which is not asked behind another chain; leave it out",
+                );
+            }
+            Some(network) => network,
+        };
         projects.insert(at.project.clone());
-        classifiers.extend(families_of(&format!("{place}.classifier"), &one, at)?);
+        classifiers.extend(families_of(&place, &one, at)?);
         network = Some(at);
     }
     let (Some(project), Some(network), 1) = (projects.first().cloned(), network, projects.len())
@@ -55,6 +118,8 @@ pub(super) fn chain(lab: &Lab, index: usize, raw: RawChain) -> Result<Chain, Wro
         symmetric: raw.symmetric.unwrap_or(true),
         classifiers,
         functions,
+        at_branch: entrance.is_some(),
+        next: raw.next,
     })
 }
 

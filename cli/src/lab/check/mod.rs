@@ -91,14 +91,13 @@ fn checked(name: &str, raw: RawLab) -> Result<Lab, Wrong> {
     lab.floating_ips = outside::floating(raw.floating_ips, &lab)?;
     lab.trunks = trunks::trunks(raw.trunks, &lab)?;
     qos::users(&lab)?;
-    lab.chains = raw
-        .chains
-        .into_iter()
-        .enumerate()
-        .map(|(i, c)| chains::chain(&lab, i, c))
+    unique("chains", raw.chains.iter().map(|c| c.name.as_str()))?;
+    let entrances = chains::entrances(&lab, &raw.chains)?;
+    let chains = raw.chains.into_iter().zip(entrances).enumerate();
+    lab.chains = chains
+        .map(|(i, (chain, entrance))| chains::chain(&lab, i, chain, entrance))
         .collect::<Result<_, _>>()?;
     chains::sides(&lab)?;
-    unique("chains", lab.chains.iter().map(|c| c.name.as_str()))?;
     lab.serve = expectations::serves(&lab, &raw.serve)?;
     lab.expect = raw
         .expect

@@ -3,6 +3,8 @@
 //! A flow classifier per family, a port pair group per function (its `network_function` is the lab file's schema with
 //! workloads replaced by their ports), and the port chain over them.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
@@ -18,12 +20,13 @@ pub(super) fn make(
     projects: &Projects,
     inventory: &Inventory,
     chain: &Chain,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
     let project = project_id(projects, chain.project.as_deref())?;
     let mut classifiers = Vec::new();
     for (i, classifier) in chain.classifiers.iter().enumerate() {
         let name = format!("{}-{i}", chain.name);
-        let body = classifier_body(inventory, classifier, &name, &project);
+        let mut body = classifier_body(inventory, classifier, &name, &project);
+        set(&mut body, "at_branch", chain.at_branch.then_some(true));
         let made = api.post(
             "/v2.0/sfc/flow_classifiers",
             &json!({"flow_classifier": body}),
@@ -62,7 +65,33 @@ pub(super) fn make(
         "port_pair_groups": groups,
         "chain_parameters": {"symmetric": chain.symmetric},
     });
-    api.post("/v2.0/sfc/port_chains", &json!({"port_chain": body}))?;
+    let made = api.post("/v2.0/sfc/port_chains", &json!({"port_chain": body}))?;
+    id(&made, "port_chain")
+}
+
+/// Makes the graphs of chains that name others, when all of them are there: one for each project.
+pub(super) fn join(
+    api: &Api,
+    projects: &Projects,
+    chains: &[Chain],
+    made: &BTreeMap<&str, String>,
+) -> anyhow::Result<()> {
+    let mut graphs: BTreeMap<String, serde_json::Map<String, Value>> = BTreeMap::new();
+    for chain in chains.iter().filter(|chain| !chain.next.is_empty()) {
+        let of = |name: &str| made.get(name).context("find a chain that follows");
+        let next: Vec<_> = chain
+            .next
+            .iter()
+            .map(|name| of(name))
+            .collect::<anyhow::Result<_>>()?;
+        let project = project_id(projects, chain.project.as_deref())?;
+        let graph = graphs.entry(project).or_default();
+        graph.insert(of(&chain.name)?.clone(), json!(next));
+    }
+    for (project, branches) in graphs {
+        let body = json!({"name": "lab", "project_id": project, "port_chains": branches});
+        api.post("/v2.0/sfc/service_graphs", &json!({"service_graph": body}))?;
+    }
     Ok(())
 }
 

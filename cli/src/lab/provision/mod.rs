@@ -86,10 +86,13 @@ pub(crate) fn provision(lab: &Lab, api: &Api) -> anyhow::Result<Inventory> {
     inventory.workloads = ports(lab, api, &inventory.networks, (&groups, &policies))?;
     trunks::make(lab, api, &inventory)?;
     outside::lead(lab, api, &projects, &routers, &inventory)?;
+    let mut chains = BTreeMap::new();
     for chain in &lab.chains {
-        chains::make(api, &projects, &inventory, chain)
+        let made = chains::make(api, &projects, &inventory, chain)
             .with_context(|| format!("chain {}", chain.name))?;
+        chains.insert(chain.name.as_str(), made);
     }
+    chains::join(api, &projects, &lab.chains, &chains).context("service graph")?;
     Ok(inventory)
 }
 

@@ -285,16 +285,122 @@ async fn chains_are_made_of_native_functions() {
 }
 
 #[tokio::test]
-async fn service_graphs_are_refused_until_they_are_there() {
+async fn service_graphs_join_chains_without_loops() {
     let cloud = Cloud::new().await;
+    let network = cloud.network("a").await;
+    cloud.subnet("a", &network, "10.0.0.0/24").await;
+    let (groups, classifiers) = ("/v2.0/sfc/port_pair_groups", "/v2.0/sfc/flow_classifiers");
+    let mut chains = Vec::new();
+    let mut ports = Vec::new();
+    // The last two classifiers' fields overlap; their ends do not.
+    for port in [80, 81, 82, 82] {
+        let end = id(&cloud.port("a", json!({"network_id": network})).await);
+        let function = json!({"network_function": {"firewall": {"default": "allow"}}});
+        let group = id(&cloud.made("a", groups, "port_pair_group", function).await);
+        let led = json!({"logical_source_port": end, "protocol": "tcp",
+            "destination_port_range_min": port, "destination_port_range_max": port});
+        let led = id(&cloud.made("a", classifiers, "flow_classifier", led).await);
+        let chain = json!({"port_pair_groups": [group], "flow_classifiers": [led]});
+        chains.push(id(&cloud.made("a", CHAINS, "port_chain", chain).await));
+        ports.push(end);
+    }
+    let [one, two, three, four] = [0, 1, 2, 3].map(|n| chains[n].clone());
     let path = "/v2.0/sfc/service_graphs";
-    let none = json!({"service_graphs": []});
-    assert_eq!(cloud.get("a", path).await, (200, none));
-    let answer = cloud
-        .refused("a", "POST", path, json!({"x": {}}), 400, "HTTPBadRequest")
+    for (branches, status, kind) in [
+        (json!({"x": [two]}), 400, "HTTPBadRequest"),
+        (json!({one.clone(): two}), 400, "HTTPBadRequest"),
+        (json!({one.clone(): [7]}), 400, "HTTPBadRequest"),
+        (json!([one]), 400, "HTTPBadRequest"),
+        (json!({one.clone(): [MISSING]}), 404, "PortChainNotFound"),
+        (json!({one.clone(): [one]}), 400, "ServiceGraphLoopDetected"),
+        (
+            json!({one.clone(): [two], two.clone(): [three], three.clone(): [one]}),
+            400,
+            "ServiceGraphLoopDetected",
+        ),
+        (
+            json!({one.clone(): [two, two]}),
+            400,
+            "ServiceGraphPortChainInConflict",
+        ),
+        (
+            json!({one.clone(): [three, four]}),
+            400,
+            "ServiceGraphFlowClassifierInConflict",
+        ),
+    ] {
+        let body = json!({"service_graph": {"port_chains": branches}});
+        cloud.refused("a", "POST", path, body, status, kind).await;
+    }
+    let foreign = json!({"service_graph": {"port_chains": {one.clone(): [two]}}});
+    cloud
+        .refused("b", "POST", path, foreign, 404, "PortChainNotFound")
         .await;
-    assert!(answer.to_string().contains("not supported yet"));
-    assert_eq!(cloud.get("", path).await.0, 401);
+
+    let branches = json!({one.clone(): [two, three], two.clone(): [four]});
+    let graph = json!({"name": "g", "port_chains": branches});
+    let graph = cloud.made("a", path, "service_graph", graph).await;
+    assert_eq!(graph["port_chains"], branches);
+    let shown = cloud.get("a", &format!("{CHAINS}/{one}")).await.1;
+    assert!(shown["port_chain"].get("place").is_none(), "{shown}");
+    let places = |cloud: &Cloud| {
+        let stored = cloud.api.core.store.snapshot();
+        let objects = view::objects(&stored, &Facts::default());
+        let mut places = BTreeMap::new();
+        for object in objects {
+            if let Object::Chain(chain) = object {
+                places.insert(chain.id.to_string(), chain.graph.clone());
+            }
+        }
+        places
+    };
+    let place = places(&cloud);
+    let depths = chains.iter().map(|chain| place[chain].depth);
+    assert_eq!(depths.collect::<Vec<_>>(), [0, 1, 1, 2]);
+    let next: Vec<String> = place[&one].next.iter().map(ToString::to_string).collect();
+    assert_eq!(next, [two.clone(), three.clone()]);
+
+    let again = json!({"service_graph": {"port_chains": {three.clone(): [four]}}});
+    cloud
+        .refused(
+            "a",
+            "POST",
+            path,
+            again,
+            409,
+            "ServiceGraphInvalidPortChains",
+        )
+        .await;
+    let own = format!("{path}/{}", id(&graph));
+    for body in [
+        json!({"port_chain": {"flow_classifiers": []}}),
+        json!({"port_chain": {"port_pair_groups": [id(&cloud.made("a", groups, "port_pair_group", json!({"network_function": {"firewall": {"default": "deny"}}})).await)]}}),
+    ] {
+        let chain = format!("{CHAINS}/{two}");
+        let kind = "ServiceGraphPortChainInUse";
+        cloud.refused("a", "PUT", &chain, body, 409, kind).await;
+    }
+    let chain = format!("{CHAINS}/{four}");
+    let kind = "ServiceGraphPortChainInUse";
+    cloud
+        .refused("a", "DELETE", &chain, Value::Null, 409, kind)
+        .await;
+    let renamed = json!({"port_chain": {"name": "last"}});
+    assert_eq!(cloud.ask("a", "PUT", &chain, renamed).await.0, 200);
+    let body = json!({"service_graph": {"port_chains": {}}});
+    cloud
+        .refused("a", "PUT", &own, body, 400, "HTTPBadRequest")
+        .await;
+    let body = json!({"service_graph": {"name": "h", "description": "new"}});
+    assert_eq!(cloud.ask("a", "PUT", &own, body).await.0, 200);
+    assert_eq!(cloud.get("b", &own).await.0, 404);
+    assert_eq!(cloud.ask("a", "DELETE", &own, Value::Null).await.0, 204);
+    assert!(
+        places(&cloud)
+            .values()
+            .all(|place| *place == hostconfig::Graph::default())
+    );
+    assert_eq!(cloud.ask("a", "DELETE", &chain, Value::Null).await.0, 204);
 }
 
 const PAIRS: &str = "/v2.0/sfc/port_pairs";

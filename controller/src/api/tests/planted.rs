@@ -25,6 +25,7 @@ const ORDER: &[&str] = &[
     "port_pair",
     "port_pair_group",
     "port_chain",
+    "service_graph",
     "firewall_rule",
     "firewall_policy",
     "firewall_group",
@@ -222,6 +223,8 @@ impl Planted {
                 let function = json!({"network_function": {"shaper": {"rate": "1mbit"}}});
                 (member, if first { pairs } else { function })
             }
+            // One with chains would keep them as they are.
+            "service_graph" => (member, json!({"port_chains": {}})),
             "port_chain" => {
                 let hop = if first { "port_pair_group" } else { "hop" };
                 (member, json!({"port_pair_groups": [own(hop)]}))

@@ -176,6 +176,7 @@ async fn a_list_shows_what_a_show_shows() {
             let rare = [
                 "port_pairs",
                 "port_chains",
+                "service_graphs",
                 "floatingips",
                 "loadbalancers",
                 "listeners",

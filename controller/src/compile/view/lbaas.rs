@@ -53,6 +53,7 @@ pub(super) fn objects(entry: &Entry) -> Vec<Object> {
         symmetric: true,
         classifiers: classifiers.iter().map(|classifier| classifier.id).collect(),
         functions: vec![id.into()],
+        graph: hostconfig::Graph::default(),
     };
     let function = Function {
         id: id.into(),

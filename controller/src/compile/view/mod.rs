@@ -11,7 +11,7 @@ use std::{
 };
 
 use hostconfig::{
-    Classifier, DhcpOption, DhcpOptions, Discipline, Firewall, MeterRule, SecurityGroupRule,
+    Classifier, DhcpOption, DhcpOptions, Discipline, Firewall, Graph, MeterRule, SecurityGroupRule,
     Shaper, SubPort,
     chain::{Action, Algorithm, Crossing, Failure, HashField, Instance, Side},
     floating_ip::Workload,
@@ -630,7 +630,11 @@ fn classifier(classifier: &FlowClassifier) -> Classifier {
     Classifier {
         id: classifier.meta.id.into(),
         name: classifier.meta.name.clone(),
-        source: source.or_else(|| destination.is_none().then_some(everyone)),
+        source: if classifier.at_branch {
+            Some(Side::Branch)
+        } else {
+            source.or_else(|| destination.is_none().then_some(everyone))
+        },
         destination,
         family: Some(family(classifier.ethertype)),
         protocol: classifier.protocol_number(),
@@ -852,6 +856,13 @@ fn chain(chain: &PortChain) -> Chain {
             .iter()
             .map(|id| Id::new(*id))
             .collect(),
+        graph: chain
+            .place
+            .as_ref()
+            .map_or_else(Graph::default, |place| Graph {
+                depth: place.depth,
+                next: place.next.iter().map(|id| Id::new(*id)).collect(),
+            }),
     }
 }
 

@@ -906,7 +906,8 @@ impl Tables {
                 },
             };
             // Who looked for a chain read every classifier, but no function of a chain that it did not enter.
-            listed.push((chain.id(), format!("{:?}", chain.classifiers())));
+            let entrance = (chain.graph().depth, chain.classifiers());
+            listed.push((chain.id(), format!("{entrance:?}")));
             let hops = chain
                 .hops()
                 .iter()

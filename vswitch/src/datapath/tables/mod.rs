@@ -668,6 +668,13 @@ impl Tables {
         self.chains.iter().map(|c| &**c)
     }
 
+    /// A chain by its id.
+    pub fn chain(&self, id: Id<kind::PortChain>) -> Option<&Chain> {
+        // They are by id, as their sections are.
+        let at = self.chains.binary_search_by_key(&id, |c| c.chain.id());
+        at.ok().and_then(|at| self.chains.get(at)).map(|c| &**c)
+    }
+
     /// What of the config could not be built; what was there before goes on in its place. Empty for what the controller compiles.
     pub fn faults(&self) -> &[String] {
         &self.faults

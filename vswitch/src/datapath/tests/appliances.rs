@@ -554,3 +554,26 @@ fn super_frames_fragments_and_errors_bear_their_label() {
         assert_eq!(h.dropped(DropReason::MtuExceeded), 1);
     }
 }
+
+#[test]
+fn behind_an_appliance_a_graph_goes_on_by_another_one() {
+    for v6 in [false, true] {
+        let mut c = conf(vec![closed(&[A])]);
+        c.chain(CHAIN + 1, 80, vec![firewall(), closed(&[C])]);
+        c.chain(CHAIN + 2, 80, vec![closed(&[B])]);
+        c.in_graph(CHAIN, 0, &[CHAIN + 1]);
+        c.in_graph(CHAIN + 1, 1, &[CHAIN + 2]);
+        c.in_graph(CHAIN + 2, 2, &[]);
+        let mut h = Host::new(&c);
+        let (there, back) = ((CLIENT, 4000), (SERVER, 80));
+        let forward = [(CLIENT, A.0), (A.1, C.0), (C.1, B.0), (B.1, SERVER)];
+        let reply = [(SERVER, B.1), (B.0, C.1), (C.0, A.1), (A.0, CLIENT)];
+        goes(&mut h, &syn(v6, there, back), &forward);
+        goes(&mut h, &syn_ack(v6, back, there), &reply);
+        goes(&mut h, &ack(v6, there, back), &forward);
+        let before = h.dp.counters().lookups;
+        goes(&mut h, &ack(v6, there, back), &forward);
+        assert_eq!(h.dp.counters().lookups.upcall, before.upcall);
+        assert_eq!(packets(&h), [4, 4, 4, 4]);
+    }
+}

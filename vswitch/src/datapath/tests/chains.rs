@@ -431,3 +431,89 @@ fn each_hop_of_a_thousand_chains_counts_its_own() {
         );
     }
 }
+
+#[test]
+fn a_graph_branches_by_what_the_chain_before_made_of_a_connection() {
+    for v6 in [false, true] {
+        let mut c = conf();
+        // The first makes 8080 of port 80: so the second's classifier matches, and the third's does not.
+        c.chain(CHAIN, 80, vec![balancer(v6, &[2])]);
+        c.chain(CHAIN + 1, 8080, vec![firewall(Some(666))]);
+        c.chain(CHAIN + 2, 80, vec![firewall(Some(4000))]);
+        c.in_graph(CHAIN, 0, &[CHAIN + 2, CHAIN + 1]);
+        c.in_graph(CHAIN + 1, 1, &[]).in_graph(CHAIN + 2, 1, &[]);
+        let mut h = Host::new(&c);
+        assert_eq!(
+            h.places(1, &syn(v6, (1, 4000), (VIP, 80))),
+            [At::Port(2)],
+            "what it was is not asked"
+        );
+        assert_eq!(
+            h.places(2, &syn_ack(v6, (2, 8080), (1, 4000))),
+            [At::Port(1)]
+        );
+        assert_eq!(h.places(1, &syn(v6, (1, 666), (VIP, 80))), []);
+        assert_eq!(h.dropped(DropReason::FirewallDenied), 1);
+        let counted: Vec<u64> = h.dp.counters().hops.iter().map(|hop| hop.packets).collect();
+        // Question, answer and the refused one; the third chain is met by none.
+        assert_eq!(counted, [3, 3]);
+        // What lies deeper has no entrance of its own.
+        assert_eq!(
+            h.places(1, &syn(v6, (1, 666), (2, 8080))),
+            [At::Port(2)],
+            "by no chain"
+        );
+    }
+}
+
+#[test]
+fn a_branch_that_changes_judges_connections_again() {
+    let mut c = conf();
+    c.chain(CHAIN, 8080, vec![firewall(None)]);
+    c.chain(CHAIN + 1, 8080, vec![firewall(Some(4000))]);
+    c.in_graph(CHAIN, 0, &[]).in_graph(CHAIN + 1, 1, &[]);
+    let mut h = Host::new(&c);
+    let there = |h: &mut Host| h.places(1, &ack(false, (1, 4000), (2, 8080)));
+    assert_eq!(
+        h.places(1, &syn(false, (1, 4000), (2, 8080))),
+        [At::Port(2)]
+    );
+    assert_eq!(
+        h.places(2, &syn_ack(false, (2, 8080), (1, 4000))),
+        [At::Port(1)]
+    );
+    assert_eq!(there(&mut h), [At::Port(2)]);
+    // One that it names and that is not there matches nothing; once it comes, it does.
+    c.in_graph(CHAIN, 0, &[CHAIN + 7, CHAIN + 1]);
+    h.apply(&c);
+    assert_eq!(there(&mut h), []);
+    assert_eq!(h.dropped(DropReason::FirewallDenied), 1);
+    c.in_graph(CHAIN, 0, &[CHAIN + 7]);
+    h.apply(&c);
+    assert_eq!(
+        h.places(1, &syn(false, (1, 4001), (2, 8080))),
+        [At::Port(2)]
+    );
+    c.chain(CHAIN + 7, 8080, vec![firewall(Some(4001))]);
+    c.in_graph(CHAIN + 7, 1, &[]);
+    h.apply(&c);
+    assert_eq!(h.places(1, &ack(false, (1, 4001), (2, 8080))), []);
+}
+
+#[test]
+fn sections_that_name_each_other_make_no_loop() {
+    let mut c = conf();
+    for n in 0..3 {
+        c.chain(CHAIN + n, 8080, vec![firewall(None)]);
+    }
+    let all = [CHAIN, CHAIN + 1, CHAIN + 2];
+    c.in_graph(CHAIN, 0, &all).in_graph(CHAIN + 1, 1, &all);
+    c.in_graph(CHAIN + 2, 1, &all);
+    let mut h = Host::new(&c);
+    assert_eq!(
+        h.places(1, &syn(false, (1, 4000), (2, 8080))),
+        [At::Port(2)]
+    );
+    let counted: Vec<u64> = h.dp.counters().hops.iter().map(|hop| hop.packets).collect();
+    assert_eq!(counted, [1, 1]);
+}

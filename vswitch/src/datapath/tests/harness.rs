@@ -277,7 +277,22 @@ impl Conf {
                 destination_prefix: None,
             }],
             functions: functions.collect(),
+            graph: hostconfig::Graph::default(),
         }));
+        self
+    }
+
+    /// The chain's place in a service graph.
+    pub(super) fn in_graph(&mut self, n: u128, depth: u8, next: &[u128]) -> &mut Self {
+        let key = hostconfig::SectionKey::Chain(id(n));
+        let Section::Chain(mut chain) = self.0.sections[&key].body().clone() else {
+            unreachable!("it is a chain's key")
+        };
+        chain.graph = hostconfig::Graph {
+            depth,
+            next: next.iter().map(|n| id(*n)).collect(),
+        };
+        self.put(Section::Chain(chain));
         self
     }
 

@@ -64,6 +64,7 @@ pub(super) fn chain(c: &mut Conf, functions: Vec<FunctionKind>) {
         project: id(7),
         path: 1,
         symmetric: true,
+        graph: hostconfig::Graph::default(),
         classifiers: vec![Classifier {
             id: id(8090),
             name: "all".into(),
