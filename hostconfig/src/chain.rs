@@ -1,6 +1,6 @@
 //! Which functions does a connection pass, and which connections pass them?
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use net::{Id, Label, Mtu, PortRange, Prefix, UnicastMac, Vni, ids::kind};
 use serde::{Deserialize, Serialize};
@@ -145,6 +145,9 @@ pub struct Plain {
     pub name: String,
     /// In their full form.
     pub settings: serde_json::Value,
+    /// Where the ports are that its settings name, those that are on a host which others reach.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub places: BTreeMap<Id<kind::Port>, Place>,
 }
 
 /// Appliances that stand in for one another: each connection passes one of them, in by its ingress port and out by its egress port.

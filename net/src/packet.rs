@@ -126,6 +126,8 @@ pub struct Brought {
     pub reply: bool,
     /// The label under which it goes in, if it does.
     pub label: Option<Label>,
+    /// Is it a copy, of which nothing comes back?
+    pub shown: bool,
 }
 
 /// One frame: buffer, origin, parse result, offloads. Made by [`crate::PacketPool`] alone.

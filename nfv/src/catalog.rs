@@ -166,9 +166,18 @@ pub fn native() -> impl Iterator<Item = &'static str> {
 
 /// The ports that the settings of a plain function name.
 pub fn ports(config: &FunctionKind) -> Vec<Id<kind::Port>> {
-    let FunctionKind::Plain(plain) = config else {
-        return Vec::new();
-    };
+    match config {
+        FunctionKind::Plain(plain) => plain_ports(plain),
+        FunctionKind::Firewall(_)
+        | FunctionKind::LoadBalancer(_)
+        | FunctionKind::Shaper(_)
+        | FunctionKind::Nat(_)
+        | FunctionKind::Appliance(_) => Vec::new(),
+    }
+}
+
+/// The same of a plain one.
+pub fn plain_ports(plain: &hostconfig::Plain) -> Vec<Id<kind::Port>> {
     let named = plain_kind(&plain.name).map_or(&[][..], Kind::ports);
     let ids = named
         .iter()
@@ -350,6 +359,7 @@ mod tests {
         let plain = FunctionKind::Plain(hostconfig::Plain {
             name: "rate_limiter".into(),
             settings: serde_json::json!({"rate": "1/s"}),
+            places: std::collections::BTreeMap::new(),
         });
         assert_eq!(build(&plain).unwrap().0.name, "rate_limiter");
         let names: std::collections::BTreeSet<_> = CATALOG.iter().map(|k| k.name).collect();
@@ -366,6 +376,7 @@ mod tests {
             FunctionKind::Plain(hostconfig::Plain {
                 name: name.into(),
                 settings: bad.clone(),
+                places: std::collections::BTreeMap::new(),
             })
         };
         assert_eq!(

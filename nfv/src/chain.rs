@@ -9,7 +9,7 @@
 //! - Hops are visited in order, up to the one that drops.
 //! - The outcome follows from the packet's marked bits, the context and the configuration alone.
 
-use std::{fmt, net::IpAddr, ops::AddAssign, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, ops::AddAssign, sync::Arc};
 
 use hostconfig::Graph;
 use net::{DropReason, Id, Probe, ids::kind};
@@ -90,6 +90,7 @@ pub struct Hop {
     shaper: Option<hostconfig::Shaper>,
     appliance: Option<Appliance>,
     ports: Vec<Id<kind::Port>>,
+    places: BTreeMap<Id<kind::Port>, hostconfig::chain::Place>,
 }
 
 impl Hop {
@@ -116,6 +117,11 @@ impl Hop {
     /// The ports that its settings name, if it is a plain one.
     pub fn ports(&self) -> &[Id<kind::Port>] {
         &self.ports
+    }
+
+    /// Where those of them are that others reach.
+    pub fn places(&self) -> &BTreeMap<Id<kind::Port>, hostconfig::chain::Place> {
+        &self.places
     }
 
     /// Who reads bytes, if it is an inspector.
@@ -397,6 +403,14 @@ fn hop(config: &hostconfig::Function) -> Result<Hop, ChainFault> {
         shaper,
         appliance,
         ports: catalog::ports(&config.kind),
+        places: match &config.kind {
+            hostconfig::FunctionKind::Plain(plain) => plain.places.clone(),
+            hostconfig::FunctionKind::Firewall(_)
+            | hostconfig::FunctionKind::LoadBalancer(_)
+            | hostconfig::FunctionKind::Shaper(_)
+            | hostconfig::FunctionKind::Nat(_)
+            | hostconfig::FunctionKind::Appliance(_) => BTreeMap::new(),
+        },
     })
 }
 
@@ -755,7 +769,11 @@ mod tests {
             Function {
                 id: id(n),
                 name: name.clone(),
-                kind: FunctionKind::Plain(hostconfig::Plain { name, settings }),
+                kind: FunctionKind::Plain(hostconfig::Plain {
+                    name,
+                    settings,
+                    places: BTreeMap::new(),
+                }),
             }
         };
         assert!(Chain::build(&config([13, 14].map(inspector).to_vec())).is_ok());

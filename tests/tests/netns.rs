@@ -25,6 +25,7 @@ const LABS: &[&str] = &[
     "chains/classes",
     "chains/graph",
     "chains/inspector",
+    "chains/mirror",
     "chains/nat",
     "chains/rate-limiter",
     "chains/web-edge",
@@ -156,6 +157,67 @@ fn the_classes_of_a_shaper_hold() {
 #[test]
 fn a_graph_of_chains_holds() {
     holds("chains/graph");
+}
+
+#[test]
+fn a_chain_with_mirrors_holds() {
+    holds("chains/mirror");
+}
+
+/// A capture that ends by itself when it has seen so many packets with SYN or FIN.
+fn ends_after(lab: &Lab, place: &str, packets: usize) -> std::process::Child {
+    let count = packets.to_string();
+    let filter = "(ip and tcp and ip[33] & 3 != 0) or (ip6 and tcp and ip6[53] & 3 != 0)";
+    let dump = ["tcpdump", "--immediate-mode", "-nn", "-i", "eth0"];
+    let mut command = lab.command(place, &[&dump[..], &["-c", &count, filter]].concat());
+    let piped = std::process::Stdio::piped;
+    let mut child = command.stdout(piped()).stderr(piped()).spawn().unwrap();
+    let mut told = std::io::BufReader::new(child.stderr.as_mut().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening") {
+        line.clear();
+        std::io::BufRead::read_line(&mut told, &mut line).unwrap();
+    }
+    child
+}
+
+#[test]
+fn mirrors_show_real_taps_of_this_host_and_another_both_directions() {
+    if !allowed() {
+        return;
+    }
+    let lab = Lab::up("chains/mirror", "t-mirror");
+    // Each connection has four, two of each end's.
+    let mut captures = ["near", "there"].map(|place| (place, ends_after(&lab, place, 40)));
+    for v6 in [false, true] {
+        let to = lab.addr("server", v6);
+        let to = if v6 { format!("[{to}]") } else { to };
+        for _ in 0..5 {
+            lab.ok("client", &["curl", "-sf", &format!("http://{to}/")]);
+        }
+    }
+    for (place, capture) in &mut captures {
+        until(place, Duration::from_secs(10), || {
+            capture.try_wait().unwrap().is_some()
+        });
+        let mut seen = String::new();
+        let mut out = capture.stdout.take().unwrap();
+        std::io::Read::read_to_string(&mut out, &mut seen).unwrap();
+        for v6 in [false, true] {
+            let server = lab.addr("server", v6);
+            let asked = seen
+                .lines()
+                .filter(|l| l.contains(&format!("> {server}.80:")));
+            let answered = seen
+                .lines()
+                .filter(|l| l.contains(&format!("{server}.80 >")));
+            assert_eq!(
+                (asked.count(), answered.count()),
+                (10, 10),
+                "{place}: {seen}"
+            );
+        }
+    }
 }
 
 #[test]

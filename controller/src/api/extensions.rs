@@ -235,6 +235,11 @@ pub(crate) const EXTENSIONS: &[(&str, &str, &str)] = &[
     ),
     ("net-mtu", "Network MTU", "Networks say their MTU."),
     (
+        "networking-sfc-tap",
+        "Networking SFC Passive Tap Service Function support",
+        "Groups whose pair gets copies.",
+    ),
+    (
         "net-mtu-writable",
         "Network MTU (writable)",
         "Networks' MTU can be set.",

@@ -4,15 +4,16 @@
 //! chain and complained about; the others still run. Nothing gets by it: without its virtual address
 //! a load balancer has no traffic.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::resources::port_pair_group::named_by_address;
 use hostconfig::{
-    Appliance, Chain, Function, FunctionKind, LoadBalancer, Nat,
+    Appliance, Chain, Function, FunctionKind, LoadBalancer, Nat, Plain,
     chain::{Member, Place},
     nat::{Forward, NatAddress, Static},
 };
 use net::{Id, Label, ids::kind};
+use serde_json::json;
 
 use super::{
     Complaint,
@@ -49,7 +50,16 @@ pub(super) fn chain(intent: &Intent, id: Id<kind::PortChain>) -> Option<(Chain, 
                     ..placed(intent, appliance)
                 }))
             }
-            Some(Work::Plain(plain)) => Some(FunctionKind::Plain(plain.clone())),
+            Some(Work::Plain(plain)) => Some(FunctionKind::Plain(with_places(intent, plain))),
+            Some(Work::Tap(port)) => {
+                let of = if chain.symmetric { "both" } else { "forward" };
+                let mirror = Plain {
+                    name: "mirror".to_owned(),
+                    settings: json!({"to": port.to_string(), "of": of}),
+                    places: BTreeMap::new(),
+                };
+                Some(FunctionKind::Plain(with_places(intent, &mirror)))
+            }
             Some(Work::Shaper(shaper)) => Some(FunctionKind::Shaper(shaper.clone())),
             Some(Work::LoadBalancer(balancer)) => {
                 load_balancer(intent, balancer, &mut complaints).map(FunctionKind::LoadBalancer)
@@ -74,6 +84,17 @@ pub(super) fn chain(intent: &Intent, id: Id<kind::PortChain>) -> Option<(Chain, 
         graph: chain.graph.clone(),
     };
     Some((chain, complaints))
+}
+
+/// With where the ports are that its settings name.
+fn with_places(intent: &Intent, plain: &Plain) -> Plain {
+    let mut plain = plain.clone();
+    for port in nfv::catalog::plain_ports(&plain) {
+        if let Some(place) = place(intent, [port, port]) {
+            plain.places.insert(port, place);
+        }
+    }
+    plain
 }
 
 /// With where each pair is.

@@ -21,7 +21,7 @@ use super::{
     Complaint, all_keys, chain,
     intent::{
         Chain, Change, Function, Host, HostName, Index, Intent, Network, Object, Port,
-        appliance_ports, remote_set, sides, virtual_ports,
+        handed_ports, remote_set, sides, virtual_ports,
     },
     l2, needs, policy, section,
 };
@@ -460,7 +460,7 @@ impl Compiler {
 
     /// The hosts of a function's appliances.
     fn mark_appliances(&self, function: &Function, dirty: &mut Dirty) {
-        for port in appliance_ports(function) {
+        for port in handed_ports(function) {
             let port = self.intent.ports.get(&port);
             dirty.hosts.extend(port.and_then(|port| port.host.clone()));
         }

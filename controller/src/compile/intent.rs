@@ -24,6 +24,7 @@ use hostconfig::{
     share::{Node, Share},
 };
 use net::{Id, PortRange, Prefix, ids::kind};
+use nfv::catalog::plain_ports;
 use uuid::Uuid;
 
 use crate::resources::qos_policy::MOST_ABOVE;
@@ -352,6 +353,8 @@ pub enum Work {
     Nat(Nat),
     /// A third party's.
     Appliance(hostconfig::Appliance),
+    /// A third party's that gets copies alone, by this port.
+    Tap(Id<kind::Port>),
     /// One that needs nothing but its settings.
     Plain(hostconfig::Plain),
 }
@@ -1506,9 +1509,14 @@ pub(crate) fn virtual_ports(function: &Function) -> Vec<Id<kind::Port>> {
     match &function.work {
         Some(Work::LoadBalancer(balancer)) => vec![balancer.vip_port],
         Some(Work::Nat(nat)) => nat.addresses.iter().map(|(_, port, _)| *port).collect(),
-        Some(Work::Firewall(_) | Work::Shaper(_) | Work::Appliance(_) | Work::Plain(_)) | None => {
-            Vec::new()
-        }
+        Some(
+            Work::Firewall(_)
+            | Work::Shaper(_)
+            | Work::Appliance(_)
+            | Work::Tap(_)
+            | Work::Plain(_),
+        )
+        | None => Vec::new(),
     }
 }
 
@@ -1521,11 +1529,28 @@ pub(crate) fn appliance_ports(function: &Function) -> impl Iterator<Item = Id<ki
             | Work::LoadBalancer(_)
             | Work::Shaper(_)
             | Work::Nat(_)
+            | Work::Tap(_)
             | Work::Plain(_),
         )
         | None => &[],
     };
     instances.iter().flat_map(|i| [i.ingress, i.egress])
+}
+
+/// The ports to which a function hands packets, or copies: their hosts have its chains.
+pub(crate) fn handed_ports(function: &Function) -> Vec<Id<kind::Port>> {
+    match &function.work {
+        Some(Work::Plain(plain)) => plain_ports(plain),
+        Some(Work::Tap(port)) => vec![*port],
+        Some(
+            Work::Appliance(_)
+            | Work::Firewall(_)
+            | Work::LoadBalancer(_)
+            | Work::Shaper(_)
+            | Work::Nat(_),
+        )
+        | None => appliance_ports(function).collect(),
+    }
 }
 
 /// The ports that a function's section is made from.
@@ -1538,16 +1563,21 @@ fn function_ports(function: &Function) -> BTreeSet<Id<kind::Port>> {
                 .chain(nat.statics.iter().map(|(_, to)| *to))
                 .collect()
         }
-        Some(Work::Firewall(_) | Work::Shaper(_) | Work::Appliance(_) | Work::Plain(_)) | None => {
-            Vec::new()
-        }
+        Some(
+            Work::Firewall(_)
+            | Work::Shaper(_)
+            | Work::Appliance(_)
+            | Work::Tap(_)
+            | Work::Plain(_),
+        )
+        | None => Vec::new(),
     };
     let ports = targets.into_iter().filter_map(|target| match target {
         Target::Port(id) => Some(id),
         Target::Address(_) | Target::Named(..) => None,
     });
     let ports = ports.chain(virtual_ports(function));
-    ports.chain(appliance_ports(function)).collect()
+    ports.chain(handed_ports(function)).collect()
 }
 
 /// The set that a rule refers to.

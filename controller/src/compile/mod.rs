@@ -220,12 +220,12 @@ fn chains_after(intent: &Intent, keys: &BTreeSet<SectionKey>) -> BTreeSet<Sectio
     after
 }
 
-/// The chains with an appliance behind a port.
+/// The chains with an appliance behind a port, or that show packets to it.
 fn chains_through(intent: &Intent, port: Id<kind::Port>) -> impl Iterator<Item = SectionKey> + '_ {
     let functions = intent.functions_of.of(&port);
     let through = functions.filter(move |id| {
         let function = intent.functions.get(id);
-        function.is_some_and(|f| intent::appliance_ports(f).any(|p| p == port))
+        function.is_some_and(|f| intent::handed_ports(f).contains(&port))
     });
     through
         .flat_map(|id| intent.chains_of_function.of(id))

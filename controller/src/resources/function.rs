@@ -9,7 +9,7 @@ use net::{PortRange, Prefix};
 use nfv::catalog::{native, plain_kind};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 use uuid::Uuid;
 
 use crate::resources::{health::Health, nat::Nat, protocol::protocol_number, subnet::loose_prefix};
@@ -56,6 +56,7 @@ impl<'de> Deserialize<'de> for NetworkFunction {
             Some((kind, settings)) => Ok(Self::Plain(hostconfig::Plain {
                 name: kind.name.to_owned(),
                 settings: kind.shape(settings).map_err(D::Error::custom)?,
+                places: BTreeMap::new(),
             })),
             None => Self::deserialize(value).map_err(D::Error::custom),
         }

@@ -15,7 +15,7 @@ use crate::{
     refusal::Refusal,
     resource::{
         ALL, Absent, Claim, Kind, Meta, Objects, Operations, Ops, Policy, Resource, Spec, Verb,
-        boolean, field,
+        field,
     },
     resources::{
         FlowClassifier, Port, PortChain, PortPair, Subnet,
@@ -133,6 +133,9 @@ pub struct PortPairGroup {
     /// The appliances of this hop.
     #[serde(default)]
     pub port_pairs: Vec<Uuid>,
+    /// Is its pair shown copies, and nothing more?
+    #[serde(default)]
+    pub tap_enabled: bool,
     /// What hosts are told of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<Instance>,
@@ -304,11 +307,10 @@ impl Resource for PortPairGroup {
             .computed(),
             field(
                 "tap_enabled",
-                Kind::Shape(false_shape),
-                "Not yet: always false.",
+                Kind::Bool,
+                "Does its pair get copies alone, by its ingress port?",
             )
-            .create_only(Absent::Bool(false))
-            .computed(),
+            .create_only(Absent::Bool(false)),
             field(
                 "port_pair_group_parameters",
                 Kind::Shape(parameters_shape),
@@ -367,7 +369,6 @@ impl Resource for PortPairGroup {
         match field {
             "member_statuses" => json!(self.member_statuses()),
             "nat_port_ids" => json!(self.nat_ports.values().collect::<Vec<_>>()),
-            "tap_enabled" => json!(false),
             _ => Value::Null,
         }
     }
@@ -382,13 +383,6 @@ impl Resource for PortPairGroup {
         fields.insert("port_pair_group_parameters".to_owned(), full);
         Ok(())
     }
-}
-
-fn false_shape(value: &Value) -> Result<Value, String> {
-    if boolean(value) == Some(false) {
-        return Ok(Value::Bool(false));
-    }
-    Err("tap groups are not supported yet: leave it out".to_owned())
 }
 
 fn list_shape(value: &Value) -> Result<Value, String> {
@@ -813,6 +807,29 @@ fn virtual_address(view: &View, change: &Change<'_, PortPairGroup>, _: &Caller) 
     Ok(writes)
 }
 
+/// A tap has one pair, which gets copies and gives nothing back.
+fn copied_to(tap: &PortPairGroup) -> Result<(), Refusal> {
+    if tap.network_function.is_some() {
+        return Err(Refusal::attribute(
+            "tap_enabled",
+            "the group has a network_function: its mirror copies to a port",
+        ));
+    }
+    if tap.health_probe.is_some() {
+        return Err(Refusal::attribute(
+            "health_probe",
+            "nothing comes out of a tap that could be asked for",
+        ));
+    }
+    if tap.port_pairs.len() > 1 {
+        return Err(Refusal::invalid(
+            "MultiplePortPairsInTapPPGNotSupported",
+            "Multiple port pairs in Tap port-pair-group is not allowed.",
+        ));
+    }
+    Ok(())
+}
+
 /// Its pairs are the caller's and no other group's, and it names no native function beside them.
 fn pairs(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Judged {
     let key = |id: &Uuid| format!("unique/group_of_pair/{id}");
@@ -830,6 +847,9 @@ fn pairs(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Ju
             "port_pairs",
             "the group has a network_function: it is one or the other",
         ));
+    }
+    if let Some(tap) = change.after.filter(|after| after.tap_enabled) {
+        copied_to(tap)?;
     }
     let probe = |group: Option<&PortPairGroup>| group.and_then(|group| group.health_probe);
     let probed = probe(change.after).is_some();
@@ -875,6 +895,13 @@ fn pairs(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Ju
                 format!("Port Pair {id} in use."),
             ));
         }
+        let labelled = pair.service_function_parameters.correlation.is_some();
+        if after.tap_enabled && labelled {
+            return Err(Refusal::attribute(
+                "port_pairs",
+                format_args!("{id} has a correlation, and a tap's copies bear no label"),
+            ));
+        }
         writes.push(Write::Claim(key(id), after.meta.id));
         instances.push(Instance {
             id: *id,
@@ -882,7 +909,7 @@ fn pairs(view: &View, change: &Change<'_, PortPairGroup>, caller: &Caller) -> Ju
             ingress: pair.ingress,
             egress: pair.egress,
             weight: pair.service_function_parameters.weight,
-            labelled: pair.service_function_parameters.correlation.is_some(),
+            labelled,
             serves: known.iter().find(|i| i.id == *id).and_then(|i| i.serves),
         });
     }
@@ -961,7 +988,7 @@ pub(super) fn untranslatable(
         if hop.load_balancer().is_some() || hop.nat().is_some() {
             translates = Some(*id);
         }
-        if let Some(first) = translates.filter(|_| !hop.port_pairs.is_empty()) {
+        if let Some(first) = translates.filter(|_| !hop.port_pairs.is_empty() && !hop.tap_enabled) {
             return Some(format!(
                 "group {first} translates before the appliances of group {id}: the chain must be symmetric"
             ));

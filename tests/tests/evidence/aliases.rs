@@ -806,6 +806,10 @@ pub(crate) const TABLE: &[(&str, Proof)] = &[
         Attributes(&["subnet.service_types"]),
     ),
     ("service-type", Kept(&[])),
+    (
+        "networking-sfc-tap",
+        Attributes(&["port_pair_group.tap_enabled"]),
+    ),
     ("service_graph", Attributes(&["service_graph.port_chains"])),
     (
         "sfc",

@@ -163,6 +163,15 @@ pub(crate) const TABLE: &[Entry] = &[
             rack.through(r, id(made))
         });
     }),
+    entry("port_pair_group.tap_enabled", |r| {
+        let mut rack = Rack::new(r);
+        let pair = r.make("port_pair", &rack.pair(0));
+        let base = json!({"name": "g", "port_pairs": [id(&pair)]});
+        let of = ("tap_enabled", &json!(true));
+        r.by_create(("port_pair_group", &base), of, |r, made| {
+            rack.through(r, id(made))
+        });
+    }),
     entry("port_pair_group.failure_policy", |r| {
         let mut rack = Rack::new(r);
         let mut drained = rack.pair(0);

@@ -226,14 +226,15 @@ impl<'a, W: Witness> Walk<'a, W> {
         for (at, shown) in &outcome.copies {
             // Whether the port is here, and up.
             self.depend(self.tables.appliances());
-            let port = self.tables.port_by_id(shown.to).filter(|p| p.admin_up);
-            if let Some(port) = port {
-                self.show(port.dense, shown.forward, shown.reply);
+            if let Some(port) = self.tables.is_shown(shown.to) {
+                self.show(port, shown.forward, shown.reply);
             } else {
                 let hop = entry.chain.hops().get(usize::from(*at));
                 let name = hop.map_or("?", Hop::name);
                 self.says(Stage::Chain, || {
-                    format!("{name}: its port is not here or down, nothing is copied")
+                    format!(
+                        "{name}: its port is on no host that is known, or down: nothing is copied"
+                    )
                 });
             }
         }

@@ -26,7 +26,7 @@ use super::{
     ledger::Ledger,
     queues::{self, Entered, Queues, Turn},
     tables::{
-        HopId, Tables, dhcp6,
+        Far, HopId, Tables, dhcp6,
         ra::{self, Advertisement, Says},
         service,
     },
@@ -368,12 +368,24 @@ impl Hands {
         let reason = if self.shown.1 > MAX_SHOWN {
             DropReason::MirrorBudget
         } else if let Some(copy) = cx.pool.copy(packet) {
-            return self.output(to, copy, cx);
+            return match cx.tables.shown_there(to) {
+                Some(far) if cx.tables.port(to).is_none() => self.show_there(far, copy, cx),
+                Some(_) | None => self.output(to, copy, cx),
+            };
         } else {
             DropReason::PoolExhausted
         };
         let refusal = Refusal::new(reason, Stage::Chain).at(to);
         self.note_drop(packet, &refusal, cx.now);
+    }
+
+    /// A copy for a port of another host, by the chain transport.
+    fn show_there(&mut self, far: &Far, copy: Packet, cx: &mut Cx<'_>) {
+        if exceeds(&copy, far.mtu) {
+            let refusal = Refusal::new(DropReason::MtuExceeded, Stage::Egress).at(far.dense);
+            return self.drop(copy, &refusal, cx.now, cx.pool);
+        }
+        self.carry(far.vtep, far.nsh(far.way, false), copy, cx);
     }
 
     /// The part of a program behind its rewrites: queues, one after the other, then what sends.

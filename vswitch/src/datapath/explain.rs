@@ -735,6 +735,19 @@ fn ending(tables: &Tables, flow: &CompiledFlow) -> Ending {
     }
 }
 
+/// Who is shown copies.
+fn shown(tables: &Tables, to: net::PortId) -> String {
+    match (tables.port(to), tables.shown_there(to)) {
+        (Some(port), _) => port.name.clone(),
+        (None, Some(far)) => {
+            let vtep = tables.vtep(far.vtep);
+            let addr = vtep.map_or_else(|| "gone".to_owned(), |v| v.addr.to_string());
+            format!("{} at vtep {addr}", far.name)
+        }
+        (None, None) => "?".to_owned(),
+    }
+}
+
 /// What is done, in the words of `explain` and `flows`.
 pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String {
     let mut words = Vec::new();
@@ -768,10 +781,7 @@ pub fn actions(tables: &Tables, flow: &CompiledFlow, to: Option<&str>) -> String
                 let name = tables.hop(*hop).map_or("?", |h| h.name.as_str());
                 format!("inspect({name})")
             }
-            Action::Copy { to, .. } => {
-                let name = tables.port(*to).map_or("?", |p| p.name.as_str());
-                format!("copy({name})")
-            }
+            Action::Copy { to, .. } => format!("copy({})", shown(tables, *to)),
             Action::Queue(Lane::Function { hop, .. }) => {
                 let name = tables.hop(*hop).map_or("?", |h| h.name.as_str());
                 format!("queue({name})")

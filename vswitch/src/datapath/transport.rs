@@ -80,21 +80,25 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
         };
         self.chained = Some(chained);
         self.hands.counters.tunnel_rx(chained.vtep);
-        match chained.arrival {
-            Arrival::Out(port) => packet.set_origin(Origin::Port(port)),
-            Arrival::In(to, label) => {
-                packet.set_origin(Origin::Switch);
-                packet.set_brought(Brought {
-                    by: chained.vtep,
-                    to,
-                    path: nsh.path,
-                    index: nsh.index,
-                    ttl: nsh.ttl,
-                    reply: nsh.reply,
-                    label,
-                });
+        let (to, label, shown) = match chained.arrival {
+            Arrival::Out(port) => {
+                packet.set_origin(Origin::Port(port));
+                return Ok(());
             }
-        }
+            Arrival::In(to, label) => (to, label, false),
+            Arrival::Show(to) => (to, None, true),
+        };
+        packet.set_origin(Origin::Switch);
+        packet.set_brought(Brought {
+            by: chained.vtep,
+            to,
+            path: nsh.path,
+            index: nsh.index,
+            ttl: nsh.ttl,
+            reply: nsh.reply,
+            label,
+            shown,
+        });
         Ok(())
     }
 
@@ -108,6 +112,9 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
     ) -> Way {
         let packet = &job.packet;
         let refuse = |reason| Way::Drop(Refusal::new(reason, Stage::Chain).at(brought.to));
+        if brought.shown {
+            return self.bring_copy(tables, brought.to, now);
+        }
         let leg = tables.leg(brought.to);
         let out_by = leg.map(|leg| {
             if brought.reply {
@@ -141,6 +148,21 @@ impl<M: AsRef<[Entry]> + AsMut<[Entry]>> Datapath<M> {
             flow.actions.insert(0, Action::Label(label));
         }
         flow.depend(tables.depend(to.section));
+        let program = self.intern(flow, tables, now);
+        Way::Run(program, None)
+    }
+
+    /// A copy is shown to its port, and leaves nothing behind.
+    fn bring_copy(&mut self, tables: &Tables, to: PortId, now: Now) -> Way {
+        let refuse = |reason| Way::Drop(Refusal::new(reason, Stage::Chain).at(to));
+        let Some(port) = tables.port(to) else {
+            return refuse(DropReason::ChainPlaceUnknown);
+        };
+        if !port.admin_up {
+            return refuse(DropReason::AdminDown);
+        }
+        let mut flow = plain(Origin::Switch, Action::Output(to));
+        flow.depend(tables.depend(port.section));
         let program = self.intern(flow, tables, now);
         Way::Run(program, None)
     }

@@ -59,7 +59,12 @@ async fn chains_are_made_of_native_functions() {
         .await);
     for (body, status, kind) in [
         (json!({"port_pairs": [MISSING]}), 404, "PortPairNotFound"),
-        (json!({"tap_enabled": true}), 400, "HTTPBadRequest"),
+        (
+            json!({"tap_enabled": true, "network_function": {"firewall": {}}}),
+            400,
+            "HTTPBadRequest",
+        ),
+        (json!({"tap_enabled": 7}), 400, "InvalidInput"),
         (
             json!({"network_function": {"nat": {}}}),
             400,
@@ -998,6 +1003,64 @@ async fn a_labelled_pair_is_in_chains_whose_number_fits_a_label() {
     cloud
         .refused("a", "PUT", &first, none, 409, "PortPairGroupInUse")
         .await;
+}
+
+#[tokio::test]
+async fn a_tap_group_has_one_pair_and_copies_to_it() {
+    let cloud = Cloud::new().await;
+    let (ports, _) = appliance_ports(&cloud).await;
+    let pair = async |at: usize, parameters: Value| {
+        let body = json!({"ingress": ports[at], "egress": ports[at], "service_function_parameters": parameters});
+        id(&cloud.made("a", PAIRS, "port_pair", body).await)
+    };
+    let one = pair(0, json!({})).await;
+    let two = pair(1, json!({})).await;
+    let labelled = pair(2, json!({"correlation": "mpls"})).await;
+    for (more, kind) in [
+        (
+            json!({"port_pairs": [one, two]}),
+            "MultiplePortPairsInTapPPGNotSupported",
+        ),
+        (json!({"port_pairs": [labelled]}), "HTTPBadRequest"),
+        (
+            json!({"port_pairs": [one], "health_probe": {}}),
+            "HTTPBadRequest",
+        ),
+    ] {
+        let group = with(json!({"name": "t", "tap_enabled": true}), more);
+        let body = json!({"port_pair_group": group});
+        cloud.refused("a", "POST", GROUPS, body, 400, kind).await;
+    }
+    let group = json!({"name": "t", "tap_enabled": "true", "port_pairs": [one]});
+    let group = cloud.made("a", GROUPS, "port_pair_group", group).await;
+    assert_eq!(group["tap_enabled"], true);
+    let path = format!("{GROUPS}/{}", id(&group));
+    for (body, kind) in [
+        (
+            json!({"port_pairs": [one, two]}),
+            "MultiplePortPairsInTapPPGNotSupported",
+        ),
+        (json!({"tap_enabled": false}), "HTTPBadRequest"),
+    ] {
+        let body = json!({"port_pair_group": body});
+        cloud.refused("a", "PUT", &path, body, 400, kind).await;
+    }
+    let heard = |cloud: &Cloud| {
+        let stored = cloud.api.core.store.snapshot();
+        let objects = view::objects(&stored, &Facts::default());
+        let mut works = Vec::new();
+        for object in objects {
+            if let Object::Function(function) = object {
+                works.extend(function.work.clone());
+            }
+        }
+        works.pop()
+    };
+    let ingress: uuid::Uuid = ports[0].parse().unwrap();
+    assert_eq!(heard(&cloud), Some(Work::Tap(ingress.into())));
+    let body = json!({"port_pair_group": {"port_pairs": []}});
+    assert_eq!(cloud.ask("a", "PUT", &path, body).await.0, 200);
+    assert_eq!(heard(&cloud), None);
 }
 
 #[tokio::test]

@@ -661,8 +661,10 @@ fn port_pair_group(group: &PortPairGroup) -> Function {
             NetworkFunction::Plain(f) => Work::Plain(f.clone()),
         })
     });
-    let work =
-        work.or_else(|| (!group.instances.is_empty()).then(|| Work::Appliance(appliance(group))));
+    let tap = group.instances.first().filter(|_| group.tap_enabled);
+    let work = work
+        .or_else(|| tap.map(|pair| Work::Tap(pair.ingress.into())))
+        .or_else(|| (!group.instances.is_empty()).then(|| Work::Appliance(appliance(group))));
     Function {
         id: group.meta.id.into(),
         name: group.meta.name.clone(),

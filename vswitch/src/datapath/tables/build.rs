@@ -955,16 +955,11 @@ impl Tables {
 impl Tables {
     /// The ports of appliances, and where they are.
     fn put_legs(&mut self, sorted: &mut Sorted<'_>, zones: &ZoneMap) {
-        let pairs = self.put_pairs(zones);
-        let hops = self.chains.iter().flat_map(|chain| chain.chain.hops());
-        let mut shown = Vec::new();
-        for id in hops.flat_map(nfv::chain::Hop::ports) {
-            let here = self.port_by_id(*id).map(|p| (p.dense, p.admin_up));
-            shown.push((*id, here));
-        }
+        let (pairs, shown) = self.put_pairs(zones);
         // What is brought back depends on who has which number; without appliances nobody asks.
         let vteps: Vec<_> = self.vteps().map(|(id, v)| (id, v.addr, v.known)).collect();
-        let vteps = (!self.legs.is_empty()).then_some(vteps);
+        let crosses = !self.legs.is_empty() || shown.iter().any(|(.., far)| far.is_some());
+        let vteps = crosses.then_some(vteps);
         let state = (pairs, shown);
         let source = Source::Appliances;
         let content = digest((state, vteps));

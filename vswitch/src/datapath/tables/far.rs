@@ -84,6 +84,8 @@ struct Reach {
     vtep: Option<VtepId>,
     /// Under which label frames go out of it there; only the host that has it puts it on.
     label: Option<Label>,
+    /// Is it shown copies, of which nothing comes back?
+    shown: bool,
 }
 
 /// What a frame of the chain transport is.
@@ -93,12 +95,16 @@ pub enum Arrival {
     In(PortId, Option<Label>),
     /// It comes back, out of this port elsewhere.
     Out(PortId),
+    /// A copy that this port here is shown.
+    Show(PortId),
 }
 
 /// All of it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Transport {
     pub(super) far: HashMap<PortId, Far, foldhash::fast::FixedState>,
+    /// Who is shown copies there.
+    shown: HashMap<PortId, Far, foldhash::fast::FixedState>,
     /// By path, hop and port; `None` where two ports have one name.
     reach: HashMap<(u32, u8, PortKey), Option<Reach>, foldhash::fast::FixedState>,
     /// The same at whichever hop of the path: what was under way while the chain got another order says the hop of the order before, or of the next one.
@@ -117,6 +123,9 @@ pub(super) type State = (
     Option<Label>,
 );
 
+/// What of a port that is shown copies flows depend on.
+pub(super) type Shown = (Id<kind::Port>, Option<(PortId, bool)>, Option<Far>);
+
 impl Transport {
     fn may_name(&mut self, (path, hop): (u32, u8), id: Id<kind::Port>, reach: Reach) {
         let at_hop = self.reach.entry((path, hop, id.into()));
@@ -125,7 +134,8 @@ impl Transport {
             at_hop.or_insert(Some(reach)),
             on_path.or_insert(Some(reach)),
         ] {
-            *known = known.filter(|k| k.port == reach.port).map(|k| Reach {
+            let same = |k: &Reach| (k.port, k.shown) == (reach.port, reach.shown);
+            *known = known.filter(same).map(|k| Reach {
                 ingress: k.ingress || reach.ingress,
                 egress: k.egress || reach.egress,
                 ..k
@@ -144,6 +154,20 @@ impl Tables {
     /// A port of an appliance on another host.
     pub fn far(&self, port: PortId) -> Option<&Far> {
         self.transport.far.get(&port)
+    }
+
+    /// Who is shown copies on another host, by its number here.
+    pub fn shown_there(&self, port: PortId) -> Option<&Far> {
+        self.transport.shown.get(&port)
+    }
+
+    /// The number of a port that is shown copies, here or elsewhere, if it is up.
+    pub fn is_shown(&self, id: Id<kind::Port>) -> Option<PortId> {
+        if let Some(port) = self.port_by_id(id) {
+            return port.admin_up.then_some(port.dense);
+        }
+        let far = self.shown_there(PortId(self.ports.id(&id)?))?;
+        far.up.then_some(far.dense)
     }
 
     /// The scope of what comes out of a port, here or elsewhere.
@@ -204,6 +228,7 @@ impl Tables {
         let back = at(nsh.hop().saturating_sub(1)).filter(|r| r.vtep.is_some());
         // Replies go in where the others come out.
         let (reach, fits, arrival) = match (here, back) {
+            (Some(r), _) if r.shown => (r, true, Arrival::Show(r.port)),
             (Some(r), _) => (
                 r,
                 if nsh.reply { r.egress } else { r.ingress },
@@ -244,23 +269,34 @@ impl Tables {
         chains: impl Iterator<Item = &'c hostconfig::Chain>,
     ) -> Vec<Id<kind::Port>> {
         let mut all = Vec::new();
-        for instance in chains.flat_map(hostconfig::Chain::instances) {
-            if instance.at.is_some_and(|place| !self.is_own(place.vtep)) {
-                all.extend([instance.ingress, instance.egress]);
+        for chain in chains {
+            for instance in chain.instances() {
+                if instance.at.is_some_and(|place| !self.is_own(place.vtep)) {
+                    all.extend([instance.ingress, instance.egress]);
+                }
+            }
+            for function in &chain.functions {
+                if let hostconfig::FunctionKind::Plain(plain) = &function.kind {
+                    let there = plain.places.iter();
+                    let there = there.filter(|(_, place)| !self.is_own(place.vtep));
+                    all.extend(there.map(|(id, _)| *id));
+                }
             }
         }
         all
     }
 
     /// Notes what there is of the appliances of all chains, here and elsewhere. Returns what flows depend on.
-    pub(super) fn put_pairs(&mut self, zones: &ZoneMap) -> Vec<State> {
+    pub(super) fn put_pairs(&mut self, zones: &ZoneMap) -> (Vec<State>, Vec<Shown>) {
         let mut legs = HashMap::default();
         let mut labels: Labels = HashMap::default();
         let mut transport = Transport::default();
         let mut state = Vec::new();
+        let mut shown = Vec::new();
         for chain in &self.chains {
             for (at, hop) in (0u8..).zip(chain.chain.hops()) {
                 let way = (chain.path, at);
+                shown.extend(self.put_shown(hop, way, &mut transport));
                 let instances = hop.appliance().into_iter().flat_map(|appliance| {
                     let all = appliance.instances().iter();
                     all.map(move |i| (i, appliance.label(i).ok().flatten()))
@@ -284,7 +320,61 @@ impl Tables {
         self.legs = legs;
         self.labels = labels;
         self.transport = transport;
+        (state, shown)
+    }
+
+    /// Notes who is shown copies by a hop, here or elsewhere.
+    fn put_shown(&self, hop: &Hop, way: (u32, u8), transport: &mut Transport) -> Vec<Shown> {
+        let mut state = Vec::new();
+        for id in hop.ports() {
+            let here = self.port_by_id(*id);
+            if let Some((port, network)) = here.and_then(|p| Some((p, self.network(p.network)?))) {
+                let reach = Reach {
+                    port: port.dense,
+                    vni: network.vni,
+                    ingress: false,
+                    egress: false,
+                    vtep: None,
+                    label: None,
+                    shown: true,
+                };
+                transport.may_name(way, *id, reach);
+            }
+            let far = match (here, hop.places().get(id)) {
+                (None, Some(place)) => self.shown_elsewhere((*id, hop), place, way),
+                (Some(_), _) | (None, None) => None,
+            };
+            if let Some(far) = &far {
+                transport
+                    .shown
+                    .entry(far.dense)
+                    .or_insert_with(|| far.clone());
+            }
+            state.push((*id, here.map(|p| (p.dense, p.admin_up)), far));
+        }
         state
+    }
+
+    fn shown_elsewhere(
+        &self,
+        (id, hop): (Id<kind::Port>, &Hop),
+        place: &Place,
+        way: (u32, u8),
+    ) -> Option<Far> {
+        let vtep = self.vtep_id(place.vtep)?;
+        let ours = self.vtep(vtep).is_some_and(|v| v.known && !v.foreign);
+        Some(Far {
+            dense: PortId(self.ports.id(&id)?),
+            id,
+            name: format!("the port of {}", hop.name()),
+            // Nothing comes out of it.
+            zone: Zone::default(),
+            vtep,
+            vni: place.vnis[0],
+            mtu: place.mtu,
+            up: place.up && ours,
+            way,
+        })
     }
 
     fn put_here(
@@ -315,6 +405,7 @@ impl Tables {
                         egress: !is_ingress,
                         vtep: None,
                         label,
+                        shown: false,
                     };
                     transport.may_name(way, port.id, reach);
                 }
@@ -372,6 +463,7 @@ impl Tables {
                 egress: !is_ingress,
                 vtep: Some(vtep),
                 label: None,
+                shown: false,
             };
             transport.may_name(way, far.id, reach);
         }

@@ -19,6 +19,7 @@ fn plain(name: &str, settings: Value) -> FunctionKind {
     FunctionKind::Plain(Plain {
         name: name.into(),
         settings,
+        places: std::collections::BTreeMap::new(),
     })
 }
 

@@ -1,5 +1,7 @@
 //! Is a port shown what a mirror says, and nothing else?
 
+use std::collections::BTreeMap;
+
 use hostconfig::{FunctionKind, Plain};
 use net::{Copied, DropReason};
 use serde_json::json;
@@ -13,6 +15,7 @@ fn mirror(of: &str, to: u16) -> FunctionKind {
     FunctionKind::Plain(Plain {
         name: "mirror".into(),
         settings: json!({"to": id::<()>(u128::from(to)).to_string(), "of": of}),
+        places: BTreeMap::new(),
     })
 }
 

@@ -14,6 +14,7 @@ fn limiter(settings: Value) -> FunctionKind {
     FunctionKind::Plain(Plain {
         name: "rate_limiter".into(),
         settings,
+        places: std::collections::BTreeMap::new(),
     })
 }
 

@@ -46,6 +46,8 @@ enum Kind {
     /// One that is told its place in the chain by a label.
     Labelled((u16, u16)),
     Balancer(bool),
+    /// This port is shown what passes.
+    Mirror(u16),
 }
 
 fn closed(pairs: &[(u16, u16)]) -> Kind {
@@ -74,6 +76,15 @@ impl World {
         self.at.iter().find(|(port, _)| *port == n).unwrap().1
     }
 
+    fn place(&self, n: u16) -> Place {
+        Place {
+            vtep: vtep(self.host(n)),
+            up: !self.down.contains(&n),
+            vnis: [1.try_into().unwrap(); 2],
+            mtu: net::Mtu::try_from(1450).unwrap(),
+        }
+    }
+
     fn function(&self, at: u8, kind: &Kind) -> FunctionKind {
         match kind {
             Kind::Labelled(pair) => {
@@ -85,6 +96,11 @@ impl World {
                 appliance.instances[0].labelled = true;
                 FunctionKind::Appliance(appliance)
             }
+            Kind::Mirror(to) => FunctionKind::Plain(hostconfig::Plain {
+                name: "mirror".into(),
+                settings: serde_json::json!({"to": id::<()>(u128::from(*to)).to_string()}),
+                places: [(id(u128::from(*to)), self.place(*to))].into(),
+            }),
             Kind::Pairs(pairs, failure) => {
                 let instance = |(ingress, egress): &(u16, u16)| Instance {
                     id: id(u128::from(*ingress)),
@@ -94,12 +110,7 @@ impl World {
                     weight: 1,
                     labelled: false,
                     silent: false,
-                    at: Some(Place {
-                        vtep: vtep(self.host(*ingress)),
-                        up: !self.down.contains(ingress),
-                        vnis: [1.try_into().unwrap(); 2],
-                        mtu: net::Mtu::try_from(1450).unwrap(),
-                    }),
+                    at: Some(self.place(*ingress)),
                 };
                 FunctionKind::Appliance(hostconfig::Appliance {
                     instances: pairs.iter().map(instance).collect(),
@@ -695,4 +706,86 @@ fn a_frame_for_a_port_here_is_not_taken_for_one_out_of_it() {
     let far = net.hosts[0].tables.zone_by_id(id(u128::from(A.0)));
     assert_eq!(far, Some(net::Zone(u32::from(A.0))));
     assert!(matches!(net.hosts[1].origin(A.0), Origin::Port(p) if p == dense));
+}
+
+/// Who gets a frame, unchanged; copies go first.
+fn shown(net: &mut Net, from: u16, frame: &FrameBuilder) -> Vec<u16> {
+    let got = net.raw(from, frame.build());
+    assert!(got.iter().all(|(_, bytes)| *bytes == frame.build()));
+    let mut all: Vec<u16> = got.into_iter().map(|(n, _)| n).collect();
+    all.sort_unstable();
+    all
+}
+
+#[test]
+fn a_mirror_shows_a_port_of_another_host_both_directions_and_leaves_no_record_there() {
+    for v6 in [false, true] {
+        let mut net = Net::new(World::new(vec![Kind::Mirror(A.0)]));
+        let with = |to: u16| {
+            let mut all = vec![A.0, to];
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(shown(&mut net, CLIENT, &syn(v6, THERE, BACK)), with(SERVER));
+        let answer = syn_ack(v6, BACK, THERE);
+        assert_eq!(shown(&mut net, SERVER, &answer), with(CLIENT));
+        for _ in 0..3 {
+            let more = ack(v6, THERE, BACK);
+            assert_eq!(shown(&mut net, CLIENT, &more), with(SERVER));
+        }
+        assert_eq!(net.records(), [1, 0, 1, 0]);
+        // What it sends itself is its own, and nobody's copy.
+        let own = syn(v6, (A.0, 4000), (SERVER, 81));
+        assert_eq!(shown(&mut net, A.0, &own), NOWHERE);
+        // It moves to another host, and to the sender's own.
+        for host in [3, 0] {
+            net.change(|world| {
+                for (n, at) in &mut world.at {
+                    if *n == A.0 {
+                        *at = host;
+                    }
+                }
+            });
+            let more = ack(v6, THERE, BACK);
+            assert_eq!(shown(&mut net, CLIENT, &more), with(SERVER), "host {host}");
+        }
+    }
+}
+
+#[test]
+fn a_mirror_whose_port_is_down_or_whose_host_is_gone_costs_no_packet() {
+    let mut net = Net::new(World::new(vec![Kind::Mirror(A.0)]));
+    let send = |net: &mut Net| shown(net, CLIENT, &ack(false, THERE, BACK));
+    assert_eq!(shown(&mut net, CLIENT, &syn(false, THERE, BACK)).len(), 2);
+    let answer = syn_ack(false, BACK, THERE);
+    assert_eq!(shown(&mut net, SERVER, &answer).len(), 2);
+    net.change(|world| world.down = vec![A.0]);
+    assert_eq!(send(&mut net), [SERVER]);
+    net.change(|world| world.down = vec![]);
+    assert_eq!(send(&mut net).len(), 2);
+    net.change(|world| world.gone = vec![1]);
+    assert_eq!(send(&mut net), [SERVER]);
+}
+
+#[test]
+fn a_mirror_behind_an_appliance_shows_what_comes_out_of_it() {
+    let mut net = Net::new(World::new(vec![closed(&[A]), Kind::Mirror(C.0)]));
+    let asks = syn(false, THERE, BACK);
+    net.goes(&asks, &[(CLIENT, A.0)]);
+    let mut both = vec![C.0, SERVER];
+    both.sort_unstable();
+    assert_eq!(shown(&mut net, A.1, &asks), both);
+}
+
+#[test]
+fn a_copy_by_a_path_that_does_not_show_the_port_is_dropped() {
+    let mut net = Net::new(World::new(vec![Kind::Mirror(A.0)]));
+    assert_eq!(shown(&mut net, CLIENT, &syn(false, THERE, BACK)).len(), 2);
+    let stranger = net.hosts[1].brought(
+        Nsh::to(1.try_into().unwrap(), 9, 0, id(u128::from(A.0)), false),
+        vtep(0),
+        &syn(false, THERE, BACK).build(),
+    );
+    assert_eq!(stranger.len(), 0);
+    assert_eq!(net.dropped(DropReason::ChainPathUnknown), 1);
 }
