@@ -166,14 +166,10 @@ pub fn native() -> impl Iterator<Item = &'static str> {
 
 /// The ports that the settings of a plain function name.
 pub fn ports(config: &FunctionKind) -> Vec<Id<kind::Port>> {
-    match config {
-        FunctionKind::Plain(plain) => plain_ports(plain),
-        FunctionKind::Firewall(_)
-        | FunctionKind::LoadBalancer(_)
-        | FunctionKind::Shaper(_)
-        | FunctionKind::Nat(_)
-        | FunctionKind::Appliance(_) => Vec::new(),
-    }
+    let FunctionKind::Plain(plain) = config else {
+        return Vec::new();
+    };
+    plain_ports(plain)
 }
 
 /// The same of a plain one.

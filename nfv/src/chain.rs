@@ -395,6 +395,11 @@ fn hop(config: &hostconfig::Function) -> Result<Hop, ChainFault> {
     } else {
         None
     };
+    let places = if let hostconfig::FunctionKind::Plain(plain) = &config.kind {
+        plain.places.clone()
+    } else {
+        BTreeMap::new()
+    };
     Ok(Hop {
         id: config.id,
         name: config.name.clone(),
@@ -403,14 +408,7 @@ fn hop(config: &hostconfig::Function) -> Result<Hop, ChainFault> {
         shaper,
         appliance,
         ports: catalog::ports(&config.kind),
-        places: match &config.kind {
-            hostconfig::FunctionKind::Plain(plain) => plain.places.clone(),
-            hostconfig::FunctionKind::Firewall(_)
-            | hostconfig::FunctionKind::LoadBalancer(_)
-            | hostconfig::FunctionKind::Shaper(_)
-            | hostconfig::FunctionKind::Nat(_)
-            | hostconfig::FunctionKind::Appliance(_) => BTreeMap::new(),
-        },
+        places,
     })
 }
 

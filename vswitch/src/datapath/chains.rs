@@ -226,7 +226,7 @@ impl<'a, W: Witness> Walk<'a, W> {
         for (at, shown) in &outcome.copies {
             // Whether the port is here, and up.
             self.depend(self.tables.appliances());
-            if let Some(port) = self.tables.is_shown(shown.to) {
+            if let Some(port) = self.tables.shown_port(shown.to) {
                 self.show(port, shown.forward, shown.reply);
             } else {
                 let hop = entry.chain.hops().get(usize::from(*at));

@@ -368,9 +368,16 @@ impl Hands {
         let reason = if self.shown.1 > MAX_SHOWN {
             DropReason::MirrorBudget
         } else if let Some(copy) = cx.pool.copy(packet) {
-            return match cx.tables.shown_there(to) {
-                Some(far) if cx.tables.port(to).is_none() => self.show_there(far, copy, cx),
-                Some(_) | None => self.output(to, copy, cx),
+            // One of this host, as most are, is no key to look for.
+            let here = cx.tables.port(to).is_some();
+            let far = if here {
+                None
+            } else {
+                cx.tables.shown_there(to)
+            };
+            return match far {
+                Some(far) => self.show_there(far, copy, cx),
+                None => self.output(to, copy, cx),
             };
         } else {
             DropReason::PoolExhausted

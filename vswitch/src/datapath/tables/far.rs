@@ -162,7 +162,7 @@ impl Tables {
     }
 
     /// The number of a port that is shown copies, here or elsewhere, if it is up.
-    pub fn is_shown(&self, id: Id<kind::Port>) -> Option<PortId> {
+    pub fn shown_port(&self, id: Id<kind::Port>) -> Option<PortId> {
         if let Some(port) = self.port_by_id(id) {
             return port.admin_up.then_some(port.dense);
         }
